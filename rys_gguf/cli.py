@@ -1,0 +1,483 @@
+"""The command line: the only module that prints, and the only one that knows exit codes.
+
+Data goes to stdout, words about the run to stderr. Exit code 0 is done, 1 refused or failed with
+one message, 2 a wrong call; a run ended by a signal exits with 128 and its number.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from rys_gguf import __version__
+from rys_gguf.errors import InvalidLayerMap, RysError, printable
+from rys_gguf.layer_map import LayerMap, join_blocks
+
+# numpy and gguf load inside the commands: --help and --version answer without them.
+if TYPE_CHECKING:
+    from rys_gguf.describe import Description
+    from rys_gguf.diff import HeaderDiff
+    from rys_gguf.files import Progress
+    from rys_gguf.model import Model
+    from rys_gguf.plan import Plan
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_FILE = click.Path(path_type=Path)
+
+
+class _Signalled(BaseException):
+    """A signal asked the run to end; carried up so that every `finally` runs."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+class _Group(click.Group):
+    """Turns the package's errors and signals into one message and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            with _signals():
+                return super().invoke(ctx)
+        except RysError as e:
+            raise click.ClickException(str(e)) from e
+        except _Signalled as e:
+            name = signal.Signals(e.number).name
+            click.echo(f"Stopped by {name}; nothing was left behind.", err=True)
+            ctx.exit(128 + e.number)
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[None]:
+    def stop(number: int, _frame: object) -> None:
+        raise _Signalled(number)
+
+    names = ("SIGINT", "SIGTERM", "SIGHUP")
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    before = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _map_options(function: F) -> F:
+    """`--blocks` and `--layers`, wherever a command takes a map."""
+    function = click.option(
+        "--layers",
+        metavar="A..B,C,...",
+        help="The whole path of layers, ends included: 0..11,8..23.",
+    )(function)
+    return click.option(
+        "--blocks",
+        multiple=True,
+        metavar="I,J",
+        help="Repeat layers I..J-1 once more right after J-1. Repeat the option for more windows.",
+    )(function)
+
+
+def _plan_options(function: F) -> F:
+    """What decides an output besides its map."""
+    function = click.option(
+        "--no-provenance", is_flag=True, help="Do not record map and source in the file."
+    )(function)
+    return click.option(
+        "--schedule",
+        type=click.Choice(["portable", "explicit"]),
+        default="portable",
+        show_default=True,
+        help="portable: only maps every engine runs as meant. explicit: write each layer's kind "
+        "into the file where llama.cpp can read it.",
+    )(function)
+
+
+_json_option = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="rys-gguf")
+def main() -> None:
+    """Repeat layers of a GGUF model, and prove that the result computes what it should."""
+
+
+@main.command()
+@click.argument("model", type=_FILE)
+@_json_option
+def inspect(model: Path, as_json: bool) -> None:
+    """Show a model's layers, quantisation and which windows may be repeated."""
+    from rys_gguf.describe import describe
+    from rys_gguf.model import Model
+
+    with Model(model) as opened:
+        found = describe(opened)
+        if as_json:
+            _echo_json(_description_json(opened, found))
+        else:
+            _show_description(opened, found)
+
+
+@main.command()
+@click.argument("model", type=_FILE)
+@_map_options
+@_plan_options
+@click.option("--full", is_flag=True, help="List every tensor and every value.")
+@_json_option
+def plan(
+    model: Path,
+    blocks: tuple[str, ...],
+    layers: str | None,
+    schedule: str,
+    no_provenance: bool,
+    full: bool,
+    as_json: bool,
+) -> None:
+    """Show what apply would write: map, header diff, sizes. Reads no tensor data."""
+    with _planned(model, blocks, layers, schedule, no_provenance) as planned:
+        _show_plan(planned, full=full, as_json=as_json)
+
+
+@main.command()
+@click.argument("model", type=_FILE)
+@_map_options
+@_plan_options
+@click.option("-o", "--output", type=_FILE, help="Output file  [default: beside the model]")
+@click.option("--force", is_flag=True, help="Replace the output if it exists.")
+@click.option("--dry-run", is_flag=True, help="Show the plan and write nothing.")
+@click.option("--full", is_flag=True, help="With --dry-run: list every tensor and every value.")
+@_json_option
+def apply(
+    model: Path,
+    blocks: tuple[str, ...],
+    layers: str | None,
+    schedule: str,
+    no_provenance: bool,
+    output: Path | None,
+    force: bool,
+    dry_run: bool,
+    full: bool,
+    as_json: bool,
+) -> None:
+    """Write the model that the map describes."""
+    from rys_gguf.plan import default_output
+    from rys_gguf.writer import write_plan
+
+    with _planned(model, blocks, layers, schedule, no_provenance) as planned:
+        if dry_run:
+            _show_plan(planned, full=full, as_json=as_json)
+            return
+        path = output or default_output(planned.model, planned.layer_map)
+        with _progress(planned.n_bytes, printable(path.name)) as progress:
+            write_plan(planned, path, force=force, progress=progress)
+        _notes(planned)
+        if as_json:
+            _echo_json({"output": str(path), **_plan_json(planned)})
+        else:
+            click.echo(path)
+
+
+@main.command()
+@click.argument("a", type=_FILE)
+@click.argument("b", type=_FILE)
+@click.option("--full", is_flag=True, help="List every tensor and every value.")
+@_json_option
+def diff(a: Path, b: Path, full: bool, as_json: bool) -> None:
+    """Show how the headers of two GGUF files differ. Reads no tensor data."""
+    from rys_gguf.diff import diff_models
+    from rys_gguf.model import Model
+
+    with Model(a) as old, Model(b) as new:
+        found = diff_models(old, new)
+        if as_json:
+            _echo_json(_diff_json(found))
+            return
+        if found.is_empty:
+            click.echo("the headers say the same", err=True)
+        _show_diff(found, full=full)
+        for change in found.tensors if full else found.tensors[:10]:
+            t_old, t_new = change.old, change.new
+            shown = [f"{t.type_name} {list(t.ne)}" if t else "-" for t in (t_old, t_new)]
+            name = (t_new or t_old).name  # type: ignore[union-attr]  # one side exists
+            sign = "+" if t_old is None else "-" if t_new is None else "~"
+            click.echo(f"{sign} {printable(name)}  {shown[0]} -> {shown[1]}")
+        if not full and len(found.tensors) > 10:
+            click.echo(f"  and {len(found.tensors) - 10} more tensors (--full lists them)")
+
+
+@main.command()
+@click.argument("output", type=_FILE)
+@click.option("--source", "source", type=_FILE, required=True, help="The model it was made from.")
+@_map_options
+@_json_option
+def verify(
+    output: Path, source: Path, blocks: tuple[str, ...], layers: str | None, as_json: bool
+) -> None:
+    """Check a written model against its source, byte for byte and key for key."""
+    from rys_gguf.verify import find_problems, n_compared_bytes
+
+    spec = _spec(blocks, layers) if blocks or layers else None
+    with _progress(n_compared_bytes(output), "verify") as progress:
+        problems = find_problems(output, source, spec, progress=progress)
+    if as_json:
+        _echo_json({
+            "ok": not problems,
+            "problems": [{"where": p.where, "what": p.what} for p in problems],
+        })
+    else:
+        for problem in problems:
+            click.echo(str(problem))
+    if problems:
+        raise click.ClickException(
+            f"{printable(output.name)}: {len(problems)} problem{'s' * (len(problems) != 1)} found"
+        )
+    if not as_json:
+        click.echo(f"{printable(output.name)}: every layer is its source, nothing else changed")
+
+
+# -- from options to a plan --------------------------------------------------------------------
+
+
+def _spec(blocks: tuple[str, ...], layers: str | None) -> str:
+    if bool(blocks) == bool(layers):
+        raise click.UsageError("say which layers: either --blocks I,J or --layers A..B,...")
+    return join_blocks(blocks) if layers is None else f"layers:{layers.removeprefix('layers:')}"
+
+
+@contextlib.contextmanager
+def _planned(
+    path: Path, blocks: tuple[str, ...], layers: str | None, schedule: str, no_provenance: bool
+) -> Iterator[Plan]:
+    from rys_gguf.model import Model
+    from rys_gguf.plan import make_plan
+    from rys_gguf.schedule import Schedule
+
+    spec = _spec(blocks, layers)
+    with Model(path) as model:
+        try:
+            layer_map = LayerMap.parse(spec, model.n_trunk)
+        except InvalidLayerMap as e:
+            tail = f" (and {model.n_mtp} MTP blocks, which stay last)" if model.n_mtp else ""
+            raise InvalidLayerMap(f"{model.name}: {e}{tail}") from e
+        yield make_plan(
+            model, layer_map, schedule=Schedule(schedule), provenance=not no_provenance
+        )
+
+
+@contextlib.contextmanager
+def _progress(total: int, what: str) -> Iterator[Progress]:
+    from tqdm import tqdm
+
+    with tqdm(
+        total=total,
+        desc=what,
+        unit="B",
+        unit_scale=True,
+        unit_divisor=1024,
+        leave=False,
+        disable=None,  # silent unless stderr is a terminal
+        file=sys.stderr,
+    ) as bar:
+        yield lambda n: bar.update(n) and None
+
+
+# -- reports -----------------------------------------------------------------------------------
+
+
+def _notes(planned: Plan) -> None:
+    for note in planned.notes:
+        click.echo(f"note: {note}", err=True)
+
+
+def _show_plan(planned: Plan, *, full: bool, as_json: bool) -> None:
+    from rys_gguf.diff import diff_plan
+
+    if as_json:
+        _echo_json(_plan_json(planned, full=full))
+        return
+    model, layer_map = planned.model, planned.layer_map
+    click.echo(f"{model.name}  {layer_map.spec}  schedule {planned.schedule.value}")
+    click.echo(f"layers   {model.n_trunk} -> {len(layer_map)}" + _mtp(model.n_mtp))
+    for run in layer_map.runs():
+        click.echo(f"  {run}")
+    seam = ", ".join(f"{out} <- {source}" for out, source in layer_map.seams())
+    if seam:
+        click.echo(f"seam     {seam}")
+    click.echo("header")
+    _show_diff(diff_plan(planned), full=full)
+    n_renamed = sum(m.target.name != m.source.name for m in planned.moves)
+    n_new = len(planned.moves) - len({m.source.name for m in planned.moves})
+    click.echo(f"  {n_new} tensors are copies, {n_renamed} have another name than their source")
+    if full:
+        for move in planned.moves:
+            if move.target.name != move.source.name:
+                click.echo(f"    {printable(move.target.name)} <- {printable(move.source.name)}")
+    memory = planned.memory
+    parts = [f"{_bytes(memory.weights, sign=True)} weights"]
+    if memory.kv_per_token:
+        parts.append(f"{_bytes(memory.kv_per_token, sign=True)} KV cache per token (f16)")
+    if memory.state:
+        parts.append(f"{_bytes(memory.state, sign=True)} recurrent state per sequence")
+    click.echo("memory   " + ", ".join(parts))
+    _notes(planned)
+
+
+def _show_diff(found: HeaderDiff, *, full: bool) -> None:
+    from rys_gguf.diff import show_value
+
+    for line in found.layout:
+        click.echo(f"  ~ {line}")
+    for change in found.kvs:
+        sides = []
+        for kv, other in ((change.old, change.new), (change.new, change.old)):
+            if kv is not None:
+                # The type is said once unless it is what changed.
+                same = other is not None and kv.type_name == other.type_name
+                sides.append(show_value(kv, full=full) + ("" if same else f" ({kv.type_name})"))
+        click.echo(f"  {change.sign} {printable(change.key)}  {' -> '.join(sides)}")
+    click.echo(f"tensors  {found.n_tensors[0]} -> {found.n_tensors[1]}")
+    click.echo(
+        f"bytes    {found.n_bytes[0]} -> {found.n_bytes[1]} "
+        f"({_bytes(found.n_bytes[1] - found.n_bytes[0], sign=True)})"
+    )
+
+
+def _show_description(model: Model, found: Description) -> None:
+    click.echo(f"{model.name}  {found.architecture}  {_bytes(model.n_bytes)}")
+    click.echo(f"layers   {found.n_trunk}" + _mtp(found.n_mtp))
+    strip = found.strip
+    for start in range(0, len(strip), 64):
+        row = strip[start : start + 64]
+        groups = " ".join(row[k : k + 8] for k in range(0, len(row), 8))
+        click.echo(f"  {start:4} {groups}")
+    from rys_gguf.describe import letter
+
+    kinds = {k: found.kinds.count(k) for k in dict.fromkeys(found.kinds) if k}
+    legend = [f"{letter(kind)} {kind} ({n})" for kind, n in kinds.items()]
+    if found.n_mtp:
+        legend.append(f"M multi-token prediction ({found.n_mtp})")
+    if legend:
+        click.echo("       " + ", ".join(legend))
+    for rule in found.rules:
+        click.echo(f"rule     {rule}")
+    click.echo(f"         source: llama.cpp {found.source}")
+    for legal in found.legal:
+        click.echo(f"windows  {legal.schedule.value}: {_lengths(legal.n_windows, legal.n_possible)}")
+    for name, (n, size) in found.types.items():
+        click.echo(f"type     {name:8} {n:5} tensors  {_bytes(size)}")
+    sizes = found.layer_bytes
+    click.echo(
+        f"bytes    {_bytes(min(sizes))} to {_bytes(max(sizes))} per layer, "
+        f"{_bytes(found.global_bytes)} outside layers"
+    )
+
+
+def _lengths(n_windows: dict[int, int], n_layers: int) -> str:
+    if not n_windows:
+        return "none"
+    if all(n_windows.get(n) == n_layers - n + 1 for n in range(1, n_layers + 1)):
+        return "any"
+    lengths = sorted(n_windows)
+    shown = ", ".join(str(n) for n in lengths[:12]) + (", ..." if len(lengths) > 12 else "")
+    total = sum(n_windows.values())
+    return f"lengths {shown} ({total} of {n_layers * (n_layers + 1) // 2} windows)"
+
+
+def _mtp(n: int) -> str:
+    return f" + {n} MTP (stays last)" if n else ""
+
+
+def _bytes(n: int, *, sign: bool = False) -> str:
+    size = float(abs(n))
+    unit = "B"
+    for bigger in ("KiB", "MiB", "GiB", "TiB"):
+        if size < 1024:
+            break
+        size, unit = size / 1024, bigger
+    text = f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+    return ("-" if n < 0 else "+" if sign else "") + text
+
+
+def _echo_json(data: Any) -> None:
+    # ASCII only: bytes that are not UTF-8 came in as lone surrogates and print as \udcXX.
+    click.echo(json.dumps(data, indent=2))
+
+
+def _diff_json(found: HeaderDiff) -> dict[str, Any]:
+    from rys_gguf.diff import json_value
+
+    return {
+        "layout": list(found.layout),
+        "kvs": [
+            {"key": c.key, "old": json_value(c.old), "new": json_value(c.new)} for c in found.kvs
+        ],
+        "tensors": [
+            {
+                "name": (c.new or c.old).name,  # type: ignore[union-attr]  # one side exists
+                "old": None if c.old is None else {"type": c.old.type_name, "ne": c.old.ne},
+                "new": None if c.new is None else {"type": c.new.type_name, "ne": c.new.ne},
+            }
+            for c in found.tensors
+        ],
+        "n_tensors": found.n_tensors,
+        "n_bytes": found.n_bytes,
+    }
+
+
+def _plan_json(planned: Plan, *, full: bool = False) -> dict[str, Any]:
+    from rys_gguf.diff import diff_plan
+
+    layer_map, memory = planned.layer_map, planned.memory
+    header = _diff_json(diff_plan(planned))
+    del header["tensors"]  # that is the map, said once below
+    data = {
+        "model": str(planned.model.files[0].path),
+        "architecture": planned.model.architecture,
+        "spec": layer_map.spec,
+        "schedule": planned.schedule.value,
+        "n_layers": [layer_map.n_source, len(layer_map)],
+        "n_mtp": planned.model.n_mtp,
+        "layer_map": layer_map.sources,
+        "runs": [
+            {"out": r.out, "source": r.source, "n_layers": r.n_layers} for r in layer_map.runs()
+        ],
+        "seam": layer_map.seams(),
+        "header": header,
+        "n_bytes": [planned.model.n_bytes, planned.n_bytes],
+        "memory": {
+            "weights": memory.weights,
+            "kv_per_token": memory.kv_per_token,
+            "state": memory.state,
+        },
+        "notes": planned.notes,
+    }
+    if full:
+        data["tensors"] = [
+            {"name": m.target.name, "source": m.source.name, "n_bytes": m.target.n_bytes}
+            for m in planned.moves
+        ]
+    return data
+
+
+def _description_json(model: Model, found: Description) -> dict[str, Any]:
+    return {
+        "model": str(model.files[0].path),
+        "architecture": found.architecture,
+        "n_layers": found.n_trunk,
+        "n_mtp": found.n_mtp,
+        "kinds": found.kinds,
+        "strip": found.strip,
+        "rules": found.rules,
+        "source": found.source,
+        "types": {k: {"n": n, "n_bytes": size} for k, (n, size) in found.types.items()},
+        "layer_bytes": found.layer_bytes,
+        "global_bytes": found.global_bytes,
+        "legal_windows": {legal.schedule.value: legal.n_windows for legal in found.legal},
+    }

@@ -1,0 +1,87 @@
+"""What a model is and what may be repeated in it: the facts behind `rys-gguf inspect`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from rys_gguf.model import Model
+from rys_gguf.rules import Periodic
+from rys_gguf.schedule import (
+    Schedule,
+    architecture_of,
+    kinds_of,
+    legal_windows,
+    metadata_of,
+)
+
+# One letter a layer in the strip; what is not listed here shows its own first letter.
+_LETTERS = {"full attention": "F", "linear attention": "l", "sliding-window attention": "s"}
+MTP_LETTER = "M"
+
+
+@dataclass(frozen=True, slots=True)
+class LegalLengths:
+    """Windows under one schedule: how many of which length (in layers) are legal."""
+
+    schedule: Schedule
+    n_windows: dict[int, int]
+    n_possible: int
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """A model's layers, quantisation and rules."""
+
+    architecture: str
+    n_trunk: int
+    n_mtp: int
+    kinds: tuple[str, ...]
+    rules: tuple[str, ...]
+    source: str
+    types: dict[str, tuple[int, int]]
+    layer_bytes: tuple[int, ...]
+    global_bytes: int
+    legal: tuple[LegalLengths, ...]
+
+    @property
+    def strip(self) -> str:
+        """One letter per block: F full, l linear, s sliding-window, M multi-token prediction."""
+        return "".join(letter(kind) for kind in self.kinds) + MTP_LETTER * self.n_mtp
+
+
+def letter(kind: str) -> str:
+    """The strip's letter for a kind of layer; `.` where all layers are alike."""
+    return _LETTERS.get(kind, kind[:1]) if kind else "."
+
+
+def describe(model: Model) -> Description:
+    """Everything `inspect` shows. Raises Refused for an architecture without rules."""
+    row = architecture_of(model)
+    meta = metadata_of(model)
+    types: Counter[str] = Counter()
+    sizes: Counter[str] = Counter()
+    for tensor in model.header.tensors:
+        types[tensor.type_name] += 1
+        sizes[tensor.type_name] += tensor.n_bytes
+    rules = [rule.describe(meta) for rule in row.rules if isinstance(rule, Periodic)]
+    legal = []
+    for schedule in Schedule:
+        counts = {
+            n: n_legal
+            for n in range(1, model.n_trunk + 1)
+            if (n_legal := sum(1 for _ in legal_windows(row, meta, schedule, n)))
+        }
+        legal.append(LegalLengths(schedule, counts, model.n_trunk))
+    return Description(
+        model.architecture,
+        model.n_trunk,
+        model.n_mtp,
+        tuple(", ".join(kinds) for kinds in kinds_of(row, meta)),
+        tuple(rules) or ("every layer alike",),
+        row.source,
+        {name: (n, sizes[name]) for name, n in types.most_common()},
+        tuple(sum(t.n_bytes for t in layer) for layer in model.layers),
+        sum(t.n_bytes for t in model.globals),
+        tuple(legal),
+    )

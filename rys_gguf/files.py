@@ -1,0 +1,306 @@
+"""Files that are safe to read from and to write to: the only module that touches the disk.
+
+Input: a regular file, opened once, read with pread. It is never memory-mapped: a mapped file
+that shrinks kills the process with SIGBUS, a short read is an error message.
+
+Output: a fresh file under a short random name in the output's own folder, synced, and given its
+name in one step that cannot replace anything unless asked to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+
+from rys_gguf.errors import InvalidGGUF, OutputFailed, printable
+
+Progress = Callable[[int], None]
+
+# Large enough that system calls cost nothing, small enough that progress is smooth and Ctrl-C prompt.
+CHUNK_BYTES = 8 << 20
+# Two buffers of this size stay in the processor's cache between reading and comparing.
+_COMPARE_BYTES = 256 << 10
+
+
+class SourceFile:
+    """A regular file open for reading, with the size it had when it was opened."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.name = printable(self.path.name)
+        try:
+            # O_NONBLOCK: opening a FIFO must not wait for a writer.
+            flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+            self.fd = os.open(self.path, flags | getattr(os, "O_CLOEXEC", 0))
+        except OSError as e:
+            raise InvalidGGUF(f"{printable(self.path)}: {_reason(e)}") from e
+        info = os.fstat(self.fd)
+        if not stat.S_ISREG(info.st_mode):
+            self.close()
+            raise InvalidGGUF(f"{printable(self.path)}: not a regular file")
+        self.n_bytes = info.st_size
+        self._opened = info
+
+    def close(self) -> None:
+        """Close the file; closing twice is fine."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def __enter__(self) -> SourceFile:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def read(self, offset: int, n: int) -> bytes:
+        """Exactly `n` bytes from `offset`. Raises InvalidGGUF if the file ends before that."""
+        parts = []
+        while n:
+            part = self._pread(n, offset)
+            if not part:
+                raise InvalidGGUF(
+                    f"{self.name}: ends at byte {offset}, {n} bytes earlier than its header says"
+                )
+            parts.append(part)
+            offset, n = offset + len(part), n - len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _pread(self, n: int, offset: int) -> bytes:
+        try:
+            if hasattr(os, "pread"):
+                return os.pread(self.fd, n, offset)
+            os.lseek(self.fd, offset, os.SEEK_SET)
+            return os.read(self.fd, n)
+        except OSError as e:
+            raise InvalidGGUF(f"{self.name}: reading at byte {offset}: {_reason(e)}") from e
+
+    def same_file(self, info: os.stat_result) -> bool:
+        """Whether `info` describes this very file, under whatever name."""
+        return os.path.samestat(self._opened, info)
+
+    def require_unchanged(self) -> None:
+        """Raise InvalidGGUF if size or modification time differ from when the file was opened."""
+        now = os.fstat(self.fd)
+        if (now.st_size, now.st_mtime_ns) != (self._opened.st_size, self._opened.st_mtime_ns):
+            raise InvalidGGUF(
+                f"{self.name}: changed while it was read; run again when it is complete"
+            )
+
+
+def first_difference(
+    a: SourceFile, a_offset: int, b: SourceFile, b_offset: int, n: int, progress: Progress
+) -> int | None:
+    """Position of the first of `n` bytes in which two files differ, None if there is none."""
+    for done in range(0, n, _COMPARE_BYTES):
+        size = min(_COMPARE_BYTES, n - done)
+        left, right = a.read(a_offset + done, size), b.read(b_offset + done, size)
+        if left != right:
+            return done + next(i for i, (x, y) in enumerate(zip(left, right, strict=True)) if x != y)
+        progress(size)
+    return None
+
+
+class OutputFile:
+    """A file that exists under its name only once it is complete.
+
+    with OutputFile(path, inputs, n_bytes, force=False) as out:
+        out.write(...); out.copy(source, offset, n)
+        out.commit()
+
+    Leaving the block without `commit` removes everything. Raises OutputFailed.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        inputs: tuple[SourceFile, ...],
+        n_bytes: int,
+        *,
+        force: bool,
+    ) -> None:
+        # Writing through a symbolic link writes what it points to, as cp and the shell do.
+        self.path = Path(os.path.realpath(path))
+        self.name = printable(self.path.name)
+        self._force = force
+        self._fd = -1
+        self._tmp: Path | None = None
+        self._check_target(inputs)
+        self._check_space(n_bytes)
+
+    def __enter__(self) -> OutputFile:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        flags |= getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+        tmp = self.path.parent / f".rys-{secrets.token_hex(6)}.tmp"
+        self._tmp = tmp
+        try:
+            self._fd = os.open(tmp, flags, 0o666)
+        except OSError as e:
+            self._tmp = None
+            raise OutputFailed(f"{printable(self.path.parent)}: cannot write here: {_reason(e)}") from e
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            self._close()
+        finally:
+            if self._tmp is not None:
+                with contextlib.suppress(OSError):
+                    self._tmp.unlink()
+                self._tmp = None
+        if isinstance(error, OSError):
+            raise OutputFailed(f"{self.name}: {_reason(error)}; nothing was written") from error
+
+    def write(self, data: bytes) -> None:
+        """Append `data`, however many system calls it takes."""
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._fd, view) :]
+
+    def copy(self, source: SourceFile, offset: int, n: int, progress: Progress) -> None:
+        """Append `n` bytes of `source` from `offset`; inside the kernel where it can."""
+        for done in _copy(source, self._fd, offset, n):
+            progress(done)
+
+    def commit(self) -> None:
+        """Sync the file and give it its name; replaces an existing file only with `force`."""
+        assert self._tmp is not None  # noqa: S101 - commit is called inside the block, once
+        os.fsync(self._fd)
+        self._close()
+        if self._force:
+            # Looked at again: what stood here when the run began may have been swapped since.
+            self._require_replaceable()
+            os.replace(self._tmp, self.path)
+        else:
+            self._name_without_clobbering(self._tmp)
+        self._tmp = None
+        _sync_folder(self.path.parent)
+
+    def _name_without_clobbering(self, tmp: Path) -> None:
+        try:
+            if os.name == "nt":
+                tmp.rename(self.path)  # refuses an existing name, unlike POSIX rename
+                return
+            os.link(tmp, self.path)
+        except FileExistsError as e:
+            raise OutputFailed(
+                f"{self.name}: somebody else wrote this file meanwhile; theirs was kept"
+            ) from e
+        except OSError as e:
+            if e.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
+                raise
+            # No hard links here (FAT, some network and FUSE file systems): reserve, then replace.
+            os.close(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+            os.replace(tmp, self.path)
+        else:
+            tmp.unlink()
+
+    def _check_target(self, inputs: tuple[SourceFile, ...]) -> None:
+        if not self.path.parent.is_dir():
+            raise OutputFailed(f"{printable(self.path.parent)}: no such folder")
+        info = self._require_replaceable()
+        if info is None:
+            return
+        if any(source.same_file(info) for source in inputs):
+            raise OutputFailed(
+                f"{self.name}: is the source model itself; choose another output (not even --force "
+                f"replaces the source)"
+            )
+        if not self._force:
+            raise OutputFailed(f"{self.name}: exists already; --force replaces it")
+
+    def _require_replaceable(self) -> os.stat_result | None:
+        try:
+            info = os.lstat(self.path)
+        except FileNotFoundError:
+            return None
+        except OSError as e:
+            raise OutputFailed(f"{self.name}: {_reason(e)}") from e
+        if not stat.S_ISREG(info.st_mode):
+            raise OutputFailed(f"{self.name}: is not a regular file; choose another output")
+        return info
+
+    def _check_space(self, n_bytes: int) -> None:
+        with contextlib.suppress(OSError):
+            free = shutil.disk_usage(self.path.parent).free
+            if free < n_bytes:
+                raise OutputFailed(
+                    f"{printable(self.path.parent)}: {n_bytes} bytes needed, {free} free; "
+                    f"choose another folder with -o"
+                )
+
+    def _close(self) -> None:
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            os.close(fd)
+
+
+def _copy(source: SourceFile, out_fd: int, offset: int, n: int) -> Iterator[int]:
+    """Append n bytes of source to out_fd, yielding the bytes done by each step.
+
+    copy_file_range shares or moves data inside the kernel; sendfile and then plain reads stand in
+    where the file systems or the platform have no such call. Each may do less than asked.
+    """
+    for step in _copy_ways():
+        while n:
+            try:
+                done = step(source, out_fd, offset, min(n, CHUNK_BYTES))
+            except OSError as e:
+                if step is _read_write or e.errno not in _TRY_ANOTHER_WAY:
+                    raise
+                break
+            if done == 0:
+                # The file ended, or the call cannot serve this file (procfs, some FUSE): reading
+                # tells which.
+                break
+            yield done
+            offset, n = offset + done, n - done
+        if not n:
+            return
+
+
+_TRY_ANOTHER_WAY = frozenset({
+    errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF, errno.ETXTBSY,
+})  # fmt: skip
+
+
+def _copy_ways() -> Iterator[Callable[[SourceFile, int, int, int], int]]:
+    if hasattr(os, "copy_file_range"):
+        yield lambda s, out, offset, n: os.copy_file_range(s.fd, out, n, offset)
+    if hasattr(os, "sendfile") and os.uname().sysname == "Linux":  # elsewhere only to sockets
+        yield lambda s, out, offset, n: os.sendfile(out, s.fd, offset, n)
+    yield _read_write
+
+
+def _read_write(source: SourceFile, out_fd: int, offset: int, n: int) -> int:
+    data = memoryview(source.read(offset, min(n, 1 << 20)))
+    done = 0
+    while done < len(data):
+        done += os.write(out_fd, data[done:])
+    return done
+
+
+def _sync_folder(folder: Path) -> None:
+    # Not every platform and file system lets a folder be opened or synced; the file itself is.
+    with contextlib.suppress(OSError):
+        fd = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error)
