@@ -1,11 +1,11 @@
 """Repeat layers of a GGUF model: one map from output layer to source layer decides everything.
 
-    from rys_gguf import LayerMap, Model, find_problems, make_plan, write_plan
+from rys_gguf import LayerMap, Model, find_problems, make_plan, write_plan
 
-    with Model("model.gguf") as model:
-        plan = make_plan(model, LayerMap.parse("blocks:10,14", model.n_trunk))
-        write_plan(plan, "deeper.gguf")
-    problems = find_problems("deeper.gguf", "model.gguf")
+with Model("model.gguf") as model:
+    plan = make_plan(model, LayerMap.parse("blocks:10,14", model.n_trunk))
+    write_plan(plan, "deeper.gguf")
+problems = find_problems("deeper.gguf", "model.gguf")
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rys_gguf.layer_map import LayerMap
     from rys_gguf.model import Model
     from rys_gguf.plan import Plan, default_output, make_plan
-    from rys_gguf.schedule import Schedule
+    from rys_gguf.rules import Schedule
     from rys_gguf.verify import Problem, find_problems
     from rys_gguf.writer import write_plan
 
@@ -31,7 +31,7 @@ _HOMES = {
     "layer_map": ("LayerMap",),
     "model": ("Model",),
     "plan": ("Plan", "default_output", "make_plan"),
-    "schedule": ("Schedule",),
+    "rules": ("Schedule",),
     "verify": ("Problem", "find_problems"),
     "writer": ("write_plan",),
 }

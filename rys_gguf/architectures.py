@@ -37,17 +37,17 @@ _INTERVAL = Periodic(
     array="attention.recurrent_layers",
     array_read_by="read by llama.cpp from mid-2026 on; engines that know only "
     "full_attention_interval (older llama.cpp, ik_llama.cpp) refuse the file",
-    whole_periods=True,
+    whole=True,
 )
 
 
-def _sliding(default: int, *, special_first: bool = False) -> Periodic:
+def _sliding(default: int, *, at: int = -1) -> Periodic:
     return Periodic(
         special=FULL,
         regular=SLIDING,
         default=default,
         period_key="attention.sliding_window_pattern",
-        special_first=special_first,
+        at=at,
         when="attention.sliding_window",
         array="attention.sliding_window_pattern",
         array_read_by="read by current llama.cpp; older engines may ignore it without a word and "
@@ -63,9 +63,7 @@ def _gemma3_scales_differ(meta: Metadata) -> bool:
 
 def _has_tekken_without_template(meta: Metadata) -> bool:
     pre = meta.kvs.get("tokenizer.ggml.pre")
-    return (
-        pre is not None and pre.value == "tekken" and "tokenizer.chat_template" not in meta.kvs
-    )
+    return pre is not None and pre.value == "tekken" and "tokenizer.chat_template" not in meta.kvs
 
 
 # Every architecture: llama-model.cpp, llama_model_chat_template.

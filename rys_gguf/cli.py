@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 _FILE = click.Path(path_type=Path)
+_SHOWN_TENSORS = 10
+_SHOWN_LENGTHS = 12
 
 
 class _Signalled(BaseException):
@@ -113,7 +115,11 @@ def main() -> None:
 @click.argument("model", type=_FILE)
 @_json_option
 def inspect(model: Path, as_json: bool) -> None:
-    """Show a model's layers, quantisation and which windows may be repeated."""
+    """Show a model's layers and which may be repeated.
+
+    Draws the kind of every layer, and lists quantisation types, bytes per layer, the rule
+    llama.cpp applies, and the window lengths that are legal under each schedule.
+    """
     from rys_gguf.describe import describe
     from rys_gguf.model import Model
 
@@ -140,7 +146,11 @@ def plan(
     full: bool,
     as_json: bool,
 ) -> None:
-    """Show what apply would write: map, header diff, sizes. Reads no tensor data."""
+    """Show what apply would write.
+
+    The map, the header diff, sizes and memory. Reads no tensor data: a model of 500 GB takes no
+    longer than a small one.
+    """
     with _planned(model, blocks, layers, schedule, no_provenance) as planned:
         _show_plan(planned, full=full, as_json=as_json)
 
@@ -166,7 +176,10 @@ def apply(
     full: bool,
     as_json: bool,
 ) -> None:
-    """Write the model that the map describes."""
+    """Write the model that the map describes.
+
+    The output appears under its name only once it is complete; the source is never touched.
+    """
     from rys_gguf.plan import default_output
     from rys_gguf.writer import write_plan
 
@@ -190,7 +203,10 @@ def apply(
 @click.option("--full", is_flag=True, help="List every tensor and every value.")
 @_json_option
 def diff(a: Path, b: Path, full: bool, as_json: bool) -> None:
-    """Show how the headers of two GGUF files differ. Reads no tensor data."""
+    """Show how two GGUF headers differ.
+
+    Keys, tensor table and sizes; no tensor data is read.
+    """
     from rys_gguf.diff import diff_models
     from rys_gguf.model import Model
 
@@ -202,14 +218,14 @@ def diff(a: Path, b: Path, full: bool, as_json: bool) -> None:
         if found.is_empty:
             click.echo("the headers say the same", err=True)
         _show_diff(found, full=full)
-        for change in found.tensors if full else found.tensors[:10]:
+        for change in found.tensors if full else found.tensors[:_SHOWN_TENSORS]:
             t_old, t_new = change.old, change.new
             shown = [f"{t.type_name} {list(t.ne)}" if t else "-" for t in (t_old, t_new)]
             name = (t_new or t_old).name  # type: ignore[union-attr]  # one side exists
             sign = "+" if t_old is None else "-" if t_new is None else "~"
             click.echo(f"{sign} {printable(name)}  {shown[0]} -> {shown[1]}")
-        if not full and len(found.tensors) > 10:
-            click.echo(f"  and {len(found.tensors) - 10} more tensors (--full lists them)")
+        if hidden := 0 if full else len(found.tensors[_SHOWN_TENSORS:]):
+            click.echo(f"  and {hidden} more tensors (--full lists them)")
 
 
 @main.command()
@@ -220,17 +236,24 @@ def diff(a: Path, b: Path, full: bool, as_json: bool) -> None:
 def verify(
     output: Path, source: Path, blocks: tuple[str, ...], layers: str | None, as_json: bool
 ) -> None:
-    """Check a written model against its source, byte for byte and key for key."""
+    """Check a written model against its source.
+
+    Works from the two files alone: every tensor byte for byte, every key, every layer's kind. The
+    map is the one recorded in the file, or --blocks/--layers, and is checked either way. Lists
+    every problem; exit code 1 if there is any.
+    """
     from rys_gguf.verify import find_problems, n_compared_bytes
 
     spec = _spec(blocks, layers) if blocks or layers else None
     with _progress(n_compared_bytes(output), "verify") as progress:
         problems = find_problems(output, source, spec, progress=progress)
     if as_json:
-        _echo_json({
-            "ok": not problems,
-            "problems": [{"where": p.where, "what": p.what} for p in problems],
-        })
+        _echo_json(
+            {
+                "ok": not problems,
+                "problems": [{"where": p.where, "what": p.what} for p in problems],
+            }
+        )
     else:
         for problem in problems:
             click.echo(str(problem))
@@ -257,7 +280,7 @@ def _planned(
 ) -> Iterator[Plan]:
     from rys_gguf.model import Model
     from rys_gguf.plan import make_plan
-    from rys_gguf.schedule import Schedule
+    from rys_gguf.rules import Schedule
 
     spec = _spec(blocks, layers)
     with Model(path) as model:
@@ -266,9 +289,7 @@ def _planned(
         except InvalidLayerMap as e:
             tail = f" (and {model.n_mtp} MTP blocks, which stay last)" if model.n_mtp else ""
             raise InvalidLayerMap(f"{model.name}: {e}{tail}") from e
-        yield make_plan(
-            model, layer_map, schedule=Schedule(schedule), provenance=not no_provenance
-        )
+        yield make_plan(model, layer_map, schedule=Schedule(schedule), provenance=not no_provenance)
 
 
 @contextlib.contextmanager
@@ -285,7 +306,11 @@ def _progress(total: int, what: str) -> Iterator[Progress]:
         disable=None,  # silent unless stderr is a terminal
         file=sys.stderr,
     ) as bar:
-        yield lambda n: bar.update(n) and None
+
+        def advance(n: int) -> None:
+            bar.update(n)
+
+        yield advance
 
 
 # -- reports -----------------------------------------------------------------------------------
@@ -369,7 +394,9 @@ def _show_description(model: Model, found: Description) -> None:
         click.echo(f"rule     {rule}")
     click.echo(f"         source: llama.cpp {found.source}")
     for legal in found.legal:
-        click.echo(f"windows  {legal.schedule.value}: {_lengths(legal.n_windows, legal.n_possible)}")
+        click.echo(
+            f"windows  {legal.schedule.value}: {_lengths(legal.n_windows, legal.n_possible)}"
+        )
     for name, (n, size) in found.types.items():
         click.echo(f"type     {name:8} {n:5} tensors  {_bytes(size)}")
     sizes = found.layer_bytes
@@ -385,7 +412,8 @@ def _lengths(n_windows: dict[int, int], n_layers: int) -> str:
     if all(n_windows.get(n) == n_layers - n + 1 for n in range(1, n_layers + 1)):
         return "any"
     lengths = sorted(n_windows)
-    shown = ", ".join(str(n) for n in lengths[:12]) + (", ..." if len(lengths) > 12 else "")
+    shown = ", ".join(str(n) for n in lengths[:_SHOWN_LENGTHS])
+    shown += ", ..." if len(lengths) > _SHOWN_LENGTHS else ""
     total = sum(n_windows.values())
     return f"lengths {shown} ({total} of {n_layers * (n_layers + 1) // 2} windows)"
 
@@ -395,13 +423,9 @@ def _mtp(n: int) -> str:
 
 
 def _bytes(n: int, *, sign: bool = False) -> str:
-    size = float(abs(n))
-    unit = "B"
-    for bigger in ("KiB", "MiB", "GiB", "TiB"):
-        if size < 1024:
-            break
-        size, unit = size / 1024, bigger
-    text = f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+    power = min(max(0, abs(n).bit_length() - 1) // 10, 4)
+    unit = ("B", "KiB", "MiB", "GiB", "TiB")[power]
+    text = f"{abs(n) / 1024**power:.{1 if power else 0}f} {unit}"
     return ("-" if n < 0 else "+" if sign else "") + text
 
 
@@ -437,7 +461,7 @@ def _plan_json(planned: Plan, *, full: bool = False) -> dict[str, Any]:
     layer_map, memory = planned.layer_map, planned.memory
     header = _diff_json(diff_plan(planned))
     del header["tensors"]  # that is the map, said once below
-    data = {
+    data: dict[str, Any] = {
         "model": str(planned.model.files[0].path),
         "architecture": planned.model.architecture,
         "spec": layer_map.spec,

@@ -6,9 +6,8 @@ from collections import Counter
 from dataclasses import dataclass
 
 from rys_gguf.model import Model
-from rys_gguf.rules import Periodic
+from rys_gguf.rules import Schedule
 from rys_gguf.schedule import (
-    Schedule,
     architecture_of,
     kinds_of,
     legal_windows,
@@ -64,7 +63,7 @@ def describe(model: Model) -> Description:
     for tensor in model.header.tensors:
         types[tensor.type_name] += 1
         sizes[tensor.type_name] += tensor.n_bytes
-    rules = [rule.describe(meta) for rule in row.rules if isinstance(rule, Periodic)]
+    rules = [text for rule in row.rules if (text := rule.describe(meta))]
     legal = []
     for schedule in Schedule:
         counts = {

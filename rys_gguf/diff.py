@@ -29,7 +29,7 @@ class KVChange:
     def key(self) -> str:
         """The key."""
         kv = self.new or self.old
-        assert kv is not None  # noqa: S101 - one side exists
+        assert kv is not None
         return kv.key
 
     @property
@@ -71,7 +71,7 @@ def diff_plan(plan: Plan) -> HeaderDiff:
         plan.model.header,
         plan.header,
         (plan.model.n_bytes, plan.n_bytes),
-        lambda a, b: a.raw == b.raw,
+        _same_raw,
     )
 
 
@@ -161,6 +161,10 @@ def _diff(
 
 
 _ORDER = {"<": "little-endian", ">": "big-endian"}
+
+
+def _same_raw(a: KV, b: KV) -> bool:
+    return bool(a.raw == b.raw)
 
 
 def _same_bytes(old: Model, a: KV, new: Model, b: KV) -> bool:

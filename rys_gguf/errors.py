@@ -31,12 +31,12 @@ class OutputFailed(RysError):
 
 
 def printable(text: str | bytes | os.PathLike[str], limit: int = 200) -> str:
-    """`text` with everything a terminal might act on escaped, at most about `limit` characters.
+    r"""`text` with everything a terminal might act on escaped, at most about `limit` characters.
 
     Names and values come from files of strangers: control characters, lone surrogates and
     bidirectional overrides must not reach the terminal as they are.
 
-    printable("a\\x1b[2Jb") == "a\\\\x1b[2Jb"
+    printable("a\x1b[2Jb") == "a\\x1b[2Jb"
     """
     shown = os.fsdecode(text) if not isinstance(text, str) else text
     cut = len(shown) > limit

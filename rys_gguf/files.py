@@ -23,7 +23,7 @@ from rys_gguf.errors import InvalidGGUF, OutputFailed, printable
 
 Progress = Callable[[int], None]
 
-# Large enough that system calls cost nothing, small enough that progress is smooth and Ctrl-C prompt.
+# Large enough that system calls cost nothing, small enough for smooth progress and prompt Ctrl-C.
 CHUNK_BYTES = 8 << 20
 # Two buffers of this size stay in the processor's cache between reading and comparing.
 _COMPARE_BYTES = 256 << 10
@@ -103,7 +103,9 @@ def first_difference(
         size = min(_COMPARE_BYTES, n - done)
         left, right = a.read(a_offset + done, size), b.read(b_offset + done, size)
         if left != right:
-            return done + next(i for i, (x, y) in enumerate(zip(left, right, strict=True)) if x != y)
+            return done + next(
+                i for i, (x, y) in enumerate(zip(left, right, strict=True)) if x != y
+            )
         progress(size)
     return None
 
@@ -144,7 +146,9 @@ class OutputFile:
             self._fd = os.open(tmp, flags, 0o666)
         except OSError as e:
             self._tmp = None
-            raise OutputFailed(f"{printable(self.path.parent)}: cannot write here: {_reason(e)}") from e
+            raise OutputFailed(
+                f"{printable(self.path.parent)}: cannot write here: {_reason(e)}"
+            ) from e
         return self
 
     def __exit__(
@@ -176,7 +180,7 @@ class OutputFile:
 
     def commit(self) -> None:
         """Sync the file and give it its name; replaces an existing file only with `force`."""
-        assert self._tmp is not None  # noqa: S101 - commit is called inside the block, once
+        assert self._tmp is not None
         os.fsync(self._fd)
         self._close()
         if self._force:
@@ -272,7 +276,8 @@ def _copy(source: SourceFile, out_fd: int, offset: int, n: int) -> Iterator[int]
 
 
 _TRY_ANOTHER_WAY = frozenset({
-    errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF, errno.ETXTBSY,
+    errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP,
+    errno.EPERM, errno.EBADF, errno.ETXTBSY,
 })  # fmt: skip
 
 

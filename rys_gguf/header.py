@@ -13,7 +13,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from gguf.constants import (
     GGML_QUANT_SIZES,
@@ -26,6 +26,8 @@ from rys_gguf.errors import InvalidGGUF, printable
 
 # GGML_MAX_NAME in ggml.h, with its terminating NUL.
 MAX_NAME_BYTES = 63
+
+Order = Literal["<", ">"]
 
 SCALAR_FORMAT = {
     GGUFValueType.UINT8: "B",
@@ -62,7 +64,7 @@ class KV:
     key: str
     type: GGUFValueType
     raw: bytes | Span
-    order: str = "<"
+    order: Order = "<"
     item_type: GGUFValueType | None = None
     n_items: int = 0
 
@@ -73,18 +75,18 @@ class KV:
         type_: GGUFValueType,
         value: Any,
         *,
-        order: str = "<",
+        order: Order = "<",
         item_type: GGUFValueType | None = None,
     ) -> KV:
         """A KV from a Python value; arrays take a sequence and the type of their items."""
         if type_ != GGUFValueType.ARRAY:
             return cls(key, type_, _pack(type_, value, order), order)
-        assert item_type is not None  # noqa: S101 - a caller's bug, not input
+        assert item_type is not None
         return cls.of_items(key, item_type, [_pack(item_type, v, order) for v in value], order)
 
     @classmethod
     def of_items(
-        cls, key: str, item_type: GGUFValueType, items: Sequence[bytes], order: str
+        cls, key: str, item_type: GGUFValueType, items: Sequence[bytes], order: Order
     ) -> KV:
         """An array KV from its items as they are stored."""
         raw = struct.pack(order + "IQ", item_type, len(items)) + b"".join(items)
@@ -109,8 +111,8 @@ class KV:
     @property
     def items(self) -> list[bytes]:
         """The items of an array as they are stored."""
-        assert isinstance(self.raw, bytes)  # noqa: S101 - per-layer arrays are short
-        assert self.item_type is not None  # noqa: S101
+        assert isinstance(self.raw, bytes)
+        assert self.item_type is not None
         items, pos = [], 12
         for _ in range(self.n_items):
             end = _value_end(self.item_type, self.raw, pos, self.order)
@@ -123,7 +125,9 @@ class KV:
         """`UINT32`, or `ARRAY[BOOL, 36]` with the number of items."""
         if not self.is_array:
             return self.type.name
-        return f"ARRAY[{self.item_type.name if self.item_type is not None else '-'}, {self.n_items}]"
+        return (
+            f"ARRAY[{self.item_type.name if self.item_type is not None else '-'}, {self.n_items}]"
+        )
 
     @property
     def n_value_bytes(self) -> int:
@@ -169,7 +173,7 @@ class Header:
     """Everything before the tensor data."""
 
     version: int
-    order: str
+    order: Order
     kvs: tuple[KV, ...]
     tensors: tuple[TensorInfo, ...]
 
@@ -186,9 +190,11 @@ class Header:
     @property
     def n_bytes(self) -> int:
         """Bytes of the encoded header, without the padding before the data."""
-        return 24 + sum(
-            12 + len(encode_text(kv.key)) + kv.n_value_bytes for kv in self.kvs
-        ) + sum(24 + len(encode_text(t.name)) + 8 * len(t.ne) for t in self.tensors)
+        return (
+            24
+            + sum(12 + len(encode_text(kv.key)) + kv.n_value_bytes for kv in self.kvs)
+            + sum(24 + len(encode_text(t.name)) + 8 * len(t.ne) for t in self.tensors)
+        )
 
     @property
     def data_offset(self) -> int:
@@ -235,7 +241,8 @@ class Header:
         for t in self.tensors:
             if t.offset != expected:
                 issues.append(
-                    f"tensor {printable(t.name)!r} has offset {t.offset}, llama.cpp expects {expected}"
+                    f"tensor {printable(t.name)!r} has offset {t.offset}, "
+                    f"llama.cpp expects {expected}"
                 )
             expected = t.offset + padded(t.n_bytes, self.alignment)
         return issues
@@ -286,12 +293,12 @@ def decode_text(raw: bytes) -> str:
     return raw.decode("utf-8", "surrogateescape")
 
 
-def decode(type_: GGUFValueType, raw: bytes, order: str) -> Any:
+def decode(type_: GGUFValueType, raw: bytes, order: Order) -> Any:
     """A stored value as a Python value; arrays become lists, nested arrays nested lists."""
     return _decode(type_, raw, 0, order)[0]
 
 
-def _decode(type_: GGUFValueType, raw: bytes, pos: int, order: str) -> tuple[Any, int]:
+def _decode(type_: GGUFValueType, raw: bytes, pos: int, order: Order) -> tuple[Any, int]:
     if type_ == GGUFValueType.STRING:
         end = _value_end(type_, raw, pos, order)
         return decode_text(raw[pos + 8 : end]), end
@@ -311,7 +318,7 @@ def _decode(type_: GGUFValueType, raw: bytes, pos: int, order: str) -> tuple[Any
     return value, pos + SCALAR_BYTES[type_]
 
 
-def _value_end(type_: GGUFValueType, raw: bytes, pos: int, order: str) -> int:
+def _value_end(type_: GGUFValueType, raw: bytes, pos: int, order: Order) -> int:
     if type_ == GGUFValueType.STRING:
         return pos + 8 + int(struct.unpack_from(order + "Q", raw, pos)[0])
     if type_ == GGUFValueType.ARRAY:
@@ -319,11 +326,11 @@ def _value_end(type_: GGUFValueType, raw: bytes, pos: int, order: str) -> int:
     return pos + SCALAR_BYTES[type_]
 
 
-def _pack(type_: GGUFValueType, value: Any, order: str) -> bytes:
+def _pack(type_: GGUFValueType, value: Any, order: Order) -> bytes:
     if type_ == GGUFValueType.STRING:
         return _pack_string(encode_text(value), order)
     return struct.pack(order + SCALAR_FORMAT[type_], value)
 
 
-def _pack_string(raw: bytes, order: str) -> bytes:
+def _pack_string(raw: bytes, order: Order) -> bytes:
     return struct.pack(order + "Q", len(raw)) + raw

@@ -13,6 +13,7 @@ The map is ancestry, not control flow: the output runs 0, 1, 2, ... and never ju
 
 from __future__ import annotations
 
+import itertools
 import re
 import zlib
 from collections import Counter
@@ -37,7 +38,9 @@ class Run:
     n_layers: int
 
     def __str__(self) -> str:
-        return f"output {_span(self.out, self.n_layers)} <- source {_span(self.source, self.n_layers)}"
+        return (
+            f"output {_span(self.out, self.n_layers)} <- source {_span(self.source, self.n_layers)}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +156,9 @@ class LayerMap:
             passes.append(seen[source])
             seen[source] += 1
         return self._stretches(
-            lambda out: passes[out] == passes[out - 1]
-            and self.sources[out] == self.sources[out - 1] + 1
+            lambda out: (
+                passes[out] == passes[out - 1] and self.sources[out] == self.sources[out - 1] + 1
+            )
         )
 
     def _stretches(self, follows: Callable[[int], bool]) -> tuple[Run, ...]:
@@ -182,9 +186,7 @@ class LayerMap:
     def windows(self) -> tuple[tuple[int, int], ...] | None:
         """The half-open windows whose insertion gives this map, or None if it is no insertion."""
         runs = self._path()
-        found = tuple(
-            (b.source, a.source + a.n_layers) for a, b in zip(runs, runs[1:], strict=False)
-        )
+        found = tuple((b.source, a.source + a.n_layers) for a, b in itertools.pairwise(runs))
         if runs[0].source or any(i >= j for i, j in found):
             return None
         try:

@@ -94,7 +94,7 @@ class Model:
         return max(0, self.n_bytes - self.header.data_offset - self.header.n_data_bytes)
 
     def key(self, suffix: str) -> str:
-        """A key under the architecture's prefix: key("block_count") == "llama.block_count"."""
+        """Put the architecture's prefix before a key: `block_count` to `llama.block_count`."""
         return f"{self.architecture}.{suffix}"
 
     def span(self, tensor: TensorInfo) -> Span:

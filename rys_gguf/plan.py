@@ -28,8 +28,8 @@ from rys_gguf.header import (
 )
 from rys_gguf.layer_map import LayerMap
 from rys_gguf.model import Model, layer_of, rename, require_complete
-from rys_gguf.rules import Metadata
-from rys_gguf.schedule import Schedule, architecture_of, metadata_of, refuse, reschedule
+from rys_gguf.rules import Metadata, Schedule
+from rys_gguf.schedule import architecture_of, metadata_of, refuse, reschedule
 
 PROVENANCE = "rys."
 VERSION_KEY = "rys.version"
@@ -93,9 +93,7 @@ class Plan:
         kv = [cost.kv_per_token for cost in costs]
         return Memory(
             sum(cost.weights * t for cost, t in zip(costs, times, strict=True)),
-            None
-            if None in kv
-            else sum((k or 0) * t for k, t in zip(kv, times, strict=True)),
+            None if None in kv else sum((k or 0) * t for k, t in zip(kv, times, strict=True)),
             sum(cost.state * t for cost, t in zip(costs, times, strict=True)),
         )
 
@@ -228,9 +226,7 @@ def _outputs(model: Model, layer_map: LayerMap, layer: int) -> tuple[int, ...]:
     return layer_map.outputs_of(layer)
 
 
-def _kvs(
-    model: Model, layer_map: LayerMap, target: Metadata, *, provenance: bool
-) -> Iterator[KV]:
+def _kvs(model: Model, layer_map: LayerMap, target: Metadata, *, provenance: bool) -> Iterator[KV]:
     """The output's KVs: the source's, in its order, then what is new."""
     own = {kv.key: kv for kv in _provenance(model, layer_map)} if provenance else {}
     for old in model.header.kvs:

@@ -14,6 +14,7 @@ format: such values are copied by their extent, never interpreted.
 
 from __future__ import annotations
 
+import itertools
 import os
 import struct
 from collections import OrderedDict
@@ -32,6 +33,7 @@ from rys_gguf.header import (
     MAX_NAME_BYTES,
     SCALAR_BYTES,
     Header,
+    Order,
     Span,
     TensorInfo,
     decode,
@@ -97,7 +99,7 @@ class Tensor(ReaderTensor):
     _reader: HeaderReader
 
     @property
-    def data(self) -> npt.NDArray[Any]:  # type: ignore[override]
+    def data(self) -> npt.NDArray[Any]:
         """The data as in the stock class: floats by value, quantised types as bytes."""
         raw = self._reader.file.read(self.data_offset, self.n_bytes)
         dtype = np.dtype(_ITEM_DTYPES.get(self.tensor_type, np.uint8))
@@ -146,9 +148,15 @@ class HeaderReader(GGUFReader):
         kvs: list[KV] = []
         infos: list[TensorInfo] = []
         counts = self._get(8, np.uint64, 2)
-        self._push_field(ReaderField(4, "GGUF.version", [self._get(4, np.uint32)], [0], [GGUFValueType.UINT32]))
-        self._push_field(ReaderField(8, "GGUF.tensor_count", [counts[:1]], [0], [GGUFValueType.UINT64]))
-        self._push_field(ReaderField(16, "GGUF.kv_count", [counts[1:]], [0], [GGUFValueType.UINT64]))
+        self._push_field(
+            ReaderField(4, "GGUF.version", [self._get(4, np.uint32)], [0], [GGUFValueType.UINT32])
+        )
+        self._push_field(
+            ReaderField(8, "GGUF.tensor_count", [counts[:1]], [0], [GGUFValueType.UINT64])
+        )
+        self._push_field(
+            ReaderField(16, "GGUF.kv_count", [counts[1:]], [0], [GGUFValueType.UINT64])
+        )
         n_tensors, n_kvs = int(counts[0]), int(counts[1])
         for n, what, limit in ((n_tensors, "tensors", _MAX_TENSORS), (n_kvs, "keys", _MAX_KEYS)):
             if n > limit:
@@ -215,12 +223,15 @@ class HeaderReader(GGUFReader):
             n_name = self._u64(offs)
             if n_name > MAX_NAME_BYTES:
                 raise self._invalid(
-                    f"a tensor name at byte {offs} is {n_name} bytes long, at most {MAX_NAME_BYTES} fit"
+                    f"a tensor name at byte {offs} is {n_name} bytes long, "
+                    f"at most {MAX_NAME_BYTES} fit"
                 )
             n_dims = int(self._get(offs + 8 + n_name, np.uint32)[0])
             if n_dims > _MAX_DIMS:
                 name = printable(self._bytes(offs + 8, n_name))
-                raise self._invalid(f"tensor {name!r} has {n_dims} dimensions, at most {_MAX_DIMS} fit")
+                raise self._invalid(
+                    f"tensor {name!r} has {n_dims} dimensions, at most {_MAX_DIMS} fit"
+                )
             dims_at = offs + 12 + n_name
             fields.append(
                 ReaderField(
@@ -270,7 +281,7 @@ class HeaderReader(GGUFReader):
         # As in gguf.cpp: a version whose low half is empty was written in the other byte order.
         swapped = little & 0xFFFF == 0
         version = int(big if swapped else little)
-        self.order = ">" if swapped else "<"
+        self.order: Order = ">" if swapped else "<"
         self.endianess = GGUFEndian.BIG if swapped else GGUFEndian.LITTLE
         host = "<" if struct.pack("=H", 1) == b"\x01\x00" else ">"
         self.byte_order = "I" if self.order == host else "S"
@@ -294,7 +305,9 @@ class HeaderReader(GGUFReader):
         try:
             return GGUFValueType(number)
         except ValueError:
-            raise self._invalid(f"key {printable(key)!r} has a value of unknown type {number}") from None
+            raise self._invalid(
+                f"key {printable(key)!r} has a value of unknown type {number}"
+            ) from None
 
     def _value(
         self, offs: int, type_: GGUFValueType, key: str
@@ -304,7 +317,11 @@ class HeaderReader(GGUFReader):
             n = self._string_length(offs, key)
             if n > _INLINE_BYTES:
                 return offs + 8 + n, [self._get(offs, np.uint64)], [type_]
-            return offs + 8 + n, [self._get(offs, np.uint64), self._get(offs + 8, np.uint8, n)], [type_]
+            return (
+                offs + 8 + n,
+                [self._get(offs, np.uint64), self._get(offs + 8, np.uint8, n)],
+                [type_],
+            )
         if type_ == GGUFValueType.ARRAY:
             end, types = self._skip_array(offs, key, 1)
             return end, [self._get(offs, np.uint32), self._get(offs + 4, np.uint64)], types
@@ -320,14 +337,18 @@ class HeaderReader(GGUFReader):
         offs += 12
         types = [GGUFValueType.ARRAY]
         if n > _MAX_ITEMS or n * _MIN_ITEM_BYTES[item_type] > self.file.n_bytes - offs:
-            raise self._invalid(f"key {printable(key)!r} claims {n} items, more than the file holds")
+            raise self._invalid(
+                f"key {printable(key)!r} claims {n} items, more than the file holds"
+            )
         if n:
             types.append(item_type)
         if (item_bytes := SCALAR_BYTES.get(item_type)) is not None:
             return offs + n * item_bytes, types
         self._walked += n
         if self._walked > _MAX_WALKED:
-            raise self._invalid(f"key {printable(key)!r}: more than {_MAX_WALKED} strings in the header")
+            raise self._invalid(
+                f"key {printable(key)!r}: more than {_MAX_WALKED} strings in the header"
+            )
         if item_type == GGUFValueType.STRING:
             return self._skip_strings(offs, n, key), types
         if depth == _MAX_DEPTH:
@@ -348,7 +369,9 @@ class HeaderReader(GGUFReader):
                 pos += 8 + length.unpack_from(buf, pos)[0]
                 n -= 1
             if pos == 0 or offs + pos > self.file.n_bytes:
-                raise self._invalid(f"key {printable(key)!r}: a string runs past the end of the file")
+                raise self._invalid(
+                    f"key {printable(key)!r}: a string runs past the end of the file"
+                )
             offs += pos
         return offs
 
@@ -361,7 +384,7 @@ class HeaderReader(GGUFReader):
     def _tensor_infos(self, fields: list[ReaderField]) -> list[TensorInfo]:
         n_data = self.file.n_bytes - self.data_offset
         offsets = sorted({int(f.parts[5][0]) for f in fields} | {n_data})
-        following = dict(zip(offsets, offsets[1:], strict=False))
+        following = dict(itertools.pairwise(offsets))
         infos, seen = [], set()
         for field in fields:
             name = field.name
@@ -383,7 +406,9 @@ class HeaderReader(GGUFReader):
             if n_bytes is None:
                 n_bytes = following.get(offset, offset) - offset
             if offset % self.alignment:
-                raise self._invalid(f"{shown} has offset {offset}, not a multiple of {self.alignment}")
+                raise self._invalid(
+                    f"{shown} has offset {offset}, not a multiple of {self.alignment}"
+                )
             if offset + n_bytes > n_data:
                 raise self._invalid(
                     f"{shown} ends at byte {self.data_offset + offset + n_bytes}, "

@@ -8,37 +8,14 @@ and touches no file.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from enum import Enum
-
-from gguf.constants import GGUFValueType
+from dataclasses import dataclass, replace
 
 from rys_gguf.architectures import ALWAYS, ARCHITECTURES, NOT_PER_LAYER, PER_LAYER
 from rys_gguf.errors import InvalidLayerMap, Refused
 from rys_gguf.header import KV
 from rys_gguf.layer_map import MAX_LAYERS, LayerMap
 from rys_gguf.model import Model
-from rys_gguf.rules import Architecture, CountSwitch, Metadata, Periodic
-
-
-class Schedule(str, Enum):
-    """How layer kinds reach the engine: by position, as every engine reads them, or spelled out."""
-
-    PORTABLE = "portable"
-    EXPLICIT = "explicit"
-
-
-@dataclass(frozen=True, slots=True)
-class Conflict:
-    """One reason why the result would not compute what the map says.
-
-    `out` is the first output layer concerned, None where the whole model is. `curable` says whether
-    an explicit schedule removes it.
-    """
-
-    text: str
-    out: int | None = None
-    curable: bool = False
+from rys_gguf.rules import Architecture, Conflict, Metadata, Periodic, Schedule
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +42,12 @@ def architecture_of(model: Model) -> Architecture:
 def metadata_of(model: Model) -> Metadata:
     """A model's metadata as the rules read it."""
     kvs = {kv.key: kv for kv in model.header.kvs}
-    return Metadata(model.architecture, kvs, model.n_trunk, model.n_mtp)
+    return Metadata(model.architecture, kvs, model.n_trunk, model.n_mtp, model.header.order)
 
 
 def kinds_of(row: Architecture, meta: Metadata) -> list[tuple[str, ...]]:
     """For every layer of the trunk its kind under each rule that tells layers apart."""
-    columns = [rule.kinds(meta) for rule in row.rules if isinstance(rule, Periodic)]
+    columns = [kinds for rule in row.rules if (kinds := rule.kinds(meta)) is not None]
     return [tuple(kinds) for kinds in zip(*columns, strict=True)] or [()] * meta.n_trunk
 
 
@@ -82,26 +59,17 @@ def reschedule(
     Raises Refused if a per-layer array of the source does not have one value per block.
     """
     target = _gather(row, source, layer_map)
-    conflicts: list[Conflict] = []
-    notes: list[str] = []
-    if layer_map.n_source + layer_map.n_added + source.n_mtp > MAX_LAYERS:
-        conflicts.append(
-            Conflict(f"{target.n_trunk + target.n_mtp} blocks are more than llama.cpp's {MAX_LAYERS}")
-        )
-    conflicts += _anchor_conflicts(source, target)
+    conflicts = _anchor_conflicts(source, target)
+    if target.n_trunk + target.n_mtp > MAX_LAYERS:
+        n = target.n_trunk + target.n_mtp
+        conflicts.append(Conflict(f"{n} blocks are more than llama.cpp's {MAX_LAYERS}"))
+    notes = []
     for rule in (*row.rules, *ALWAYS):
-        if isinstance(rule, CountSwitch):
-            if rule.crossed(source, target):
-                conflicts.append(
-                    Conflict(
-                        f"{source.n_trunk} -> {target.n_trunk} layers would change {rule.what}"
-                    )
-                )
-            continue
-        if schedule is Schedule.EXPLICIT and rule.array and rule.applies(source):
-            target = _spell_out(rule, source, target, layer_map)
-            notes.append(f"{source.architecture}.{rule.array} written: {rule.array_read_by}")
-        conflicts += _kind_conflicts(rule, source, target, layer_map, schedule)
+        target = rule.rewrite(source, target, layer_map, schedule)
+        if note := rule.note(source, schedule):
+            notes.append(note)
+    for rule in (*row.rules, *ALWAYS):
+        conflicts += rule.conflicts(source, target, layer_map, schedule)
     return Outcome(target, tuple(conflicts), tuple(notes))
 
 
@@ -136,7 +104,9 @@ def nearest_windows(
     i0, j0 = window
     n = source.n_trunk
     candidates = [(i, j) for i in range(n) for j in range(i + 1, n + 1) if (i, j) != window]
-    candidates.sort(key=lambda w: (abs(w[0] - i0) + abs(w[1] - j0), abs(w[1] - w[0] - (j0 - i0)), w))
+    candidates.sort(
+        key=lambda w: (abs(w[0] - i0) + abs(w[1] - j0), abs(w[1] - w[0] - (j0 - i0)), w)
+    )
     found = (w for w in candidates if is_legal(row, source, w, schedule))
     return [w for w, _ in zip(found, range(limit), strict=False)]
 
@@ -175,8 +145,7 @@ def per_layer_arrays(row: Architecture, meta: Metadata) -> dict[str, KV]:
     Raises Refused for a key known to be per layer whose length is not the number of blocks.
     """
     n_blocks = meta.n_trunk + meta.n_mtp
-    own = {rule.array for rule in row.rules if isinstance(rule, Periodic) and rule.array}
-    known = own.union(PER_LAYER, row.arrays)
+    known = {*PER_LAYER, *row.arrays, *(key for rule in row.rules for key in rule.arrays())}
     found = {}
     for key, kv in meta.kvs.items():
         suffix = key.removeprefix(meta.architecture + ".")
@@ -201,68 +170,11 @@ def _gather(row: Architecture, source: Metadata, layer_map: LayerMap) -> Metadat
     for key, kv in per_layer_arrays(row, source).items():
         items = kv.items
         tail = items[source.n_trunk :]
-        assert kv.item_type is not None  # noqa: S101 - it is an array
+        assert kv.item_type is not None
         kvs[key] = KV.of_items(
             key, kv.item_type, [items[s] for s in layer_map.sources] + tail, kv.order
         )
-    return Metadata(source.architecture, kvs, n_out, source.n_mtp)
-
-
-def _spell_out(
-    rule: Periodic, source: Metadata, target: Metadata, layer_map: LayerMap
-) -> Metadata:
-    """`target` with the rule's array written from the source's kinds; an array gathered stays."""
-    assert rule.array is not None  # noqa: S101 - the caller asked
-    if target.array(rule.array) is not None:
-        return target
-    kinds = rule.kinds(source)
-    flags = [kinds[s] == rule.regular for s in layer_map.sources] + [False] * source.n_mtp
-    key = f"{source.architecture}.{rule.array}"
-    order = next(iter(source.kvs.values())).order
-    array = KV.of(key, GGUFValueType.ARRAY, flags, order=order, item_type=GGUFValueType.BOOL)
-    return Metadata(
-        target.architecture, {**target.kvs, key: array}, target.n_trunk, target.n_mtp
-    )
-
-
-def _kind_conflicts(
-    rule: Periodic,
-    source: Metadata,
-    target: Metadata,
-    layer_map: LayerMap,
-    schedule: Schedule,
-) -> list[Conflict]:
-    meant = [rule.kinds(source)[s] for s in layer_map.sources]
-    runs = rule.kinds(target)
-    # A source whose array says what its position says works on engines without the key as well;
-    # a portable variant keeps that. One whose array differs never did.
-    by_position = schedule is Schedule.PORTABLE and rule.kinds(source) == rule.by_position(source)
-    if by_position:
-        runs = rule.by_position(target)
-    conflicts = []
-    wrong = [out for out, kind in enumerate(runs) if kind != meant[out]]
-    if wrong:
-        out = wrong[0]
-        others = f" ({len(wrong)} outputs differ in all)" if len(wrong) > 1 else ""
-        conflicts.append(
-            Conflict(
-                f"output {out} would run as {runs[out]}, but it is source {layer_map[out]}, "
-                f"{meant[out]}{others}: {rule.describe_position(source)}",
-                out,
-                curable=by_position and rule.array is not None,
-            )
-        )
-    if by_position and rule.whole_periods and rule.applies(source):
-        period = rule.period(source)
-        if period and source.n_trunk % period == 0 and target.n_trunk % period:
-            conflicts.append(
-                Conflict(
-                    f"{target.n_trunk} layers are not divisible by {rule.period_key} {period}, "
-                    f"the source's {source.n_trunk} are",
-                    curable=rule.array is not None,
-                )
-            )
-    return conflicts
+    return replace(source, kvs=kvs, n_trunk=n_out)
 
 
 def _anchor_conflicts(source: Metadata, target: Metadata) -> list[Conflict]:
@@ -270,8 +182,7 @@ def _anchor_conflicts(source: Metadata, target: Metadata) -> list[Conflict]:
     return [
         Conflict(
             f"{source.architecture}.{suffix} starts with {new[0]} instead of {old[0]}: llama.cpp "
-            f"sizes the whole model by layer 0",
-            0,
+            f"sizes the whole model by layer 0"
         )
         for suffix in PER_LAYER
         if (old := source.array(suffix)) and (new := target.array(suffix)) and old[0] != new[0]

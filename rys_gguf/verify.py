@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gguf.constants import GGUFValueType
 
+from rys_gguf.architectures import ALWAYS
 from rys_gguf.diff import diff_kvs, show_value
 from rys_gguf.errors import InvalidGGUF, InvalidLayerMap, Refused, printable
 from rys_gguf.files import Progress, first_difference
@@ -21,8 +22,8 @@ from rys_gguf.layer_map import LayerMap
 from rys_gguf.model import Model, layer_of, rename
 from rys_gguf.plan import MAP_KEY, PROVENANCE, SOURCE_KEY, SPEC_KEY, header_digest
 from rys_gguf.reader import HeaderReader
-from rys_gguf.rules import CountSwitch, Metadata, Periodic
-from rys_gguf.schedule import ALWAYS, architecture_of, kinds_of, metadata_of, per_layer_arrays
+from rys_gguf.rules import CountSwitch, Periodic, Schedule
+from rys_gguf.schedule import architecture_of, kinds_of, metadata_of, per_layer_arrays
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,11 +154,12 @@ def _kv_problems(out: HeaderReader, source: Model, layer_map: LayerMap) -> Itera
                 yield Problem(where, f"is new: {show_value(new)}")
             else:
                 yield from _length_problem(new, n_blocks)
-        elif key == source.key("block_count"):
-            continue  # compared with what it must be below, changed or not
-        elif key in arrays:
-            continue
-        elif key == "general.name" and with_record and _is_marked(old, new):
+        elif (
+            # Compared with what they must be below, changed or not.
+            key == source.key("block_count")
+            or key in arrays
+            or (key == "general.name" and with_record and _is_marked(old, new))
+        ):
             continue
         elif isinstance(new.raw, Span) and new.type_name == old.type_name:
             yield Problem(where, f"{show_value(new)} differ from the source's")
@@ -181,9 +183,7 @@ def _kv_problems(out: HeaderReader, source: Model, layer_map: LayerMap) -> Itera
             yield from _array_problems(old, new, source, layer_map)
 
 
-def _array_problems(
-    old: KV, new: KV, source: Model, layer_map: LayerMap
-) -> Iterator[Problem]:
+def _array_problems(old: KV, new: KV, source: Model, layer_map: LayerMap) -> Iterator[Problem]:
     if new.item_type != old.item_type or isinstance(new.raw, Span):
         yield Problem(new.key, f"is {new.type_name}, the source has {old.type_name}")
         return
@@ -227,9 +227,7 @@ def _kind_problems(header: Header, source: Model, layer_map: LayerMap) -> Iterat
     """Every output must run as its source does, and so must the model as a whole."""
     row = architecture_of(source)
     meta = metadata_of(source)
-    target = Metadata(
-        source.architecture, {kv.key: kv for kv in header.kvs}, len(layer_map), source.n_mtp
-    )
+    target = replace(meta, kvs={kv.key: kv for kv in header.kvs}, n_trunk=len(layer_map))
     try:
         have, want = kinds_of(row, target), kinds_of(row, meta)
     except (Refused, TypeError) as e:
@@ -238,11 +236,13 @@ def _kind_problems(header: Header, source: Model, layer_map: LayerMap) -> Iterat
     for out, src in enumerate(layer_map.sources):
         if have[out] != want[src]:
             yield Problem(
-                f"layer {out}", f"runs as {', '.join(have[out])}; source {src} is {', '.join(want[src])}"
+                f"layer {out}",
+                f"runs as {', '.join(have[out])}; source {src} is {', '.join(want[src])}",
             )
     for rule in (*row.rules, *ALWAYS):
-        if isinstance(rule, CountSwitch) and rule.crossed(meta, target):
-            yield Problem("layer count", f"{meta.n_trunk} -> {target.n_trunk} changes {rule.what}")
+        if isinstance(rule, CountSwitch):
+            for conflict in rule.conflicts(meta, target, layer_map, Schedule.EXPLICIT):
+                yield Problem("layer count", conflict.text)
 
 
 def _tensor_problems(
@@ -254,7 +254,8 @@ def _tensor_problems(
         layer = layer_of(name)
         past = layer is not None and layer >= len(layer_map) + source.n_mtp
         yield Problem(
-            f"tensor {printable(name)}", "is past the last block" if past else "is not expected here"
+            f"tensor {printable(name)}",
+            "is past the last block" if past else "is not expected here",
         )
     for name, origin in expected.items():
         where = f"tensor {printable(name)}"
