@@ -164,14 +164,14 @@ _ORDER = {"<": "little-endian", ">": "big-endian"}
 
 
 def _same_raw(a: KV, b: KV) -> bool:
-    return bool(a.raw == b.raw)
+    return a.raw == b.raw
 
 
 def _same_bytes(old: Model, a: KV, new: Model, b: KV) -> bool:
     if a.n_value_bytes != b.n_value_bytes:
         return False
     if a.order != b.order and a.type != GGUFValueType.STRING:
-        return _decoded(a) == _decoded(b)
+        return bool(_decoded(a) == _decoded(b))
     pieces: Iterable[tuple[bytes | None, bytes | None]] = itertools.zip_longest(
         old.raw(a), new.raw(b)
     )

@@ -175,7 +175,7 @@ class OutputFile:
 
     def copy(self, source: SourceFile, offset: int, n: int, progress: Progress) -> None:
         """Append `n` bytes of `source` from `offset`; inside the kernel where it can."""
-        for done in _copy(source, self._fd, offset, n):
+        for done in copy_bytes(source, self._fd, offset, n):
             progress(done)
 
     def commit(self) -> None:
@@ -251,7 +251,7 @@ class OutputFile:
             os.close(fd)
 
 
-def _copy(source: SourceFile, out_fd: int, offset: int, n: int) -> Iterator[int]:
+def copy_bytes(source: SourceFile, out_fd: int, offset: int, n: int) -> Iterator[int]:
     """Append n bytes of source to out_fd, yielding the bytes done by each step.
 
     copy_file_range shares or moves data inside the kernel; sendfile and then plain reads stand in

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterator
 from types import TracebackType
+from typing import Any
 
 from gguf.constants import GGUFValueType
 
@@ -96,6 +97,11 @@ class Model:
     def key(self, suffix: str) -> str:
         """Put the architecture's prefix before a key: `block_count` to `llama.block_count`."""
         return f"{self.architecture}.{suffix}"
+
+    def scalar(self, suffix: str) -> Any:
+        """The value of a scalar under the architecture's prefix, or None."""
+        kv = self.header.get(self.key(suffix))
+        return None if kv is None or kv.is_array else kv.value
 
     def span(self, tensor: TensorInfo) -> Span:
         """Where the tensor's data is, without padding."""

@@ -1,38 +1,21 @@
-"""Load a model in llama.cpp and print what it generates, greedily.
+"""Load a model in llama.cpp and print its greedy answer to one question.
 
-usage: python scripts/generate.py MODEL PROMPT [N_TOKENS]
+usage: python scripts/generate.py MODEL QUESTION
 """
 
 from __future__ import annotations
 
-import os
 import sys
 
-import xllamacpp
+from rys_gguf.engine import Engine, EngineOptions, find_engine
 
 
 def main() -> None:
-    """Generate once."""
-    model, prompt = sys.argv[1:3]
-    n_tokens = int(sys.argv[3]) if len(sys.argv) > 3 else 48
-    params = xllamacpp.CommonParams()
-    params.model.path = model
-    params.n_ctx = 1024
-    params.n_parallel = 1
-    # llama.cpp logs to stderr from C++; nobody reads it unless the load fails.
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with open(os.devnull, "wb") as sink:
-        os.dup2(sink.fileno(), 2)
-    server = xllamacpp.Server(params)
-    answer = server.handle_chat_completions({
-        "messages": [{"role": "user", "content": prompt}],
-        "max_tokens": n_tokens,
-        "temperature": 0,
-    })
-    print(answer["choices"][0]["message"]["content"].strip(), flush=True)
-    del server
-    os.dup2(kept, 2)
+    """Ask once."""
+    model, question = sys.argv[1:]
+    with Engine(model, EngineOptions(binary=find_engine(), n_ctx=1024)) as engine:
+        answer = engine.chat([{"role": "user", "content": question}], max_tokens=48, temperature=0)
+    print(answer["choices"][0]["message"]["content"].strip())
 
 
 if __name__ == "__main__":

@@ -139,9 +139,11 @@ def test_runs_cover_every_output_once(layer_map):
     assert all(layer_map[out] == source for out, source in layer_map.seams())
 
 
-@given(st.integers(2, 64).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n - 1))), st.data())
+@given(
+    st.integers(2, 64).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n - 1))), st.data()
+)
 def test_a_window_follows_the_piecewise_rule(n_and_i, data):
-    """out < j: out; then i + (out - j) for the copy; then out - (j - i)."""
+    """Below j the layer itself; then i + (out - j) for the copy; then out - (j - i)."""
     n, i = n_and_i
     j = data.draw(st.integers(i + 1, n))
     layer_map = LayerMap.from_blocks([(i, j)], n)

@@ -1,0 +1,35 @@
+"""The child process of `engine` for xllamacpp: serve one model until told to stop.
+
+usage: python -m rys_gguf.embedded '{"model": ..., "port": ..., "n_ctx": ..., "n_threads": ...}'
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+
+
+def main() -> None:
+    """Load the model, serve it, wait for a signal."""
+    import xllamacpp
+
+    settings = json.loads(sys.argv[1])
+    params = xllamacpp.CommonParams()
+    params.model.path = settings["model"]
+    params.hostnames = ["127.0.0.1"]
+    params.port = settings["port"]
+    params.n_ctx = settings["n_ctx"]
+    params.n_parallel = 1
+    params.warmup = False
+    if settings["n_threads"]:
+        params.cpuparams.n_threads = settings["n_threads"]
+        params.cpuparams_batch.n_threads = settings["n_threads"]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    server = xllamacpp.Server(params)
+    print("serving", server.listening_address, flush=True)  # noqa: T201 - the parent's log
+    signal.pause()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,33 @@
+"""Run the command line as a user does: another process, its two streams, its exit code."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def command(*args: str | Path) -> list[str]:
+    """The argv of one call of rys-gguf with this Python."""
+    return [sys.executable, "-m", "rys_gguf", *map(str, args)]
+
+
+def run(*args: str | Path, **kwargs: object) -> subprocess.CompletedProcess[str]:
+    """Run rys-gguf and return what it did."""
+    return subprocess.run(command(*args), capture_output=True, text=True, timeout=120, **kwargs)
+
+
+def fails(*args: str | Path, code: int = 1, **kwargs: object) -> str:
+    """The message of a call that must fail with `code`, in a few lines and without a traceback."""
+    done = run(*args, **kwargs)
+    assert done.returncode == code, done
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert done.stderr.count("\n") <= 12
+    return done.stderr
+
+
+def leftovers(folder: Path, expected: Sequence[Path]) -> set[str]:
+    """Names in `folder` beyond the expected ones."""
+    return {p.name for p in folder.iterdir()} - {p.name for p in expected}

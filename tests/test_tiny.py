@@ -1,0 +1,135 @@
+"""The tiny models are what the other tests take them for, according to llama.cpp itself."""
+
+from __future__ import annotations
+
+import gguf
+import numpy as np
+import pytest
+
+from tests import engine, tiny
+
+GENERATING = sorted(tiny.ARCHITECTURES.keys() - {"bert"})
+SLIDING = ["afmoe", "cohere2", "gemma2", "gemma3", "gemma4", "gpt-oss", "mellum", "olmo2", "plamo3"]
+QWEN35 = ["qwen35", "qwen35moe", "qwen3next"]
+SHORT, LONG = [1, 50, 60, 70], [1, *range(40, 60)]
+N_LAYERS = 8
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Write a model and run it on a prompt within the window and on one past it."""
+
+    def run(arch, n_layers=N_LAYERS, **kwargs):
+        path = tiny.write(tmp_path / "m.gguf", arch, n_layers, **kwargs)
+        return engine.logprobs(path, [SHORT, LONG], tiny.N_VOCAB)
+
+    return run
+
+
+@pytest.mark.parametrize("arch", GENERATING)
+def test_llama_cpp_runs_every_architecture(run, arch):
+    """Every generating model gives finite probabilities that add up to one."""
+    logprobs = run(arch)
+    assert np.isfinite(logprobs).all()
+    assert np.exp(logprobs).sum(axis=1) == pytest.approx(1, abs=1e-4)
+    assert logprobs.std(axis=1).min() > 0.1
+
+
+def test_llama_cpp_runs_the_embedding_model(tmp_path):
+    """BERT gives finite embeddings, different ones for different prompts."""
+    path = tiny.write(tmp_path / "m.gguf", "bert", 4)
+    short, long = engine.embeddings(path, [SHORT, LONG], tiny.N_EMBD)
+    assert np.isfinite([short, long]).all()
+    assert np.abs(short - long).max() > 0.01
+
+
+@pytest.mark.parametrize("arch", SLIDING)
+def test_sliding_layers_are_where_the_array_says(run, arch):
+    """A wider window shows after a prompt past it only; spelling out the layers changes nothing."""
+    narrow, wide = run(arch), run(arch, window=100)
+    assert np.array_equal(narrow[0], wide[0])
+    assert np.abs(narrow[1] - wide[1]).max() > 0.1
+    if arch != "gemma4":  # its array is no option
+        assert np.array_equal(narrow, run(arch, pattern=True))
+
+
+@pytest.mark.parametrize("arch", QWEN35)
+@pytest.mark.parametrize("interval", [None, 3])
+def test_arrays_and_mtp_blocks_change_nothing(run, tmp_path, arch, interval):
+    """The array spells out what the interval says; the MTP block is last, loaded and not run."""
+    plain = run(arch, full_attention_interval=interval)
+    assert np.array_equal(
+        plain, run(arch, full_attention_interval=interval, recurrent_layers=True, n_mtp=1)
+    )
+    names = {t.name for t in gguf.GGUFReader(tmp_path / "m.gguf").tensors}
+    assert f"blk.{N_LAYERS}.nextn.eh_proj.weight" in names
+
+
+@pytest.mark.parametrize("arch", ["llama", "apertus", "jamba", "gemma4"])
+def test_sources_decide_what_layers_are_made_of(run, arch):
+    """The identity changes nothing; two layers of one kind in exchanged order do."""
+    plain = run(arch)
+    assert np.array_equal(run(arch, sources=range(N_LAYERS)), plain)
+    swapped = run(arch, sources=[0, 1, 2, 3, 5, 4, 6, 7])
+    assert np.abs(swapped - plain).max(axis=1).min() > 0.1
+
+
+def test_equal_sources_have_equal_weights(tmp_path):
+    """A repeated layer has the tensors of its source, bit for bit, and unlike its neighbours'."""
+    path = tiny.write(tmp_path / "m.gguf", "llama", 4, sources=[0, 1, 1, 3])
+    ups = [t.data for t in gguf.GGUFReader(path).tensors if t.name.endswith("ffn_up.weight")]
+    assert len(ups) == 4
+    assert np.array_equal(ups[1], ups[2])
+    assert not np.array_equal(ups[0], ups[1])
+
+
+@pytest.mark.parametrize("arch", tiny.ARCHITECTURES)
+def test_64_layers_stay_below_5_mb(tmp_path, arch):
+    """Deep models are cheap."""
+    n_mtp = 1 if tiny.ARCHITECTURES[arch].mtp else 0
+    path = tiny.write(tmp_path / "m.gguf", arch, 64, n_mtp=n_mtp)
+    assert path.stat().st_size < 5_000_000
+
+
+def test_equal_arguments_give_equal_bytes(tmp_path):
+    """A model depends on its arguments alone, and on the seed."""
+    first, again, other = (
+        tiny.write(tmp_path / f"{n}.gguf", "qwen35", 4, seed=seed).read_bytes()
+        for n, seed in enumerate([0, 0, 1])
+    )
+    assert first == again != other
+
+
+def test_matrices_can_be_quantized(run, tmp_path):
+    """Option quantize sets the type of the matrices, and llama.cpp runs the result."""
+    assert np.isfinite(run("llama", quantize=gguf.GGMLQuantizationType.Q8_0)).all()
+    types = {t.name: t.tensor_type for t in gguf.GGUFReader(tmp_path / "m.gguf").tensors}
+    assert types["blk.0.ffn_up.weight"] == gguf.GGMLQuantizationType.Q8_0
+    assert types["blk.0.attn_norm.weight"] == gguf.GGMLQuantizationType.F32
+
+
+def test_an_option_nobody_reads_is_refused(tmp_path):
+    """A misspelt option does not go unnoticed."""
+    with pytest.raises(TypeError, match="llama has no option pattern"):
+        tiny.write(tmp_path / "m.gguf", "llama", 2, pattern=True)
+
+
+def test_the_engine_tells_why_it_failed(tmp_path):
+    """A model that does not load, and one that aborts the process, raise llama.cpp's words."""
+    path = tmp_path / "m.gguf"
+    path.write_bytes(b"nonsense")
+    with pytest.raises(engine.EngineFailed, match="invalid magic characters"):
+        engine.logprobs(path, [SHORT], tiny.N_VOCAB)
+    tiny.write(path, "llama", 2, extra={".block_count": 0})
+    with pytest.raises(engine.EngineFailed, match=r"(?s)exit code -6.*GGML_ASSERT"):
+        engine.logprobs(path, [SHORT], tiny.N_VOCAB)
+
+
+def test_the_engine_shows_nan(tmp_path):
+    """Probabilities that are not numbers reach the caller as such."""
+    path = tiny.write(tmp_path / "m.gguf", "llama", 2)
+    norm = next(t for t in gguf.GGUFReader(path).tensors if t.name == "output_norm.weight")
+    with path.open("r+b") as file:
+        file.seek(int(norm.data_offset))
+        file.write(np.full(tiny.N_EMBD, np.nan, "<f4").tobytes())
+    assert not np.isfinite(engine.logprobs(path, [SHORT], tiny.N_VOCAB)).any()

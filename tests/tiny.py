@@ -1,0 +1,681 @@
+"""Tiny models with random weights, one per kind of architecture, that llama.cpp loads and runs.
+
+    write(tmp_path / "m.gguf", "qwen35", 24, n_mtp=1, recurrent_layers=True)
+
+The layouts are those of llama.cpp's loaders (src/models); widths are as small as they allow, so
+that a file of 64 layers stays below 5 MB. Weights depend on the seed, the source layer and the
+tensor's name only. So a model in which layers repeat can also be written directly, with
+`sources=[0, 1, 2, 1, 2, 3]`: that file is what a patched one has to equal, bit for bit.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import numpy.typing as npt
+
+# Three special tokens and one per byte: any text has tokens.
+N_VOCAB = 3 + 256
+N_CTX = 256
+# Windows of sliding attention are this short so that prompts of a few tokens go past them.
+WINDOW = 8
+
+N_EMBD = 32
+_HEADS = 2
+_KV_HEADS = 1
+_HEAD = 16
+_FF = 64
+_EXPERTS = 3
+_EXPERTS_USED = 2
+_EXPERT_FF = 32
+
+Tensors = dict[str, tuple[int, ...]]
+"""Names (of a layer: without `blk.N.`) and shapes, the contiguous dimension first."""
+
+
+@dataclass
+class Build:
+    """What one call of `write` asks for; layer i is made like layer `sources[i]` of `n_layers`."""
+
+    n_layers: int
+    sources: list[int]
+    n_mtp: int
+    options: dict[str, Any]
+    taken: set[str] = field(default_factory=set)
+
+    def option(self, name: str, default: Any) -> Any:
+        """An option of the architecture; `write` refuses those that nobody asked for."""
+        self.taken.add(name)
+        return self.options.get(name, default)
+
+    def per_layer(self, of: Callable[[int], Any], mtp: Any = None) -> list[Any]:
+        """An array with one entry per block: `of(source)` per layer, `mtp` for MTP blocks."""
+        return [of(n) for n in self.sources] + [mtp] * self.n_mtp
+
+
+@dataclass(frozen=True)
+class Arch:
+    """One architecture: keys (a leading dot stands for the architecture's name) and tensors."""
+
+    keys: Callable[[Build], dict[str, Any]]
+    layer: Callable[[Build, int], Tensors]
+    globals: Callable[[Build], Tensors]
+    mtp: Callable[[Build], Tensors] | None = None
+    joined: dict[str, tuple[tuple[int, int], int]] = field(default_factory=dict)
+    """Global tensors made of one part per layer: the part's shape, the dimension that grows."""
+
+
+def write(
+    path: Path,
+    arch: str,
+    n_layers: int,
+    *,
+    n_mtp: int = 0,
+    sources: Sequence[int] | None = None,
+    seed: int = 0,
+    quantize: gguf.GGMLQuantizationType | None = None,
+    extra: dict[str, Any] | None = None,
+    **options: Any,
+) -> Path:
+    """Write a model of `n_layers` layers and `n_mtp` MTP blocks, and return its path.
+
+    sources: make layer i as layer sources[i] would be, weights, kind and array entries alike;
+    as many layers as there are sources, `n_layers` is then the size of the model they are of.
+    quantize: the type of weight matrices whose rows allow it, instead of F32.
+    extra: keys to add or to replace (with None: to leave out); a leading dot as in `Arch`.
+    options: see the architectures below; an unknown one is a TypeError.
+    """
+    rule = ARCHITECTURES[arch]
+    build = Build(n_layers, list(range(n_layers) if sources is None else sources), n_mtp, options)
+    keys: dict[str, Any] = {
+        ".block_count": len(build.sources) + n_mtp,
+        ".context_length": N_CTX,
+        ".embedding_length": N_EMBD,
+        ".feed_forward_length": _FF,
+    }
+    if n_mtp:
+        keys[".nextn_predict_layers"] = n_mtp
+    keys |= rule.keys(build) | _tokenizer() | (extra or {})
+
+    writer = gguf.GGUFWriter(str(path), arch)
+    for key, value in keys.items():
+        if value is not None:
+            _add(writer, arch + key if key.startswith(".") else key, value)
+
+    def add(prefix: str, weights_of: str, tensors: Tensors) -> None:
+        for name, ne in tensors.items():
+            data = weights(f"{seed}/{weights_of}/{name}", name, ne)
+            if quantize is not None and name.endswith(".weight") and len(ne) > 1:
+                _add_quantized(writer, prefix + name, data, quantize)
+            else:
+                writer.add_tensor(prefix + name, data)
+
+    add("", "global", rule.globals(build))
+    for name, (ne, dim) in rule.joined.items():
+        parts = [weights(f"{seed}/layer {s}/{name}", name, ne) for s in build.sources]
+        writer.add_tensor(name, np.concatenate(parts, axis=1 - dim))
+    for n, source in enumerate(build.sources):
+        add(f"blk.{n}.", f"layer {source}", rule.layer(build, source))
+    for n in range(n_mtp):
+        assert rule.mtp, f"{arch} has no MTP block"
+        add(f"blk.{len(build.sources) + n}.", f"mtp {n}", rule.mtp(build))
+    if unknown := options.keys() - build.taken:
+        raise TypeError(f"{arch} has no option {', '.join(sorted(unknown))}")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def weights(seed: str, name: str, ne: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """Random weights of a scale at which activations neither vanish nor blow up."""
+    rng = np.random.default_rng(zlib.crc32(seed.encode()))
+    normal = rng.standard_normal(tuple(reversed(ne)), dtype=np.float32)
+    if name.endswith(".bias"):
+        return normal / 10
+    if "norm" in name or name in ("ssm_d", "rope_freqs.weight", "layer_output_scale.weight"):
+        return np.abs(1 + normal / 10)
+    if name == "ssm_a":
+        return -np.abs(normal) - np.float32(0.1)  # the logarithm of a decay
+    if len(ne) == 1:
+        return normal / 10
+    if "embd" in name or "token_types" in name:
+        return normal / 2
+    return normal / np.float32(np.sqrt(ne[0]))
+
+
+def _tokenizer() -> dict[str, Any]:
+    types = gguf.TokenType
+    special = [types.UNKNOWN, types.CONTROL, types.CONTROL]
+    return {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": ["<unk>", "<s>", "</s>", *(f"<0x{n:02X}>" for n in range(256))],
+        "tokenizer.ggml.scores": [0.0] * N_VOCAB,
+        "tokenizer.ggml.token_type": [*map(int, special), *[int(types.BYTE)] * 256],
+        "tokenizer.ggml.bos_token_id": 1,
+        "tokenizer.ggml.eos_token_id": 2,
+    }
+
+
+def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
+    types = gguf.GGUFValueType
+    scalar = {bool: types.BOOL, int: types.UINT32, float: types.FLOAT32, str: types.STRING}
+    if isinstance(value, list):
+        writer.add_array(key, value)
+    else:
+        writer.add_key_value(key, value, scalar[type(value)])
+
+
+def _add_quantized(
+    writer: gguf.GGUFWriter, name: str, data: npt.NDArray[np.float32], type_: Any
+) -> None:
+    block, _ = gguf.GGML_QUANT_SIZES[type_]
+    if data.shape[-1] % block:
+        writer.add_tensor(name, data)
+    else:
+        writer.add_tensor(name, gguf.quants.quantize(data, type_), raw_dtype=type_)
+
+
+# -- parts that architectures share -------------------------------------------------------------
+
+
+def _heads(head: int = _HEAD) -> dict[str, Any]:
+    return {
+        ".attention.head_count": _HEADS,
+        ".attention.head_count_kv": _KV_HEADS,
+        ".attention.key_length": head,
+        ".attention.value_length": head,
+        ".attention.layer_norm_rms_epsilon": 1e-6,
+        ".rope.dimension_count": head,
+        ".rope.freq_base": 10000.0,
+    }
+
+
+def _moe_keys(shared: int = 0) -> dict[str, Any]:
+    keys = {
+        ".expert_count": _EXPERTS,
+        ".expert_used_count": _EXPERTS_USED,
+        ".expert_feed_forward_length": _EXPERT_FF,
+    }
+    return keys | ({".expert_shared_feed_forward_length": shared} if shared else {})
+
+
+def _norms(*names: str, width: int = N_EMBD) -> Tensors:
+    return {f"{name}.weight": (width,) for name in names}
+
+
+def _qkv(head: int = _HEAD, *, gated: bool = False, bias: bool = False) -> Tensors:
+    wide = {"attn_q": (1 + gated) * _HEADS * head, "attn_k": _KV_HEADS * head}
+    wide["attn_v"] = wide["attn_k"]
+    tensors: Tensors = {f"{name}.weight": (N_EMBD, n) for name, n in wide.items()}
+    tensors["attn_output.weight"] = (_HEADS * head, N_EMBD)
+    if bias:
+        tensors |= {f"{name}.bias": (n,) for name, n in wide.items()}
+    return tensors
+
+
+def _ffn(suffix: str = "", width: int = _FF, *, gate: bool = True) -> Tensors:
+    tensors: Tensors = {
+        f"ffn_up{suffix}.weight": (N_EMBD, width),
+        f"ffn_down{suffix}.weight": (width, N_EMBD),
+    }
+    return ({f"ffn_gate{suffix}.weight": (N_EMBD, width)} if gate else {}) | tensors
+
+
+def _moe(width: int = _EXPERT_FF) -> Tensors:
+    experts = {f"{name[:-7]}.weight": (*ne, _EXPERTS) for name, ne in _ffn("_exps", width).items()}
+    return {"ffn_gate_inp.weight": (N_EMBD, _EXPERTS), **experts}
+
+
+def _ends(*more: str, output: bool = True) -> Callable[[Build], Tensors]:
+    tensors: Tensors = {"token_embd.weight": (N_EMBD, N_VOCAB), **_norms("output_norm", *more)}
+    if output:
+        tensors["output.weight"] = (N_EMBD, N_VOCAB)
+    return lambda _: tensors
+
+
+def _window(
+    build: Build, full: Callable[[int], bool], key: str = ".attention.sliding_window_pattern"
+) -> dict[str, Any]:
+    """Keys of sliding attention; option pattern=True writes which layers slide, as an array."""
+    keys: dict[str, Any] = {".attention.sliding_window": build.option("window", WINDOW)}
+    if build.option("pattern", False):
+        keys[key] = build.per_layer(lambda n: not full(n), mtp=False)
+    return keys
+
+
+# -- every layer alike --------------------------------------------------------------------------
+
+_QK_NORMS = _norms("attn_q_norm", "attn_k_norm", width=_HEAD)
+_PRE_NORMS = _norms("attn_norm", "ffn_norm")
+_POST_NORMS = _norms("post_attention_norm", "post_ffw_norm")
+
+
+def _plain(layer: Tensors, keys: dict[str, Any] | None = None, *, output: bool = True) -> Arch:
+    return Arch(lambda _: _heads() | (keys or {}), lambda _b, _n: layer, _ends(output=output))
+
+
+def _minicpm_keys(build: Build) -> dict[str, Any]:
+    """Option residual_scale=None: the key is absent, and the layer count decides."""
+    scale = build.option("residual_scale", 0.5)
+    return _heads() | {".embedding_scale": 1.5, ".residual_scale": scale, ".logit_scale": 0.8}
+
+
+def _apertus_keys(build: Build) -> dict[str, Any]:
+    """The shape of each layer's activation stands in metadata, under keys without a prefix."""
+    first = {"alpha_n": 0.3, "alpha_p": 0.4, "beta": 0.5, "eps": -1e-6}
+    arrays = {f"xielu.{k}": build.per_layer(lambda n, v=v: v * (1 + n)) for k, v in first.items()}
+    return _heads() | arrays
+
+
+def _bert() -> Arch:
+    def both(*names: str, width: int = N_EMBD) -> Tensors:
+        return {f"{name}.{part}": (width,) for name in names for part in ("weight", "bias")}
+
+    heads = {"attn_q": (N_EMBD, N_EMBD), "attn_k": (N_EMBD, N_EMBD), "attn_v": (N_EMBD, N_EMBD)}
+    linear = heads | {"attn_output": (N_EMBD, N_EMBD), "ffn_up": (N_EMBD, _FF)}
+    linear["ffn_down"] = (_FF, N_EMBD)
+    layer = {f"{name}.weight": ne for name, ne in linear.items()}
+    layer |= {f"{name}.bias": ne[1:] for name, ne in linear.items()}
+    layer |= both("attn_output_norm", "layer_output_norm")
+    embeddings: Tensors = {
+        "token_embd.weight": (N_EMBD, N_VOCAB),
+        "token_types.weight": (N_EMBD, 2),
+        "position_embd.weight": (N_EMBD, N_CTX),
+        **both("token_embd_norm"),
+    }
+    keys = {
+        ".attention.head_count": _HEADS,
+        ".attention.layer_norm_epsilon": 1e-6,
+        ".attention.causal": False,
+        ".pooling_type": int(gguf.PoolingType.MEAN),
+        "tokenizer.ggml.token_type_count": 2,
+    }
+    return Arch(lambda _: keys, lambda _b, _n: layer, lambda _: embeddings)
+
+
+# -- sliding and full attention, or attention with and without positions, by position ------------
+
+# Wider than embedding_length / head_count: the two attention scales of the 27B sizes differ.
+_GEMMA_HEAD = 24
+_SANDWICH = _PRE_NORMS | _POST_NORMS
+_GEMMA_LAYER = _SANDWICH | _qkv(_GEMMA_HEAD) | _ffn()
+_GEMMA_QK_NORMS = _norms("attn_q_norm", "attn_k_norm", width=_GEMMA_HEAD)
+
+
+def _sliding(
+    period: int,
+    layer: Tensors,
+    keys: dict[str, Any],
+    *,
+    at: int = -1,
+    output: bool = True,
+) -> Arch:
+    def full(n: int) -> bool:
+        return n % period == at % period
+
+    return Arch(lambda b: keys | _window(b, full), lambda _b, _n: layer, _ends(output=output))
+
+
+def _gpt_oss() -> Arch:
+    biases = {
+        "attn_output.bias": (N_EMBD,),
+        "ffn_gate_inp.bias": (_EXPERTS,),
+        "ffn_gate_exps.bias": (_EXPERT_FF, _EXPERTS),
+        "ffn_up_exps.bias": (_EXPERT_FF, _EXPERTS),
+        "ffn_down_exps.bias": (N_EMBD, _EXPERTS),
+        "attn_sinks.weight": (_HEADS,),
+    }
+    norms = _norms("attn_norm", "post_attention_norm")
+    return _sliding(2, norms | _qkv(bias=True) | _moe() | biases, _heads() | _moe_keys())
+
+
+def _olmo2() -> Arch:
+    norms = _norms("attn_q_norm", width=_HEADS * _HEAD) | _norms("attn_k_norm", width=_HEAD)
+    return _sliding(4, norms | _POST_NORMS | _qkv() | _ffn(), _heads())
+
+
+def _plamo3() -> Arch:
+    layer = {
+        **_PRE_NORMS,
+        **_QK_NORMS,
+        "post_attention_norm": (N_EMBD,),
+        "post_ffw_norm": (N_EMBD,),
+        "attn_qkv.weight": (N_EMBD, (_HEADS + 2 * _KV_HEADS) * _HEAD),
+        "attn_output.weight": (_HEADS * _HEAD, N_EMBD),
+        "ffn_up.weight": (N_EMBD, 2 * _FF),
+        "ffn_down.weight": (_FF, N_EMBD),
+    }
+    return _sliding(8, layer, _heads())
+
+
+def _cohere2() -> Arch:
+    keys = _heads() | {".attention.layer_norm_epsilon": 1e-5, ".logit_scale": 0.25}
+    return _sliding(4, _norms("attn_norm") | _qkv() | _ffn(), keys, output=False)
+
+
+def _llama4() -> Arch:
+    """Option moe_step: every so many layers have experts."""
+
+    def keys(build: Build) -> dict[str, Any]:
+        step = {".interleave_moe_layer_step": build.option("moe_step", 1)}
+        return _heads() | _moe_keys() | step | _window(build, lambda n: n % 4 == 3)
+
+    def layer(build: Build, n: int) -> Tensors:
+        moe = (n + 1) % build.option("moe_step", 1) == 0
+        return _PRE_NORMS | _qkv() | (_moe() | _ffn("_shexp", _EXPERT_FF) if moe else _ffn())
+
+    return Arch(keys, layer, _ends())
+
+
+def _smallthinker() -> Arch:
+    keys = _heads() | _moe_keys() | {".expert_gating_func": 2}
+    return _sliding(4, _PRE_NORMS | _qkv() | _moe(), keys, at=0)
+
+
+def _exaone4() -> Arch:
+    # A window only if there are exactly 64 layers.
+    return _sliding(4, _QK_NORMS | _POST_NORMS | _qkv() | _ffn(), _heads())
+
+
+# -- the first layers dense, the others with experts ---------------------------------------------
+
+
+def _dense_lead(build: Build) -> dict[str, Any]:
+    """Option leading_dense: how many of the source's layers have no experts."""
+    lead = build.option("leading_dense", 2)
+    return {".leading_dense_block_count": sum(n < lead for n in build.sources)}
+
+
+def _lead_ffn(build: Build, n: int) -> Tensors:
+    if n < build.option("leading_dense", 2):
+        return _ffn()
+    return _moe() | _ffn("_shexp", _EXPERT_FF) | {"exp_probs_b.bias": (_EXPERTS,)}
+
+
+def _deepseek2() -> Arch:
+    rank, rope, nope = 16, 8, 8
+
+    def keys(build: Build) -> dict[str, Any]:
+        """Option expert_gating_func=None: no such key."""
+        return {
+            **_heads(),
+            **_moe_keys(),
+            **_dense_lead(build),
+            ".attention.key_length": rank + rope,
+            ".attention.value_length": rank,
+            ".attention.key_length_mla": nope + rope,
+            ".attention.value_length_mla": _HEAD,
+            ".attention.q_lora_rank": rank,
+            ".attention.kv_lora_rank": rank,
+            ".rope.dimension_count": rope,
+            ".expert_shared_count": 1,
+            ".expert_weights_scale": 1.0,
+            ".expert_gating_func": build.option("expert_gating_func", 2),
+        }
+
+    def layer(build: Build, n: int) -> Tensors:
+        return {
+            **_PRE_NORMS,
+            **_norms("attn_q_a_norm", "attn_kv_a_norm", width=rank),
+            "attn_q_a.weight": (N_EMBD, rank),
+            "attn_q_b.weight": (rank, _HEADS * (nope + rope)),
+            "attn_kv_a_mqa.weight": (N_EMBD, rank + rope),
+            "attn_k_b.weight": (nope, rank, _HEADS),
+            "attn_v_b.weight": (rank, _HEAD, _HEADS),
+            "attn_output.weight": (_HEADS * _HEAD, N_EMBD),
+            **_lead_ffn(build, n),
+        }
+
+    return Arch(keys, layer, _ends())
+
+
+def _afmoe() -> Arch:
+    def keys(build: Build) -> dict[str, Any]:
+        more = {".expert_shared_count": 1, ".expert_gating_func": 2, ".expert_weights_scale": 1.0}
+        sliding = _window(build, lambda n: n % 4 == 3)
+        return _heads() | _moe_keys() | _dense_lead(build) | more | sliding
+
+    def layer(build: Build, n: int) -> Tensors:
+        gate = {"attn_gate.weight": (N_EMBD, _HEADS * _HEAD)}
+        return _SANDWICH | _QK_NORMS | _qkv() | gate | _lead_ffn(build, n)
+
+    return Arch(keys, layer, _ends())
+
+
+# -- hybrids that say in an array which layers have attention ------------------------------------
+
+_INNER = 64
+_SSM_STATE = 16
+
+
+def _hybrid(
+    other: Tensors, keys: dict[str, Any], attention: Tensors, common: Tensors, *ends: str
+) -> Arch:
+    """Attention on the last of every four layers, `other` on the rest."""
+
+    def layer(_: Build, n: int) -> Tensors:
+        return common | (attention if n % 4 == 3 else other)
+
+    def all_keys(build: Build) -> dict[str, Any]:
+        kv_heads = build.per_layer(lambda n: _KV_HEADS if n % 4 == 3 else 0)
+        return _heads() | keys | {".attention.head_count_kv": kv_heads}
+
+    return Arch(all_keys, layer, _ends(*ends))
+
+
+def _ssm_keys(rank: int) -> dict[str, Any]:
+    return {
+        ".ssm.conv_kernel": 4,
+        ".ssm.inner_size": _INNER,
+        ".ssm.state_size": _SSM_STATE,
+        ".ssm.time_step_rank": rank,
+        ".ssm.group_count": 1,
+    }
+
+
+def _jamba() -> Arch:
+    rank = 4
+    mamba = {
+        "ssm_in.weight": (N_EMBD, 2 * _INNER),
+        "ssm_conv1d.weight": (4, _INNER),
+        "ssm_conv1d.bias": (_INNER,),
+        "ssm_x.weight": (_INNER, rank + 2 * _SSM_STATE),
+        "ssm_dt_norm.weight": (rank,),
+        **_norms("ssm_b_norm", "ssm_c_norm", width=_SSM_STATE),
+        "ssm_dt.weight": (rank, _INNER),
+        "ssm_dt.bias": (_INNER,),
+        "ssm_a": (_SSM_STATE, _INNER),
+        "ssm_d": (_INNER,),
+        "ssm_out.weight": (_INNER, N_EMBD),
+    }
+    return _hybrid(mamba, _ssm_keys(rank), _qkv(), _PRE_NORMS | _ffn())
+
+
+def _granitehybrid() -> Arch:
+    heads = 2
+    conv = _INNER + 2 * _SSM_STATE
+    mamba2 = {
+        "ssm_in.weight": (N_EMBD, _INNER + conv + heads),
+        "ssm_conv1d.weight": (4, conv),
+        "ssm_conv1d.bias": (conv,),
+        "ssm_dt.bias": (heads,),
+        "ssm_a": (1, heads),
+        "ssm_d": (1, heads),
+        "ssm_norm.weight": (_INNER, 1),
+        "ssm_out.weight": (_INNER, N_EMBD),
+    }
+    scales = {".attention.scale": 0.25, ".embedding_scale": 1.5, ".residual_scale": 0.5}
+    keys = _ssm_keys(heads) | scales | {".logit_scale": 1.0}
+    return _hybrid(mamba2, keys, _qkv(), _PRE_NORMS | _ffn())
+
+
+def _lfm2() -> Arch:
+    conv = {
+        "shortconv.in_proj.weight": (N_EMBD, 3 * N_EMBD),
+        "shortconv.conv.weight": (3, N_EMBD),
+        "shortconv.out_proj.weight": (N_EMBD, N_EMBD),
+    }
+    keys = {".shortconv.l_cache": 3}
+    arch = _hybrid(conv, keys, _QK_NORMS | _qkv(), _PRE_NORMS | _ffn())
+    ends: Tensors = {"token_embd.weight": (N_EMBD, N_VOCAB), **_norms("token_embd_norm")}
+    return replace(arch, globals=lambda _: ends)
+
+
+# -- Gemma 4: the last layers read the keys and values of earlier ones ---------------------------
+
+
+def _gemma4() -> Arch:
+    """Option shared_kv_layers: how many of the source's last layers have no keys and values."""
+    per_layer = 8
+
+    def full(n: int) -> bool:
+        return n % 4 == 3
+
+    def has_kv(build: Build, n: int) -> bool:
+        return bool(n < build.n_layers - build.option("shared_kv_layers", 0))
+
+    def keys(build: Build) -> dict[str, Any]:
+        return {
+            **_heads(_GEMMA_HEAD),
+            ".attention.key_length_swa": _HEAD,
+            ".attention.value_length_swa": _HEAD,
+            ".rope.dimension_count_swa": _HEAD,
+            ".attention.sliding_window": build.option("window", WINDOW),
+            ".attention.sliding_window_pattern": build.per_layer(lambda n: not full(n)),
+            ".attention.shared_kv_layers": sum(not has_kv(build, n) for n in build.sources),
+            ".embedding_length_per_layer_input": per_layer,
+        }
+
+    def layer(build: Build, n: int) -> Tensors:
+        head = _GEMMA_HEAD if full(n) else _HEAD
+        attention = _qkv(head) | _norms("attn_q_norm", "attn_k_norm", width=head)
+        if not has_kv(build, n):
+            own = ("attn_k.weight", "attn_v.weight", "attn_k_norm.weight")
+            attention = {name: ne for name, ne in attention.items() if name not in own}
+        return {
+            **_SANDWICH,
+            **attention,
+            **_ffn(),
+            **_norms("post_norm"),
+            "inp_gate.weight": (N_EMBD, per_layer),
+            "proj.weight": (per_layer, N_EMBD),
+            "layer_output_scale.weight": (1,),
+        }
+
+    more: Tensors = {
+        "rope_freqs.weight": (_GEMMA_HEAD // 2,),
+        "per_layer_proj_norm.weight": (per_layer,),
+    }
+    joined = {
+        "per_layer_token_embd.weight": ((per_layer, N_VOCAB), 0),
+        "per_layer_model_proj.weight": ((N_EMBD, per_layer), 1),
+    }
+    return Arch(keys, layer, lambda b: _ends(output=False)(b) | more, joined=joined)
+
+
+# -- the Qwen3.5 family: full attention every so many layers, gated delta nets between ------------
+
+_STATE = 16
+_V_HEADS = 2
+_K_HEADS = 1
+
+
+def _qwen35_keys(build: Build) -> dict[str, Any]:
+    """Options: full_attention_interval (None: no such key), recurrent_layers (the array)."""
+    interval = build.option("full_attention_interval", 4)
+    keys = _heads() | {
+        ".rope.dimension_count": 8,
+        ".rope.dimension_sections": [2, 1, 1, 0],
+        ".ssm.conv_kernel": 4,
+        ".ssm.inner_size": _STATE * _V_HEADS,
+        ".ssm.state_size": _STATE,
+        ".ssm.time_step_rank": _V_HEADS,
+        ".ssm.group_count": _K_HEADS,
+        ".full_attention_interval": interval,
+    }
+    if build.option("recurrent_layers", False):
+        keys[".attention.recurrent_layers"] = build.per_layer(
+            lambda n: not _is_full(build, n), mtp=False
+        )
+    return keys
+
+
+def _is_full(build: Build, layer: int) -> bool:
+    interval = build.option("full_attention_interval", 4) or 4
+    return bool((layer + 1) % interval == 0)
+
+
+def _gated_attention() -> Tensors:
+    return _norms("attn_norm", "post_attention_norm") | _QK_NORMS | _qkv(gated=True)
+
+
+def _delta_net(*, fused_ba: bool) -> Tensors:
+    conv = _STATE * (2 * _K_HEADS + _V_HEADS)
+    names = ["ssm_ba"] if fused_ba else ["ssm_beta", "ssm_alpha"]
+    return {
+        **_norms("attn_norm", "post_attention_norm"),
+        "attn_qkv.weight": (N_EMBD, conv),
+        "attn_gate.weight": (N_EMBD, _STATE * _V_HEADS),
+        "ssm_conv1d.weight": (4, conv),
+        "ssm_dt.bias": (_V_HEADS,),
+        "ssm_a": (_V_HEADS,),
+        **{f"{name}.weight": (N_EMBD, 2 * _V_HEADS // len(names)) for name in names},
+        "ssm_norm.weight": (_STATE,),
+        "ssm_out.weight": (_STATE * _V_HEADS, N_EMBD),
+    }
+
+
+def _qwen35(ffn: Callable[[], Tensors], keys: dict[str, Any], *, fused_ba: bool = False) -> Arch:
+    def layer(build: Build, n: int) -> Tensors:
+        mixer = _gated_attention() if _is_full(build, n) else _delta_net(fused_ba=fused_ba)
+        return mixer | ffn()
+
+    def mtp(_: Build) -> Tensors:
+        joint = {"nextn.eh_proj.weight": (2 * N_EMBD, N_EMBD)}
+        return _gated_attention() | ffn() | joint | _norms("nextn.enorm", "nextn.hnorm")
+
+    return Arch(lambda b: _qwen35_keys(b) | keys, layer, _ends(), mtp)
+
+
+def _shared_moe() -> Tensors:
+    return _moe() | _ffn("_shexp", _EXPERT_FF) | {"ffn_gate_inp_shexp.weight": (N_EMBD,)}
+
+
+ARCHITECTURES: dict[str, Arch] = {
+    "llama": _plain(_PRE_NORMS | _qkv() | _ffn()),
+    "qwen2": _plain(_PRE_NORMS | _qkv(bias=True) | _ffn()),
+    "qwen3": _plain(_PRE_NORMS | _QK_NORMS | _qkv() | _ffn(), output=False),
+    "minicpm": replace(_plain(_PRE_NORMS | _qkv() | _ffn()), keys=_minicpm_keys),
+    "apertus": replace(
+        _plain(_PRE_NORMS | _QK_NORMS | _qkv() | _ffn(gate=False)), keys=_apertus_keys
+    ),
+    "bert": _bert(),
+    "smollm3": _plain(_PRE_NORMS | _qkv() | _ffn()),
+    "gemma2": _sliding(2, _GEMMA_LAYER, _heads(_GEMMA_HEAD), output=False),
+    "gemma3": _sliding(6, _GEMMA_LAYER | _GEMMA_QK_NORMS, _heads(_GEMMA_HEAD), output=False),
+    "gpt-oss": _gpt_oss(),
+    "olmo2": _olmo2(),
+    "plamo3": _plamo3(),
+    "mellum": _sliding(4, _PRE_NORMS | _QK_NORMS | _qkv() | _moe(), _heads() | _moe_keys()),
+    "cohere2": _cohere2(),
+    "llama4": _llama4(),
+    "smallthinker": _smallthinker(),
+    "exaone4": _exaone4(),
+    "deepseek2": _deepseek2(),
+    "afmoe": _afmoe(),
+    "jamba": _jamba(),
+    "granitehybrid": _granitehybrid(),
+    "lfm2": _lfm2(),
+    "gemma4": _gemma4(),
+    "qwen35": _qwen35(_ffn, {}),
+    "qwen35moe": _qwen35(_shared_moe, _moe_keys(_EXPERT_FF)),
+    "qwen3next": _qwen35(_shared_moe, _moe_keys(_EXPERT_FF), fused_ba=True),
+}
