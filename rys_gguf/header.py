@@ -10,6 +10,7 @@ Layout: ggml/include/gguf.h, "file structure". Byte order is "<" or ">", as in `
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +27,9 @@ from rys_gguf.errors import InvalidGGUF, printable
 
 # GGML_MAX_NAME in ggml.h, with its terminating NUL.
 MAX_NAME_BYTES = 63
+
+# ASCII digits without leading zeros, at the start only: int() and \d take far more than llama.cpp.
+_LAYER = re.compile(r"blk\.(0|[1-9][0-9]{0,8})\.", re.ASCII)
 
 Order = Literal["<", ">"]
 
@@ -246,6 +250,20 @@ class Header:
                 )
             expected = t.offset + padded(t.n_bytes, self.alignment)
         return issues
+
+
+def layer_of(name: str) -> int | None:
+    """The block number in a tensor name, or None for a tensor of the whole model.
+
+    layer_of("blk.7.attn_q.weight") == 7
+    """
+    match = _LAYER.match(name)
+    return int(match[1]) if match else None
+
+
+def rename(name: str, layer: int) -> str:
+    """The tensor name with another block number."""
+    return _LAYER.sub(f"blk.{layer}.", name, count=1)
 
 
 def padded(n: int, alignment: int) -> int:

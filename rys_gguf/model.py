@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-import re
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
@@ -12,12 +12,9 @@ from gguf.constants import GGUFValueType
 
 from rys_gguf.errors import InvalidGGUF, Refused, printable
 from rys_gguf.files import SourceFile
-from rys_gguf.header import KV, Span, TensorInfo
+from rys_gguf.header import KV, Span, TensorInfo, layer_of
 from rys_gguf.layer_map import MAX_LAYERS
-from rys_gguf.reader import HeaderReader
-
-# ASCII digits without leading zeros, at the start only: int() and \d take far more than llama.cpp.
-_LAYER = re.compile(r"blk\.(0|[1-9][0-9]{0,8})\.", re.ASCII)
+from rys_gguf.shards import Shards, TensorData
 
 _NOT_A_MODEL = {
     "adapter": "a LoRA adapter; patch the model it belongs to",
@@ -28,22 +25,8 @@ _NOT_A_MODEL = {
 _CHUNK = 1 << 20
 
 
-def layer_of(name: str) -> int | None:
-    """The block number in a tensor name, or None for a tensor of the whole model.
-
-    layer_of("blk.7.attn_q.weight") == 7
-    """
-    match = _LAYER.match(name)
-    return int(match[1]) if match else None
-
-
-def rename(name: str, layer: int) -> str:
-    """The tensor name with another block number."""
-    return _LAYER.sub(f"blk.{layer}.", name, count=1)
-
-
 class Model:
-    """A GGUF model opened for reading. Use it as a context manager.
+    """A GGUF model opened for reading, from any of its files. Use it as a context manager.
 
     `n_trunk` layers run in order; `n_mtp` multi-token-prediction blocks follow them, and
     `block_count` counts both.
@@ -51,8 +34,8 @@ class Model:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._reader = HeaderReader(path)
-        self.header = self._reader.header
+        self._shards = Shards(path)
+        self.header = self._shards.header
         try:
             self._read_layers()
         except BaseException:
@@ -72,26 +55,28 @@ class Model:
 
     def close(self) -> None:
         """Close the files."""
-        self._reader.file.close()
+        self._shards.close()
 
     @property
     def files(self) -> tuple[SourceFile, ...]:
         """The files the model consists of; `Span.shard` counts them."""
-        return (self._reader.file,)
+        return self._shards.files
 
     @property
     def name(self) -> str:
         """The file's name, safe to print."""
-        return self._reader.file.name
+        return self._shards.files[0].name
 
     @property
     def n_bytes(self) -> int:
         """Size on disk."""
-        return sum(file.n_bytes for file in self.files)
+        return self._shards.n_bytes
 
     @property
     def n_trailing_bytes(self) -> int:
-        """Bytes after the last tensor's padding; llama.cpp does not look at them."""
+        """Bytes after the last tensor's padding in a single file; llama.cpp does not look at them."""
+        if len(self.files) > 1:
+            return 0
         return max(0, self.n_bytes - self.header.data_offset - self.header.n_data_bytes)
 
     def key(self, suffix: str) -> str:
@@ -103,9 +88,9 @@ class Model:
         kv = self.header.get(self.key(suffix))
         return None if kv is None or kv.is_array else kv.value
 
-    def span(self, tensor: TensorInfo) -> Span:
-        """Where the tensor's data is, without padding."""
-        return Span(self._reader.data_offset + tensor.offset, tensor.n_bytes)
+    def data(self, tensor: TensorInfo) -> TensorData:
+        """Where the tensor's data is, and how much padding follows it."""
+        return self._shards.data[tensor.name]
 
     def raw(self, kv: KV) -> Iterator[bytes]:
         """The value's bytes as stored, in pieces of at most 1 MiB, wherever they are kept."""
@@ -119,6 +104,19 @@ class Model:
         file = self.files[span.shard]
         for done in range(0, span.n_bytes, _CHUNK):
             yield file.read(span.offset + done, min(_CHUNK, span.n_bytes - done))
+
+    def offset_issues(self) -> list[str]:
+        """Where the tensor tables break llama.cpp's rule for offsets."""
+        return self._shards.offset_issues()
+
+    def header_digest(self) -> str:
+        """SHA-256 of everything before the tensor data, as it is on disk, in all files."""
+        digest = hashlib.sha256()
+        for shard, reader in enumerate(self._shards.readers):
+            n = min(reader.data_offset, reader.file.n_bytes)
+            for piece in self.read(Span(0, n, shard)):
+                digest.update(piece)
+        return digest.hexdigest()
 
     def require_unchanged(self) -> None:
         """Raise InvalidGGUF if a file changed since it was opened."""
@@ -187,7 +185,7 @@ class Model:
 
 def require_complete(model: Model) -> None:
     """Raise InvalidGGUF, naming every problem, unless llama.cpp would accept table and layers."""
-    issues = model.header.offset_issues()
+    issues = model.offset_issues()
     issues += [
         f"block {n} has no tensors, though {model.key('block_count')} is {model.block_count}"
         for n, tensors in enumerate(model.layers)

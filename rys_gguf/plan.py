@@ -6,7 +6,6 @@ comes from. Writing it, showing it and estimating it need nothing else.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Iterator
@@ -21,15 +20,17 @@ from rys_gguf.header import (
     KV,
     MAX_NAME_BYTES,
     Header,
-    Span,
     TensorInfo,
     encode_text,
+    layer_of,
     padded,
+    rename,
 )
 from rys_gguf.layer_map import LayerMap
-from rys_gguf.model import Model, layer_of, rename, require_complete
+from rys_gguf.model import Model, require_complete
 from rys_gguf.rules import Metadata, Schedule
 from rys_gguf.schedule import architecture_of, metadata_of, refuse, reschedule
+from rys_gguf.shards import TensorData
 
 PROVENANCE = "rys."
 VERSION_KEY = "rys.version"
@@ -52,7 +53,7 @@ class Move:
 
     target: TensorInfo
     source: TensorInfo
-    span: Span
+    data: TensorData
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,14 +147,6 @@ def default_output(model: Model, layer_map: LayerMap) -> Path:
     return path.with_name(_SHARD.sub("", f"{name[:at]}-{layer_map.label}{name[at:]}"))
 
 
-def header_digest(model: Model) -> str:
-    """SHA-256 of everything before the tensor data, as it is on disk."""
-    digest = hashlib.sha256()
-    for piece in model.read(Span(0, min(model.header.data_offset, model.files[0].n_bytes))):
-        digest.update(piece)
-    return digest.hexdigest()
-
-
 def layer_memory(model: Model, meta: Metadata, layer: int) -> Memory:
     """What one trunk layer needs when loaded.
 
@@ -204,7 +197,7 @@ def _moves(model: Model, layer_map: LayerMap) -> Iterator[Move]:
                         f"{printable(name)!r}, longer than {MAX_NAME_BYTES} bytes"
                     )
                 target = TensorInfo(name, source.ne, source.type, offset, source.n_bytes)
-                yield Move(target, source, model.span(source))
+                yield Move(target, source, model.data(source))
                 offset = padded(offset + source.n_bytes, alignment)
 
 
@@ -246,7 +239,7 @@ def _kvs(model: Model, layer_map: LayerMap, target: Metadata, *, provenance: boo
 def _provenance(model: Model, layer_map: LayerMap) -> Iterator[KV]:
     order = model.header.order
     name = os.fsencode(model.files[0].path.name).decode("utf-8", "surrogateescape")
-    source = [name, str(model.n_bytes), f"sha256:{header_digest(model)}"]
+    source = [name, str(model.n_bytes), f"sha256:{model.header_digest()}"]
     yield KV.of(VERSION_KEY, GGUFValueType.STRING, __version__, order=order)
     yield KV.of(SPEC_KEY, GGUFValueType.STRING, layer_map.spec, order=order)
     yield KV.of(

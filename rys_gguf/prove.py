@@ -207,7 +207,7 @@ def silenced_copy(model: Model, layers: Iterable[int], folder: Path) -> Iterator
 
 
 def _zero(fd: int, model: Model, tensor: TensorInfo) -> None:
-    span = model.span(tensor)
+    span = model.data(tensor).span
     zeros = bytes(1 << 20)
     for done in range(0, span.n_bytes, len(zeros)):
         os.pwrite(fd, zeros[: span.n_bytes - done], span.offset + done)

@@ -43,7 +43,7 @@ from rys_gguf.header import (
 )
 
 # Values up to this size are kept with their key; longer ones (vocabularies) stay in the file.
-_INLINE_BYTES = 1 << 16
+_INLINE_BYTES = 1 << 18
 _WINDOW_BYTES = 1 << 20
 # The spec's limit for keys. llama.cpp has none, but nothing may be allocated on a file's word.
 _MAX_KEY_BYTES = (1 << 16) - 1
@@ -121,10 +121,9 @@ class HeaderReader(GGUFReader):
 
     header: Header
 
-    def __init__(self, path: os.PathLike[str] | str, shard: int = 0) -> None:
+    def __init__(self, path: os.PathLike[str] | str) -> None:
         # The stock __init__ maps the file; this one reads it, and is otherwise the same story.
         self.file = SourceFile(path)
-        self.shard = shard
         self._window = b""
         self._window_start = 0
         self._walked = 0
@@ -211,9 +210,7 @@ class HeaderReader(GGUFReader):
             end, value_parts, types = self._value(offs, type_, key)
             data = [] if type_ == GGUFValueType.ARRAY else [len(parts) + len(value_parts) - 1]
             plain = ReaderField(start, key, parts + value_parts, data, types)
-            self._push_field(
-                Field.at(plain, Span(offs, end - offs, self.shard), self), skip_sum=True
-            )
+            self._push_field(Field.at(plain, Span(offs, end - offs), self), skip_sum=True)
             offs = end
         return offs
 

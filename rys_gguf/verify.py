@@ -17,13 +17,13 @@ from rys_gguf.architectures import ALWAYS
 from rys_gguf.diff import diff_kvs, show_value
 from rys_gguf.errors import InvalidGGUF, InvalidLayerMap, Refused, printable
 from rys_gguf.files import Progress, first_difference
-from rys_gguf.header import KV, Header, Span, TensorInfo, padded
+from rys_gguf.header import KV, Header, Span, TensorInfo, layer_of, padded, rename
 from rys_gguf.layer_map import LayerMap
-from rys_gguf.model import Model, layer_of, rename
-from rys_gguf.plan import MAP_KEY, PROVENANCE, SOURCE_KEY, SPEC_KEY, header_digest
-from rys_gguf.reader import HeaderReader
+from rys_gguf.model import Model
+from rys_gguf.plan import MAP_KEY, PROVENANCE, SOURCE_KEY, SPEC_KEY
 from rys_gguf.rules import CountSwitch, Periodic, Schedule
 from rys_gguf.schedule import architecture_of, kinds_of, metadata_of, per_layer_arrays
+from rys_gguf.shards import Shards
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ def find_problems(
     """
     with Model(source_path) as source:
         try:
-            out = HeaderReader(path)
+            out = Shards(path)
         except InvalidGGUF as e:
             return [Problem("file", str(e))]
         with out:
@@ -63,7 +63,7 @@ def find_problems(
                 if problems:
                     return problems
                 raise InvalidLayerMap(
-                    f"{out.file.name}: records no layer map; say what it should be with --blocks "
+                    f"{out.files[0].name}: records no layer map; say what it should be with --blocks "
                     f"or --layers"
                 )
             if recorded and wanted != recorded:
@@ -81,8 +81,8 @@ def find_problems(
 
 def n_compared_bytes(path: str | os.PathLike[str]) -> int:
     """Bytes of tensor data a verification of that file compares."""
-    with HeaderReader(path) as reader:
-        return sum(t.n_bytes for t in reader.header.tensors)
+    with Shards(path) as shards:
+        return sum(t.n_bytes for t in shards.header.tensors)
 
 
 def _recorded_map(header: Header, source: Model) -> tuple[LayerMap | None, list[Problem]]:
@@ -105,14 +105,14 @@ def _recorded_map(header: Header, source: Model) -> tuple[LayerMap | None, list[
     origin = header.get(SOURCE_KEY)
     if origin is None or origin.item_type != GGUFValueType.STRING:
         problems.append(Problem(SOURCE_KEY, "is missing, though the file records a layer map"))
-    elif list(origin.value)[1:] != [str(source.n_bytes), f"sha256:{header_digest(source)}"]:
+    elif list(origin.value)[1:] != [str(source.n_bytes), f"sha256:{source.header_digest()}"]:
         problems.append(
             Problem(SOURCE_KEY, f"{show_value(origin, full=True)} is not {source.name}")
         )
     return layer_map, problems
 
 
-def _layout_problems(out: HeaderReader, source: Model) -> Iterator[Problem]:
+def _layout_problems(out: Shards, source: Model) -> Iterator[Problem]:
     header = out.header
     for what, found, expected in (
         ("GGUF version", header.version, source.header.version),
@@ -121,18 +121,20 @@ def _layout_problems(out: HeaderReader, source: Model) -> Iterator[Problem]:
     ):
         if found != expected:
             yield Problem(what, f"is {found}, the source has {expected}")
-    for issue in header.offset_issues():
+    for issue in out.offset_issues():
         yield Problem("tensor table", issue)
-    ends = [t.offset + padded(t.n_bytes, header.alignment) for t in header.tensors]
-    n_after = out.file.n_bytes - out.data_offset - max(ends, default=0)
-    if n_after != source.n_trailing_bytes:
-        yield Problem(
-            "file",
-            f"{n_after} bytes after the last tensor, expected {source.n_trailing_bytes}",
-        )
+    for reader in out.readers:
+        table = reader.header.tensors
+        ends = [t.offset + padded(t.n_bytes, header.alignment) for t in table]
+        n_after = reader.file.n_bytes - reader.data_offset - max(ends, default=0)
+        expected = source.n_trailing_bytes if len(out.readers) == 1 else 0
+        if n_after != expected and table:
+            yield Problem(
+                reader.file.name, f"{n_after} bytes after the last tensor, expected {expected}"
+            )
 
 
-def _kv_problems(out: HeaderReader, source: Model, layer_map: LayerMap) -> Iterator[Problem]:
+def _kv_problems(out: Shards, source: Model, layer_map: LayerMap) -> Iterator[Problem]:
     header = out.header
     row = architecture_of(source)
     meta = metadata_of(source)
@@ -213,13 +215,13 @@ def _is_marked(old: KV, new: KV) -> bool:
     )
 
 
-def _same_value(out: HeaderReader, a: KV, source: Model, b: KV) -> bool:
+def _same_value(out: Shards, a: KV, source: Model, b: KV) -> bool:
     if not isinstance(a.raw, Span) or not isinstance(b.raw, Span):
         return a.raw == b.raw
     n, m = a.raw.n_bytes, b.raw.n_bytes
     file = source.files[b.raw.shard]
     return n == m and (
-        first_difference(out.file, a.raw.offset, file, b.raw.offset, n, lambda _: None) is None
+        first_difference(out.files[0], a.raw.offset, file, b.raw.offset, n, lambda _: None) is None
     )
 
 
@@ -246,7 +248,7 @@ def _kind_problems(header: Header, source: Model, layer_map: LayerMap) -> Iterat
 
 
 def _tensor_problems(
-    out: HeaderReader, source: Model, layer_map: LayerMap, progress: Progress
+    out: Shards, source: Model, layer_map: LayerMap, progress: Progress
 ) -> Iterator[Problem]:
     found = {t.name: t for t in out.header.tensors}
     expected = dict(_expected(source, layer_map))
@@ -269,13 +271,13 @@ def _tensor_problems(
                 f"{origin.type_name} {list(origin.ne)}",
             )
         else:
-            span = source.span(origin)
+            here, there = out.data[name].span, source.data(origin).span
             at = first_difference(
-                out.file,
-                out.data_offset + have.offset,
-                source.files[span.shard],
-                span.offset,
-                span.n_bytes,
+                out.files[here.shard],
+                here.offset,
+                source.files[there.shard],
+                there.offset,
+                there.n_bytes,
                 progress,
             )
             if at is not None:

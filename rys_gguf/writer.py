@@ -42,17 +42,17 @@ def pieces(plan: Plan) -> Iterator[bytes | Span]:
     """The output's bytes in order, as literal bytes or spans of the source."""
     yield from plan.header.encode()
     alignment = plan.header.alignment
-    files = plan.model.files
     for move in plan.moves:
-        end = padded(move.span.offset + move.span.n_bytes, alignment)
-        n_padded = padded(move.span.n_bytes, alignment)
-        # Padding comes from the source as well, so that neighbours in the source stay one run.
-        n = min(end, files[move.span.shard].n_bytes) - move.span.offset
-        yield Span(move.span.offset, n, move.span.shard)
-        if n < n_padded:
-            yield bytes(n_padded - n)  # the last tensor of a file may lack its padding
+        span, n_padding = move.data.span, move.data.n_padding
+        needed = padded(span.n_bytes, alignment) - span.n_bytes
+        if n_padding == needed:
+            # Padding comes from the source as well, so that neighbours there stay one run.
+            yield Span(span.offset, span.n_bytes + needed, span.shard)
+        else:
+            yield span
+            yield bytes(needed)
     if trailing := plan.model.n_trailing_bytes:
-        yield Span(plan.model.n_bytes - trailing, trailing, len(files) - 1)
+        yield Span(plan.model.n_bytes - trailing, trailing)
 
 
 def _merged(parts: Iterator[bytes | Span]) -> Iterator[bytes | Span]:
