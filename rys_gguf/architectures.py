@@ -21,7 +21,9 @@ from rys_gguf.rules import (
     Metadata,
     Periodic,
     Pin,
+    Rescale,
     SharedTail,
+    TensorNames,
     TiedTail,
     Unsupported,
 )
@@ -57,7 +59,13 @@ NOT_PER_LAYER = frozenset({
 # with 512 by llama.cpp's own saver.
 _SWA_ARRAY = ("attention.sliding_window_pattern",)
 _DEEPSTACK_ARRAY = ("deepstack_mapping",)
+# Checked for their length, applied layer by layer.
 _CLAMP_ARRAYS = ("swiglu_clamp_exp", "swiglu_clamp_shexp")
+
+# Why a layer that writes zeros is not as good as none (Architecture.unprovable).
+_MIXED_STREAMS = "every layer mixes the residual's streams, even if it adds nothing"
+_NORMED_RESIDUAL = "every layer norms the sum of its input and its output"
+_PER_LAYER_INPUT = "every layer adds an embedding of its own, or scales its output"
 
 _INTERVAL = Periodic(
     special=FULL,
@@ -108,21 +116,25 @@ _VALUE_RESIDUAL = Anchored(
 )
 
 
-def _query_scales_differ(meta: Metadata) -> bool:
-    """Whether 1/sqrt(embedding_length/head_count) is another scale than 1/sqrt(key_length)."""
+def _head_widths(meta: Metadata) -> tuple[int, int]:
+    """What the attention scale of gemma2 and gemma3 is made of: at one layer count, and else."""
     n_head = (meta.array("attention.head_count") or [meta.scalar("attention.head_count", 0)])[0]
-    if not n_head:
-        return False
-    per_head = meta.scalar("embedding_length", 0) // n_head
-    return bool(per_head != meta.scalar("attention.key_length", per_head))
+    width = meta.scalar("embedding_length", 0) // (n_head or 1)
+    return width, meta.scalar("attention.key_length", width)
 
 
-def _query_scale_switch(count: int) -> CountSwitch:
+def _query_scale_switch(count: int, tensor: str, *, new: bool = False) -> CountSwitch:
+    def factor(source: Metadata, target: Metadata) -> float:
+        """The scale before by the scale after, which are 1/sqrt(width)."""
+        before, after = (_head_widths(meta)[meta.n_trunk != count] for meta in (source, target))
+        return float((after / before) ** 0.5)
+
     return CountSwitch(
         frozenset({count}),
         f"the attention scale (1/sqrt(embedding_length/head_count) with exactly {count} layers, "
         "1/sqrt(key_length) otherwise)",
-        _query_scales_differ,
+        lambda meta: len(set(_head_widths(meta))) > 1,
+        Rescale(tensor, factor, new=new),
     )
 
 
@@ -179,14 +191,6 @@ def _glm_dsa_indexers(meta: Metadata) -> list[int] | None:
     return [int(flag) for flag in own] + [0] * (meta.n_trunk - _INDEXER_TABLE)
 
 
-def _loop_limit(n: int) -> CountSwitch:
-    return CountSwitch(
-        range(MAX_LAYERS // n + 1, MAX_LAYERS + 1),
-        f"whether the model fits: num_loops {n} times the layers may be {MAX_LAYERS} at most",
-        lambda meta: meta.scalar("num_loops", 1) == n,
-    )
-
-
 def _has_tekken_without_template(meta: Metadata) -> bool:
     pre = meta.kvs.get("tokenizer.ggml.pre")
     return pre is not None and pre.value == "tekken" and "tokenizer.chat_template" not in meta.kvs
@@ -200,6 +204,8 @@ ALWAYS = (
         "add a tokenizer.chat_template to the source to settle it",
         _has_tekken_without_template,
     ),
+    # Tensors whose activations stay precise, by name (llama-model.cpp:1242-1277).
+    TensorNames("general.tensor_extra.name", ("general.tensor_extra.prec_a4",)),
 )
 
 # Layers that know nothing of their place and number: each runs alike, or as its own tensors and
@@ -208,7 +214,6 @@ _UNIFORM = {
     "arcee": "src/models/arcee.cpp:7-10,27,68",
     "arctic": "src/models/arctic.cpp:6-10,30,74",
     "bailingmoe": "src/models/bailingmoe.cpp:11-15,30,75",
-    "bert": "src/models/bert.cpp:6-20,43,102",
     "bitnet": "src/models/bitnet.cpp:6-9,20,68",
     "bloom": "src/models/bloom.cpp:6-14,38,85",
     "chameleon": "src/models/chameleon.cpp:9-13,29,71",
@@ -235,8 +240,6 @@ _UNIFORM = {
     "internlm2": "src/models/internlm2.cpp:6-10,22-34,59-122",
     "jais": "src/models/jais.cpp:4-13,25-48,69-117",
     "jais2": "src/models/jais2.cpp:6-10,26-45,73-137",
-    "jina-bert-v2": "src/models/jina-bert-v2.cpp:3-12,25-60",
-    "jina-bert-v3": "src/models/jina-bert-v3.cpp:3-11,25-43",
     "llada": "src/models/llada.cpp:4-18,34-59,86-138",
     "llada-moe": "src/models/llada-moe.cpp:4-13,28-47,72-146",
     "llama": "src/models/llama.cpp:9-31,48-91,126-228",
@@ -249,7 +252,6 @@ _UNIFORM = {
     "mpt": "src/models/mpt.cpp:3-13,30-60,92-155",
     "nemotron": "src/models/nemotron.cpp:3-10,22-43,68-122",
     "neo-bert": "src/models/neo-bert.cpp:3-9,24-37,60-123",
-    "nomic-bert": "src/models/nomic-bert.cpp:3-11,25-46",
     "olmo": "src/models/olmo.cpp:3-13,27-37,61-119",
     "olmoe": "src/models/olmoe.cpp:3-10,21-46,71-151",
     "openelm": "src/models/openelm.cpp:25-43,66-95",
@@ -275,12 +277,27 @@ _UNIFORM = {
     "stablelm": "src/models/stablelm.cpp:3-12,24-45,68-150",
     "starcoder": "src/models/starcoder.cpp:3-13,33-54,83-129",
     "starcoder2": "src/models/starcoder2.cpp:3-14,31-53,77-142",
-    "talkie": "src/models/talkie.cpp:3-11,19-34,51,64-123",
     "xverse": "src/models/xverse.cpp:3-12,22-35,59-115",
 }
 
 _ROWS = (
     *(Architecture(name, (), source) for name, source in _UNIFORM.items()),
+    Architecture("bert", (), "src/models/bert.cpp:6-20,43,102", unprovable=_NORMED_RESIDUAL),
+    Architecture(
+        "jina-bert-v2", (), "src/models/jina-bert-v2.cpp:3-12,25-60", unprovable=_NORMED_RESIDUAL
+    ),
+    Architecture(
+        "jina-bert-v3", (), "src/models/jina-bert-v3.cpp:3-11,25-43", unprovable=_NORMED_RESIDUAL
+    ),
+    Architecture(
+        "nomic-bert", (), "src/models/nomic-bert.cpp:3-11,25-46", unprovable=_NORMED_RESIDUAL
+    ),
+    Architecture(
+        "talkie",
+        (),
+        "src/models/talkie.cpp:3-11,19-34,51,64-123",
+        unprovable="every layer adds the input embedding",
+    ),
     # One kind of layer, with something else that hangs on place or count.
     Architecture(
         "apertus",
@@ -345,7 +362,14 @@ _ROWS = (
     ),
     Architecture(
         "nanbeige",
-        tuple(_loop_limit(n) for n in range(2, 17)),
+        (
+            # Each loop has slots of its own; more loops than two stop at load for fewer layers.
+            CountSwitch(
+                range(MAX_LAYERS // 2 + 1, MAX_LAYERS + 1),
+                f"whether the model fits: num_loops times the layers may be {MAX_LAYERS} at most",
+                lambda meta: meta.scalar("num_loops", 1) > 1,
+            ),
+        ),
         "src/models/nanbeige.cpp:6-34,105-168",
     ),
     Architecture("qwen3vl", (_DEEPSTACK,), "src/models/qwen3vl.cpp:3-14,153-157"),
@@ -379,6 +403,7 @@ _ROWS = (
         arrays=_CLAMP_ARRAYS,
         # The converter writes the model's list as it is, MTP entries past block_count included.
         longer_arrays=("attention.compress_ratios",),
+        unprovable=_MIXED_STREAMS,
     ),
     Architecture("dots1", (_DENSE_FIRST,), "src/models/dots1.cpp:5-6,29-66,137"),
     Architecture(
@@ -407,6 +432,7 @@ _ROWS = (
         (_INTERVAL, LayerIndex("ple.layers", "the layer with the n-gram embeddings")),
         "src/models/qwen4exp.cpp:26-169,171-303,450-497",
         arrays=("attention.compress_ratios",),
+        unprovable=_MIXED_STREAMS,
     ),
     Architecture(
         "afmoe",
@@ -455,13 +481,13 @@ _ROWS = (
     ),
     Architecture(
         "gemma2",
-        (_sliding(2, always=True), _query_scale_switch(46)),
+        (_sliding(2, always=True), _query_scale_switch(46, "attn_q.scale", new=True)),
         "src/models/gemma2.cpp:4-7,17-27,108",
         longer_arrays=_SWA_ARRAY,
     ),
     Architecture(
         "gemma3",
-        (_sliding(6), _query_scale_switch(62)),
+        (_sliding(6), _query_scale_switch(62, "attn_q_norm.weight")),
         "src/models/gemma3.cpp:4-31",
         longer_arrays=_SWA_ARRAY,
     ),
@@ -479,6 +505,7 @@ _ROWS = (
         arrays=("activation_sparsity_scale",),
         longer_arrays=_SWA_ARRAY,
         sliced=(("per_layer_token_embd.weight", 0), ("per_layer_model_proj.weight", 1)),
+        unprovable=_MIXED_STREAMS,
     ),
     Architecture(
         "gpt-oss",
@@ -525,6 +552,7 @@ _ROWS = (
             ),
         ),
         "src/models/nomic-bert-moe.cpp:3-12,37-46",
+        unprovable=_NORMED_RESIDUAL,
     ),
     Architecture(
         "olmo2", (_sliding(4),), "src/models/olmo2.cpp:3-25,115-149", longer_arrays=_SWA_ARRAY
@@ -571,7 +599,6 @@ _ROWS = (
         "dots3note",
         (_SWA_LISTED, _DENSE_FIRST),
         "src/models/dots3note.cpp:14-15,32-40,70-146",
-        arrays=("attention.indexer.types",),
         longer_arrays=(*_SWA_ARRAY, "attention.indexer.types"),
     ),
     Architecture(
@@ -580,6 +607,7 @@ _ROWS = (
         "src/models/gemma4.cpp:6-11,66-112,136-140,183-273",
         longer_arrays=_SWA_ARRAY,
         sliced=(("per_layer_token_embd.weight", 0), ("per_layer_model_proj.weight", 1)),
+        unprovable=_PER_LAYER_INPUT,
     ),
     Architecture(
         "granite_swa",
@@ -653,12 +681,14 @@ _ROWS = (
         ),
         "src/models/glm5-next.cpp:18-72,79-185,945-954",
         arrays=_CLAMP_ARRAYS,
+        unprovable=_MIXED_STREAMS,
     ),
     Architecture(
         "hy_v4",
         (BoundToPreceding("attention.indexer.types", "indexer"), _DENSE_FIRST),
         "src/models/hy-v4.cpp:24-68,94-154,430-443",
         arrays=("swiglu_clamp_exp",),
+        unprovable=_MIXED_STREAMS,
     ),
     # What no map can keep, or what is no stack of layers.
     Architecture(

@@ -7,6 +7,7 @@ one message, 2 a wrong call; a run ended by a signal exits with 128 and its numb
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import signal
 import sys
@@ -33,6 +34,20 @@ F = TypeVar("F", bound=Callable[..., Any])
 _FILE = click.Path(path_type=Path)
 _SHOWN_TENSORS = 10
 _SHOWN_LENGTHS = 12
+
+
+class _Size(click.ParamType):  # type: ignore[type-arg]  # generic only in newer click
+    """A number of bytes as llama-gguf-split takes it: 500M or 50G, in powers of 1000."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Bytes, or a usage error."""
+        units = {"K": 10**3, "M": 10**6, "G": 10**9}
+        number, unit = str(value)[:-1], str(value)[-1:].upper()
+        if unit not in units or not number.isdecimal() or int(number) == 0:
+            self.fail(f"{value!r} is not a size such as 500M or 50G", param, ctx)
+        return int(number) * units[unit]
 
 
 class _Signalled(BaseException):
@@ -90,6 +105,11 @@ def _map_options(function: F) -> F:
 def _plan_options(function: F) -> F:
     """What decides an output besides its map."""
     function = click.option(
+        "--assume-uniform",
+        is_flag=True,
+        help="Take the layers of an architecture without known rules for alike.",
+    )(function)
+    function = click.option(
         "--no-provenance", is_flag=True, help="Do not record map and source in the file."
     )(function)
     return click.option(
@@ -143,6 +163,7 @@ def plan(
     layers: str | None,
     schedule: str,
     no_provenance: bool,
+    assume_uniform: bool,
     full: bool,
     as_json: bool,
 ) -> None:
@@ -151,7 +172,8 @@ def plan(
     The map, the header diff, sizes and memory. Reads no tensor data: a model of 500 GB takes no
     longer than a small one.
     """
-    with _planned(model, blocks, layers, schedule, no_provenance) as planned:
+    options = _options(schedule, no_provenance, assume_uniform)
+    with _planned(model, blocks, layers, options) as planned:
         _show_plan(planned, full=full, as_json=as_json)
 
 
@@ -160,6 +182,11 @@ def plan(
 @_map_options
 @_plan_options
 @click.option("-o", "--output", type=_FILE, help="Output file  [default: beside the model]")
+@click.option(
+    "--split-max-size",
+    type=_Size(),
+    help="Write shards of at most this much tensor data, such as 50G, named as llama.cpp wants.",
+)
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")
 @click.option("--dry-run", is_flag=True, help="Show the plan and write nothing.")
 @click.option("--full", is_flag=True, help="With --dry-run: list every tensor and every value.")
@@ -170,7 +197,9 @@ def apply(
     layers: str | None,
     schedule: str,
     no_provenance: bool,
+    assume_uniform: bool,
     output: Path | None,
+    split_max_size: int | None,
     force: bool,
     dry_run: bool,
     full: bool,
@@ -183,18 +212,21 @@ def apply(
     from rys_gguf.plan import default_output
     from rys_gguf.writer import write_plan
 
-    with _planned(model, blocks, layers, schedule, no_provenance) as planned:
+    options = _options(schedule, no_provenance, assume_uniform)
+    with _planned(model, blocks, layers, options) as planned:
         if dry_run:
             _show_plan(planned, full=full, as_json=as_json)
             return
         path = output or default_output(planned.model, planned.layer_map)
         with _progress(planned.n_bytes, printable(path.name)) as progress:
-            write_plan(planned, path, force=force, progress=progress)
+            written = write_plan(
+                planned, path, force=force, split_max_bytes=split_max_size, progress=progress
+            )
         _notes(planned)
         if as_json:
-            _echo_json({"output": str(path), **_plan_json(planned)})
+            _echo_json({"output": [str(p) for p in written], **_plan_json(planned)})
         else:
-            click.echo(path)
+            click.echo("\n".join(map(str, written)))
 
 
 @main.command()
@@ -265,6 +297,37 @@ def verify(
         click.echo(f"{printable(output.name)}: every layer is its source, nothing else changed")
 
 
+@main.command()
+@click.argument("name", required=False)
+@_json_option
+def architectures(name: str | None, as_json: bool) -> None:
+    """Show how llama.cpp's layers depend on their position.
+
+    One line per architecture, or everything on the one that is named: rules, what an explicit
+    schedule can spell out, and where in llama.cpp's source it stands.
+    """
+    from rys_gguf.architectures import ARCHITECTURES, CHECKED_AGAINST
+    from rys_gguf.catalogue import entry
+
+    if name is not None and name not in ARCHITECTURES:
+        raise RysError(f"architecture {printable(name)!r} is not in the table")
+    entries = [entry(row) for row in ARCHITECTURES.values() if name in (None, row.name)]
+    if as_json:
+        _echo_json([dataclasses.asdict(e) for e in entries])
+        return
+    width = max(len(e.name) for e in entries)
+    for e in entries:
+        if name is None:
+            click.echo(f"{e.name:{width}}  {e.verdict}")
+            continue
+        click.echo(f"{e.name}: {e.verdict}")
+        for rule in e.rules:
+            click.echo(f"  {rule}")
+        click.echo(f"  portable   {e.portable}")
+        click.echo(f"  explicit   {e.explicit}")
+        click.echo(f"  source     llama.cpp {e.source}, checked against {CHECKED_AGAINST}")
+
+
 # -- from options to a plan --------------------------------------------------------------------
 
 
@@ -276,11 +339,10 @@ def _spec(blocks: tuple[str, ...], layers: str | None) -> str:
 
 @contextlib.contextmanager
 def _planned(
-    path: Path, blocks: tuple[str, ...], layers: str | None, schedule: str, no_provenance: bool
+    path: Path, blocks: tuple[str, ...], layers: str | None, options: dict[str, Any]
 ) -> Iterator[Plan]:
     from rys_gguf.model import Model
     from rys_gguf.plan import make_plan
-    from rys_gguf.rules import Schedule
 
     spec = _spec(blocks, layers)
     with Model(path) as model:
@@ -289,7 +351,17 @@ def _planned(
         except InvalidLayerMap as e:
             tail = f" (and {model.n_mtp} MTP blocks, which stay last)" if model.n_mtp else ""
             raise InvalidLayerMap(f"{model.name}: {e}{tail}") from e
-        yield make_plan(model, layer_map, schedule=Schedule(schedule), provenance=not no_provenance)
+        yield make_plan(model, layer_map, **options)
+
+
+def _options(schedule: str, no_provenance: bool, assume_uniform: bool) -> dict[str, Any]:
+    from rys_gguf.rules import Schedule
+
+    return {
+        "schedule": Schedule(schedule),
+        "provenance": not no_provenance,
+        "assume_uniform": assume_uniform,
+    }
 
 
 @contextlib.contextmanager
@@ -337,13 +409,16 @@ def _show_plan(planned: Plan, *, full: bool, as_json: bool) -> None:
         click.echo(f"seam     {seam}")
     click.echo("header")
     _show_diff(diff_plan(planned), full=full)
-    n_renamed = sum(m.target.name != m.source.name for m in planned.moves)
-    n_new = len(planned.moves) - len({m.source.name for m in planned.moves})
-    click.echo(f"  {n_new} tensors are copies, {n_renamed} have another name than their source")
+    names = [(m.target.name, m.source.name if m.source else "(new)") for m in planned.moves]
+    n_renamed = sum(name != source for name, source in names)
+    n_copies = len(names) - len({source for _, source in names})
+    click.echo(f"  {n_copies} tensors are copies, {n_renamed} have another name than their source")
+    if changed := [m.target.name for m in planned.moves if not m.is_copy]:
+        click.echo(f"  {len(changed)} tensors hold other data than their source")
     if full:
-        for move in planned.moves:
-            if move.target.name != move.source.name:
-                click.echo(f"    {printable(move.target.name)} <- {printable(move.source.name)}")
+        for name, source in names:
+            if name != source:
+                click.echo(f"    {printable(name)} <- {printable(source)}")
     memory = planned.memory
     parts = [f"{_bytes(memory.weights, sign=True)} weights"]
     if memory.kv_per_token:
@@ -484,7 +559,12 @@ def _plan_json(planned: Plan, *, full: bool = False) -> dict[str, Any]:
     }
     if full:
         data["tensors"] = [
-            {"name": m.target.name, "source": m.source.name, "n_bytes": m.target.n_bytes}
+            {
+                "name": m.target.name,
+                "source": m.source.name if m.source else None,
+                "n_bytes": m.target.n_bytes,
+                "is_copy": m.is_copy,
+            }
             for m in planned.moves
         ]
     return data

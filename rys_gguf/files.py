@@ -15,7 +15,7 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -93,6 +93,19 @@ class SourceFile:
             raise InvalidGGUF(
                 f"{self.name}: changed while it was read; run again when it is complete"
             )
+
+
+def commit_all(outputs: Sequence[OutputFile]) -> None:
+    """Give several complete files their names, or none of them."""
+    named: list[OutputFile] = []
+    try:
+        for output in outputs:
+            output.commit()
+            named.append(output)
+    except BaseException:
+        for output in named:
+            output.withdraw()
+        raise
 
 
 def first_difference(
@@ -191,6 +204,11 @@ class OutputFile:
             self._name_without_clobbering(self._tmp)
         self._tmp = None
         _sync_folder(self.path.parent)
+
+    def withdraw(self) -> None:
+        """Take a committed file away again, unless it replaced another."""
+        if not self._force:
+            self.path.unlink(missing_ok=True)
 
     def _name_without_clobbering(self, tmp: Path) -> None:
         try:

@@ -14,6 +14,7 @@ from rys_gguf.errors import InvalidGGUF, Refused, printable
 from rys_gguf.files import SourceFile
 from rys_gguf.header import KV, Span, TensorInfo, layer_of
 from rys_gguf.layer_map import MAX_LAYERS
+from rys_gguf.rules import Architecture
 from rys_gguf.shards import Shards, TensorData
 
 _NOT_A_MODEL = {
@@ -183,14 +184,25 @@ class Model:
         return int(kv.value)
 
 
-def require_complete(model: Model) -> None:
+def require_complete(model: Model, row: Architecture) -> None:
     """Raise InvalidGGUF, naming every problem, unless llama.cpp would accept table and layers."""
     issues = model.offset_issues()
-    issues += [
-        f"block {n} has no tensors, though {model.key('block_count')} is {model.block_count}"
-        for n, tensors in enumerate(model.layers)
-        if not tensors
-    ]
+    mtp = model.layers[model.n_trunk :]
+    counted = model.layers
+    if row.absent_mtp and not any(mtp):
+        counted = model.layers[: model.n_trunk]
+    elif mtp and any(mtp) and not any(".nextn." in t.name for t in mtp[0]):
+        # llama.cpp would take the block for an MTP block and leave it out, with a warning at most.
+        issues.append(
+            f"{model.key('nextn_predict_layers')} is {model.n_mtp}, but block {model.n_trunk} is no "
+            f"MTP block: the MTP blocks were taken out and the key was left"
+        )
+    if not row.empty_blocks:
+        issues += [
+            f"block {n} has no tensors, though {model.key('block_count')} is {model.block_count}"
+            for n, tensors in enumerate(counted)
+            if not tensors
+        ]
     if issues:
         more = f"\n  and {len(issues) - 5} more" if len(issues) > 5 else ""  # noqa: PLR2004
         raise model.invalid("\n  ".join([issues[0], *issues[1:5]]) + more)

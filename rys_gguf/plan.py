@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import os
 import re
+import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gguf.constants import GGUFValueType
+import numpy as np
+from gguf.constants import GGMLQuantizationType, GGUFValueType
 
 from rys_gguf import __version__
-from rys_gguf.errors import Refused, printable
+from rys_gguf.errors import InvalidGGUF, printable
 from rys_gguf.header import (
     KV,
     MAX_NAME_BYTES,
@@ -25,18 +27,21 @@ from rys_gguf.header import (
     layer_of,
     padded,
     rename,
+    tensor_bytes,
 )
 from rys_gguf.layer_map import LayerMap
 from rys_gguf.model import Model, require_complete
-from rys_gguf.rules import Metadata, Schedule
+from rys_gguf.rules import Architecture, Metadata, Rescale, Schedule
 from rys_gguf.schedule import architecture_of, metadata_of, refuse, reschedule
-from rys_gguf.shards import TensorData
+from rys_gguf.shards import SPLIT_COUNT, SPLIT_KEYS, SPLIT_NO, SPLIT_TENSORS, TensorData
 
 PROVENANCE = "rys."
 VERSION_KEY = "rys.version"
 SPEC_KEY = "rys.spec"
 MAP_KEY = "rys.layer_map"
 SOURCE_KEY = "rys.source"
+
+_F32 = int(GGMLQuantizationType.F32)
 
 # The labels llama.cpp and its publishers end file names with: Q4_K_M, UD-Q4_K_XL, i1-IQ3_XXS, BF16.
 _QUANT_LABEL = re.compile(
@@ -48,12 +53,50 @@ _SHARD = re.compile(r"-[0-9]{5}-of-[0-9]{5}(?=\.gguf$)")
 
 
 @dataclass(frozen=True, slots=True)
+class Slices:
+    """A tensor of the whole model that holds one slice per trunk layer, gathered by the map.
+
+    Each of `n_rows` rows is `n_slices` slices of `slice_bytes`; `order[out]` is the slice that
+    comes `out`-th in the output's row.
+    """
+
+    data: TensorData
+    n_rows: int
+    n_slices: int
+    slice_bytes: int
+    order: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Move:
-    """One tensor of the output: its table row, the source's, and where the data is."""
+    """One tensor of the output: its table row, the source's (None if it is new), and its data.
+
+    The data is a place in the source, slices of such a place, or, where a value had to change, the
+    bytes themselves.
+    """
 
     target: TensorInfo
-    source: TensorInfo
-    data: TensorData
+    source: TensorInfo | None
+    data: TensorData | Slices | bytes
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether the data is the source's as it stands, under another name or not."""
+        return isinstance(self.data, TensorData)
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedFile:
+    """One file of the output: its header and the tensors it holds, in order."""
+
+    header: Header
+    moves: tuple[Move, ...]
+    n_trailing_bytes: int = 0
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of the file."""
+        return self.header.data_offset + self.header.n_data_bytes + self.n_trailing_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,14 +148,17 @@ def make_plan(
     *,
     schedule: Schedule = Schedule.PORTABLE,
     provenance: bool = True,
+    assume_uniform: bool = False,
 ) -> Plan:
-    """Plan the output of `layer_map` on `model`; no tensor data is read.
+    """Plan the output of `layer_map` on `model`; no tensor data is read, but for a few scales.
+
+    `assume_uniform` takes the layers of an architecture without a row in the table for alike.
 
     Raises Refused if the output would not compute what the map says, InvalidGGUF if the source is
     not a model llama.cpp would load.
     """
-    row = architecture_of(model)
-    require_complete(model)
+    row = architecture_of(model, assume_uniform=assume_uniform)
+    require_complete(model, row)
     if layer_map.n_source != model.n_trunk:
         raise model.refuse(
             f"the map is for {layer_map.n_source} layers, the model has {model.n_trunk}"
@@ -120,7 +166,9 @@ def make_plan(
     outcome = reschedule(row, metadata_of(model), layer_map, schedule)
     if outcome.conflicts:
         raise refuse(model, row, layer_map, schedule, outcome.conflicts)
-    moves = tuple(_moves(model, layer_map))
+    meta = metadata_of(model)
+    scales = {r: r.factor(meta, outcome.target) for r in outcome.rescales}
+    moves = tuple(_moves(model, layer_map, row, scales))
     header = Header(
         model.header.version,
         model.header.order,
@@ -131,6 +179,46 @@ def make_plan(
     if model.n_trailing_bytes:
         notes.append(f"{model.n_trailing_bytes} bytes after the last tensor are kept at the end")
     return Plan(model, layer_map, schedule, header, moves, tuple(notes))
+
+
+def split(plan: Plan, max_bytes: int | None) -> tuple[PlannedFile, ...]:
+    """The files of a plan, each with at most `max_bytes` of tensor data if that can be.
+
+    llama-gguf-split's scheme: a file is full when the next tensor would exceed the limit; the first
+    holds all keys, each says its number, the count, and the number of tensors of the model.
+    """
+    groups: list[list[Move]] = [[]]
+    size = 0
+    for move in plan.moves:
+        n = padded(move.target.n_bytes, plan.header.alignment)
+        if max_bytes is not None and groups[-1] and size + n > max_bytes:
+            groups.append([])
+            size = 0
+        groups[-1].append(move)
+        size += n
+    if len(groups) == 1:
+        return (PlannedFile(plan.header, plan.moves, plan.model.n_trailing_bytes),)
+    return tuple(_shard(plan, n, len(groups), group) for n, group in enumerate(groups))
+
+
+def _shard(plan: Plan, n: int, count: int, moves: list[Move]) -> PlannedFile:
+    order, alignment = plan.header.order, plan.header.alignment
+    own = (
+        KV.of(SPLIT_NO, GGUFValueType.UINT16, n, order=order),
+        KV.of(SPLIT_COUNT, GGUFValueType.UINT16, count, order=order),
+        KV.of(SPLIT_TENSORS, GGUFValueType.INT32, len(plan.moves), order=order),
+    )
+    # Each file is read with its own alignment; without the key it would be the default.
+    aligned = plan.header.get("general.alignment")
+    kvs = plan.header.kvs if n == 0 else (aligned,) if aligned else ()
+    offset = 0
+    placed = []
+    for move in moves:
+        placed.append(replace(move, target=replace(move.target, offset=offset)))
+        offset = padded(offset + move.target.n_bytes, alignment)
+    kept = tuple(kv for kv in kvs if kv.key not in SPLIT_KEYS)
+    header = replace(plan.header, kvs=kept + own, tensors=tuple(m.target for m in placed))
+    return PlannedFile(header, tuple(placed))
 
 
 def default_output(model: Model, layer_map: LayerMap) -> Path:
@@ -177,28 +265,94 @@ def _per_layer(meta: Metadata, suffix: str, layer: int, default: int = 0) -> int
     return int(values[layer] if values else meta.scalar(suffix, default))
 
 
-def _moves(model: Model, layer_map: LayerMap) -> Iterator[Move]:
+def _moves(
+    model: Model, layer_map: LayerMap, row: Architecture, scales: dict[Rescale, float]
+) -> Iterator[Move]:
     """The output's tensors in file order.
 
     Tensors of one layer that stand together stay together: each such group is followed by its
     copies. The source's own order of layers (many files sort them as text) is kept.
     """
+    sliced = dict(row.sliced)
     offset = 0
-    alignment = model.header.alignment
     for group in _groups(model):
         layer = layer_of(group[0].name)
         outs = (None,) if layer is None else _outputs(model, layer_map, layer)
         for out in outs:
             for source in group:
-                name = source.name if out is None else rename(source.name, out)
-                if len(encode_text(name)) > MAX_NAME_BYTES:
-                    raise Refused(
-                        f"{model.name}: tensor {printable(source.name)!r} would be named "
-                        f"{printable(name)!r}, longer than {MAX_NAME_BYTES} bytes"
-                    )
-                target = TensorInfo(name, source.ne, source.type, offset, source.n_bytes)
-                yield Move(target, source, model.data(source))
-                offset = padded(offset + source.n_bytes, alignment)
+                for move in _copies(model, layer_map, source, out, sliced, scales):
+                    yield replace(move, target=replace(move.target, offset=offset))
+                    offset = padded(offset + move.target.n_bytes, model.header.alignment)
+
+
+def _copies(
+    model: Model,
+    layer_map: LayerMap,
+    source: TensorInfo,
+    out: int | None,
+    sliced: dict[str, int],
+    scales: dict[Rescale, float],
+) -> Iterator[Move]:
+    """What one source tensor becomes as part of output block `out` (None: of the whole model)."""
+    data = model.data(source)
+    if out is None:
+        if source.name in sliced:
+            yield _slice(model, layer_map, source, sliced[source.name])
+        else:
+            yield Move(source, source, data)
+        return
+    name = rename(source.name, out)
+    if len(encode_text(name)) > MAX_NAME_BYTES:
+        raise model.refuse(
+            f"tensor {printable(source.name)!r} would be named {printable(name)!r}, longer than "
+            f"{MAX_NAME_BYTES} bytes"
+        )
+    target = replace(source, name=name)
+    suffix = source.name.split(".", 2)[2]
+    in_trunk = out < len(layer_map)
+    for rescale, factor in scales.items() if in_trunk else ():
+        if not rescale.new and suffix == rescale.tensor:
+            yield Move(target, source, scaled(model, source, factor))
+            break
+    else:
+        yield Move(target, source, data)
+    for rescale, factor in scales.items() if in_trunk else ():
+        if rescale.new and suffix == rescale.tensor.rpartition(".")[0] + ".weight":
+            new = TensorInfo(rename(name, out)[: -len("weight")] + "scale", (1,), _F32, 0, 4)
+            yield Move(new, None, struct.pack(model.header.order + "f", factor))
+
+
+def scaled(model: Model, tensor: TensorInfo, factor: float) -> bytes:
+    """The data of an F32 tensor multiplied by `factor`. Raises Refused for another type."""
+    if tensor.type != _F32:
+        raise model.refuse(
+            f"tensor {printable(tensor.name)!r} is {tensor.type_name}; only F32 can be rescaled"
+        )
+    dtype = np.dtype(np.float32).newbyteorder(model.header.order)
+    values = np.frombuffer(b"".join(model.read(model.data(tensor).span)), dtype)
+    return bytes((values * np.float32(factor)).astype(dtype).tobytes())
+
+
+def _slice(model: Model, layer_map: LayerMap, source: TensorInfo, dim: int) -> Move:
+    n = model.n_trunk
+    shown = f"tensor {printable(source.name)!r}"
+    if dim >= len(source.ne) or source.ne[dim] % n:
+        raise model.refuse(f"{shown} has shape {list(source.ne)}, expected {n} slices")
+    rows = 1
+    for size in source.ne[dim + 1 :]:
+        rows *= size
+    slice_bytes, rest = divmod(source.n_bytes, rows * n)
+    try:
+        whole = tensor_bytes(source.type, (source.ne[dim] // n, 1)) if dim == 0 else 0
+    except InvalidGGUF as e:
+        raise model.refuse(f"{shown}: a layer's slice has {e}; it cannot be cut") from e
+    if rest or whole is None:
+        raise model.refuse(f"{shown} is {source.type_name}; it cannot be cut into layers")
+    ne = list(source.ne)
+    ne[dim] = ne[dim] // n * len(layer_map)
+    n_bytes = rows * slice_bytes * len(layer_map)
+    target = replace(source, ne=tuple(ne), n_bytes=n_bytes)
+    return Move(target, source, Slices(model.data(source), rows, n, slice_bytes, layer_map.sources))
 
 
 def _groups(model: Model) -> Iterator[list[TensorInfo]]:

@@ -23,9 +23,10 @@ import numpy.typing as npt
 from rys_gguf.engine import Engine, EngineOptions
 from rys_gguf.errors import RysError, printable
 from rys_gguf.files import copy_bytes
-from rys_gguf.header import TensorInfo
+from rys_gguf.header import Span, TensorInfo
 from rys_gguf.layer_map import LayerMap
 from rys_gguf.model import Model
+from rys_gguf.schedule import architecture_of
 
 # The tensors whose products are added to the residual stream, by their name after `blk.N.`
 # (gguf-py/gguf/constants.py; read off the graphs in src/models). Their biases, and the norms and
@@ -86,9 +87,12 @@ def prove(
     """Compare the variant with its source along paths that cover every output layer.
 
     Needs room for a copy of the larger file in `workdir` (default: beside the variant); it is
-    removed again. Raises EngineFailed if a model does not load or answer.
+    removed again. Raises EngineFailed if a model does not load or answer, Refused for an
+    architecture in which a silenced layer does not pass its input on.
     """
     with Model(variant) as out, Model(source) as base:
+        if why := architecture_of(base, assume_uniform=True).unprovable:
+            raise base.refuse(f"not provable this way: {why}")
         prompts = make_prompts(base)
         options = _with_room(options, max(map(len, prompts)))
         folder = Path(workdir) if workdir else Path(variant).resolve().parent
@@ -188,29 +192,30 @@ def silenced_copy(model: Model, layers: Iterable[int], folder: Path) -> Iterator
     if not layers:
         yield model.files[0].path
         return
-    fd, name = tempfile.mkstemp(prefix=".rys-", suffix=".gguf", dir=folder)
-    path = Path(name)
     try:
-        with os.fdopen(fd, "wb") as file:
-            source = model.files[0]
-            for _ in copy_bytes(source, file.fileno(), 0, source.n_bytes):
-                pass
+        # In a folder of its own the copy keeps its name, which llama.cpp wants of shards.
+        with tempfile.TemporaryDirectory(prefix=".rys-", dir=folder) as name:
+            paths = [Path(name) / file.path.name for file in model.files]
+            for file, path in zip(model.files, paths, strict=True):
+                with path.open("wb") as out:
+                    for _ in copy_bytes(file, out.fileno(), 0, file.n_bytes):
+                        pass
             for layer in layers:
                 for tensor in residual_writers(model.layers[layer]):
-                    _zero(file.fileno(), model, tensor)
-        yield path
+                    span = model.data(tensor).span
+                    _write_zeros(paths[span.shard], span)
+            yield paths[0]
     except OSError as e:
         reason = e.strerror or str(e)
         raise RysError(f"{printable(folder)}: cannot make a silenced copy: {reason}") from e
-    finally:
-        path.unlink(missing_ok=True)
 
 
-def _zero(fd: int, model: Model, tensor: TensorInfo) -> None:
-    span = model.data(tensor).span
+def _write_zeros(path: Path, span: Span) -> None:
     zeros = bytes(1 << 20)
-    for done in range(0, span.n_bytes, len(zeros)):
-        os.pwrite(fd, zeros[: span.n_bytes - done], span.offset + done)
+    with path.open("r+b") as file:
+        file.seek(span.offset)
+        for done in range(0, span.n_bytes, len(zeros)):
+            file.write(zeros[: span.n_bytes - done])
 
 
 class _Asker:

@@ -48,14 +48,19 @@ _WINDOW_BYTES = 1 << 20
 # The spec's limit for keys. llama.cpp has none, but nothing may be allocated on a file's word.
 _MAX_KEY_BYTES = (1 << 16) - 1
 _MAX_DIMS = 4
+# Of eight bytes each: what a 64-bit size can count.
+_MAX_WEIGHTS = (1 << 60) - 1
 # gguf.cpp: GGUF_MAX_STRING_LENGTH and GGUF_MAX_ARRAY_ELEMENTS.
 _MAX_STRING_BYTES = 1 << 30
 _MAX_ITEMS = 1 << 30
 # Bounds on work that no real model comes near: 512 layers of 256 tensors; strings are walked one
-# by one, 16 million of them in a few seconds.
+# by one, 16 million of them in a few seconds, nested arrays a quarter of a million.
 _MAX_TENSORS = 1 << 17
 _MAX_KEYS = 1 << 16
 _MAX_WALKED = 1 << 24
+_ARRAY_WEIGHT = 1 << 6
+# Keys and values that are kept in memory; a vocabulary is not among them.
+_MAX_KEPT_BYTES = 1 << 26
 _MAX_DEPTH = 8
 
 _ITEM_DTYPES = {
@@ -70,9 +75,10 @@ _ITEM_DTYPES = {
 
 
 class Field(ReaderField):
-    """A `ReaderField` whose array items stay in the file: `parts` ends with the item count.
+    """A `ReaderField` whose array items, and strings of great length, stay in the file.
 
-    `span` is the value's extent, without key and type tag.
+    `parts` then ends with their number, and `data` is empty. `span` is the value's extent, without
+    key and type tag.
     """
 
     span: Span
@@ -108,7 +114,7 @@ class Tensor(ReaderTensor):
             return flat
         shape = tuple(int(n) for n in reversed(self.shape))
         if self.tensor_type not in _ITEM_DTYPES:
-            shape = quant_shape_to_byte_shape(shape, self.tensor_type)
+            shape = quant_shape_to_byte_shape(shape or (1,), self.tensor_type)
         return flat.reshape(shape)
 
 
@@ -127,6 +133,7 @@ class HeaderReader(GGUFReader):
         self._window = b""
         self._window_start = 0
         self._walked = 0
+        self._kept = 0
         try:
             self._parse()
         except BaseException:
@@ -208,7 +215,13 @@ class HeaderReader(GGUFReader):
                 self._get(offs - 4, np.uint32),
             ]
             end, value_parts, types = self._value(offs, type_, key)
-            data = [] if type_ == GGUFValueType.ARRAY else [len(parts) + len(value_parts) - 1]
+            self._kept += n_key + (end - offs if end - offs <= _INLINE_BYTES else 0)
+            if self._kept > _MAX_KEPT_BYTES:
+                raise self._invalid(
+                    f"has more than {_MAX_KEPT_BYTES} bytes of metadata besides its vocabulary"
+                )
+            in_file = type_ == GGUFValueType.ARRAY or end - offs > _INLINE_BYTES
+            data = [] if in_file else [len(parts) + len(value_parts) - 1]
             plain = ReaderField(start, key, parts + value_parts, data, types)
             self._push_field(Field.at(plain, Span(offs, end - offs), self), skip_sum=True)
             offs = end
@@ -225,7 +238,7 @@ class HeaderReader(GGUFReader):
                 )
             n_dims = int(self._get(offs + 8 + n_name, np.uint32)[0])
             if n_dims > _MAX_DIMS:
-                name = printable(self._bytes(offs + 8, n_name))
+                name = printable(decode_text(self._bytes(offs + 8, n_name)))
                 raise self._invalid(
                     f"tensor {name!r} has {n_dims} dimensions, at most {_MAX_DIMS} fit"
                 )
@@ -312,7 +325,7 @@ class HeaderReader(GGUFReader):
         """End, parts and types of a value, as the stock `_get_field_parts` has them."""
         if type_ == GGUFValueType.STRING:
             n = self._string_length(offs, key)
-            if n > _INLINE_BYTES:
+            if 8 + n > _INLINE_BYTES:
                 return offs + 8 + n, [self._get(offs, np.uint64)], [type_]
             return (
                 offs + 8 + n,
@@ -341,11 +354,9 @@ class HeaderReader(GGUFReader):
             types.append(item_type)
         if (item_bytes := SCALAR_BYTES.get(item_type)) is not None:
             return offs + n * item_bytes, types
-        self._walked += n
+        self._walked += n if item_type == GGUFValueType.STRING else n * _ARRAY_WEIGHT
         if self._walked > _MAX_WALKED:
-            raise self._invalid(
-                f"key {printable(key)!r}: more than {_MAX_WALKED} strings in the header"
-            )
+            raise self._invalid(f"key {printable(key)!r}: more items than any vocabulary has")
         if item_type == GGUFValueType.STRING:
             return self._skip_strings(offs, n, key), types
         if depth == _MAX_DEPTH:
@@ -360,16 +371,16 @@ class HeaderReader(GGUFReader):
         """The end of `n` strings from `offs`. A loop over one buffer: vocabularies are long."""
         length = struct.Struct(self.order + "Q")
         while n:
-            buf = self.file.read(offs, min(_WINDOW_BYTES, self.file.n_bytes - offs))
-            pos = 0
+            self._bytes(offs, 8)
+            buf, pos = self._window, offs - self._window_start
             while n and pos + 8 <= len(buf):
                 pos += 8 + length.unpack_from(buf, pos)[0]
                 n -= 1
-            if pos == 0 or offs + pos > self.file.n_bytes:
+            offs = self._window_start + pos
+            if offs > self.file.n_bytes:
                 raise self._invalid(
                     f"key {printable(key)!r}: a string runs past the end of the file"
                 )
-            offs += pos
         return offs
 
     def _string_length(self, offs: int, key: str) -> int:
@@ -391,10 +402,10 @@ class HeaderReader(GGUFReader):
             if name in seen:
                 raise self._invalid(f"{shown} stands in the table twice")
             seen.add(name)
-            n_elements = 1
+            n_extent = 1
             for dim in ne:
-                n_elements *= dim
-            if max(ne, default=0) >= 1 << 63 or n_elements >= 1 << 63:
+                n_extent *= dim or 1  # numpy's arrays have the same limit where they are empty
+            if n_extent > _MAX_WEIGHTS:
                 raise self._invalid(f"{shown} claims more weights than can be counted")
             try:
                 n_bytes = tensor_bytes(type_, ne)
@@ -465,4 +476,4 @@ def _what_it_is(start: bytes) -> str:
         return "is a safetensors file; convert it with llama.cpp's convert_hf_to_gguf.py first"
     if start.startswith(b"PK"):
         return "is a zip archive (a PyTorch checkpoint?), not a GGUF"
-    return f"is not a GGUF file: it starts with {printable(start[:4])!r} instead of 'GGUF'"
+    return f"is not a GGUF file: it starts with {printable(decode_text(start[:4]))!r} instead of 'GGUF'"

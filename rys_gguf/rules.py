@@ -17,7 +17,7 @@ from typing import Any
 
 from gguf.constants import GGUFValueType
 
-from rys_gguf.header import KV, Order
+from rys_gguf.header import KV, Order, layer_of, rename
 from rys_gguf.layer_map import LayerMap
 
 
@@ -83,6 +83,19 @@ class Metadata:
         return self.with_kv(KV.of(key, type_, value, order=self.order))
 
 
+@dataclass(frozen=True, slots=True)
+class Rescale:
+    """A change of data that undoes what the engine derives: `tensor` of every trunk layer.
+
+    The F32 tensor `blk.N.{tensor}` is multiplied by `factor(source, target)`, or with `new` added to
+    each layer as a scalar of that value.
+    """
+
+    tensor: str
+    factor: Callable[[Metadata, Metadata], float]
+    new: bool = False
+
+
 class Rule:
     """What every rule can be asked; a rule overrides what it has something to say about."""
 
@@ -110,6 +123,10 @@ class Rule:
         """What the user should know about the change this rule made."""
         return None
 
+    def rescales(self, source: Metadata, target: Metadata) -> list[Rescale]:
+        """Changes of tensor data an explicit schedule makes."""
+        return []
+
     def conflicts(
         self, source: Metadata, target: Metadata, layer_map: LayerMap, schedule: Schedule
     ) -> list[Conflict]:
@@ -118,6 +135,14 @@ class Rule:
         if meant is None or runs is None:
             return []
         return _kind_conflicts(meant, runs, layer_map, self.describe(source) or "")
+
+    def statement(self) -> str | None:
+        """The rule in words, without a model at hand; None if there is nothing to tell."""
+        return None
+
+    def limit(self, schedule: Schedule) -> str | None:
+        """Which windows the rule leaves, in words that follow "windows"; None if it leaves all."""
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +260,22 @@ class Periodic(Rule):
     def _spells_out(self, source: Metadata, schedule: Schedule) -> bool:
         return schedule is Schedule.EXPLICIT and bool(self.array) and self.applies(source)
 
+    def statement(self) -> str:
+        where = {0: "first", -1: "last"}.get(self.at, f"number {self.at + 1}")
+        said = f"{self.period_key}, default {self.default}" if self.period_key else "fixed"
+        only = f"; only where {self.when} is set" if self.when else ""
+        listed = f"; {self.array} may list the kinds" if self.array else ""
+        return (
+            f"{self.special} on the {where} of every {self.default} layers ({said}), "
+            f"{self.regular} on the others{only}{listed}"
+        )
+
+    def limit(self, schedule: Schedule) -> str | None:
+        if schedule is Schedule.EXPLICIT and self.array:
+            return None
+        period = f"{self.period_key} or {self.default}" if self.period_key else str(self.default)
+        return f"that keep every layer's kind, as all of a multiple of {period} layers do"
+
 
 @dataclass(frozen=True, slots=True)
 class Listed(Rule):
@@ -262,6 +303,9 @@ class Listed(Rule):
         if meta.array(self.key) is None:
             return None
         return f"{meta.architecture}.{self.key} lists the kind of each layer"
+
+    def statement(self) -> str:
+        return f"{self.nonzero} where {self.key} is not 0, {self.zero} where it is"
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,6 +360,12 @@ class Leading(Rule):
             )
         ]
 
+    def statement(self) -> str:
+        return f"the first layers are {self.inside} ({self.key}, which moves), then {self.outside}"
+
+    def limit(self, schedule: Schedule) -> str | None:
+        return f"on one side of the first {self.key}"
+
 
 @dataclass(frozen=True, slots=True)
 class Anchored(Rule):
@@ -347,6 +397,12 @@ class Anchored(Rule):
         k = self.count if isinstance(self.count, int) else int(meta.scalar(self.count, 0))
         return f"the first {k} stay in place: {self.why}" if k else None
 
+    def statement(self) -> str:
+        return f"the first layers ({self.count}) stay in place: {self.why}"
+
+    def limit(self, schedule: Schedule) -> str | None:
+        return f"after the first {self.count}"
+
 
 @dataclass(frozen=True, slots=True)
 class TiedTail(Rule):
@@ -366,6 +422,12 @@ class TiedTail(Rule):
         ):
             return []
         return [Conflict(f"the last {d} layers stay last, each once: {self.why}")]
+
+    def statement(self) -> str:
+        return f"the last layers ({self.key}) stay last: {self.why}"
+
+    def limit(self, schedule: Schedule) -> str | None:
+        return f"before the last {self.key}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -429,6 +491,12 @@ class SharedTail(Rule):
                 )
             ]
         return []
+
+    def statement(self) -> str:
+        return f"the last layers ({self.key}, which moves) reuse the K/V of the two before them"
+
+    def limit(self, schedule: Schedule) -> str | None:
+        return f"on one side of the last {self.key}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -512,6 +580,12 @@ class BoundToPreceding(Rule):
                 ]
         return []
 
+    def statement(self) -> str:
+        return f"a layer without its own {self.what} ({self.key}) uses the nearest before it"
+
+    def limit(self, schedule: Schedule) -> str | None:
+        return f"that start on a layer with its own {self.what} or hold none"
+
 
 @dataclass(frozen=True, slots=True)
 class LayerIndex(Rule):
@@ -550,27 +624,54 @@ class LayerIndex(Rule):
             if n < source.n_trunk and len(layer_map.outputs_of(n)) != 1
         ]
 
+    def statement(self) -> str:
+        return f"{self.what} is a layer named by its number ({self.key}, which moves)"
+
+    def limit(self, schedule: Schedule) -> str | None:
+        return f"without the layer that is {self.what}"
+
 
 @dataclass(frozen=True, slots=True)
 class CountSwitch(Rule):
     """llama.cpp computes or loads something else when the number of trunk layers is in `counts`.
 
-    Nothing in the file overrides it, so a map may not cross it. `applies` says whether the two
-    behaviours differ for this model at all.
+    No key overrides it, so a map may not cross it, unless an explicit schedule can make up for it
+    in the data (`repair`). `applies` says whether the two behaviours differ for this model at all.
     """
 
     counts: Container[int]
     what: str
     applies: Callable[[Metadata], bool] = lambda _: True
+    repair: Rescale | None = None
+
+    def crossed(self, source: Metadata, target: Metadata) -> bool:
+        """Whether the map changes the behaviour."""
+        crossed = (source.n_trunk in self.counts) != (target.n_trunk in self.counts)
+        return crossed and self.applies(source)
+
+    def rescales(self, source: Metadata, target: Metadata) -> list[Rescale]:
+        return [self.repair] if self.repair and self.crossed(source, target) else []
 
     def conflicts(
         self, source: Metadata, target: Metadata, layer_map: LayerMap, schedule: Schedule
     ) -> list[Conflict]:
-        if (source.n_trunk in self.counts) == (target.n_trunk in self.counts):
+        repaired = self.repair is not None and schedule is Schedule.EXPLICIT
+        if repaired or not self.crossed(source, target):
             return []
-        if not self.applies(source):
-            return []
-        return [Conflict(f"{source.n_trunk} -> {target.n_trunk} layers would change {self.what}")]
+        return [
+            Conflict(
+                f"{source.n_trunk} -> {target.n_trunk} layers would change {self.what}",
+                curable=self.repair is not None,
+            )
+        ]
+
+    def statement(self) -> str:
+        return f"the number of layers decides {self.what}"
+
+    def limit(self, schedule: Schedule) -> str | None:
+        if schedule is Schedule.EXPLICIT and self.repair:
+            return None
+        return "that do not cross a layer count the engine switches on"
 
 
 @dataclass(frozen=True, slots=True)
@@ -599,6 +700,67 @@ class Pin(Rule):
             f"another value from the new layer count"
         )
 
+    def statement(self) -> str:
+        return f"{self.key} is written as it was, or the layer count would change it"
+
+
+@dataclass(frozen=True, slots=True)
+class Phase(Rule):
+    """Layers whose tensors differ with a period of `period`: each output keeps its source's phase.
+
+    For architectures nobody has read: what else the position decides probably has this period.
+    """
+
+    period: int
+
+    def kinds(self, meta: Metadata) -> tuple[str, ...]:
+        return tuple(f"layer {il % self.period} of a period" for il in range(meta.n_trunk))
+
+    def describe(self, meta: Metadata) -> str:
+        return f"the layers' tensors repeat with a period of {self.period}"
+
+
+@dataclass(frozen=True, slots=True)
+class TensorNames(Rule):
+    """`key` (no architecture prefix) lists tensors by name, `parallel` keys hold a value for each.
+
+    An entry for a layer's tensor becomes one entry per output copy.
+    """
+
+    key: str
+    parallel: tuple[str, ...] = ()
+
+    def rewrite(
+        self, source: Metadata, target: Metadata, layer_map: LayerMap, schedule: Schedule
+    ) -> Metadata:
+        names = source.kvs.get(self.key)
+        if names is None or names.item_type != GGUFValueType.STRING:
+            return target
+        picked: list[int] = []
+        renamed: list[str] = []
+        for n, name in enumerate(names.value):
+            layer = layer_of(name)
+            if layer is None:
+                outs: tuple[int | None, ...] = (None,)
+            elif layer < source.n_trunk:
+                outs = layer_map.outputs_of(layer)
+            else:
+                outs = (layer + layer_map.n_added,)
+            for out in outs:
+                picked.append(n)
+                renamed.append(name if out is None else rename(name, out))
+        target = target.with_kv(
+            KV.of(self.key, names.type, renamed, order=names.order, item_type=names.item_type)
+        )
+        for key in self.parallel:
+            kv = source.kvs.get(key)
+            if kv is not None and kv.item_type is not None and kv.n_items == names.n_items:
+                items = kv.items
+                target = target.with_kv(
+                    KV.of_items(key, kv.item_type, [items[n] for n in picked], kv.order)
+                )
+        return target
+
 
 @dataclass(frozen=True, slots=True)
 class Unsupported(Rule):
@@ -619,6 +781,12 @@ class Unsupported(Rule):
             return None
         return f"no map is possible: {self.why}"
 
+    def statement(self) -> str:
+        return f"refused: {self.why}"
+
+    def limit(self, schedule: Schedule) -> str | None:
+        return f"only where {self.when} is not set" if self.when else "none"
+
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
@@ -628,7 +796,8 @@ class Architecture:
     `longer_arrays` may have more entries than blocks, the surplus stays; `bare_arrays` have no
     architecture prefix. `sliced` are tensors of the whole model with one slice per trunk layer:
     (name, which ne holds the slices). `empty_blocks` says that a block may have no tensors at all,
-    `absent_mtp` that a file may count MTP blocks it does not hold.
+    `absent_mtp` that a file may count MTP blocks it does not hold. `unprovable` says why a layer
+    that writes zeros does not pass its input on, where that is so.
     """
 
     name: str
@@ -640,6 +809,7 @@ class Architecture:
     sliced: tuple[tuple[str, int], ...] = ()
     empty_blocks: bool = False
     absent_mtp: bool = False
+    unprovable: str = ""
 
 
 def _kind_conflicts(

@@ -11,11 +11,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from rys_gguf.architectures import ALWAYS, ARCHITECTURES, NOT_PER_LAYER, PER_LAYER
-from rys_gguf.errors import InvalidLayerMap, Refused
+from rys_gguf.errors import InvalidLayerMap, Refused, printable
 from rys_gguf.header import KV
 from rys_gguf.layer_map import MAX_LAYERS, LayerMap
 from rys_gguf.model import Model
-from rys_gguf.rules import Architecture, Conflict, Metadata, Periodic, Schedule
+from rys_gguf.rules import (
+    Architecture,
+    Conflict,
+    Metadata,
+    Phase,
+    Rescale,
+    Schedule,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,18 +32,44 @@ class Outcome:
     target: Metadata
     conflicts: tuple[Conflict, ...]
     notes: tuple[str, ...]
+    rescales: tuple[Rescale, ...]
 
 
-def architecture_of(model: Model) -> Architecture:
-    """The model's row in the table. Raises Refused if there is none."""
+def architecture_of(model: Model, *, assume_uniform: bool = False) -> Architecture:
+    """The model's row in the table, or one inferred from the file.
+
+    Raises Refused for an architecture that is not in the table and whose layers do not show how
+    they depend on their position, unless told to take them for alike.
+    """
     row = ARCHITECTURES.get(model.architecture)
-    if row is None:
-        known = ", ".join(sorted(ARCHITECTURES))
-        raise model.refuse(
-            f"architecture {model.architecture!r} is not in the table of layer rules, and a wrong "
-            f"guess would load and compute something else (known: {known})"
-        )
-    return row
+    return row or _inferred(model, assume_uniform=assume_uniform)
+
+
+def _inferred(model: Model, *, assume_uniform: bool) -> Architecture:
+    name = printable(model.architecture)
+    for tensor in model.globals:
+        if tensor.name.startswith(("enc.", "dec.")):
+            raise model.refuse(
+                f"architecture {name!r} has more than one stack of layers "
+                f"({printable(tensor.name)}); only one is repeated here"
+            )
+    shapes = [
+        frozenset((t.name.split(".", 2)[2], t.ne) for t in layer)
+        for layer in model.layers[: model.n_trunk]
+    ]
+    n = len(shapes)
+    period = next(p for p in range(1, n + 1) if all(shapes[i] == shapes[i % p] for i in range(n)))
+    source = "inferred from the file's tensors"
+    if assume_uniform:
+        return Architecture(model.architecture, (), source)
+    if 1 < period <= n // 2:
+        return Architecture(model.architecture, (Phase(period),), source)
+    seen = "look alike" if period == 1 else "differ without a period"
+    raise model.refuse(
+        f"architecture {name!r} is not in the table of layer rules. Its layers {seen}, but the "
+        f"engine may run them by position: a wrong guess would load and compute something else.\n"
+        f"  --assume-uniform takes every layer for alike; `rys-gguf prove` then settles it"
+    )
 
 
 def metadata_of(model: Model) -> Metadata:
@@ -70,7 +103,23 @@ def reschedule(
             notes.append(note)
     for rule in (*row.rules, *ALWAYS):
         conflicts += rule.conflicts(source, target, layer_map, schedule)
-    return Outcome(target, tuple(conflicts), tuple(notes))
+    rescales: tuple[Rescale, ...] = ()
+    if schedule is Schedule.EXPLICIT:
+        rescales = tuple(r for rule in row.rules for r in rule.rescales(source, target))
+        notes += [rescale_note(rescale, rescale.factor(source, target)) for rescale in rescales]
+    return Outcome(target, tuple(conflicts), tuple(notes), rescales)
+
+
+def rescale_note(rescale: Rescale, factor: float) -> str:
+    """What a change of tensor data does, in words."""
+    if rescale.new:
+        return (
+            f"blk.N.{rescale.tensor} {factor:.7g} added to every layer: the layer count would "
+            "change it otherwise"
+        )
+    return (
+        f"blk.N.{rescale.tensor} multiplied by {factor:.7g}: undoes what the new layer count does"
+    )
 
 
 def legal_windows(
@@ -131,11 +180,8 @@ def refuse(
             else "no window of this model is legal under this schedule"
         )
     if schedule is Schedule.PORTABLE and conflicts and all(c.curable for c in conflicts):
-        lines += [
-            f"or --schedule explicit, which writes {model.key(rule.array)} ({rule.array_read_by})"
-            for rule in row.rules
-            if isinstance(rule, Periodic) and rule.array
-        ]
+        outcome = reschedule(row, source, layer_map, Schedule.EXPLICIT)
+        lines += [f"or --schedule explicit: {note}" for note in outcome.notes]
     return model.refuse("\n  ".join(lines))
 
 
@@ -149,11 +195,13 @@ def per_layer_arrays(row: Architecture, meta: Metadata) -> dict[str, KV]:
     found = {}
     for key, kv in meta.kvs.items():
         suffix = key.removeprefix(meta.architecture + ".")
-        if suffix == key or not kv.is_array or suffix in NOT_PER_LAYER:
+        bare = key in row.bare_arrays
+        if not kv.is_array or suffix in NOT_PER_LAYER or (suffix == key and not bare):
             continue
-        if kv.n_items in (n_blocks, meta.n_trunk) and isinstance(kv.raw, bytes):
+        longer = kv.n_items > n_blocks and (suffix in row.longer_arrays or key in row.longer_arrays)
+        if isinstance(kv.raw, bytes) and (kv.n_items in (n_blocks, meta.n_trunk) or longer):
             found[key] = kv
-        elif suffix in known:
+        elif bare or suffix in known or suffix in row.longer_arrays:
             raise Refused(
                 f"{key} has {kv.n_items} entries for {n_blocks} blocks: the source itself is "
                 f"inconsistent"
@@ -162,18 +210,21 @@ def per_layer_arrays(row: Architecture, meta: Metadata) -> dict[str, KV]:
 
 
 def _gather(row: Architecture, source: Metadata, layer_map: LayerMap) -> Metadata:
-    """block_count and every per-layer array through the map: new[out] = old[map[out]]."""
+    """block_count and every per-layer array through the map: new[out] = old[map[out]].
+
+    Entries for MTP blocks stay behind the trunk's, and so does a surplus where the key may have
+    one, up to llama.cpp's 512 entries.
+    """
     kvs = dict(source.kvs)
     count = kvs[source.architecture + ".block_count"]
     n_out = len(layer_map)
     kvs[count.key] = KV.of(count.key, count.type, n_out + source.n_mtp, order=count.order)
     for key, kv in per_layer_arrays(row, source).items():
         items = kv.items
-        tail = items[source.n_trunk :]
-        assert kv.item_type is not None
-        kvs[key] = KV.of_items(
-            key, kv.item_type, [items[s] for s in layer_map.sources] + tail, kv.order
-        )
+        gathered = [items[s] for s in layer_map.sources] + items[source.n_trunk :]
+        limit = max(MAX_LAYERS, n_out + source.n_mtp)
+        assert kv.item_type is not None  # it is an array
+        kvs[key] = KV.of_items(key, kv.item_type, gathered[:limit], kv.order)
     return replace(source, kvs=kvs, n_trunk=n_out)
 
 

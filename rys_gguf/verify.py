@@ -11,18 +11,25 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from gguf.constants import GGUFValueType
+import numpy as np
+from gguf.constants import GGMLQuantizationType, GGUFValueType
 
 from rys_gguf.architectures import ALWAYS
 from rys_gguf.diff import diff_kvs, show_value
 from rys_gguf.errors import InvalidGGUF, InvalidLayerMap, Refused, printable
 from rys_gguf.files import Progress, first_difference
 from rys_gguf.header import KV, Header, Span, TensorInfo, layer_of, padded, rename
-from rys_gguf.layer_map import LayerMap
+from rys_gguf.layer_map import MAX_LAYERS, LayerMap
 from rys_gguf.model import Model
 from rys_gguf.plan import MAP_KEY, PROVENANCE, SOURCE_KEY, SPEC_KEY
-from rys_gguf.rules import CountSwitch, Periodic, Schedule
-from rys_gguf.schedule import architecture_of, kinds_of, metadata_of, per_layer_arrays
+from rys_gguf.rules import CountSwitch, Schedule
+from rys_gguf.schedule import (
+    architecture_of,
+    kinds_of,
+    metadata_of,
+    per_layer_arrays,
+    reschedule,
+)
 from rys_gguf.shards import Shards
 
 
@@ -125,7 +132,7 @@ def _layout_problems(out: Shards, source: Model) -> Iterator[Problem]:
         yield Problem("tensor table", issue)
     for reader in out.readers:
         table = reader.header.tensors
-        ends = [t.offset + padded(t.n_bytes, header.alignment) for t in table]
+        ends = [t.offset + padded(t.n_bytes, int(reader.alignment)) for t in table]
         n_after = reader.file.n_bytes - reader.data_offset - max(ends, default=0)
         expected = source.n_trailing_bytes if len(out.readers) == 1 else 0
         if n_after != expected and table:
@@ -136,12 +143,19 @@ def _layout_problems(out: Shards, source: Model) -> Iterator[Problem]:
 
 def _kv_problems(out: Shards, source: Model, layer_map: LayerMap) -> Iterator[Problem]:
     header = out.header
-    row = architecture_of(source)
+    row = architecture_of(source, assume_uniform=True)
     meta = metadata_of(source)
     n_blocks = len(layer_map) + source.n_mtp
     arrays = per_layer_arrays(row, meta)
-    spelled_out = {
-        source.key(rule.array) for rule in row.rules if isinstance(rule, Periodic) and rule.array
+    # What the rules write besides (counts that move, pins, lists of names), under either schedule:
+    # both are right as long as every layer runs as its source, which is checked on its own.
+    targets = [reschedule(row, meta, layer_map, s).target.kvs for s in Schedule]
+    ruled = {
+        key: [target.get(key) for target in targets]
+        for key in {key for target in targets for key in target}
+        if key not in arrays
+        and key != source.key("block_count")
+        and any(target.get(key) != meta.kvs.get(key) for target in targets)
     }
     kept = [kv for kv in source.header.kvs if not kv.key.startswith(PROVENANCE)]
     found = [kv for kv in header.kvs if not kv.key.startswith(PROVENANCE)]
@@ -149,19 +163,14 @@ def _kv_problems(out: Shards, source: Model, layer_map: LayerMap) -> Iterator[Pr
     for change in diff_kvs(kept, found, lambda a, b: _same_value(out, b, source, a)):
         key, old, new = change.key, change.old, change.new
         where = printable(key)
+        # Compared with what they must be below, changed or not.
+        if key in ruled or key in arrays or key == source.key("block_count"):
+            continue
         if new is None:
             yield Problem(where, "is missing, the source has it")
         elif old is None:
-            if key not in spelled_out:
-                yield Problem(where, f"is new: {show_value(new)}")
-            else:
-                yield from _length_problem(new, n_blocks)
-        elif (
-            # Compared with what they must be below, changed or not.
-            key == source.key("block_count")
-            or key in arrays
-            or (key == "general.name" and with_record and _is_marked(old, new))
-        ):
+            yield Problem(where, f"is new: {show_value(new)}")
+        elif key == "general.name" and with_record and _is_marked(old, new):
             continue
         elif isinstance(new.raw, Span) and new.type_name == old.type_name:
             yield Problem(where, f"{show_value(new)} differ from the source's")
@@ -180,8 +189,17 @@ def _kv_problems(out: Shards, source: Model, layer_map: LayerMap) -> Iterator[Pr
         yield Problem(
             count.key, f"is {count.type_name} {show_value(count)}, the map makes {n_blocks} blocks"
         )
+    for key, options in ruled.items():
+        new = header.get(key)
+        if new not in options:
+            shown = "is missing" if new is None else f"is {new.type_name} {show_value(new)}"
+            wanted = next(kv for kv in options if kv is not None)
+            yield Problem(key, f"{shown}, the map makes it {wanted.type_name} {show_value(wanted)}")
     for key, old in arrays.items():
-        if (new := header.get(key)) is not None:
+        new = header.get(key)
+        if new is None:
+            yield Problem(key, "is missing, the source has it")
+        else:
             yield from _array_problems(old, new, source, layer_map)
 
 
@@ -191,6 +209,7 @@ def _array_problems(old: KV, new: KV, source: Model, layer_map: LayerMap) -> Ite
         return
     n_tail = max(0, old.n_items - source.n_trunk)
     expected_from = [*layer_map.sources, *(source.n_trunk + i for i in range(n_tail))]
+    expected_from = expected_from[: max(MAX_LAYERS, len(layer_map) + source.n_mtp)]
     if new.n_items != len(expected_from):
         yield Problem(new.key, f"has {new.n_items} entries, expected {len(expected_from)}")
     before, after = old.items, new.items
@@ -200,11 +219,6 @@ def _array_problems(old: KV, new: KV, source: Model, layer_map: LayerMap) -> Ite
             yield Problem(
                 f"{new.key}[{out}]", f"is {new_values[out]}, source layer {src} has {values[src]}"
             )
-
-
-def _length_problem(kv: KV, n_blocks: int) -> Iterator[Problem]:
-    if kv.item_type != GGUFValueType.BOOL or kv.n_items != n_blocks:
-        yield Problem(kv.key, f"is {kv.type_name}, expected ARRAY[BOOL, {n_blocks}]")
 
 
 def _is_marked(old: KV, new: KV) -> bool:
@@ -227,7 +241,7 @@ def _same_value(out: Shards, a: KV, source: Model, b: KV) -> bool:
 
 def _kind_problems(header: Header, source: Model, layer_map: LayerMap) -> Iterator[Problem]:
     """Every output must run as its source does, and so must the model as a whole."""
-    row = architecture_of(source)
+    row = architecture_of(source, assume_uniform=True)
     meta = metadata_of(source)
     target = replace(meta, kvs={kv.key: kv for kv in header.kvs}, n_trunk=len(layer_map))
     try:
@@ -243,6 +257,7 @@ def _kind_problems(header: Header, source: Model, layer_map: LayerMap) -> Iterat
             )
     for rule in (*row.rules, *ALWAYS):
         if isinstance(rule, CountSwitch):
+            # A switch that a change of data makes up for is judged by that data.
             for conflict in rule.conflicts(meta, target, layer_map, Schedule.EXPLICIT):
                 yield Problem("layer count", conflict.text)
 
@@ -251,7 +266,7 @@ def _tensor_problems(
     out: Shards, source: Model, layer_map: LayerMap, progress: Progress
 ) -> Iterator[Problem]:
     found = {t.name: t for t in out.header.tensors}
-    expected = dict(_expected(source, layer_map))
+    expected = {want.info.name: want for want in _expected(out, source, layer_map)}
     for name in found.keys() - expected.keys():
         layer = layer_of(name)
         past = layer is not None and layer >= len(layer_map) + source.n_mtp
@@ -259,38 +274,124 @@ def _tensor_problems(
             f"tensor {printable(name)}",
             "is past the last block" if past else "is not expected here",
         )
-    for name, origin in expected.items():
+    for name, want in expected.items():
         where = f"tensor {printable(name)}"
         have = found.get(name)
         if have is None:
-            yield Problem(where, f"is missing (source {printable(origin.name)})")
-        elif (have.ne, have.type, have.n_bytes) != (origin.ne, origin.type, origin.n_bytes):
+            yield Problem(where, f"is missing ({want.origin})")
+        elif (have.ne, have.type, have.n_bytes) != (
+            want.info.ne,
+            want.info.type,
+            want.info.n_bytes,
+        ):
             yield Problem(
                 where,
-                f"is {have.type_name} {list(have.ne)}, source {printable(origin.name)} is "
-                f"{origin.type_name} {list(origin.ne)}",
+                f"is {have.type_name} {list(have.ne)}, expected {want.info.type_name} "
+                f"{list(want.info.ne)} ({want.origin})",
             )
         else:
-            here, there = out.data[name].span, source.data(origin).span
-            at = first_difference(
-                out.files[here.shard],
-                here.offset,
-                source.files[there.shard],
-                there.offset,
-                there.n_bytes,
-                progress,
-            )
+            at = _data_difference(out, source, want, progress)
             if at is not None:
-                yield Problem(
-                    where, f"differs from source {printable(origin.name)} at byte {at} of its data"
-                )
+                yield Problem(where, f"differs from {want.origin} at byte {at} of its data")
 
 
-def _expected(source: Model, layer_map: LayerMap) -> Iterator[tuple[str, TensorInfo]]:
-    """Every tensor name the output must have, and the source tensor it is a copy of."""
+@dataclass(frozen=True, slots=True)
+class _Expected:
+    """A tensor the output must have: its row, where that comes from in words, and its data.
+
+    The data is a source tensor's as it stands, a source tensor's with the slices of its rows in
+    `order`, or `literal` bytes.
+    """
+
+    info: TensorInfo
+    origin: str
+    source: TensorInfo | None = None
+    order: tuple[int, ...] | None = None
+    literal: bytes | None = None
+
+
+def _expected(out: Shards, source: Model, layer_map: LayerMap) -> Iterator[_Expected]:
+    """Every tensor the output must have."""
+    row = architecture_of(source, assume_uniform=True)
+    sliced = dict(row.sliced)
     for tensor in source.globals:
-        yield tensor.name, tensor
+        origin = f"source {printable(tensor.name)}"
+        if tensor.name not in sliced:
+            yield _Expected(tensor, origin, tensor)
+            continue
+        ne = list(tensor.ne)
+        ne[sliced[tensor.name]] = ne[sliced[tensor.name]] // source.n_trunk * len(layer_map)
+        n_bytes = tensor.n_bytes // source.n_trunk * len(layer_map)
+        info = replace(tensor, ne=tuple(ne), n_bytes=n_bytes)
+        yield _Expected(info, f"{origin}, gathered", tensor, layer_map.sources)
+    meta = metadata_of(source)
+    rescales = {
+        rescale.tensor: rescale
+        for rule in row.rules
+        for rescale in rule.rescales(meta, replace(meta, n_trunk=len(layer_map)))
+    }
+    factor = {
+        name: np.float32(r.factor(meta, replace(meta, n_trunk=len(layer_map))))
+        for name, r in rescales.items()
+    }
+    f32 = np.dtype(np.float32).newbyteorder(out.header.order)
     blocks = [*layer_map.sources, *range(source.n_trunk, source.block_count)]
-    for out, block in enumerate(blocks):
+    for n, block in enumerate(blocks):
         for tensor in source.layers[block]:
-            yield rename(tensor.name, out), tensor
+            info = replace(tensor, name=rename(tensor.name, n))
+            suffix = tensor.name.split(".", 2)[2]
+            origin = f"source {printable(tensor.name)}"
+            if suffix in rescales and n < len(layer_map):
+                raw = b"".join(source.read(source.data(tensor).span))
+                scaled = np.frombuffer(raw, f32) * factor[suffix]
+                literal = scaled.astype(f32).tobytes()
+                yield _Expected(info, f"{origin}, rescaled", literal=literal)
+            else:
+                yield _Expected(info, origin, tensor)
+        for name, rescale in rescales.items():
+            if rescale.new and n < len(layer_map):
+                literal = np.asarray([factor[name]], f32).tobytes()
+                info = TensorInfo(f"blk.{n}.{name}", (1,), int(GGMLQuantizationType.F32), 0, 4)
+                yield _Expected(info, "the rule for its layer count", literal=literal)
+
+
+def _data_difference(out: Shards, source: Model, want: _Expected, progress: Progress) -> int | None:
+    """Where an output tensor's data is not what is expected, None if it is."""
+    here = out.data[want.info.name].span
+    file = out.files[here.shard]
+    if want.source is None or want.literal is not None:
+        data = file.read(here.offset, here.n_bytes)
+        literal = want.literal or b""
+        pairs = enumerate(zip(data, literal, strict=True))
+        return next((n for n, (x, y) in pairs if x != y), None)
+    there = source.data(want.source).span
+    if want.order is None:
+        return first_difference(
+            file,
+            here.offset,
+            source.files[there.shard],
+            there.offset,
+            there.n_bytes,
+            progress,
+        )
+    n_slices, n_out = source.n_trunk, len(want.order)
+    dim = dict(architecture_of(source).sliced)[want.source.name]
+    n_rows = 1
+    for size in want.source.ne[dim + 1 :]:
+        n_rows *= size
+    width = there.n_bytes // (n_rows * n_slices)
+    step = max(1, (1 << 20) // (width * n_slices))
+    for row in range(0, n_rows, step):
+        n = min(step, n_rows - row)
+        at = row * width * n_out
+        have = file.read(here.offset + at, n * width * n_out)
+        base = source.files[there.shard].read(
+            there.offset + row * width * n_slices, n * width * n_slices
+        )
+        left = np.frombuffer(have, np.uint8).reshape(n, n_out, width)
+        right = np.frombuffer(base, np.uint8).reshape(n, n_slices, width)
+        for k, s in enumerate(want.order):
+            if not np.array_equal(left[:, k], right[:, s]):
+                return at + k * width
+        progress(len(have))
+    return None

@@ -5,12 +5,18 @@ Memory does not depend on the size of the model: data moves inside the kernel or
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
-from rys_gguf.files import OutputFile, Progress
+import numpy as np
+
+from rys_gguf.files import OutputFile, Progress, commit_all
 from rys_gguf.header import Span, padded
-from rys_gguf.plan import Plan
+from rys_gguf.model import Model
+from rys_gguf.plan import Plan, PlannedFile, Slices, split
+from rys_gguf.shards import TensorData, shard_path
 
 
 def write_plan(
@@ -18,41 +24,73 @@ def write_plan(
     path: str | os.PathLike[str],
     *,
     force: bool = False,
+    split_max_bytes: int | None = None,
     progress: Progress = lambda _: None,
-) -> None:
-    """Write the planned model to `path`, which appears only once it is complete.
+) -> list[Path]:
+    """Write the planned model and return the files, which appear only once all are complete.
 
-    `progress` is called with the bytes each step wrote. Raises OutputFailed if the output cannot
-    be written (it exists and `force` is not set, it is the source, the disk is full), InvalidGGUF
-    if the source ends early or changes meanwhile; nothing is left behind then.
+    One file at `path`, or with `split_max_bytes` shards named after it with at most that much
+    tensor data each. `progress` is called with the bytes each step wrote. Raises OutputFailed if
+    the output cannot be written (it exists and `force` is not set, it is the source, the disk is
+    full), InvalidGGUF if the source ends early or changes meanwhile; nothing is left behind then.
     """
-    files = plan.model.files
-    with OutputFile(path, files, plan.n_bytes, force=force) as out:
-        for piece in _merged(pieces(plan)):
-            if isinstance(piece, Span):
-                out.copy(files[piece.shard], piece.offset, piece.n_bytes, progress)
-            else:
-                out.write(piece)
-                progress(len(piece))
+    files = split(plan, split_max_bytes)
+    path = Path(path)
+    paths = [path]
+    if len(files) > 1:
+        paths = [shard_path(path, n + 1, len(files)) for n in range(len(files))]
+    with contextlib.ExitStack() as stack:
+        n_left = sum(file.n_bytes for file in files)
+        outputs = [OutputFile(p, plan.model.files, n_left, force=force) for p in paths]
+        for file, output in zip(files, outputs, strict=True):
+            _write_file(plan.model, file, stack.enter_context(output), progress)
         plan.model.require_unchanged()
-        out.commit()
+        commit_all(outputs)
+    return paths
 
 
-def pieces(plan: Plan) -> Iterator[bytes | Span]:
-    """The output's bytes in order, as literal bytes or spans of the source."""
-    yield from plan.header.encode()
-    alignment = plan.header.alignment
-    for move in plan.moves:
-        span, n_padding = move.data.span, move.data.n_padding
-        needed = padded(span.n_bytes, alignment) - span.n_bytes
-        if n_padding == needed:
-            # Padding comes from the source as well, so that neighbours there stay one run.
-            yield Span(span.offset, span.n_bytes + needed, span.shard)
+def _write_file(model: Model, file: PlannedFile, out: OutputFile, progress: Progress) -> None:
+    for piece in _merged(_pieces(model, file)):
+        if isinstance(piece, Span):
+            out.copy(model.files[piece.shard], piece.offset, piece.n_bytes, progress)
         else:
-            yield span
-            yield bytes(needed)
-    if trailing := plan.model.n_trailing_bytes:
-        yield Span(plan.model.n_bytes - trailing, trailing)
+            out.write(piece)
+            progress(len(piece))
+
+
+def _pieces(model: Model, file: PlannedFile) -> Iterator[bytes | Span]:
+    """The file's bytes in order, as literal bytes or spans of the source."""
+    yield from file.header.encode()
+    for move in file.moves:
+        n = move.target.n_bytes
+        n_padding = padded(n, file.header.alignment) - n
+        if isinstance(move.data, TensorData) and move.data.n_padding == n_padding:
+            # Padding comes from the source as well, so that neighbours there stay one run.
+            span = move.data.span
+            yield Span(span.offset, span.n_bytes + n_padding, span.shard)
+            continue
+        if isinstance(move.data, TensorData):
+            yield move.data.span
+        elif isinstance(move.data, Slices):
+            yield from _sliced(model, move.data)
+        else:
+            yield move.data
+        yield bytes(n_padding)
+    if file.n_trailing_bytes:
+        yield Span(model.n_bytes - file.n_trailing_bytes, file.n_trailing_bytes)
+
+
+def _sliced(model: Model, slices: Slices) -> Iterator[bytes]:
+    """The rows of a sliced tensor, gathered, in pieces of about a MiB."""
+    span = slices.data.span
+    row_bytes = slices.n_slices * slices.slice_bytes
+    n_rows = max(1, (1 << 20) // row_bytes)
+    file = model.files[span.shard]
+    for row in range(0, slices.n_rows, n_rows):
+        n = min(n_rows, slices.n_rows - row)
+        raw = file.read(span.offset + row * row_bytes, n * row_bytes)
+        rows = np.frombuffer(raw, np.uint8).reshape(n, slices.n_slices, slices.slice_bytes)
+        yield rows[:, list(slices.order)].tobytes()
 
 
 def _merged(parts: Iterator[bytes | Span]) -> Iterator[bytes | Span]:
