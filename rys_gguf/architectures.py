@@ -6,6 +6,8 @@ architecture, add a row and a model of it to the tests.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from gguf.constants import GGUFValueType
 
@@ -15,9 +17,11 @@ from rys_gguf.rules import (
     Architecture,
     BoundToPreceding,
     CountSwitch,
+    Injection,
     LayerIndex,
     Leading,
     Listed,
+    Looped,
     Metadata,
     Periodic,
     Pin,
@@ -175,6 +179,10 @@ _DEEPSEEK2_COUNTS = (
 )
 
 
+# exaone4.cpp: the one layer count with sliding windows.
+_EXAONE4_HYBRID = 64
+
+
 def _minicpm_residual_scale(meta: Metadata) -> float:
     """1.4f / sqrtf(n_layer), in single precision like the engine."""
     return float(np.float32(1.4) / np.sqrt(np.float32(meta.n_trunk)))
@@ -329,7 +337,7 @@ _ROWS = (
     ),
     Architecture(
         "granite",
-        (),
+        (Injection("deepstack_mapping"),),
         "src/models/granite.cpp:12-37,147-160",
         longer_arrays=_DEEPSTACK_ARRAY,
     ),
@@ -354,22 +362,15 @@ _ROWS = (
     Architecture(
         "minicpm3",
         (
-            Unsupported(
-                "each residual branch is scaled by 1.4/sqrt(number of layers), and no key holds it"
+            CountSwitch(
+                None, "the scale of each residual branch, 1.4/sqrt(layers), which no key holds"
             ),
         ),
         "src/models/minicpm3.cpp:91,196-199,219-220",
     ),
     Architecture(
         "nanbeige",
-        (
-            # Each loop has slots of its own; more loops than two stop at load for fewer layers.
-            CountSwitch(
-                range(MAX_LAYERS // 2 + 1, MAX_LAYERS + 1),
-                f"whether the model fits: num_loops times the layers may be {MAX_LAYERS} at most",
-                lambda meta: meta.scalar("num_loops", 1) > 1,
-            ),
-        ),
+        (Looped("num_loops"),),
         "src/models/nanbeige.cpp:6-34,105-168",
     ),
     Architecture("qwen3vl", (_DEEPSTACK,), "src/models/qwen3vl.cpp:3-14,153-157"),
@@ -463,9 +464,9 @@ _ROWS = (
     Architecture(
         "exaone4",
         (
-            _sliding(4, always=True),
+            replace(_sliding(4), when=lambda meta: meta.n_trunk == _EXAONE4_HYBRID),
             CountSwitch(
-                frozenset({64}),
+                frozenset({_EXAONE4_HYBRID}),
                 "every layer: sliding windows and layers without RoPE are there with exactly 64 "
                 "layers only, whatever the file lists",
             ),
@@ -521,7 +522,15 @@ _ROWS = (
     ),
     Architecture(
         "llama4",
-        (_sliding(4, always=True), _NO_ROPE_LAST, _EVERY_MOE_STEP),
+        (
+            _sliding(4, always=True),
+            _NO_ROPE_LAST,
+            _EVERY_MOE_STEP,
+            Unsupported(
+                "with a sliding_window of 0 only the last layer lacks RoPE, wherever that is",
+                when=lambda meta: meta.scalar("attention.sliding_window") == 0,
+            ),
+        ),
         "src/models/llama4.cpp:6-24,61-93,136-186",
         longer_arrays=_SWA_ARRAY,
     ),
@@ -565,7 +574,12 @@ _ROWS = (
         (
             _sliding(4, at=0),
             Periodic(
-                special=NO_ROPE, regular=ROPE, default=4, at=0, when="attention.sliding_window"
+                special=NO_ROPE,
+                regular=ROPE,
+                default=4,
+                at=0,
+                when="attention.sliding_window",
+                otherwise=ROPE,
             ),
             CountSwitch(
                 frozenset({4}),
@@ -590,7 +604,7 @@ _ROWS = (
         (
             Listed("attention.head_count", nonzero="attention", zero="no attention"),
             Listed("attention.head_count_kv", nonzero="K/V heads", zero="no K/V heads"),
-            _FFN_LISTED,
+            replace(_FFN_LISTED, at_end=True),
         ),
         "src/models/deci.cpp:28-76,101-150",
         empty_blocks=True,
@@ -611,7 +625,11 @@ _ROWS = (
     ),
     Architecture(
         "granite_swa",
-        (_SWA_LISTED, Listed("attention.rope_pattern", nonzero=ROPE, zero=NO_ROPE)),
+        (
+            _SWA_LISTED,
+            Listed("attention.rope_pattern", nonzero=ROPE, zero=NO_ROPE),
+            Injection("deepstack_mapping"),
+        ),
         "src/models/granite-swa.cpp:16-43,145-155,211-225",
         longer_arrays=(*_SWA_ARRAY, "attention.rope_pattern", *_DEEPSTACK_ARRAY),
     ),
@@ -685,7 +703,10 @@ _ROWS = (
     ),
     Architecture(
         "hy_v4",
-        (BoundToPreceding("attention.indexer.types", "indexer"), _DENSE_FIRST),
+        (
+            BoundToPreceding("attention.indexer.types", "indexer", when="attention.indexer.top_k"),
+            _DENSE_FIRST,
+        ),
         "src/models/hy-v4.cpp:24-68,94-154,430-443",
         arrays=("swiglu_clamp_exp",),
         unprovable=_MIXED_STREAMS,

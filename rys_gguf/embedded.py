@@ -1,6 +1,7 @@
 """The child process of `engine` for xllamacpp: serve one model until told to stop.
 
-usage: python -m rys_gguf.embedded '{"model": ..., "port": ..., "n_ctx": ..., "n_threads": ...}'
+usage: python -m rys_gguf.embedded '{"model": ..., "port": ..., "n_ctx": ...,
+           "n_threads": ..., "n_ubatch": ...}'
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ def main() -> None:
     if settings["n_threads"]:
         params.cpuparams.n_threads = settings["n_threads"]
         params.cpuparams_batch.n_threads = settings["n_threads"]
+    if settings["n_ubatch"]:
+        params.n_ubatch = settings["n_ubatch"]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     server = xllamacpp.Server(params)
     print("serving", server.listening_address, flush=True)  # noqa: T201 - the parent's log

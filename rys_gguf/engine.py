@@ -47,13 +47,15 @@ class EngineFailed(RysError):
 class EngineOptions:
     """How to run llama.cpp: which binary (None for xllamacpp), and what with.
 
-    `arguments` go to llama-server as they are. Times are in seconds.
+    `arguments` go to llama-server as they are. `n_ubatch` is the number of tokens computed at once,
+    llama.cpp's own choice with None. Times are in seconds.
     """
 
     binary: Path | None = None
     arguments: tuple[str, ...] = ()
     n_ctx: int = 2048
     n_threads: int | None = None
+    n_ubatch: int | None = None
     load_seconds: float = 600.0
     answer_seconds: float = 600.0
 
@@ -195,6 +197,7 @@ class Engine:
                 "port": self._port,
                 "n_ctx": options.n_ctx,
                 "n_threads": options.n_threads,
+                "n_ubatch": options.n_ubatch,
             }
             command = [sys.executable, "-m", "rys_gguf.embedded", json.dumps(settings)]
         else:
@@ -204,6 +207,7 @@ class Engine:
                 *("--host", "127.0.0.1", "--port", str(self._port)),
                 *("--ctx-size", str(options.n_ctx), "--parallel", "1", "--no-warmup"),
                 *(("--threads", str(options.n_threads)) if options.n_threads else ()),
+                *(("--ubatch-size", str(options.n_ubatch)) if options.n_ubatch else ()),
                 *options.arguments,
             ]
         try:

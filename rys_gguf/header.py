@@ -29,7 +29,7 @@ from rys_gguf.errors import InvalidGGUF, printable
 MAX_NAME_BYTES = 63
 
 # ASCII digits without leading zeros, at the start only: int() and \d take far more than llama.cpp.
-_LAYER = re.compile(r"blk\.(0|[1-9][0-9]{0,8})\.", re.ASCII)
+_LAYER = re.compile(r"\Ablk\.(0|[1-9][0-9]{0,8})\.", re.ASCII)
 
 Order = Literal["<", ">"]
 

@@ -75,7 +75,7 @@ class Model:
 
     @property
     def n_trailing_bytes(self) -> int:
-        """Bytes after the last tensor's padding in a single file; llama.cpp does not look at them."""
+        """Bytes after the last tensor's padding in a single file; llama.cpp ignores them."""
         if len(self.files) > 1:
             return 0
         return max(0, self.n_bytes - self.header.data_offset - self.header.n_data_bytes)
@@ -194,8 +194,8 @@ def require_complete(model: Model, row: Architecture) -> None:
     elif mtp and any(mtp) and not any(".nextn." in t.name for t in mtp[0]):
         # llama.cpp would take the block for an MTP block and leave it out, with a warning at most.
         issues.append(
-            f"{model.key('nextn_predict_layers')} is {model.n_mtp}, but block {model.n_trunk} is no "
-            f"MTP block: the MTP blocks were taken out and the key was left"
+            f"{model.key('nextn_predict_layers')} is {model.n_mtp}, but block {model.n_trunk} is "
+            f"no MTP block: the MTP blocks were taken out and the key was left"
         )
     if not row.empty_blocks:
         issues += [

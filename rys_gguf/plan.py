@@ -158,7 +158,6 @@ def make_plan(
     not a model llama.cpp would load.
     """
     row = architecture_of(model, assume_uniform=assume_uniform)
-    require_complete(model, row)
     if layer_map.n_source != model.n_trunk:
         raise model.refuse(
             f"the map is for {layer_map.n_source} layers, the model has {model.n_trunk}"
@@ -166,6 +165,8 @@ def make_plan(
     outcome = reschedule(row, metadata_of(model), layer_map, schedule)
     if outcome.conflicts:
         raise refuse(model, row, layer_map, schedule, outcome.conflicts)
+    require_complete(model, row)
+    _require_rescalable(model, outcome.rescales)
     meta = metadata_of(model)
     scales = {r: r.factor(meta, outcome.target) for r in outcome.rescales}
     moves = tuple(_moves(model, layer_map, row, scales))
@@ -179,6 +180,19 @@ def make_plan(
     if model.n_trailing_bytes:
         notes.append(f"{model.n_trailing_bytes} bytes after the last tensor are kept at the end")
     return Plan(model, layer_map, schedule, header, moves, tuple(notes))
+
+
+def _require_rescalable(model: Model, rescales: tuple[Rescale, ...]) -> None:
+    """Raise Refused unless every trunk layer has what is to be rescaled, or to get a scale."""
+    for rescale in rescales:
+        base = rescale.tensor.rpartition(".")[0] + ".weight" if rescale.new else rescale.tensor
+        for n, layer in enumerate(model.layers[: model.n_trunk]):
+            parts = {t.name.split(".", 2)[2] for t in layer}
+            if base not in parts or (rescale.new and rescale.tensor in parts):
+                what = f"has no {base}" if base not in parts else f"has a {rescale.tensor} already"
+                raise model.refuse(
+                    f"block {n} {what}: what the new layer count does to it cannot be undone"
+                )
 
 
 def split(plan: Plan, max_bytes: int | None) -> tuple[PlannedFile, ...]:

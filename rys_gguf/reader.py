@@ -476,4 +476,5 @@ def _what_it_is(start: bytes) -> str:
         return "is a safetensors file; convert it with llama.cpp's convert_hf_to_gguf.py first"
     if start.startswith(b"PK"):
         return "is a zip archive (a PyTorch checkpoint?), not a GGUF"
-    return f"is not a GGUF file: it starts with {printable(decode_text(start[:4]))!r} instead of 'GGUF'"
+    magic = printable(decode_text(start[:4]))
+    return f"is not a GGUF file: it starts with {magic!r} instead of 'GGUF'"

@@ -18,7 +18,7 @@ from typing import Any
 from gguf.constants import GGUFValueType
 
 from rys_gguf.header import KV, Order, layer_of, rename
-from rys_gguf.layer_map import LayerMap
+from rys_gguf.layer_map import MAX_LAYERS, LayerMap
 
 
 class Schedule(str, Enum):
@@ -32,11 +32,12 @@ class Schedule(str, Enum):
 class Conflict:
     """One reason why the result would not compute what the map says.
 
-    `curable` says whether an explicit schedule removes it.
+    `curable` says whether an explicit schedule removes it, `final` that no other map would.
     """
 
     text: str
     curable: bool = False
+    final: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,13 +88,24 @@ class Metadata:
 class Rescale:
     """A change of data that undoes what the engine derives: `tensor` of every trunk layer.
 
-    The F32 tensor `blk.N.{tensor}` is multiplied by `factor(source, target)`, or with `new` added to
-    each layer as a scalar of that value.
+    The F32 tensor `blk.N.{tensor}` is multiplied by `factor(source, target)`, or with `new` added
+    to each layer as a scalar of that value.
     """
 
     tensor: str
     factor: Callable[[Metadata, Metadata], float]
     new: bool = False
+
+
+# Where a rule holds: always (None), where a key is positive, or where a function says so.
+Condition = str | Callable[[Metadata], bool] | None
+
+
+def holds(when: Condition, meta: Metadata) -> bool:
+    """Whether a condition is met by this model."""
+    if when is None:
+        return True
+    return meta.positive(when) if isinstance(when, str) else when(meta)
 
 
 class Rule:
@@ -111,6 +123,10 @@ class Rule:
 
     def arrays(self) -> tuple[str, ...]:
         """Keys of this rule that hold one value per block when they are arrays."""
+        return ()
+
+    def adjusted(self) -> tuple[str, ...]:
+        """Those arrays of which an entry may be another than its source's."""
         return ()
 
     def rewrite(
@@ -149,8 +165,8 @@ class Rule:
 class Periodic(Rule):
     """Of every `default` layers (or of the number in `period_key`) one is `special`.
 
-    It is number `at` of its period, the last one with -1; the others are `regular`. With `when`
-    the rule holds only where that key is positive; elsewhere every layer is special. Where `array`
+    It is number `at` of its period, the last one with -1; the others are `regular`. Where `when`
+    does not hold every layer is alike, special unless `otherwise` says what. Where `array`
     names a key that spells the kinds out (true = regular), an engine that knows the key reads it
     instead of the position; `array_read_by` says which do and what the others make of such a file.
     `whole` demands that a whole number of periods stays one.
@@ -161,7 +177,8 @@ class Periodic(Rule):
     default: int
     period_key: str | None = None
     at: int = -1
-    when: str | None = None
+    when: Condition = None
+    otherwise: str | None = None
     array: str | None = None
     array_read_by: str = ""
     whole: bool = False
@@ -171,7 +188,7 @@ class Periodic(Rule):
 
     def applies(self, meta: Metadata) -> bool:
         """Whether layers differ at all in this model."""
-        return self.when is None or meta.positive(self.when)
+        return holds(self.when, meta)
 
     def period(self, meta: Metadata) -> int:
         """Layers per period, in force where no array says otherwise."""
@@ -180,7 +197,7 @@ class Periodic(Rule):
     def by_position(self, meta: Metadata) -> tuple[str, ...]:
         """Kind of every trunk layer as an engine computes it that reads no array."""
         if not self.applies(meta):
-            return (self.special,) * meta.n_trunk
+            return (self.otherwise or self.special,) * meta.n_trunk
         period = self.period(meta)
         if period == 0:  # set_swa_pattern(0): no layer is special
             return (self.regular,) * meta.n_trunk
@@ -200,7 +217,8 @@ class Periodic(Rule):
 
     def describe(self, meta: Metadata) -> str:
         if not self.applies(meta):
-            return f"every layer {self.special} (no {self.when})"
+            lacking = f" (no {self.when})" if isinstance(self.when, str) else ""
+            return f"every layer {self.otherwise or self.special}{lacking}"
         if self.array and meta.array(self.array) is not None:
             return f"{meta.architecture}.{self.array} lists the kind of each layer"
         return self.describe_position(meta)
@@ -263,7 +281,7 @@ class Periodic(Rule):
     def statement(self) -> str:
         where = {0: "first", -1: "last"}.get(self.at, f"number {self.at + 1}")
         said = f"{self.period_key}, default {self.default}" if self.period_key else "fixed"
-        only = f"; only where {self.when} is set" if self.when else ""
+        only = f"; only where {self.when} is set" if isinstance(self.when, str) else ""
         listed = f"; {self.array} may list the kinds" if self.array else ""
         return (
             f"{self.special} on the {where} of every {self.default} layers ({said}), "
@@ -282,12 +300,25 @@ class Listed(Rule):
     """A per-layer array is the only form: `nonzero` where its entry is not 0, else `zero`.
 
     The array is gathered like every other, so any map is legal; the rule shows the kinds and
-    checks them. Where the key is missing or a scalar, every layer is alike.
+    checks them. Where the key is missing or a scalar, every layer is alike. With `at_end` the last
+    output must not be `zero`.
     """
 
     key: str
     nonzero: str
     zero: str
+    at_end: bool = False
+
+    def conflicts(
+        self, source: Metadata, target: Metadata, layer_map: LayerMap, schedule: Schedule
+    ) -> list[Conflict]:
+        kinds = self.kinds(target)
+        if not self.at_end or kinds is None or kinds[-1] == self.nonzero:
+            return Rule.conflicts(self, source, target, layer_map, schedule)
+        out = len(layer_map) - 1
+        return [
+            Conflict(f"output {out} (source {layer_map[out]}) is {self.zero} and cannot be last")
+        ]
 
     def arrays(self) -> tuple[str, ...]:
         return (self.key,)
@@ -512,12 +543,15 @@ class BoundToPreceding(Rule):
     what: str
     by_default: Callable[[Metadata], list[int] | None] = lambda _: None
     users: str | None = None
+    when: Condition = None
 
     def arrays(self) -> tuple[str, ...]:
         return (self.key,)
 
     def flags(self, meta: Metadata) -> list[int] | None:
         """1 where a layer chooses for itself; None if every layer does."""
+        if not holds(self.when, meta):
+            return None
         listed = meta.array(self.key)
         if listed is None:
             scalar = meta.scalar(self.key)
@@ -635,18 +669,22 @@ class LayerIndex(Rule):
 class CountSwitch(Rule):
     """llama.cpp computes or loads something else when the number of trunk layers is in `counts`.
 
+    With None every count is a case of its own.
     No key overrides it, so a map may not cross it, unless an explicit schedule can make up for it
     in the data (`repair`). `applies` says whether the two behaviours differ for this model at all.
     """
 
-    counts: Container[int]
+    counts: Container[int] | None
     what: str
     applies: Callable[[Metadata], bool] = lambda _: True
     repair: Rescale | None = None
 
     def crossed(self, source: Metadata, target: Metadata) -> bool:
         """Whether the map changes the behaviour."""
-        crossed = (source.n_trunk in self.counts) != (target.n_trunk in self.counts)
+        old, new = source.n_trunk, target.n_trunk
+        crossed = (
+            old != new if self.counts is None else (old in self.counts) != (new in self.counts)
+        )
         return crossed and self.applies(source)
 
     def rescales(self, source: Metadata, target: Metadata) -> list[Rescale]:
@@ -702,6 +740,69 @@ class Pin(Rule):
 
     def statement(self) -> str:
         return f"{self.key} is written as it was, or the layer count would change it"
+
+
+@dataclass(frozen=True, slots=True)
+class Injection(Rule):
+    """`key` lists what is added to each layer's input, -1 for nothing; layer 0 never gets any.
+
+    A copy of layer 0 further back therefore gets -1, and a layer that is given something cannot
+    become layer 0.
+    """
+
+    key: str
+
+    def arrays(self) -> tuple[str, ...]:
+        return (self.key,)
+
+    def adjusted(self) -> tuple[str, ...]:
+        return (self.key,)
+
+    def rewrite(
+        self, source: Metadata, target: Metadata, layer_map: LayerMap, schedule: Schedule
+    ) -> Metadata:
+        kv, entries = target.kv(self.key), target.array(self.key)
+        if kv is None or entries is None:
+            return target
+        for out, s in enumerate(layer_map.sources):
+            if out and s == 0:
+                entries[out] = -1
+        return target.with_kv(
+            KV.of(kv.key, kv.type, entries, order=kv.order, item_type=kv.item_type)
+        )
+
+    def conflicts(
+        self, source: Metadata, target: Metadata, layer_map: LayerMap, schedule: Schedule
+    ) -> list[Conflict]:
+        entries = source.array(self.key)
+        first = layer_map[0]
+        if entries is None or first == 0 or entries[first] < 0:
+            return []
+        return [Conflict(f"source {first} is given image features ({self.key}), layer 0 never is")]
+
+    def statement(self) -> str:
+        return f"layers but the first may be given image features ({self.key})"
+
+
+@dataclass(frozen=True, slots=True)
+class Looped(Rule):
+    """The whole stack runs as often as `key` says, each time with slots of its own.
+
+    llama.cpp has 512 slots in all.
+    """
+
+    key: str
+
+    def conflicts(
+        self, source: Metadata, target: Metadata, layer_map: LayerMap, schedule: Schedule
+    ) -> list[Conflict]:
+        n = target.n_trunk * int(source.scalar(self.key, 1))
+        if n <= MAX_LAYERS:
+            return []
+        return [Conflict(f"{self.key} times the layers makes {n}, llama.cpp stops at {MAX_LAYERS}")]
+
+    def statement(self) -> str:
+        return f"the whole stack runs {self.key} times, copies as well"
 
 
 @dataclass(frozen=True, slots=True)
@@ -764,28 +865,27 @@ class TensorNames(Rule):
 
 @dataclass(frozen=True, slots=True)
 class Unsupported(Rule):
-    """No map is legal, for the reason given; with `when` only where that key is positive."""
+    """No map is legal, for the reason given, where `when` holds."""
 
     why: str
-    when: str | None = None
+    when: Condition = None
 
     def conflicts(
         self, source: Metadata, target: Metadata, layer_map: LayerMap, schedule: Schedule
     ) -> list[Conflict]:
-        if self.when is not None and not source.positive(self.when):
-            return []
-        return [Conflict(self.why)]
+        return [Conflict(self.why, final=True)] if holds(self.when, source) else []
 
     def describe(self, meta: Metadata) -> str | None:
-        if self.when is not None and not meta.positive(self.when):
-            return None
-        return f"no map is possible: {self.why}"
+        return f"no map is possible: {self.why}" if holds(self.when, meta) else None
 
     def statement(self) -> str:
         return f"refused: {self.why}"
 
     def limit(self, schedule: Schedule) -> str | None:
-        return f"only where {self.when} is not set" if self.when else "none"
+        if self.when is None:
+            return "none"
+        where = f" where {self.when} is set" if isinstance(self.when, str) else " in some models"
+        return f"of models that are not refused ({self.why}:{where})"
 
 
 @dataclass(frozen=True, slots=True)

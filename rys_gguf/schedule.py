@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from gguf.constants import GGUFValueType
+
 from rys_gguf.architectures import ALWAYS, ARCHITECTURES, NOT_PER_LAYER, PER_LAYER
 from rys_gguf.errors import InvalidLayerMap, Refused, printable
 from rys_gguf.header import KV
@@ -23,6 +25,8 @@ from rys_gguf.rules import (
     Rescale,
     Schedule,
 )
+
+_MAX_TRIED = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +160,8 @@ def nearest_windows(
     candidates.sort(
         key=lambda w: (abs(w[0] - i0) + abs(w[1] - j0), abs(w[1] - w[0] - (j0 - i0)), w)
     )
-    found = (w for w in candidates if is_legal(row, source, w, schedule))
+    # A bound on work for hundreds of layers: what is legal only far away is no neighbour.
+    found = (w for w in candidates[:_MAX_TRIED] if is_legal(row, source, w, schedule))
     return [w for w, _ in zip(found, range(limit), strict=False)]
 
 
@@ -168,6 +173,9 @@ def refuse(
     conflicts: tuple[Conflict, ...],
 ) -> Refused:
     """The refusal: every reason, and the nearest windows that would pass."""
+    if final := [conflict.text for conflict in conflicts if conflict.final]:
+        name = printable(model.architecture)
+        return model.refuse(f"no layers of {name!r} can be repeated: " + "\n  ".join(final))
     lines = [f"{layer_map.spec} would not compute what it says (schedule {schedule.value})"]
     lines += [conflict.text for conflict in conflicts]
     source = metadata_of(model)
@@ -177,7 +185,7 @@ def refuse(
         lines.append(
             "nearest legal windows: " + ", ".join(f"blocks:{i},{j}" for i, j in nearest)
             if nearest
-            else "no window of this model is legal under this schedule"
+            else "no window near it is legal under this schedule"
         )
     if schedule is Schedule.PORTABLE and conflicts and all(c.curable for c in conflicts):
         outcome = reschedule(row, source, layer_map, Schedule.EXPLICIT)
@@ -198,6 +206,8 @@ def per_layer_arrays(row: Architecture, meta: Metadata) -> dict[str, KV]:
         bare = key in row.bare_arrays
         if not kv.is_array or suffix in NOT_PER_LAYER or (suffix == key and not bare):
             continue
+        if kv.item_type == GGUFValueType.STRING:
+            continue  # no engine has a text per layer; a list of that length is a coincidence
         longer = kv.n_items > n_blocks and (suffix in row.longer_arrays or key in row.longer_arrays)
         if isinstance(kv.raw, bytes) and (kv.n_items in (n_blocks, meta.n_trunk) or longer):
             found[key] = kv

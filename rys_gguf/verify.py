@@ -70,8 +70,8 @@ def find_problems(
                 if problems:
                     return problems
                 raise InvalidLayerMap(
-                    f"{out.files[0].name}: records no layer map; say what it should be with --blocks "
-                    f"or --layers"
+                    f"{out.files[0].name}: records no layer map; say what it should be with "
+                    f"--blocks or --layers"
                 )
             if recorded and wanted != recorded:
                 problems.append(
@@ -157,6 +157,12 @@ def _kv_problems(out: Shards, source: Model, layer_map: LayerMap) -> Iterator[Pr
         and key != source.key("block_count")
         and any(target.get(key) != meta.kvs.get(key) for target in targets)
     }
+    adjusted = {
+        source.key(key): targets[0][source.key(key)].items
+        for rule in row.rules
+        for key in rule.adjusted()
+        if source.key(key) in arrays
+    }
     kept = [kv for kv in source.header.kvs if not kv.key.startswith(PROVENANCE)]
     found = [kv for kv in header.kvs if not kv.key.startswith(PROVENANCE)]
     with_record = header.get(MAP_KEY) is not None
@@ -200,10 +206,13 @@ def _kv_problems(out: Shards, source: Model, layer_map: LayerMap) -> Iterator[Pr
         if new is None:
             yield Problem(key, "is missing, the source has it")
         else:
-            yield from _array_problems(old, new, source, layer_map)
+            yield from _array_problems(old, new, source, layer_map, adjusted.get(key, []))
 
 
-def _array_problems(old: KV, new: KV, source: Model, layer_map: LayerMap) -> Iterator[Problem]:
+def _array_problems(
+    old: KV, new: KV, source: Model, layer_map: LayerMap, adjusted: list[bytes]
+) -> Iterator[Problem]:
+    """Entries that are not their source's, nor what a rule of the table makes of them."""
     if new.item_type != old.item_type or isinstance(new.raw, Span):
         yield Problem(new.key, f"is {new.type_name}, the source has {old.type_name}")
         return
@@ -215,7 +224,7 @@ def _array_problems(old: KV, new: KV, source: Model, layer_map: LayerMap) -> Ite
     before, after = old.items, new.items
     values, new_values = old.value, new.value
     for out, (entry, src) in enumerate(zip(after, expected_from, strict=False)):
-        if entry != before[src]:
+        if entry != before[src] and entry not in adjusted[out : out + 1]:
             yield Problem(
                 f"{new.key}[{out}]", f"is {new_values[out]}, source layer {src} has {values[src]}"
             )

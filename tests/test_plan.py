@@ -144,14 +144,6 @@ def test_an_explicit_gemma3_lists_its_sliding_layers(gemma3: Path) -> None:
     assert any("older engines" in note for note in plan.notes)
 
 
-@pytest.mark.parametrize("n", [62, 56])
-def test_gemma3_may_not_cross_62_layers(tmp_path: Path, n: int) -> None:
-    """With exactly 62 layers the attention scale is another one (if the two differ at all)."""
-    source = tiny.write(tmp_path / "m.gguf", "gemma3", n)
-    message = fails("plan", source, "--blocks", "6,12", "--schedule", "explicit")
-    assert "attention scale" in message
-
-
 def test_an_architecture_without_rules_is_refused(tmp_path: Path) -> None:
     """A guess would load and compute something else; the message says so."""
     path = tmp_path / "m.gguf"

@@ -31,7 +31,7 @@ from tests.strategies import (
 )
 
 T = GGUFValueType
-FUZZ = settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
+FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(scope="module")
@@ -408,7 +408,9 @@ def test_any_well_formed_file_is_read_as_it_was_made(scratch, made):
             made.version,
             made.alignment,
         )
-        assert [(kv.key.encode("utf-8", "surrogateescape"), kv.type, kv.raw) for kv in header.kvs] == made.kvs
+        assert [
+            (kv.key.encode("utf-8", "surrogateescape"), kv.type, kv.raw) for kv in header.kvs
+        ] == made.kvs
         for kv in header.kvs:
             if kv.is_array:
                 assert raw_array(kv.item_type, kv.items, made.order) == kv.raw
@@ -421,16 +423,24 @@ def test_any_well_formed_file_is_read_as_it_was_made(scratch, made):
         assert encoded(reader) == made.content[: reader.data_offset]
 
 
-def read_all(path: Path, content: bytes) -> None:
-    """Parse and look at everything; the encoding must be the file's own bytes."""
-    with opened(path, content) as reader:
+def refusal(path: Path, content: bytes) -> str | None:
+    """Parse and look at everything; the message if the file is not a GGUF.
+
+    What is taken has to encode to the file's own bytes.
+    """
+    try:
+        reader = opened(path, content)
+    except InvalidGGUF as e:
+        return str(e)
+    with reader:
         for field in reader.fields.values():
             field.contents()
         for tensor in reader.tensors:
             assert tensor.data.nbytes == tensor.n_bytes
         reader.header.offset_issues()
-        n = min(reader.header.n_bytes, len(content))
+        n = reader.header.n_bytes
         assert encoded(reader)[:n] == content[:n]
+    return None
 
 
 @FUZZ
@@ -443,23 +453,17 @@ def read_all(path: Path, content: bytes) -> None:
 )
 def test_any_bytes_parse_or_are_invalid(scratch, content):
     """Whatever a file holds, the reader takes it or raises InvalidGGUF, and nothing else."""
-    try:
-        read_all(scratch, content)
-    except InvalidGGUF as e:
-        assert str(e).startswith("m.gguf: ")
-        assert str(e).isprintable()
+    message = refusal(scratch, content) or "m.gguf: a GGUF"
+    assert message.startswith("m.gguf: ")
+    assert message.isprintable()
 
 
 @FUZZ
 @given(data=st.data())
 def test_damaged_files_parse_or_are_invalid(scratch, data):
     """The same for files that were good once."""
-    made = data.draw(files())
-    content = data.draw(damaged(made.content))
-    try:
-        read_all(scratch, content)
-    except InvalidGGUF as e:
-        assert str(e).isprintable()
+    message = refusal(scratch, data.draw(damaged(data.draw(files()).content)))
+    assert message is None or message.isprintable()
 
 
 # -- known damage -------------------------------------------------------------------------------
@@ -488,29 +492,36 @@ def test_a_file_cut_anywhere_is_invalid(scratch):
     content = small()
     n_needed = len(content) - 32 + 12  # the last tensor is 12 bytes; its padding may be missing
     for n in range(n_needed):
-        with pytest.raises(InvalidGGUF, match="m.gguf: "):
+        with pytest.raises(InvalidGGUF, match=r"m\.gguf: "):
             opened(scratch, content[:n])
     for n in range(n_needed, len(content) + 1):
         opened(scratch, content[:n]).file.close()
 
 
 def counts(n_tensors: int, n_kvs: int) -> bytes:
+    """A file that promises so many tensors and keys, and holds none."""
     return b"GGUF" + struct.pack("<IQQ", 3, n_tensors, n_kvs) + bytes(64)
 
 
 def kv(type_: int, value: bytes, key: bytes = b"some.key") -> bytes:
+    """A file of one key."""
     return raw_file([raw_kv(key, type_, value)], data=bytes(64))
 
 
-def table(*rows: bytes, kvs: tuple[bytes, ...] = ()) -> bytes:
-    return raw_file(kvs, rows, bytes(64))
+def table(*rows: bytes) -> bytes:
+    """A file of these tensors, with 64 bytes of data."""
+    return raw_file([], rows, bytes(64))
 
 
 def aligned(type_: int, value: bytes) -> bytes:
-    return raw_file([raw_kv(b"general.alignment", type_, value)], [raw_tensor(b"a", [1])], bytes(64))
+    """A file with that alignment."""
+    return raw_file(
+        [raw_kv(b"general.alignment", type_, value)], [raw_tensor(b"a", [1])], bytes(64)
+    )
 
 
 def nested(depth: int) -> bytes:
+    """An array in an array in an array."""
     value = raw_array(T.UINT8, [b"\1"])
     for _ in range(depth - 1):
         value = raw_array(T.ARRAY, [value])
@@ -673,7 +684,11 @@ def test_messages_are_short(scratch):
 def test_what_is_not_a_regular_file_is_invalid(tmp_path):
     """A folder, a missing file and a pipe are refused, without waiting for a writer."""
     os.mkfifo(tmp_path / "pipe")
-    for name, message in (("", "not a regular file"), ("none", "No such file"), ("pipe", "regular")):
+    for name, message in (
+        ("", "not a regular file"),
+        ("none", "No such file"),
+        ("pipe", "regular"),
+    ):
         with pytest.raises(InvalidGGUF, match=message):
             HeaderReader(tmp_path / name)
 

@@ -1,0 +1,138 @@
+"""Patch every model of a folder by every window and see in the engine what the result computes.
+
+usage: python scripts/exactness.py FOLDER [WINDOW ...] [--schedule portable|explicit] [--naive]
+                                   [--jobs N] [--json FILE]
+
+WINDOW is I,J as for --blocks; default: 4,8 3,5 6,7 0,1 0,12 11,12. Both schedules are tried unless
+one is named. Each pair of model and window ends as one of
+
+  exact          written, loads, and gives the base's distribution bit for bit with the copies
+                 silenced and with the originals silenced
+  close          the same within 1e-3 nats: a value was rescaled, which rounds
+  refused        not written; for portable refusals the first window named instead is tried too
+  unprovable     written and loads, but a silenced layer does not pass its input on here
+  differs        written and loads, and is not what the map says: must not happen
+  does-not-load  written, and the engine refuses it: must not happen
+  no-base        the engine does not run the model itself
+
+--naive writes what a tool does that renames tensors and raises block_count, gathering nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import tempfile
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+from rys_gguf import LayerMap, Model, Refused, RysError, Schedule, make_plan, write_plan
+from rys_gguf.engine import EngineFailed, EngineOptions, find_engine
+from rys_gguf.plan import Plan
+from rys_gguf.prove import prove
+
+WINDOWS = ["4,8", "3,5", "6,7", "0,1", "0,12", "11,12"]
+TOLERANCE = 1e-3
+OPTIONS = EngineOptions(n_threads=1, load_seconds=60, answer_seconds=60)
+NAMED = re.compile(r"nearest legal windows: (blocks:[0-9]+,[0-9]+)")
+BAD = ("differs", "does-not-load")
+
+
+def naive_plan(model: Model, layer_map: LayerMap) -> Plan:
+    """Tensors by the map whatever the rules say, metadata untouched."""
+    from rys_gguf import plan as planning
+    from rys_gguf.rules import Architecture
+
+    bare = Architecture(model.architecture, (), "")
+    moves = tuple(planning._moves(model, layer_map, bare, {}))  # noqa: SLF001 - no legal way to err
+    count = model.header.get(model.key("block_count"))
+    assert count is not None
+    new = type(count).of(count.key, count.type, len(layer_map) + model.n_mtp, order=count.order)
+    kvs = tuple(new if kv.key == count.key else kv for kv in model.header.kvs)
+    header = replace(model.header, kvs=kvs, tensors=tuple(m.target for m in moves))
+    return Plan(model, layer_map, Schedule.PORTABLE, header, moves, ())
+
+
+def outcome(path: Path, window: str, schedule: Schedule, *, as_naive: bool) -> tuple[str, str]:
+    """How one pair ends, and the message or number that goes with it."""
+    options = replace(OPTIONS, binary=find_engine())
+    with tempfile.TemporaryDirectory(prefix="exactness-") as folder, Model(path) as model:
+        try:
+            layer_map = LayerMap.parse(f"blocks:{window}", model.n_trunk)
+            plan = (
+                naive_plan(model, layer_map)
+                if as_naive
+                else make_plan(model, layer_map, schedule=schedule)
+            )
+        except RysError as e:
+            return "refused", str(e)
+        out = Path(folder) / "out.gguf"
+        write_plan(plan, out)
+        try:
+            proof = prove(out, path, layer_map, options, workdir=folder)
+        except Refused as e:
+            return "unprovable", str(e)
+        except EngineFailed as e:
+            if path.name in str(e):
+                return "no-base", str(e)
+            return "does-not-load", str(e)
+        worst = max(r.max_difference for r in proof.results)
+        if proof.holds():
+            return "exact", ""
+        return ("close" if worst <= TOLERANCE else "differs"), f"{worst:.3g} nats"
+
+
+def attempt(path: Path, window: str, schedule: Schedule, *, as_naive: bool) -> dict[str, str]:
+    """One row of the report; a refusal is followed by the window it names."""
+    ended, said = outcome(path, window, schedule, as_naive=as_naive)
+    row = {"model": path.stem, "window": window, "schedule": schedule.value, "outcome": ended}
+    if said:
+        row["said"] = said
+    if ended == "refused" and schedule is Schedule.PORTABLE and (named := NAMED.search(said)):
+        other = named[1].removeprefix("blocks:")
+        row["named"] = other
+        row["named_outcome"], _ = outcome(path, other, schedule, as_naive=as_naive)
+    return row
+
+
+def main() -> None:
+    """Try all pairs and print one line each, then the totals."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("windows", nargs="*", default=WINDOWS)
+    parser.add_argument("--schedule", choices=[s.value for s in Schedule])
+    parser.add_argument("--naive", action="store_true")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    schedules = [Schedule(args.schedule)] if args.schedule else list(Schedule)
+    schedules = [Schedule.PORTABLE] if args.naive else schedules
+    paths = sorted(args.folder.glob("*.gguf"))
+    tasks = [(p, w, s) for p in paths for s in schedules for w in args.windows]
+    rows = []
+    with ThreadPoolExecutor(args.jobs) as pool:
+        for row in pool.map(lambda t: attempt(*t, as_naive=args.naive), tasks):
+            rows.append(row)
+            said = row.get("said", "").split("\n")
+            detail = f"  {said[min(1, len(said) - 1)].strip()[:110]}" if row.get("said") else ""
+            named = f"  [{row['named']} {row['named_outcome']}]" if "named" in row else ""
+            print(
+                f"{row['model']:28} {row['window']:6} {row['schedule']:8} {row['outcome']:13}"
+                f"{named}{detail}",
+                flush=True,
+            )
+    for schedule in schedules:
+        totals = Counter(row["outcome"] for row in rows if row["schedule"] == schedule.value)
+        print(f"\n{schedule.value}: " + ", ".join(f"{k} {n}" for k, n in totals.most_common()))
+    named = Counter(row["named_outcome"] for row in rows if "named" in row)
+    print("windows named in refusals: " + (", ".join(f"{k} {n}" for k, n in named.items()) or "-"))
+    if args.json:
+        args.json.write_text(json.dumps(rows, indent=1))
+    raise SystemExit(any(row["outcome"] in BAD for row in rows) and not args.naive)
+
+
+if __name__ == "__main__":
+    main()
