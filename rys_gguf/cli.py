@@ -25,9 +25,11 @@ from rys_gguf.layer_map import LayerMap, join_blocks
 if TYPE_CHECKING:
     from rys_gguf.describe import Description
     from rys_gguf.diff import HeaderDiff
+    from rys_gguf.engine import EngineOptions
     from rys_gguf.files import Progress
     from rys_gguf.model import Model
     from rys_gguf.plan import Plan
+    from rys_gguf.prove import Proof
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -119,6 +121,20 @@ def _plan_options(function: F) -> F:
         show_default=True,
         help="portable: only maps every engine runs as meant. explicit: write each layer's kind "
         "into the file where llama.cpp can read it.",
+    )(function)
+
+
+def _engine_options(function: F) -> F:
+    """How to run llama.cpp, wherever a command does."""
+    function = click.argument("engine_arguments", nargs=-1, type=click.UNPROCESSED)(function)
+    function = click.option("--threads", type=click.IntRange(1), help="Threads for llama.cpp.")(
+        function
+    )
+    return click.option(
+        "--llama-server",
+        metavar="PATH",
+        help="A llama-server to use instead of the built-in engine; also LLAMA_SERVER. What "
+        "follows -- goes to it.",
     )(function)
 
 
@@ -298,6 +314,53 @@ def verify(
 
 
 @main.command()
+@click.argument("variant", type=_FILE)
+@click.option("--source", type=_FILE, required=True, help="The model it was made from.")
+@_map_options
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(0),
+    default=0.0,
+    help="Largest difference of a log-probability to accept, in nats; for GPU builds, whose "
+    "kernels need not repeat bit for bit.  [default: 0, bit-exact]",
+)
+@click.option("--workdir", type=_FILE, help="Where silenced copies go.  [default: beside VARIANT]")
+@_engine_options
+@_json_option
+def prove(
+    variant: Path,
+    source: Path,
+    blocks: tuple[str, ...],
+    layers: str | None,
+    tolerance: float,
+    workdir: Path | None,
+    llama_server: str | None,
+    threads: int | None,
+    engine_arguments: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Prove in llama.cpp that every output layer runs as its source.
+
+    Silences copies, then originals, so that the rest is the source again, and compares the
+    distributions. Catches what no look at the file can: a rule nobody knew, an engine that does
+    not read what the file says.
+    """
+    from rys_gguf.prove import prove as run_proof
+
+    options = _engine(llama_server, threads, engine_arguments)
+    layer_map = _map_between(variant, source, blocks, layers)
+    proof = run_proof(
+        variant, source, layer_map, options, tolerance=tolerance, workdir=workdir, say=_say
+    )
+    if as_json:
+        _echo_json({"ok": proof.holds(tolerance), **dataclasses.asdict(proof)})
+    else:
+        _show_proof(proof, layer_map, tolerance)
+    if not proof.holds(tolerance):
+        raise RysError(f"{printable(variant.name)}: {_difference(proof, layer_map)}")
+
+
+@main.command()
 @click.argument("name", required=False)
 @_json_option
 def architectures(name: str | None, as_json: bool) -> None:
@@ -326,6 +389,59 @@ def architectures(name: str | None, as_json: bool) -> None:
         click.echo(f"  portable   {e.portable}")
         click.echo(f"  explicit   {e.explicit}")
         click.echo(f"  source     llama.cpp {e.source}, checked against {CHECKED_AGAINST}")
+
+
+# -- the engine --------------------------------------------------------------------------------
+
+
+def _engine(binary: str | None, threads: int | None, arguments: tuple[str, ...]) -> EngineOptions:
+    from rys_gguf.engine import EngineOptions, find_engine
+
+    found = find_engine(binary)
+    if arguments and found is None:
+        raise click.UsageError(
+            "arguments after -- are for a llama-server; name one with --llama-server"
+        )
+    return EngineOptions(found, arguments, n_threads=threads)
+
+
+def _map_between(
+    variant: Path, source: Path, blocks: tuple[str, ...], layers: str | None
+) -> LayerMap:
+    from rys_gguf.model import Model
+    from rys_gguf.provenance import map_for
+
+    spec = _spec(blocks, layers) if blocks or layers else None
+    with Model(variant) as out, Model(source) as base:
+        return map_for(out, base, spec)
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)
+
+
+def _show_proof(proof: Proof, layer_map: LayerMap, tolerance: float) -> None:
+    for result in proof.results:
+        exact = "bit-exact" if result.exact else f"{result.max_difference:.3g} nats apart"
+        silenced = ", ".join(map(str, result.silenced)) or "none"
+        click.echo(f"silenced {silenced}: {exact}")
+    if proof.holds(tolerance):
+        within = "" if all(r.exact for r in proof.results) else f" within {tolerance:g} nats"
+        click.echo(
+            f"every one of {len(layer_map)} outputs runs as its source{within} "
+            f"({proof.n_positions} positions, up to {proof.longest} tokens)"
+        )
+
+
+def _difference(proof: Proof, layer_map: LayerMap) -> str:
+    """The sentence that says which outputs differ."""
+    if not proof.differing:
+        return "does not compute what its map says, though no single output stands out"
+    named = ", ".join(f"{out} (source {layer_map[out]})" for out in proof.differing)
+    if len(proof.differing) == 1:
+        return f"output {named} does not run as its source"
+    more = "" if proof.all_found else " and perhaps others"
+    return f"outputs {named}{more} do not run as their sources"
 
 
 # -- from options to a plan --------------------------------------------------------------------

@@ -29,7 +29,10 @@ def main() -> None:
     if settings["n_ubatch"]:
         params.n_ubatch = settings["n_ubatch"]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    server = xllamacpp.Server(params)
+    try:
+        server = xllamacpp.Server(params)
+    except RuntimeError as e:
+        sys.exit(str(e))  # llama.cpp's own words stand above it in the log
     print("serving", server.listening_address, flush=True)  # noqa: T201 - the parent's log
     signal.pause()
 

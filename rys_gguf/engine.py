@@ -214,6 +214,8 @@ class Engine:
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
+                # An abort should end with its assertion, not with a debugger's attempts.
+                env=os.environ | {"GGML_NO_BACKTRACE": "1"},
                 stdout=self._log,
                 stderr=subprocess.STDOUT,
                 # Out of the terminal's process group: Ctrl-C reaches us, and we stop the engine.

@@ -6,7 +6,6 @@ comes from. Writing it, showing it and estimating it need nothing else.
 
 from __future__ import annotations
 
-import os
 import re
 import struct
 from collections.abc import Iterator
@@ -16,7 +15,6 @@ from pathlib import Path
 import numpy as np
 from gguf.constants import GGMLQuantizationType, GGUFValueType
 
-from rys_gguf import __version__
 from rys_gguf.errors import InvalidGGUF, printable
 from rys_gguf.header import (
     KV,
@@ -31,15 +29,10 @@ from rys_gguf.header import (
 )
 from rys_gguf.layer_map import LayerMap
 from rys_gguf.model import Model, require_complete
+from rys_gguf.provenance import PROVENANCE, record
 from rys_gguf.rules import Architecture, Metadata, Rescale, Schedule
 from rys_gguf.schedule import architecture_of, metadata_of, refuse, reschedule
 from rys_gguf.shards import SPLIT_COUNT, SPLIT_KEYS, SPLIT_NO, SPLIT_TENSORS, TensorData
-
-PROVENANCE = "rys."
-VERSION_KEY = "rys.version"
-SPEC_KEY = "rys.spec"
-MAP_KEY = "rys.layer_map"
-SOURCE_KEY = "rys.source"
 
 _F32 = int(GGMLQuantizationType.F32)
 
@@ -389,7 +382,7 @@ def _outputs(model: Model, layer_map: LayerMap, layer: int) -> tuple[int, ...]:
 
 def _kvs(model: Model, layer_map: LayerMap, target: Metadata, *, provenance: bool) -> Iterator[KV]:
     """The output's KVs: the source's, in its order, then what is new."""
-    own = {kv.key: kv for kv in _provenance(model, layer_map)} if provenance else {}
+    own = {kv.key: kv for kv in record(model, layer_map)} if provenance else {}
     for old in model.header.kvs:
         if old.key == "general.name" and provenance and old.type == GGUFValueType.STRING:
             name = f"{old.value} {layer_map.label}"
@@ -402,21 +395,3 @@ def _kvs(model: Model, layer_map: LayerMap, target: Metadata, *, provenance: boo
     known = {kv.key for kv in model.header.kvs}
     yield from (kv for key, kv in target.kvs.items() if key not in known)
     yield from own.values()
-
-
-def _provenance(model: Model, layer_map: LayerMap) -> Iterator[KV]:
-    order = model.header.order
-    name = os.fsencode(model.files[0].path.name).decode("utf-8", "surrogateescape")
-    source = [name, str(model.n_bytes), f"sha256:{model.header_digest()}"]
-    yield KV.of(VERSION_KEY, GGUFValueType.STRING, __version__, order=order)
-    yield KV.of(SPEC_KEY, GGUFValueType.STRING, layer_map.spec, order=order)
-    yield KV.of(
-        MAP_KEY,
-        GGUFValueType.ARRAY,
-        layer_map.sources,
-        order=order,
-        item_type=GGUFValueType.INT32,
-    )
-    yield KV.of(
-        SOURCE_KEY, GGUFValueType.ARRAY, source, order=order, item_type=GGUFValueType.STRING
-    )

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from rys_gguf.engine import Engine, EngineOptions
+from rys_gguf.engine import Engine, EngineFailed, EngineOptions
 from rys_gguf.errors import RysError, printable
 from rys_gguf.files import copy_bytes
 from rys_gguf.header import Span, TensorInfo
@@ -40,6 +40,8 @@ _WRITERS = frozenset({
 _NORMS = frozenset(name for name in _WRITERS if name.endswith("norm"))
 
 _SEED = 20240
+# Each output that differs costs a few runs of the engine to find; the first few tell the story.
+_MAX_LOCATED = 6
 # Of a vocabulary too large to send as JSON at every position only the most likely tokens are
 # compared; each log-probability is normalised over all of them anyway.
 _MAX_WHOLE = 65536
@@ -51,7 +53,8 @@ class PathResult:
     """One comparison: the outputs that spoke, and how far the two distributions were apart.
 
     `max_difference` is in nats over all positions and tokens, `divergence` the largest
-    Kullback-Leibler divergence of one position, base from variant.
+    Kullback-Leibler divergence of one position, base from variant. `positions` are the numbers of
+    the prompts at which they differ.
     """
 
     outputs: tuple[int, ...]
@@ -59,20 +62,31 @@ class PathResult:
     exact: bool
     max_difference: float
     divergence: float
+    positions: tuple[int, ...]
+
+    def within(self, tolerance: float) -> bool:
+        """Whether the two agree up to `tolerance` nats."""
+        return self.exact or self.max_difference <= tolerance
 
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """All comparisons, and on how many positions each was made."""
+    """All comparisons, on how many positions each was made, and by which build of the engine.
+
+    `differing` are the outputs found not to run as their sources, looked for where a comparison
+    failed; `all_found` is False where there may be more.
+    """
 
     results: tuple[PathResult, ...]
     n_positions: int
     longest: int
     build: str
+    differing: tuple[int, ...] = ()
+    all_found: bool = True
 
     def holds(self, tolerance: float = 0.0) -> bool:
         """Whether every difference is within `tolerance` nats; 0 demands bit-exactness."""
-        return all(r.exact or r.max_difference <= tolerance for r in self.results)
+        return all(r.within(tolerance) for r in self.results)
 
 
 def prove(
@@ -81,14 +95,16 @@ def prove(
     layer_map: LayerMap,
     options: EngineOptions,
     *,
+    tolerance: float = 0.0,
     workdir: str | os.PathLike[str] | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Proof:
     """Compare the variant with its source along paths that cover every output layer.
 
     Needs room for a copy of the larger file in `workdir` (default: beside the variant); it is
-    removed again. Raises EngineFailed if a model does not load or answer, Refused for an
-    architecture in which a silenced layer does not pass its input on.
+    removed again. `tolerance` is in nats, for engines whose kernels do not repeat bit for bit.
+    `say` gets a line on every step. Raises EngineFailed if a model does not load or answer, Refused
+    for an architecture in which a silenced layer does not pass its input on.
     """
     with Model(variant) as out, Model(source) as base:
         if why := architecture_of(base, assume_uniform=True).unprovable:
@@ -100,17 +116,77 @@ def prove(
         ask = _Asker(prompts, n_probed(base), options, folder)
         results = []
         for path in covering_paths(layer_map):
-            kept = {layer_map[o] for o in path}
-            dropped = tuple(n for n in range(base.n_trunk) if n not in kept)
-            silenced = tuple(o for o in range(len(layer_map)) if o not in path)
-            # llama.cpp computes the last layer for the last token only, with another kernel than
-            # many tokens at once. Where that layer is silent on one side alone, one token at a
-            # time is what makes the two alike.
-            alike = (path[-1] == len(layer_map) - 1) == (base.n_trunk - 1 in kept)
-            n_ubatch = None if alike else 1
-            want, have = ask(base, dropped, n_ubatch), ask(out, silenced, n_ubatch)
-            results.append(_compare(path, silenced, want, have))
-    return Proof(tuple(results), len(prompts), max(map(len, prompts)), ask.build)
+            results.append(_along(path, out, base, layer_map, ask))
+            say(_describe(results[-1], layer_map))
+        build = ask.build
+        failed = [r for r in results if not r.within(tolerance)]
+        differing: list[int] = []
+        if failed:
+            say("looking for the outputs that differ")
+            # The shortest prompt at which it shows will do.
+            ask = _Asker([prompts[failed[0].positions[0]]], n_probed(base), options, folder)
+            differing = _differing(failed[0].outputs, out, base, layer_map, ask, tolerance)
+        return Proof(
+            tuple(results),
+            len(prompts),
+            max(map(len, prompts)),
+            build,
+            tuple(differing),
+            len(differing) < _MAX_LOCATED,
+        )
+
+
+def _along(
+    path: tuple[int, ...], out: Model, base: Model, layer_map: LayerMap, ask: _Asker
+) -> PathResult:
+    """Compare the two with nothing but `path` speaking."""
+    kept = {layer_map[o] for o in path}
+    dropped = tuple(n for n in range(base.n_trunk) if n not in kept)
+    silenced = tuple(o for o in range(len(layer_map)) if o not in path)
+    # llama.cpp computes the last layer for the last token only, with another kernel than many
+    # tokens at once. Where that layer is silent on one side alone, one token at a time is what
+    # makes the two alike.
+    alike = (len(layer_map) - 1 in path) == (base.n_trunk - 1 in kept)
+    n_ubatch = None if alike else 1
+    want, have = ask(base, dropped, n_ubatch), ask(out, silenced, n_ubatch)
+    return _compare(path, silenced, want, have)
+
+
+def _differing(
+    path: tuple[int, ...],
+    out: Model,
+    base: Model,
+    layer_map: LayerMap,
+    ask: _Asker,
+    tolerance: float,
+) -> list[int]:
+    """Outputs of a failing path that do not run as their sources, at most `_MAX_LOCATED`.
+
+    The shortest beginning of the path that fails ends with one; the search goes on behind it.
+    """
+    found: list[int] = []
+    rest = path
+    while rest and len(found) < _MAX_LOCATED:
+        if _along(rest, out, base, layer_map, ask).within(tolerance):
+            break
+        low, high = 0, len(rest)  # rest[:low] passes, rest[:high] fails
+        while high - low > 1:
+            middle = (low + high) // 2
+            passes = _along(rest[:middle], out, base, layer_map, ask).within(tolerance)
+            low, high = (middle, high) if passes else (low, middle)
+        found.append(rest[high - 1])
+        rest = rest[high:]
+    return found
+
+
+def _describe(result: PathResult, layer_map: LayerMap) -> str:
+    silenced = ", ".join(map(str, result.silenced)) or "nothing"
+    verdict = (
+        "bit-exact"
+        if result.exact
+        else f"up to {result.max_difference:.3g} nats apart, KL {result.divergence:.3g}"
+    )
+    return f"outputs silenced: {silenced} of {len(layer_map)}: {verdict}"
 
 
 def covering_paths(layer_map: LayerMap) -> list[tuple[int, ...]]:
@@ -250,6 +326,8 @@ class _Asker:
                 self.build = engine.build
                 n = n_vocab(model)
                 rows = [engine.logprobs(ids, n, self._n_probed) for ids in self._prompts]
+            if not all(np.isfinite(row).any() for row in rows):
+                raise EngineFailed(f"{model.name}: its probabilities are not numbers")
             self._known[key] = np.stack(rows)
         return self._known[key]
 
@@ -266,7 +344,12 @@ def _compare(
     difference = np.subtract(want, have, where=known, out=np.zeros_like(want))
     divergence = (np.exp(want) * difference).sum(axis=1)
     return PathResult(
-        path, silenced, exact, float(np.abs(difference).max()), float(divergence.max())
+        path,
+        silenced,
+        exact,
+        float(np.abs(difference).max()),
+        float(divergence.max()),
+        tuple(n for n in range(len(want)) if not np.array_equal(want[n], have[n])),
     )
 
 

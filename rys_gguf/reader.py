@@ -53,10 +53,10 @@ _MAX_WEIGHTS = (1 << 60) - 1
 # gguf.cpp: GGUF_MAX_STRING_LENGTH and GGUF_MAX_ARRAY_ELEMENTS.
 _MAX_STRING_BYTES = 1 << 30
 _MAX_ITEMS = 1 << 30
-# Bounds on work that no real model comes near: 512 layers of 256 tensors; strings are walked one
+# Bounds on work that no real model comes near: 512 layers of 128 tensors; strings are walked one
 # by one, 16 million of them in a few seconds, nested arrays a quarter of a million.
-_MAX_TENSORS = 1 << 17
-_MAX_KEYS = 1 << 16
+_MAX_TENSORS = 1 << 16
+_MAX_KEYS = 1 << 13
 _MAX_WALKED = 1 << 24
 _ARRAY_WEIGHT = 1 << 6
 # Keys and values that are kept in memory; a vocabulary is not among them.

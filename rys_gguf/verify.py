@@ -21,7 +21,14 @@ from rys_gguf.files import Progress, first_difference
 from rys_gguf.header import KV, Header, Span, TensorInfo, layer_of, padded, rename
 from rys_gguf.layer_map import MAX_LAYERS, LayerMap
 from rys_gguf.model import Model
-from rys_gguf.plan import MAP_KEY, PROVENANCE, SOURCE_KEY, SPEC_KEY
+from rys_gguf.provenance import (
+    MAP_KEY,
+    PROVENANCE,
+    SOURCE_KEY,
+    SPEC_KEY,
+    is_source,
+    recorded_map,
+)
 from rys_gguf.rules import CountSwitch, Schedule
 from rys_gguf.schedule import (
     architecture_of,
@@ -93,29 +100,22 @@ def n_compared_bytes(path: str | os.PathLike[str]) -> int:
 
 
 def _recorded_map(header: Header, source: Model) -> tuple[LayerMap | None, list[Problem]]:
-    kv = header.get(MAP_KEY)
-    if kv is None:
+    """The map on record, and what is wrong with the record."""
+    if header.get(MAP_KEY) is None:
         return None, []
     problems = []
     layer_map = None
-    if kv.item_type != GGUFValueType.INT32 or isinstance(kv.raw, Span):
-        problems.append(Problem(MAP_KEY, f"is {kv.type_name}, expected ARRAY[INT32]"))
-    else:
-        try:
-            layer_map = LayerMap(source.n_trunk, tuple(kv.value))
-        except InvalidLayerMap as e:
-            problems.append(Problem(MAP_KEY, str(e)))
-    spec = header.get(SPEC_KEY)
+    try:
+        layer_map = recorded_map(header, source.n_trunk)
+    except InvalidLayerMap as e:
+        problems.append(Problem(MAP_KEY, str(e)))
+    spec, origin = header.get(SPEC_KEY), header.get(SOURCE_KEY)
     if layer_map and (spec is None or spec.value != layer_map.spec):
         shown = "missing" if spec is None else show_value(spec)
         problems.append(Problem(SPEC_KEY, f"is {shown}, the map recorded says {layer_map.spec}"))
-    origin = header.get(SOURCE_KEY)
-    if origin is None or origin.item_type != GGUFValueType.STRING:
-        problems.append(Problem(SOURCE_KEY, "is missing, though the file records a layer map"))
-    elif list(origin.value)[1:] != [str(source.n_bytes), f"sha256:{source.header_digest()}"]:
-        problems.append(
-            Problem(SOURCE_KEY, f"{show_value(origin, full=True)} is not {source.name}")
-        )
+    if not is_source(header, source):
+        shown = "is missing" if origin is None else f"{show_value(origin)} is not {source.name}"
+        problems.append(Problem(SOURCE_KEY, shown))
     return layer_map, problems
 
 

@@ -13,7 +13,6 @@ import pytest
 from rys_gguf import LayerMap, Model, Refused, Schedule, find_problems, make_plan, write_plan
 from rys_gguf.architectures import ARCHITECTURES
 from rys_gguf.catalogue import entry
-from rys_gguf.engine import EngineOptions
 from rys_gguf.header import KV
 from rys_gguf.prove import Proof, prove
 from rys_gguf.rules import (
@@ -31,11 +30,11 @@ from rys_gguf.rules import (
 from rys_gguf.schedule import reschedule
 from tests import tiny
 from tests.cli import fails, run
+from tests.engine import OPTIONS
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 from exactness import naive_plan
 
-OPTIONS = EngineOptions(n_threads=1, load_seconds=60, answer_seconds=60)
 N = 12
 
 # Architecture, options of the tiny model, windows: legal portably, legal only explicitly, never.

@@ -9,10 +9,10 @@ import pytest
 
 from rys_gguf import LayerMap, Model, Schedule, make_plan, write_plan
 from rys_gguf.engine import Engine, EngineFailed, EngineOptions
-from rys_gguf.prove import make_prompts, prove
+from rys_gguf.prove import prove
 from tests import tiny
+from tests.engine import OPTIONS, logprobs
 
-OPTIONS = EngineOptions(n_ctx=256, n_threads=1, load_seconds=60, answer_seconds=60)
 CASES = [
     (24, "blocks:8,12", Schedule.PORTABLE),
     (24, "blocks:7,11", Schedule.PORTABLE),
@@ -20,14 +20,6 @@ CASES = [
     (64, "blocks:16,20", Schedule.PORTABLE),
     (64, "blocks:15,20", Schedule.EXPLICIT),
 ]
-
-
-def logprobs(path: Path) -> np.ndarray:
-    """Log-probabilities after a few prompts, the longest past every window."""
-    with Model(path) as model:
-        prompts = make_prompts(model)
-    with Engine(path, OPTIONS) as engine:
-        return np.stack([engine.logprobs(ids, tiny.N_VOCAB) for ids in prompts])
 
 
 @pytest.mark.parametrize("recurrent_layers", [False, True])

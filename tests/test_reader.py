@@ -352,6 +352,22 @@ def test_long_values_stay_in_the_file(scratch):
             _ = kv.value
 
 
+def test_values_are_found_across_reads(scratch):
+    """Strings, keys and table rows that straddle the pieces a file is read in are all found."""
+    words = [b"%d" % n * (n % 9) for n in range(70_000)]
+    words[5_000] = b"x" * 3_000_000
+    long = raw_array(T.STRING, [raw_string(word) for word in words])
+    kvs = [raw_kv(b"long", T.ARRAY, long)]
+    kvs += [raw_kv(b"key %06d" % n, T.UINT32, struct.pack("<I", n)) for n in range(50_000)]
+    rows = [raw_tensor(b"tensor %d" % n, [0, 1, 2]) for n in range(30_000)]
+    content = raw_file(kvs, rows)
+    with opened(scratch, content) as reader:
+        assert reader.fields["long"].contents() == [word.decode() for word in words]
+        assert [kv.value for kv in reader.header.kvs[1:]] == list(range(50_000))
+        assert [t.name for t in reader.tensors] == [f"tensor {n}" for n in range(30_000)]
+        assert encoded(reader) == content
+
+
 # -- what is read, and how much of it -----------------------------------------------------------
 
 
