@@ -124,6 +124,20 @@ def _plan_options(function: F) -> F:
     )(function)
 
 
+def _proof_options(function: F) -> F:
+    """What a proof can be told besides its files."""
+    function = click.option(
+        "--workdir", type=_FILE, help="Where silenced copies go.  [default: beside VARIANT]"
+    )(function)
+    return click.option(
+        "--tolerance",
+        type=click.FloatRange(0),
+        default=0.0,
+        help="Largest difference of a log-probability to accept, in nats; for GPU builds, whose "
+        "kernels need not repeat bit for bit.  [default: 0, bit-exact]",
+    )(function)
+
+
 def _engine_options(function: F) -> F:
     """How to run llama.cpp, wherever a command does."""
     function = click.argument("engine_arguments", nargs=-1, type=click.UNPROCESSED)(function)
@@ -240,9 +254,9 @@ def apply(
             )
         _notes(planned)
         if as_json:
-            _echo_json({"output": [str(p) for p in written], **_plan_json(planned)})
+            _echo_json({"output": [str(p) for p in written.paths], **_plan_json(planned)})
         else:
-            click.echo("\n".join(map(str, written)))
+            click.echo("\n".join(map(str, written.paths)))
 
 
 @main.command()
@@ -317,14 +331,7 @@ def verify(
 @click.argument("variant", type=_FILE)
 @click.option("--source", type=_FILE, required=True, help="The model it was made from.")
 @_map_options
-@click.option(
-    "--tolerance",
-    type=click.FloatRange(0),
-    default=0.0,
-    help="Largest difference of a log-probability to accept, in nats; for GPU builds, whose "
-    "kernels need not repeat bit for bit.  [default: 0, bit-exact]",
-)
-@click.option("--workdir", type=_FILE, help="Where silenced copies go.  [default: beside VARIANT]")
+@_proof_options
 @_engine_options
 @_json_option
 def prove(
@@ -345,6 +352,7 @@ def prove(
     distributions. Catches what no look at the file can: a rule nobody knew, an engine that does
     not read what the file says.
     """
+    from rys_gguf.prove import describe_difference
     from rys_gguf.prove import prove as run_proof
 
     options = _engine(llama_server, threads, engine_arguments)
@@ -357,7 +365,103 @@ def prove(
     else:
         _show_proof(proof, layer_map, tolerance)
     if not proof.holds(tolerance):
-        raise RysError(f"{printable(variant.name)}: {_difference(proof, layer_map)}")
+        raise RysError(f"{printable(variant.name)}: {describe_difference(proof, layer_map)}")
+
+
+@main.command()
+@click.argument("variant", type=_FILE)
+@click.option("--source", type=_FILE, help="Judge relative to this model's own answers.")
+@_engine_options
+@_json_option
+def smoke(
+    variant: Path,
+    source: Path | None,
+    llama_server: str | None,
+    threads: int | None,
+    engine_arguments: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Test for loops and garbage with prompts that force structure.
+
+    Greedy answers, thinking off. Small models loop by themselves: with --source the variant fails
+    only where it is clearly worse than its source. The offending text is printed.
+    """
+    from rys_gguf import smoke as smoking
+
+    options = _engine(llama_server, threads, engine_arguments)
+    models = [variant] if source is None else [variant, source]
+    with _progress(len(models) * len(smoking.PROMPTS), "smoke", unit="prompt") as progress:
+        answers = [
+            smoking.run_smoke(model, options, progress=lambda _answer: progress(1))
+            for model in models
+        ]
+    verdict = smoking.compare(*answers)
+    if as_json:
+        _echo_json(smoking.as_json(verdict))
+    else:
+        for line in smoking.report(verdict):
+            click.echo(line)
+    if not verdict.passed:
+        raise RysError(f"{printable(variant.name)}: {verdict.reasons[0]}")
+
+
+@main.command()
+@click.argument("variant", type=_FILE)
+@click.option("--source", type=_FILE, required=True, help="The model it was made from.")
+@_map_options
+@_proof_options
+@click.option(
+    "--report", type=_FILE, help="Where the report goes.  [default: VARIANT.validate.json]"
+)
+@_engine_options
+@_json_option
+def validate(
+    variant: Path,
+    source: Path,
+    blocks: tuple[str, ...],
+    layers: str | None,
+    tolerance: float,
+    workdir: Path | None,
+    report: Path | None,
+    llama_server: str | None,
+    threads: int | None,
+    engine_arguments: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Climb the method's ladder: verify, load, prove, smoke.
+
+    Stops at the rung that breaks, and saves what every rung showed as JSON.
+    """
+    from rys_gguf.validate import validate as climb
+
+    options = _engine(llama_server, threads, engine_arguments)
+    layer_map = _map_between(variant, source, blocks, layers)
+    found = climb(
+        variant,
+        source,
+        layer_map,
+        options,
+        tolerance=tolerance,
+        workdir=workdir,
+        done=lambda rung: _say(
+            f"{rung.name:7} {rung.outcome:6} {rung.seconds:6.1f} s  {rung.shows}"
+        ),
+    )
+    path = report or variant.with_name(variant.name + ".validate.json")
+    try:
+        found.save(path)
+    except OSError as e:
+        raise RysError(f"{printable(path)}: cannot save the report: {e.strerror or e}") from e
+    if as_json:
+        _echo_json({"ok": found.passed, **dataclasses.asdict(found)})
+    else:
+        click.echo(path)
+    if not found.passed:
+        last = found.rungs[-1]
+        raise RysError(f"{printable(variant.name)}: {last.name} failed: {last.shows}")
+    _say(
+        "next: judge it on tasks of your own against the source, then quantised as it will be used"
+    )
 
 
 @main.command()
@@ -433,17 +537,6 @@ def _show_proof(proof: Proof, layer_map: LayerMap, tolerance: float) -> None:
         )
 
 
-def _difference(proof: Proof, layer_map: LayerMap) -> str:
-    """The sentence that says which outputs differ."""
-    if not proof.differing:
-        return "does not compute what its map says, though no single output stands out"
-    named = ", ".join(f"{out} (source {layer_map[out]})" for out in proof.differing)
-    if len(proof.differing) == 1:
-        return f"output {named} does not run as its source"
-    more = "" if proof.all_found else " and perhaps others"
-    return f"outputs {named}{more} do not run as their sources"
-
-
 # -- from options to a plan --------------------------------------------------------------------
 
 
@@ -481,14 +574,14 @@ def _options(schedule: str, no_provenance: bool, assume_uniform: bool) -> dict[s
 
 
 @contextlib.contextmanager
-def _progress(total: int, what: str) -> Iterator[Progress]:
+def _progress(total: int, what: str, unit: str = "B") -> Iterator[Progress]:
     from tqdm import tqdm
 
     with tqdm(
         total=total,
         desc=what,
-        unit="B",
-        unit_scale=True,
+        unit=unit,
+        unit_scale=unit == "B",
         unit_divisor=1024,
         leave=False,
         disable=None,  # silent unless stderr is a terminal

@@ -120,20 +120,31 @@ def prove(
             say(_describe(results[-1], layer_map))
         build = ask.build
         failed = [r for r in results if not r.within(tolerance)]
-        differing: list[int] = []
-        if failed:
+        differing: set[int] = set()
+        for result in failed:
             say("looking for the outputs that differ")
             # The shortest prompt at which it shows will do.
-            ask = _Asker([prompts[failed[0].positions[0]]], n_probed(base), options, folder)
-            differing = _differing(failed[0].outputs, out, base, layer_map, ask, tolerance)
+            ask = _Asker([prompts[result.positions[0]]], n_probed(base), options, folder)
+            differing |= _differing(result.outputs, out, base, layer_map, ask, tolerance)
         return Proof(
             tuple(results),
             len(prompts),
             max(map(len, prompts)),
             build,
-            tuple(differing),
+            tuple(sorted(differing)),
             len(differing) < _MAX_LOCATED,
         )
+
+
+def describe_difference(proof: Proof, layer_map: LayerMap) -> str:
+    """The sentence that says which outputs differ."""
+    if not proof.differing:
+        return "does not compute what its map says, though no single output stands out"
+    named = ", ".join(f"{out} (source {layer_map[out]})" for out in proof.differing)
+    if len(proof.differing) == 1:
+        return f"output {named} does not run as its source"
+    more = "" if proof.all_found else " and perhaps others"
+    return f"outputs {named}{more} do not run as their sources"
 
 
 def _along(
@@ -159,12 +170,12 @@ def _differing(
     layer_map: LayerMap,
     ask: _Asker,
     tolerance: float,
-) -> list[int]:
+) -> set[int]:
     """Outputs of a failing path that do not run as their sources, at most `_MAX_LOCATED`.
 
     The shortest beginning of the path that fails ends with one; the search goes on behind it.
     """
-    found: list[int] = []
+    found: set[int] = set()
     rest = path
     while rest and len(found) < _MAX_LOCATED:
         if _along(rest, out, base, layer_map, ask).within(tolerance):
@@ -174,7 +185,7 @@ def _differing(
             middle = (low + high) // 2
             passes = _along(rest[:middle], out, base, layer_map, ask).within(tolerance)
             low, high = (middle, high) if passes else (low, middle)
-        found.append(rest[high - 1])
+        found.add(rest[high - 1])
         rest = rest[high:]
     return found
 
