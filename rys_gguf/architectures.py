@@ -430,7 +430,7 @@ _ROWS = (
     Architecture("qwen3next", (_INTERVAL,), "src/models/qwen3next.cpp:4-41"),
     Architecture(
         "qwen4exp",
-        (_INTERVAL, LayerIndex("ple.layers", "the layer with the n-gram embeddings")),
+        (_INTERVAL, LayerIndex("ple.layers", "the layer with n-gram embeddings")),
         "src/models/qwen4exp.cpp:26-169,171-303,450-497",
         arrays=("attention.compress_ratios",),
         unprovable=_MIXED_STREAMS,

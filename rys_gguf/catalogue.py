@@ -9,7 +9,7 @@ from rys_gguf.rules import Architecture, Schedule
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One architecture: its rules, and which windows each schedule leaves."""
+    """One architecture: its rules, and what a window has to respect under each schedule."""
 
     name: str
     rules: tuple[str, ...]
@@ -43,4 +43,4 @@ def _windows(row: Architecture, schedule: Schedule) -> str:
     limits = [text for rule in row.rules if (text := rule.limit(schedule))]
     if "none" in limits:
         return "none"
-    return "windows " + ", and ".join(dict.fromkeys(limits)) if limits else "any"
+    return "; ".join(dict.fromkeys(limits)) or "any"

@@ -157,7 +157,7 @@ class Rule:
         return None
 
     def limit(self, schedule: Schedule) -> str | None:
-        """Which windows the rule leaves, in words that follow "windows"; None if it leaves all."""
+        """What a window has to respect, in a few words; None if nothing, "none" if none is legal."""
         return None
 
 
@@ -291,8 +291,8 @@ class Periodic(Rule):
     def limit(self, schedule: Schedule) -> str | None:
         if schedule is Schedule.EXPLICIT and self.array:
             return None
-        period = f"{self.period_key} or {self.default}" if self.period_key else str(self.default)
-        return f"that keep every layer's kind, as all of a multiple of {period} layers do"
+        key = f" ({self.period_key})" if self.period_key else ""
+        return f"kinds of period {self.default}{key}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -395,7 +395,7 @@ class Leading(Rule):
         return f"the first layers are {self.inside} ({self.key}, which moves), then {self.outside}"
 
     def limit(self, schedule: Schedule) -> str | None:
-        return f"on one side of the first {self.key}"
+        return f"one side of {self.key}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -432,7 +432,7 @@ class Anchored(Rule):
         return f"the first layers ({self.count}) stay in place: {self.why}"
 
     def limit(self, schedule: Schedule) -> str | None:
-        return f"after the first {self.count}"
+        return f"behind the first {self.count}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -527,7 +527,7 @@ class SharedTail(Rule):
         return f"the last layers ({self.key}, which moves) reuse the K/V of the two before them"
 
     def limit(self, schedule: Schedule) -> str | None:
-        return f"on one side of the last {self.key}"
+        return f"one side of the last {self.key}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -618,7 +618,7 @@ class BoundToPreceding(Rule):
         return f"a layer without its own {self.what} ({self.key}) uses the nearest before it"
 
     def limit(self, schedule: Schedule) -> str | None:
-        return f"that start on a layer with its own {self.what} or hold none"
+        return f"starting on an own {self.what}, or holding none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -662,7 +662,7 @@ class LayerIndex(Rule):
         return f"{self.what} is a layer named by its number ({self.key}, which moves)"
 
     def limit(self, schedule: Schedule) -> str | None:
-        return f"without the layer that is {self.what}"
+        return f"without {self.what}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -709,7 +709,12 @@ class CountSwitch(Rule):
     def limit(self, schedule: Schedule) -> str | None:
         if schedule is Schedule.EXPLICIT and self.repair:
             return None
-        return "that do not cross a layer count the engine switches on"
+        if self.counts is None:
+            return "same layer count"
+        if isinstance(self.counts, range):
+            return f"not across {self.counts.start} layers"
+        numbers = sorted(n for n in range(1, MAX_LAYERS + 1) if n in self.counts)
+        return f"not to or from {' or '.join(map(str, numbers))} layers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -884,8 +889,7 @@ class Unsupported(Rule):
     def limit(self, schedule: Schedule) -> str | None:
         if self.when is None:
             return "none"
-        where = f" where {self.when} is set" if isinstance(self.when, str) else " in some models"
-        return f"of models that are not refused ({self.why}:{where})"
+        return f"none with {self.when}" if isinstance(self.when, str) else "none in some models"
 
 
 @dataclass(frozen=True, slots=True)

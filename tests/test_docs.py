@@ -1,0 +1,83 @@
+"""README and help say what is there."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from rys_gguf.cli import main
+from tests.cli import run
+
+ROOT = Path(__file__).parent.parent
+# Arrows point down: a module imports only from levels below its own.
+LEVELS = [
+    {"errors", "__init__"},
+    {"layer_map", "files", "engine", "header"},
+    {"reader", "rules", "embedded"},
+    {"shards", "architectures", "catalogue", "smoke"},
+    {"model"},
+    {"schedule", "provenance"},
+    {"plan", "describe", "prove"},
+    {"diff", "writer"},
+    {"verify", "align"},
+    {"validate"},
+    {"cli"},
+    {"__main__"},
+]
+
+
+@pytest.mark.parametrize("name", sorted(main.commands))
+def test_every_command_is_in_the_readme_and_has_help(name: str) -> None:
+    """A command nobody can find is not there."""
+    assert f"| `{name} " in (ROOT / "README.md").read_text()
+    command = main.commands[name]
+    assert len(command.help or "") > 40
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help, parameter.name
+
+
+def test_the_table_of_architectures_in_the_readme_is_current() -> None:
+    """It is written by a script from the table the tool uses."""
+    script = ROOT / "scripts" / "update_readme.py"
+    done = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_help_and_version_import_neither_numpy_nor_gguf() -> None:
+    """They answer at once; and the parts that need no arrays never load them."""
+    for flag in ("--help", "--version"):
+        code = (
+            "import sys; sys.argv = ['rys-gguf', sys.argv[1]]\n"
+            "from rys_gguf.cli import main\n"
+            "try: main()\n"
+            "finally: print([m for m in ('numpy', 'gguf', 'tqdm') if m in sys.modules])"
+        )
+        done = subprocess.run([sys.executable, "-c", code, flag], capture_output=True, text=True)
+        assert done.stdout.splitlines()[-1] == "[]", done.stdout
+
+
+def test_modules_import_only_from_below() -> None:
+    """The layout tells the story: spec, map, plan, write, verify."""
+    level = {name: n for n, names in enumerate(LEVELS) for name in names}
+    for path in sorted((ROOT / "rys_gguf").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.ImportFrom) or path.stem == "__init__":
+                continue
+            parts = (node.module or "").split(".")
+            if parts[0] != "rys_gguf" or len(parts) == 1:
+                continue
+            assert level[parts[1]] < level[path.stem], f"{path.stem} imports {parts[1]}"
+
+
+@pytest.mark.parametrize("args", [["plan"], ["nonesuch"], ["plan", "x", "--blokcs", "1,2"], []])
+def test_a_wrong_call_is_told_with_code_2(args: list[str]) -> None:
+    """Typos get click's usage message, not a traceback."""
+    done = run(*args)
+    assert done.returncode == 2
+    assert "Usage: rys-gguf" in done.stderr
