@@ -41,7 +41,7 @@ _NORMS = frozenset(name for name in _WRITERS if name.endswith("norm"))
 
 _SEED = 20240
 # Each output that differs costs a few runs of the engine to find; the first few tell the story.
-_MAX_LOCATED = 6
+_MAX_LOCATED = 4
 # Of a vocabulary too large to send as JSON at every position only the most likely tokens are
 # compared; each log-probability is normalised over all of them anyway.
 _MAX_WHOLE = 65536
@@ -121,11 +121,14 @@ def prove(
         build = ask.build
         failed = [r for r in results if not r.within(tolerance)]
         differing: set[int] = set()
-        for result in failed:
+        if failed:
             say("looking for the outputs that differ")
-            # The shortest prompt at which it shows will do.
-            ask = _Asker([prompts[result.positions[0]]], n_probed(base), options, folder)
-            differing |= _differing(result.outputs, out, base, layer_map, ask, tolerance)
+            # The shortest prompt at which every failure shows will do.
+            shortest = prompts[max(r.positions[0] for r in failed)]
+            ask = _Asker([shortest], n_probed(base), options, folder)
+        for result in failed:
+            room = _MAX_LOCATED - len(differing)
+            differing |= _differing(result.outputs, out, base, layer_map, ask, tolerance, room)
         return Proof(
             tuple(results),
             len(prompts),
@@ -170,14 +173,15 @@ def _differing(
     layer_map: LayerMap,
     ask: _Asker,
     tolerance: float,
+    limit: int,
 ) -> set[int]:
-    """Outputs of a failing path that do not run as their sources, at most `_MAX_LOCATED`.
+    """Outputs of a failing path that do not run as their sources, at most `limit`.
 
     The shortest beginning of the path that fails ends with one; the search goes on behind it.
     """
     found: set[int] = set()
     rest = path
-    while rest and len(found) < _MAX_LOCATED:
+    while rest and len(found) < limit:
         if _along(rest, out, base, layer_map, ask).within(tolerance):
             break
         low, high = 0, len(rest)  # rest[:low] passes, rest[:high] fails

@@ -56,7 +56,7 @@ _MAX_ITEMS = 1 << 30
 # Bounds on work that no real model comes near: 512 layers of 128 tensors; strings are walked one
 # by one, 16 million of them in a few seconds, nested arrays a quarter of a million.
 _MAX_TENSORS = 1 << 16
-_MAX_KEYS = 1 << 13
+_MAX_KEYS = 1 << 16
 _MAX_WALKED = 1 << 24
 _ARRAY_WEIGHT = 1 << 6
 # Keys and values that are kept in memory; a vocabulary is not among them.

@@ -270,8 +270,8 @@ def judge(text: str, *, truncated: bool) -> list[Finding]:
         text = text.rstrip("\ufffd")  # the limit may fall inside a character
     findings = list(_garbage(text))
     if (loop := find_loop(text)) is not None:
-        unit = "characters" if loop.of_characters else "words and marks"
-        what = f"{loop.period} {unit}, {loop.copies:.1f} times"
+        unit = "character" if loop.of_characters else "token"
+        what = f"{loop.period} {unit}{'s' * (loop.period > 1)}, {loop.copies:.1f} times"
         share = (loop.end - loop.start) / len(text)
         kind = Kind.MASKED_LOOP if loop.masked else Kind.LOOP
         findings.append(Finding(kind, share, what, loop.excerpt(text)))
@@ -471,6 +471,12 @@ def _no_answer(engine: Engine, prompt: Prompt) -> EngineFailed:
 
 # -- the verdict ---------------------------------------------------------------------------------
 
+# Measured on 19 variants of SmolLM2-135M-Instruct and 6 of Gemma 3 270M, read by eye, 112 or 128
+# tokens an answer. SmolLM2 itself: 1 to 3 of 8 answers with a finding, 24 to 31 % damage, 0.54 nats
+# per token; its readable variants 1 to 3, 25 to 43 %, 0.55 to 0.64; those that loop 6 to 8, 61 to
+# 100 %; one between the two (blocks:20,24) 4 to 6, 36 to 50 %. Word salad may have no finding at
+# all, but 1.2 to 1.4 nats. Gemma, which has no template, loops by itself in 6 or 7 of 8 answers,
+# 65 to 80 %, 0.30 nats.
 _MAX_FAILED_SHARE = 0.5
 _MAX_NOT_TEXT = 1
 _MAX_MORE_FAILED = 3
