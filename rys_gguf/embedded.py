@@ -23,6 +23,8 @@ def main() -> None:
     params.n_ctx = settings["n_ctx"]
     params.n_parallel = 1
     params.warmup = False
+    # Sizes are ours to choose; fitting them to the device would load the model once more.
+    params.fit_params = False
     if settings["n_threads"]:
         params.cpuparams.n_threads = settings["n_threads"]
         params.cpuparams_batch.n_threads = settings["n_threads"]
