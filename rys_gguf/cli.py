@@ -11,7 +11,7 @@ import dataclasses
 import json
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,13 +23,9 @@ from rys_gguf.layer_map import LayerMap, join_blocks
 
 # numpy and gguf load inside the commands: --help and --version answer without them.
 if TYPE_CHECKING:
-    from rys_gguf.describe import Description
-    from rys_gguf.diff import HeaderDiff
     from rys_gguf.engine import EngineOptions
     from rys_gguf.files import Progress
-    from rys_gguf.model import Model
     from rys_gguf.plan import Plan
-    from rys_gguf.prove import Proof
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -172,13 +168,14 @@ def inspect(model: Path, as_json: bool) -> None:
     """
     from rys_gguf.describe import describe
     from rys_gguf.model import Model
+    from rys_gguf.report import description_json, description_lines
 
     with Model(model) as opened:
         found = describe(opened)
         if as_json:
-            _echo_json(_description_json(opened, found))
+            _echo_json(description_json(opened, found))
         else:
-            _show_description(opened, found)
+            _echo(description_lines(opened, found))
 
 
 @main.command()
@@ -240,6 +237,7 @@ def apply(
     The output appears under its name only once it is complete; the source is never touched.
     """
     from rys_gguf.plan import default_output
+    from rys_gguf.report import plan_json
     from rys_gguf.writer import write_plan
 
     options = _options(schedule, no_provenance, assume_uniform)
@@ -254,7 +252,7 @@ def apply(
             )
         _notes(planned)
         if as_json:
-            _echo_json({"output": [str(p) for p in written.paths], **_plan_json(planned)})
+            _echo_json({"output": [str(p) for p in written.paths], **plan_json(planned)})
         else:
             click.echo("\n".join(map(str, written.paths)))
 
@@ -271,23 +269,16 @@ def diff(a: Path, b: Path, full: bool, as_json: bool) -> None:
     """
     from rys_gguf.diff import diff_models
     from rys_gguf.model import Model
+    from rys_gguf.report import diff_json, diff_lines
 
     with Model(a) as old, Model(b) as new:
         found = diff_models(old, new)
         if as_json:
-            _echo_json(_diff_json(found))
+            _echo_json(diff_json(found))
             return
         if found.is_empty:
-            click.echo("the headers say the same", err=True)
-        _show_diff(found, full=full)
-        for change in found.tensors if full else found.tensors[:_SHOWN_TENSORS]:
-            t_old, t_new = change.old, change.new
-            shown = [f"{t.type_name} {list(t.ne)}" if t else "-" for t in (t_old, t_new)]
-            name = (t_new or t_old).name  # type: ignore[union-attr]  # one side exists
-            sign = "+" if t_old is None else "-" if t_new is None else "~"
-            click.echo(f"{sign} {printable(name)}  {shown[0]} -> {shown[1]}")
-        if hidden := 0 if full else len(found.tensors[_SHOWN_TENSORS:]):
-            click.echo(f"  and {hidden} more tensors (--full lists them)")
+            _say("the headers say the same")
+        _echo(diff_lines(found, full=full))
 
 
 @main.command()
@@ -354,6 +345,7 @@ def prove(
     """
     from rys_gguf.prove import describe_difference
     from rys_gguf.prove import prove as run_proof
+    from rys_gguf.report import proof_lines
 
     options = _engine(llama_server, threads, engine_arguments)
     layer_map = _map_between(variant, source, blocks, layers)
@@ -363,7 +355,7 @@ def prove(
     if as_json:
         _echo_json({"ok": proof.holds(tolerance), **dataclasses.asdict(proof)})
     else:
-        _show_proof(proof, layer_map, tolerance)
+        _echo(proof_lines(proof, layer_map, tolerance))
     if not proof.holds(tolerance):
         raise RysError(f"{printable(variant.name)}: {describe_difference(proof, layer_map)}")
 
@@ -399,8 +391,7 @@ def smoke(
     if as_json:
         _echo_json(smoking.as_json(verdict))
     else:
-        for line in smoking.report(verdict):
-            click.echo(line)
+        _echo(smoking.report(verdict))
     if not verdict.passed:
         raise RysError(f"{printable(variant.name)}: {verdict.reasons[0]}")
 
@@ -520,21 +511,33 @@ def _map_between(
         return map_for(out, base, spec)
 
 
+def _show_plan(planned: Plan, *, full: bool, as_json: bool) -> None:
+    from rys_gguf.report import plan_json, plan_lines
+
+    if as_json:
+        _echo_json(plan_json(planned, full=full))
+    else:
+        _echo(plan_lines(planned, full=full))
+        _notes(planned)
+
+
+def _notes(planned: Plan) -> None:
+    for note in planned.notes:
+        _say(f"note: {note}")
+
+
+def _echo(lines: Iterable[str]) -> None:
+    for line in lines:
+        click.echo(line)
+
+
+def _echo_json(data: Any) -> None:
+    # ASCII only: bytes that are not UTF-8 came in as lone surrogates and print as \udcXX.
+    click.echo(json.dumps(data, indent=2))
+
+
 def _say(line: str) -> None:
     click.echo(line, err=True)
-
-
-def _show_proof(proof: Proof, layer_map: LayerMap, tolerance: float) -> None:
-    for result in proof.results:
-        exact = "bit-exact" if result.exact else f"{result.max_difference:.3g} nats apart"
-        silenced = ", ".join(map(str, result.silenced)) or "none"
-        click.echo(f"silenced {silenced}: {exact}")
-    if proof.holds(tolerance):
-        within = "" if all(r.exact for r in proof.results) else f" within {tolerance:g} nats"
-        click.echo(
-            f"every one of {len(layer_map)} outputs runs as its source{within} "
-            f"({proof.n_positions} positions, up to {proof.longest} tokens)"
-        )
 
 
 # -- from options to a plan --------------------------------------------------------------------
@@ -592,205 +595,3 @@ def _progress(total: int, what: str, unit: str = "B") -> Iterator[Progress]:
             bar.update(n)
 
         yield advance
-
-
-# -- reports -----------------------------------------------------------------------------------
-
-
-def _notes(planned: Plan) -> None:
-    for note in planned.notes:
-        click.echo(f"note: {note}", err=True)
-
-
-def _show_plan(planned: Plan, *, full: bool, as_json: bool) -> None:
-    from rys_gguf.diff import diff_plan
-
-    if as_json:
-        _echo_json(_plan_json(planned, full=full))
-        return
-    model, layer_map = planned.model, planned.layer_map
-    click.echo(f"{model.name}  {layer_map.spec}  schedule {planned.schedule.value}")
-    click.echo(f"layers   {model.n_trunk} -> {len(layer_map)}" + _mtp(model.n_mtp))
-    for run in layer_map.runs():
-        click.echo(f"  {run}")
-    seam = ", ".join(f"{out} <- {source}" for out, source in layer_map.seams())
-    if seam:
-        click.echo(f"seam     {seam}")
-    click.echo("header")
-    _show_diff(diff_plan(planned), full=full)
-    names = [(m.target.name, m.source.name if m.source else "(new)") for m in planned.moves]
-    n_renamed = sum(name != source for name, source in names)
-    n_copies = len(names) - len({source for _, source in names})
-    click.echo(f"  {n_copies} tensors are copies, {n_renamed} have another name than their source")
-    if changed := [m.target.name for m in planned.moves if not m.is_copy]:
-        click.echo(f"  {len(changed)} tensors hold other data than their source")
-    if full:
-        for name, source in names:
-            if name != source:
-                click.echo(f"    {printable(name)} <- {printable(source)}")
-    memory = planned.memory
-    parts = [f"{_bytes(memory.weights, sign=True)} weights"]
-    if memory.kv_per_token:
-        parts.append(f"{_bytes(memory.kv_per_token, sign=True)} KV cache per token (f16)")
-    if memory.state:
-        parts.append(f"{_bytes(memory.state, sign=True)} recurrent state per sequence")
-    click.echo("memory   " + ", ".join(parts))
-    _notes(planned)
-
-
-def _show_diff(found: HeaderDiff, *, full: bool) -> None:
-    from rys_gguf.diff import show_value
-
-    for line in found.layout:
-        click.echo(f"  ~ {line}")
-    for change in found.kvs:
-        sides = []
-        for kv, other in ((change.old, change.new), (change.new, change.old)):
-            if kv is not None:
-                # The type is said once unless it is what changed.
-                same = other is not None and kv.type_name == other.type_name
-                sides.append(show_value(kv, full=full) + ("" if same else f" ({kv.type_name})"))
-        click.echo(f"  {change.sign} {printable(change.key)}  {' -> '.join(sides)}")
-    click.echo(f"tensors  {found.n_tensors[0]} -> {found.n_tensors[1]}")
-    click.echo(
-        f"bytes    {found.n_bytes[0]} -> {found.n_bytes[1]} "
-        f"({_bytes(found.n_bytes[1] - found.n_bytes[0], sign=True)})"
-    )
-
-
-def _show_description(model: Model, found: Description) -> None:
-    click.echo(f"{model.name}  {found.architecture}  {_bytes(model.n_bytes)}")
-    click.echo(f"layers   {found.n_trunk}" + _mtp(found.n_mtp))
-    strip = found.strip
-    for start in range(0, len(strip), 64):
-        row = strip[start : start + 64]
-        groups = " ".join(row[k : k + 8] for k in range(0, len(row), 8))
-        click.echo(f"  {start:4} {groups}")
-    from rys_gguf.describe import letter
-
-    kinds = {k: found.kinds.count(k) for k in dict.fromkeys(found.kinds) if k}
-    legend = [f"{letter(kind)} {kind} ({n})" for kind, n in kinds.items()]
-    if found.n_mtp:
-        legend.append(f"M multi-token prediction ({found.n_mtp})")
-    if legend:
-        click.echo("       " + ", ".join(legend))
-    for rule in found.rules:
-        click.echo(f"rule     {rule}")
-    click.echo(f"         source: llama.cpp {found.source}")
-    for legal in found.legal:
-        click.echo(
-            f"windows  {legal.schedule.value}: {_lengths(legal.n_windows, legal.n_possible)}"
-        )
-    for name, (n, size) in found.types.items():
-        click.echo(f"type     {name:8} {n:5} tensors  {_bytes(size)}")
-    sizes = found.layer_bytes
-    click.echo(
-        f"bytes    {_bytes(min(sizes))} to {_bytes(max(sizes))} per layer, "
-        f"{_bytes(found.global_bytes)} outside layers"
-    )
-
-
-def _lengths(n_windows: dict[int, int], n_layers: int) -> str:
-    if not n_windows:
-        return "none"
-    if all(n_windows.get(n) == n_layers - n + 1 for n in range(1, n_layers + 1)):
-        return "any"
-    lengths = sorted(n_windows)
-    shown = ", ".join(str(n) for n in lengths[:_SHOWN_LENGTHS])
-    shown += ", ..." if len(lengths) > _SHOWN_LENGTHS else ""
-    total = sum(n_windows.values())
-    return f"lengths {shown} ({total} of {n_layers * (n_layers + 1) // 2} windows)"
-
-
-def _mtp(n: int) -> str:
-    return f" + {n} MTP (stays last)" if n else ""
-
-
-def _bytes(n: int, *, sign: bool = False) -> str:
-    power = min(max(0, abs(n).bit_length() - 1) // 10, 4)
-    unit = ("B", "KiB", "MiB", "GiB", "TiB")[power]
-    text = f"{abs(n) / 1024**power:.{1 if power else 0}f} {unit}"
-    return ("-" if n < 0 else "+" if sign else "") + text
-
-
-def _echo_json(data: Any) -> None:
-    # ASCII only: bytes that are not UTF-8 came in as lone surrogates and print as \udcXX.
-    click.echo(json.dumps(data, indent=2))
-
-
-def _diff_json(found: HeaderDiff) -> dict[str, Any]:
-    from rys_gguf.diff import json_value
-
-    return {
-        "layout": list(found.layout),
-        "kvs": [
-            {"key": c.key, "old": json_value(c.old), "new": json_value(c.new)} for c in found.kvs
-        ],
-        "tensors": [
-            {
-                "name": (c.new or c.old).name,  # type: ignore[union-attr]  # one side exists
-                "old": None if c.old is None else {"type": c.old.type_name, "ne": c.old.ne},
-                "new": None if c.new is None else {"type": c.new.type_name, "ne": c.new.ne},
-            }
-            for c in found.tensors
-        ],
-        "n_tensors": found.n_tensors,
-        "n_bytes": found.n_bytes,
-    }
-
-
-def _plan_json(planned: Plan, *, full: bool = False) -> dict[str, Any]:
-    from rys_gguf.diff import diff_plan
-
-    layer_map, memory = planned.layer_map, planned.memory
-    header = _diff_json(diff_plan(planned))
-    del header["tensors"]  # that is the map, said once below
-    data: dict[str, Any] = {
-        "model": str(planned.model.files[0].path),
-        "architecture": planned.model.architecture,
-        "spec": layer_map.spec,
-        "schedule": planned.schedule.value,
-        "n_layers": [layer_map.n_source, len(layer_map)],
-        "n_mtp": planned.model.n_mtp,
-        "layer_map": layer_map.sources,
-        "runs": [
-            {"out": r.out, "source": r.source, "n_layers": r.n_layers} for r in layer_map.runs()
-        ],
-        "seam": layer_map.seams(),
-        "header": header,
-        "n_bytes": [planned.model.n_bytes, planned.n_bytes],
-        "memory": {
-            "weights": memory.weights,
-            "kv_per_token": memory.kv_per_token,
-            "state": memory.state,
-        },
-        "notes": planned.notes,
-    }
-    if full:
-        data["tensors"] = [
-            {
-                "name": m.target.name,
-                "source": m.source.name if m.source else None,
-                "n_bytes": m.target.n_bytes,
-                "is_copy": m.is_copy,
-            }
-            for m in planned.moves
-        ]
-    return data
-
-
-def _description_json(model: Model, found: Description) -> dict[str, Any]:
-    return {
-        "model": str(model.files[0].path),
-        "architecture": found.architecture,
-        "n_layers": found.n_trunk,
-        "n_mtp": found.n_mtp,
-        "kinds": found.kinds,
-        "strip": found.strip,
-        "rules": found.rules,
-        "source": found.source,
-        "types": {k: {"n": n, "n_bytes": size} for k, (n, size) in found.types.items()},
-        "layer_bytes": found.layer_bytes,
-        "global_bytes": found.global_bytes,
-        "legal_windows": {legal.schedule.value: legal.n_windows for legal in found.legal},
-    }

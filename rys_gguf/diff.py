@@ -47,6 +47,13 @@ class TensorChange:
     old: TensorInfo | None
     new: TensorInfo | None
 
+    @property
+    def name(self) -> str:
+        """The tensor's name."""
+        tensor = self.new or self.old
+        assert tensor is not None  # one side exists
+        return tensor.name
+
 
 @dataclass(frozen=True, slots=True)
 class HeaderDiff:

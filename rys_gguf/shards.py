@@ -10,7 +10,6 @@ import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
 
 from rys_gguf.errors import InvalidGGUF, printable
 from rys_gguf.files import SourceFile
@@ -54,12 +53,7 @@ class Shards:
     def __enter__(self) -> Shards:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
     def close(self) -> None:

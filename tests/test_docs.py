@@ -24,7 +24,7 @@ LEVELS = [
     {"schedule", "provenance"},
     {"plan", "describe", "prove"},
     {"diff", "writer"},
-    {"verify", "align"},
+    {"verify", "align", "report"},
     {"validate"},
     {"cli"},
     {"__main__"},
