@@ -157,7 +157,7 @@ class Rule:
         return None
 
     def limit(self, schedule: Schedule) -> str | None:
-        """What a window has to respect, in a few words; None for nothing, "none" if none is legal."""
+        """What a window has to respect, in a few words; None for nothing, "none": none is legal."""
         return None
 
 
