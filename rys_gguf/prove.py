@@ -121,21 +121,23 @@ def prove(
         build = ask.build
         failed = [r for r in results if not r.within(tolerance)]
         differing: set[int] = set()
+        all_found = True
         if failed:
             say("looking for the outputs that differ")
             # The shortest prompt at which every failure shows will do.
             shortest = prompts[max(r.positions[0] for r in failed)]
             ask = _Asker([shortest], n_probed(base), options, folder)
         for result in failed:
-            room = _MAX_LOCATED - len(differing)
-            differing |= _differing(result.outputs, out, base, layer_map, ask, tolerance, room)
+            found = _differing(result.outputs, out, base, layer_map, ask, tolerance)
+            all_found = all_found and len(found) < _MAX_LOCATED
+            differing |= found
         return Proof(
             tuple(results),
             len(prompts),
             max(map(len, prompts)),
             build,
             tuple(sorted(differing)),
-            len(differing) < _MAX_LOCATED,
+            all_found,
         )
 
 
@@ -173,15 +175,14 @@ def _differing(
     layer_map: LayerMap,
     ask: _Asker,
     tolerance: float,
-    limit: int,
 ) -> set[int]:
-    """Outputs of a failing path that do not run as their sources, at most `limit`.
+    """Outputs of a failing path that do not run as their sources, at most `_MAX_LOCATED`.
 
     The shortest beginning of the path that fails ends with one; the search goes on behind it.
     """
     found: set[int] = set()
     rest = path
-    while rest and len(found) < limit:
+    while rest and len(found) < _MAX_LOCATED:
         if _along(rest, out, base, layer_map, ask).within(tolerance):
             break
         low, high = 0, len(rest)  # rest[:low] passes, rest[:high] fails

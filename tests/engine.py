@@ -9,11 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from rys_gguf import Model
-from rys_gguf.engine import Engine, EngineOptions
+from rys_gguf.engine import Engine, EngineOptions, find_engine
 from rys_gguf.prove import make_prompts
 from tests import tiny
 
-OPTIONS = EngineOptions(n_ctx=256, n_threads=1, load_seconds=60, answer_seconds=60)
+# xllamacpp, or with LLAMA_SERVER in the environment that binary.
+OPTIONS = EngineOptions(
+    find_engine(), n_ctx=256, n_threads=1, load_seconds=60, answer_seconds=60
+)
 
 
 def logprobs(
