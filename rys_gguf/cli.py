@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from rys_gguf.engine import EngineOptions
     from rys_gguf.files import Progress
     from rys_gguf.plan import Plan
+    from rys_gguf.writer import Written
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -251,10 +252,40 @@ def apply(
                 planned, path, force=force, split_max_bytes=split_max_size, progress=progress
             )
         _notes(planned)
+        _say_shared(written)
         if as_json:
-            _echo_json({"output": [str(p) for p in written.paths], **plan_json(planned)})
+            _echo_json({**_written_json(written), **plan_json(planned)})
         else:
-            click.echo("\n".join(map(str, written.paths)))
+            _echo(map(str, written.paths))
+
+
+@main.command()
+@click.argument("model", type=_FILE)
+@click.option("-o", "--output", type=_FILE, required=True, help="Output file.")
+@click.option(
+    "--alignment",
+    type=click.IntRange(32, 1 << 24),
+    default=4096,
+    show_default=True,
+    help="Bytes; a multiple of the file system's block size.",
+)
+@click.option("--force", is_flag=True, help="Replace the output if it exists.")
+@_json_option
+def align(model: Path, output: Path, alignment: int, force: bool, as_json: bool) -> None:
+    """Rewrite a model once so that its variants can share its blocks.
+
+    On XFS, btrfs, bcachefs and ZFS a variant of an aligned model then takes no disk but for its
+    header: apply shares the data instead of copying it.
+    """
+    from rys_gguf.align import align as align_model
+    from rys_gguf.model import Model
+
+    with Model(model) as opened, _progress(opened.n_bytes, printable(output.name)) as progress:
+        written = align_model(opened, output, alignment=alignment, force=force, progress=progress)
+    if as_json:
+        _echo_json(_written_json(written))
+    else:
+        _echo(map(str, written.paths))
 
 
 @main.command()
@@ -519,6 +550,21 @@ def _show_plan(planned: Plan, *, full: bool, as_json: bool) -> None:
     else:
         _echo(plan_lines(planned, full=full))
         _notes(planned)
+
+
+def _say_shared(written: Written) -> None:
+    from rys_gguf.report import size
+
+    if written.n_shared:
+        _say(f"{size(written.n_shared)} shared with the source, {size(written.n_copied)} written")
+
+
+def _written_json(written: Written) -> dict[str, Any]:
+    return {
+        "output": [str(path) for path in written.paths],
+        "n_shared": written.n_shared,
+        "n_copied": written.n_copied,
+    }
 
 
 def _notes(planned: Plan) -> None:

@@ -5,26 +5,44 @@ that shrinks kills the process with SIGBUS, a short read is an error message.
 
 Output: a fresh file under a short random name in the output's own folder, synced, and given its
 name in one step that cannot replace anything unless asked to.
+
+In between, data is shared where the file system can share blocks, else moved inside the kernel,
+else read and written. What the platform offers is chosen here and nowhere else.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import os
 import secrets
 import shutil
 import stat
+import struct
+import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
 from rys_gguf.errors import InvalidGGUF, OutputFailed, printable
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 Progress = Callable[[int], None]
 
 # Large enough that system calls cost nothing, small enough for smooth progress and prompt Ctrl-C.
 CHUNK_BYTES = 8 << 20
+# The block size of nearly every file system; ZFS has larger ones.
+BLOCK_BYTES = 4096
+# Sharing takes no time per byte, but should stop for a signal too.
+_SHARE_BYTES = 1 << 30
+# _IOW(0x94, 13, struct file_clone_range) of linux/fs.h; Python has the name since 3.12.
+_FICLONERANGE = 0x4020940D
 # Two buffers of this size stay in the processor's cache between reading and comparing.
 _COMPARE_BYTES = 256 << 10
 
@@ -73,6 +91,14 @@ class SourceFile:
             offset, n = offset + len(part), n - len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
+    def read_into(self, buffer: bytearray, offset: int) -> None:
+        """Fill `buffer` from `offset`. Raises InvalidGGUF if the file ends before it is full."""
+        done = 0
+        with contextlib.suppress(AttributeError, OSError):  # what fails is read again, and said
+            done = os.preadv(self.fd, [buffer], offset)
+        if done < len(buffer):
+            buffer[done:] = self.read(offset + done, len(buffer) - done)
+
     def _pread(self, n: int, offset: int) -> bytes:
         try:
             if hasattr(os, "pread"):
@@ -97,13 +123,12 @@ class SourceFile:
 
 def commit_all(outputs: Sequence[OutputFile]) -> None:
     """Give several complete files their names, or none of them."""
-    named: list[OutputFile] = []
     try:
         for output in outputs:
             output.commit()
-            named.append(output)
     except BaseException:
-        for output in named:
+        # Also the one that a signal stopped between having its name and saying so.
+        for output in outputs:
             output.withdraw()
         raise
 
@@ -112,9 +137,13 @@ def first_difference(
     a: SourceFile, a_offset: int, b: SourceFile, b_offset: int, n: int, progress: Progress
 ) -> int | None:
     """Position of the first of `n` bytes in which two files differ, None if there is none."""
+    left, right = bytearray(), bytearray()
     for done in range(0, n, _COMPARE_BYTES):
         size = min(_COMPARE_BYTES, n - done)
-        left, right = a.read(a_offset + done, size), b.read(b_offset + done, size)
+        if len(left) != size:  # the first piece, and the last
+            left, right = bytearray(size), bytearray(size)
+        a.read_into(left, a_offset + done)
+        b.read_into(right, b_offset + done)
         if left != right:
             return done + next(
                 i for i, (x, y) in enumerate(zip(left, right, strict=True)) if x != y
@@ -130,7 +159,8 @@ class OutputFile:
         out.write(...); out.copy(source, offset, n)
         out.commit()
 
-    Leaving the block without `commit` removes everything. Raises OutputFailed.
+    Leaving the block without `commit` removes everything. `n_bytes` is the room it will need; of
+    what was copied `n_shared` bytes are blocks of the source and took none. Raises OutputFailed.
     """
 
     def __init__(
@@ -141,16 +171,30 @@ class OutputFile:
         *,
         force: bool,
     ) -> None:
-        # Writing through a symbolic link writes what it points to, as cp and the shell do.
-        self.path = Path(os.path.realpath(path))
+        self.name = printable(Path(path).name)
+        try:
+            # Writing through a symbolic link writes what it points to, as cp and the shell do.
+            self.path = Path(os.path.realpath(path))
+        except OSError as e:  # a relative path in a folder that is gone
+            raise OutputFailed(f"{self.name}: {_reason(e)}") from e
         self.name = printable(self.path.name)
+        self.n_shared = 0
+        self._n_appended = 0
+        self._n_sent = 0  # of those, how many the disk was told to begin with
+        self._inputs = inputs
         self._force = force
         self._fd = -1
         self._tmp: Path | None = None
-        self._check_target(inputs)
+        self._made: os.stat_result | None = None
+        self._check_target()
         self._check_space(n_bytes)
 
     def __enter__(self) -> OutputFile:
+        self.create()
+        return self
+
+    def create(self) -> None:
+        """Make the file, under its random name."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
         flags |= getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
         tmp = self.path.parent / f".rys-{secrets.token_hex(6)}.tmp"
@@ -162,7 +206,7 @@ class OutputFile:
             raise OutputFailed(
                 f"{printable(self.path.parent)}: cannot write here: {_reason(e)}"
             ) from e
-        return self
+        self._made = os.fstat(self._fd)
 
     def __exit__(
         self,
@@ -185,20 +229,26 @@ class OutputFile:
         view = memoryview(data)
         while view:
             view = view[os.write(self._fd, view) :]
+        self._n_appended += len(data)
 
     def copy(self, source: SourceFile, offset: int, n: int, progress: Progress) -> None:
-        """Append `n` bytes of `source` from `offset`; inside the kernel where it can."""
-        for done in copy_bytes(source, self._fd, offset, n):
+        """Append `n` bytes of `source` from `offset`: shared, or copied inside the kernel."""
+        for done, is_shared in copy_bytes(source, self._fd, offset, n):
+            self.n_shared += done if is_shared else 0
+            self._n_appended += done
+            if self._n_appended - self._n_sent >= CHUNK_BYTES:
+                _start_writing(self._fd, self._n_sent, self._n_appended - self._n_sent)
+                self._n_sent = self._n_appended
             progress(done)
 
     def commit(self) -> None:
         """Sync the file and give it its name; replaces an existing file only with `force`."""
         assert self._tmp is not None
-        os.fsync(self._fd)
+        _sync(self._fd)
         self._close()
         if self._force:
             # Looked at again: what stood here when the run began may have been swapped since.
-            self._require_replaceable()
+            self._check_target()
             os.replace(self._tmp, self.path)
         else:
             self._name_without_clobbering(self._tmp)
@@ -206,9 +256,12 @@ class OutputFile:
         _sync_folder(self.path.parent)
 
     def withdraw(self) -> None:
-        """Take a committed file away again, unless it replaced another."""
-        if not self._force:
-            self.path.unlink(missing_ok=True)
+        """Take the file's name away again if it has it, unless it replaced another."""
+        if self._force or self._made is None:
+            return
+        with contextlib.suppress(OSError):
+            if os.path.samestat(self._made, os.lstat(self.path)):
+                self.path.unlink()
 
     def _name_without_clobbering(self, tmp: Path) -> None:
         try:
@@ -221,21 +274,25 @@ class OutputFile:
                 f"{self.name}: somebody else wrote this file meanwhile; theirs was kept"
             ) from e
         except OSError as e:
-            if e.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
+            if e.errno not in _NO_LINKS:
                 raise
             # No hard links here (FAT, some network and FUSE file systems): reserve, then replace.
             os.close(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
-            os.replace(tmp, self.path)
+            try:
+                os.replace(tmp, self.path)
+            except BaseException:
+                self.path.unlink()
+                raise
         else:
             tmp.unlink()
 
-    def _check_target(self, inputs: tuple[SourceFile, ...]) -> None:
-        if not self.path.parent.is_dir():
+    def _check_target(self) -> None:
+        if not os.path.isdir(self.path.parent):
             raise OutputFailed(f"{printable(self.path.parent)}: no such folder")
         info = self._require_replaceable()
         if info is None:
             return
-        if any(source.same_file(info) for source in inputs):
+        if any(source.same_file(info) for source in self._inputs):
             raise OutputFailed(
                 f"{self.name}: is the source model itself; choose another output (not even --force "
                 f"replaces the source)"
@@ -269,12 +326,47 @@ class OutputFile:
             os.close(fd)
 
 
-def copy_bytes(source: SourceFile, out_fd: int, offset: int, n: int) -> Iterator[int]:
-    """Append n bytes of source to out_fd, yielding the bytes done by each step.
+def can_share(
+    source: SourceFile, out_folder: str | os.PathLike[str], alignment: int
+) -> tuple[bool, str]:
+    """Whether files in `out_folder` can share the tensors of a model aligned to `alignment` bytes.
 
-    copy_file_range shares or moves data inside the kernel; sendfile and then plain reads stand in
-    where the file systems or the platform have no such call. Each may do less than asked.
+    Tried with the source's own first block and a file that is gone again at once. The text says why
+    not, in words for the user; it is empty if sharing is possible.
     """
+    folder = printable(out_folder)
+    if not _HAS_CLONE:
+        return False, "only Linux can share blocks between parts of files"
+    try:
+        block = os.statvfs(out_folder).f_bsize
+        with tempfile.TemporaryFile(prefix=".rys-", dir=out_folder) as out:
+            _clone(source, out.fileno(), 0, min(source.n_bytes, block))
+    except OSError as e:
+        if e.errno == errno.EXDEV:
+            return False, f"{folder} is on another file system than the model"
+        if e.errno in _NO_SHARING:
+            return False, f"the file system of {folder} does not share blocks"
+        return False, f"{folder}: {_reason(e)}"
+    if alignment % block:
+        option = f" --alignment {block}" if block > BLOCK_BYTES else ""
+        return False, (
+            f"tensors are aligned to {alignment} bytes, the blocks of {folder} to {block}; make an "
+            f"aligned base once: rys-gguf align MODEL -o BASE{option}"
+        )
+    return True, ""
+
+
+def copy_bytes(source: SourceFile, out_fd: int, offset: int, n: int) -> Iterator[tuple[int, bool]]:
+    """Append n bytes of source to out_fd: the bytes done by each step, and whether it shared them.
+
+    Shared where source, output and their offsets let blocks be; the rest by copy_file_range, which
+    moves data inside the kernel; sendfile and then plain reads stand in where the file systems or
+    the platform have no such call. Each may do less than asked. Raises OSError, InvalidGGUF if the
+    source ends.
+    """
+    for done in _share(source, out_fd, offset, n):
+        yield done, True
+        offset, n = offset + done, n - done
     for step in _copy_ways():
         while n:
             try:
@@ -287,16 +379,51 @@ def copy_bytes(source: SourceFile, out_fd: int, offset: int, n: int) -> Iterator
                 # The file ended, or the call cannot serve this file (procfs, some FUSE): reading
                 # tells which.
                 break
-            yield done
+            yield done, False
             offset, n = offset + done, n - done
         if not n:
             return
 
 
+# EIO: reading and writing by themselves tell which of the two files it was.
 _TRY_ANOTHER_WAY = frozenset({
     errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP,
-    errno.EPERM, errno.EBADF, errno.ETXTBSY,
+    errno.EPERM, errno.EBADF, errno.ETXTBSY, errno.EIO,
 })  # fmt: skip
+_HAS_CLONE = sys.platform == "linux"
+# EAGAIN: ZFS, of blocks it has not written yet.
+_NO_SHARING = _TRY_ANOTHER_WAY | {errno.ENOTTY, errno.EAGAIN}
+_NO_LINKS = frozenset({
+    errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK,
+})  # fmt: skip
+
+
+def _share(source: SourceFile, out_fd: int, offset: int, n: int) -> Iterator[int]:
+    """Let out_fd share the whole blocks of n bytes of source, as far as that goes."""
+    if not _HAS_CLONE:
+        return
+    block = os.fstatvfs(out_fd).f_bsize
+    if offset % block or os.lseek(out_fd, 0, os.SEEK_CUR) % block:
+        return
+    n -= n % block
+    while n:
+        size = min(n, _SHARE_BYTES)
+        try:
+            _clone(source, out_fd, offset, size)
+        except OSError as e:
+            if e.errno not in _NO_SHARING:
+                raise
+            return
+        yield size
+        offset, n = offset + size, n - size
+
+
+def _clone(source: SourceFile, out_fd: int, offset: int, n: int) -> None:
+    """Share n bytes at the position of out_fd, and move it behind them."""
+    at = os.lseek(out_fd, 0, os.SEEK_CUR)
+    argument = struct.pack("=qQQQ", source.fd, offset, n, at)
+    fcntl.ioctl(out_fd, getattr(fcntl, "FICLONERANGE", _FICLONERANGE), argument)
+    os.lseek(out_fd, at + n, os.SEEK_SET)
 
 
 def _copy_ways() -> Iterator[Callable[[SourceFile, int, int, int], int]]:
@@ -313,6 +440,31 @@ def _read_write(source: SourceFile, out_fd: int, offset: int, n: int) -> int:
     while done < len(data):
         done += os.write(out_fd, data[done:])
     return done
+
+
+def _start_writing(fd: int, offset: int, n: int) -> None:
+    """Let the disk begin with bytes that are complete while the next are copied.
+
+    The sync at the end then has little left to wait for: a third of the time of a large file. Only
+    a hint: errors are the sync's to report, and elsewhere than on Linux nothing happens.
+    """
+    if _SYNC_FILE_RANGE is not None:
+        _SYNC_FILE_RANGE(fd, ctypes.c_int64(offset), ctypes.c_int64(n), _SYNC_FILE_RANGE_WRITE)
+
+
+_SYNC_FILE_RANGE_WRITE = 2  # linux/fs.h
+_SYNC_FILE_RANGE = (
+    getattr(ctypes.CDLL(None), "sync_file_range", None) if sys.platform == "linux" else None
+)
+
+
+def _sync(fd: int) -> None:
+    if hasattr(fcntl, "F_FULLFSYNC"):
+        # macOS: fsync there leaves the data in the drive's cache. Not every file system can do it.
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+            return
+    os.fsync(fd)
 
 
 def _sync_folder(folder: Path) -> None:

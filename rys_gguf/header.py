@@ -232,8 +232,9 @@ class Header:
             out += struct.pack(u32, len(t.ne))
             out += b"".join(struct.pack(u64, dim) for dim in t.ne)
             out += struct.pack(self.order + "IQ", t.type, t.offset)
-        out += bytes(self.data_offset - self.n_bytes)
-        yield bytes(out)
+        padding = zeros(self.data_offset - self.n_bytes)
+        yield bytes(out) + next(padding, b"")
+        yield from padding
 
     def offset_issues(self) -> list[str]:
         """Where the table breaks llama.cpp's rule: each offset is the running sum of padded sizes.
@@ -269,6 +270,12 @@ def rename(name: str, layer: int) -> str:
 def padded(n: int, alignment: int) -> int:
     """`n` rounded up to a multiple of `alignment` (a power of two)."""
     return (n + alignment - 1) & -alignment
+
+
+def zeros(n: int) -> Iterator[bytes]:
+    """`n` bytes of padding, at most 1 MiB at a time: an alignment can be as large as 2 GiB."""
+    for done in range(0, n, 1 << 20):
+        yield bytes(min(1 << 20, n - done))
 
 
 def type_name(type_: int) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rys_gguf.describe import Description, letter
 from rys_gguf.diff import HeaderDiff, diff_plan, json_value, show_value
 from rys_gguf.errors import printable
+from rys_gguf.files import can_share
 from rys_gguf.layer_map import LayerMap
 from rys_gguf.model import Model
 from rys_gguf.plan import Plan
@@ -60,12 +61,17 @@ def plan_lines(planned: Plan, *, full: bool) -> Iterator[str]:
             if name != source:
                 yield f"    {printable(name)} <- {printable(source)}"
     memory = planned.memory
-    parts = [f"{_bytes(memory.weights, sign=True)} weights"]
+    parts = [f"{size(memory.weights, sign=True)} weights"]
     if memory.kv_per_token:
-        parts.append(f"{_bytes(memory.kv_per_token, sign=True)} KV cache per token (f16)")
+        parts.append(f"{size(memory.kv_per_token, sign=True)} KV cache per token (f16)")
     if memory.state:
-        parts.append(f"{_bytes(memory.state, sign=True)} recurrent state per sequence")
+        parts.append(f"{size(memory.state, sign=True)} recurrent state per sequence")
     yield "memory   " + ", ".join(parts)
+    model_file = model.files[0]
+    shared, why_not = can_share(
+        model_file, model_file.path.resolve().parent, model.header.alignment
+    )
+    yield "disk     " + ("shared with the model, but for the header" if shared else why_not)
 
 
 def diff_lines(found: HeaderDiff, *, full: bool) -> Iterator[str]:
@@ -93,13 +99,13 @@ def _header_lines(found: HeaderDiff, *, full: bool) -> Iterator[str]:
     yield f"tensors  {found.n_tensors[0]} -> {found.n_tensors[1]}"
     yield (
         f"bytes    {found.n_bytes[0]} -> {found.n_bytes[1]} "
-        f"({_bytes(found.n_bytes[1] - found.n_bytes[0], sign=True)})"
+        f"({size(found.n_bytes[1] - found.n_bytes[0], sign=True)})"
     )
 
 
 def description_lines(model: Model, found: Description) -> Iterator[str]:
     """A model's layers as a strip of letters, its rules, windows, types and sizes."""
-    yield f"{model.name}  {found.architecture}  {_bytes(model.n_bytes)}"
+    yield f"{model.name}  {found.architecture}  {size(model.n_bytes)}"
     yield f"layers   {found.n_trunk}" + _mtp(found.n_mtp)
     strip = found.strip
     for start in range(0, len(strip), _STRIP_WIDTH):
@@ -118,12 +124,12 @@ def description_lines(model: Model, found: Description) -> Iterator[str]:
     yield f"         source: llama.cpp {found.source}"
     for legal in found.legal:
         yield (f"windows  {legal.schedule.value}: {_lengths(legal.n_windows, legal.n_possible)}")
-    for name, (n, size) in found.types.items():
-        yield f"type     {name:8} {n:5} tensors  {_bytes(size)}"
+    for name, (n, n_bytes) in found.types.items():
+        yield f"type     {name:8} {n:5} tensors  {size(n_bytes)}"
     sizes = found.layer_bytes
     yield (
-        f"bytes    {_bytes(min(sizes))} to {_bytes(max(sizes))} per layer, "
-        f"{_bytes(found.global_bytes)} outside layers"
+        f"bytes    {size(min(sizes))} to {size(max(sizes))} per layer, "
+        f"{size(found.global_bytes)} outside layers"
     )
 
 
@@ -143,7 +149,8 @@ def _mtp(n: int) -> str:
     return f" + {n} MTP (stays last)" if n else ""
 
 
-def _bytes(n: int, *, sign: bool = False) -> str:
+def size(n: int, *, sign: bool = False) -> str:
+    """A number of bytes for people, in powers of 1024; with `sign` as a change."""
     power = min(max(0, abs(n).bit_length() - 1) // 10, 4)
     unit = ("B", "KiB", "MiB", "GiB", "TiB")[power]
     text = f"{abs(n) / 1024**power:.{1 if power else 0}f} {unit}"
@@ -220,7 +227,7 @@ def description_json(model: Model, found: Description) -> dict[str, Any]:
         "strip": found.strip,
         "rules": found.rules,
         "source": found.source,
-        "types": {k: {"n": n, "n_bytes": size} for k, (n, size) in found.types.items()},
+        "types": {k: {"n": n, "n_bytes": n_bytes} for k, (n, n_bytes) in found.types.items()},
         "layer_bytes": found.layer_bytes,
         "global_bytes": found.global_bytes,
         "legal_windows": {legal.schedule.value: legal.n_windows for legal in found.legal},

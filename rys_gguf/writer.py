@@ -7,16 +7,29 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from rys_gguf.files import OutputFile, Progress, commit_all
-from rys_gguf.header import Span, padded
+from rys_gguf.files import OutputFile, Progress, can_share, commit_all
+from rys_gguf.header import Span, padded, zeros
 from rys_gguf.model import Model
 from rys_gguf.plan import Plan, PlannedFile, Slices, split
 from rys_gguf.shards import TensorData, shard_path
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The files of a finished output, and how their bytes came to be.
+
+    `n_shared` bytes are blocks of the source and take no room, `n_copied` are the rest.
+    """
+
+    paths: tuple[Path, ...]
+    n_shared: int
+    n_copied: int
 
 
 def write_plan(
@@ -26,8 +39,8 @@ def write_plan(
     force: bool = False,
     split_max_bytes: int | None = None,
     progress: Progress = lambda _: None,
-) -> list[Path]:
-    """Write the planned model and return the files, which appear only once all are complete.
+) -> Written:
+    """Write the planned model; its files appear only once all are complete.
 
     One file at `path`, or with `split_max_bytes` shards named after it with at most that much
     tensor data each. `progress` is called with the bytes each step wrote. Raises OutputFailed if
@@ -39,14 +52,42 @@ def write_plan(
     paths = [path]
     if len(files) > 1:
         paths = [shard_path(path, n + 1, len(files)) for n in range(len(files))]
+    return write_files(plan.model, files, paths, force=force, progress=progress)
+
+
+def write_files(
+    model: Model,
+    files: Sequence[PlannedFile],
+    paths: Sequence[Path],
+    *,
+    force: bool,
+    progress: Progress,
+) -> Written:
+    """Write files planned from `model` to as many paths; all appear, or none. Raises as above."""
+    room = sum(_room(model, file, path) for file, path in zip(files, paths, strict=True))
     with contextlib.ExitStack() as stack:
-        n_left = sum(file.n_bytes for file in files)
-        outputs = [OutputFile(p, plan.model.files, n_left, force=force) for p in paths]
+        outputs = [OutputFile(p, model.files, room, force=force) for p in paths]
         for file, output in zip(files, outputs, strict=True):
-            _write_file(plan.model, file, stack.enter_context(output), progress)
-        plan.model.require_unchanged()
+            # Cleaned up after even if a signal arrives while it is made.
+            stack.push(output)
+            output.create()
+            _write_file(model, file, output, progress)
+        model.require_unchanged()
         commit_all(outputs)
-    return paths
+    n_shared = sum(output.n_shared for output in outputs)
+    n_bytes = sum(file.n_bytes for file in files)
+    return Written(tuple(paths), n_shared, n_bytes - n_shared)
+
+
+def _room(model: Model, file: PlannedFile, path: Path) -> int:
+    """Bytes of disk the file will take: what it shares with the source takes none."""
+    alignment = file.header.alignment
+    shared, _ = can_share(model.files[0], os.path.dirname(os.path.realpath(path)), alignment)
+    if not shared or model.header.alignment % alignment:
+        return file.n_bytes
+    return file.n_bytes - sum(
+        move.target.n_bytes & -alignment for move in file.moves if move.is_copy
+    )
 
 
 def _write_file(model: Model, file: PlannedFile, out: OutputFile, progress: Progress) -> None:
@@ -75,7 +116,7 @@ def _pieces(model: Model, file: PlannedFile) -> Iterator[bytes | Span]:
             yield from _sliced(model, move.data)
         else:
             yield move.data
-        yield bytes(n_padding)
+        yield from zeros(n_padding)
     if file.n_trailing_bytes:
         yield Span(model.n_bytes - file.n_trailing_bytes, file.n_trailing_bytes)
 

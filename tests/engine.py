@@ -14,9 +14,7 @@ from rys_gguf.prove import make_prompts
 from tests import tiny
 
 # xllamacpp, or with LLAMA_SERVER in the environment that binary.
-OPTIONS = EngineOptions(
-    find_engine(), n_ctx=256, n_threads=1, load_seconds=60, answer_seconds=60
-)
+OPTIONS = EngineOptions(find_engine(), n_ctx=256, n_threads=1, load_seconds=60, answer_seconds=60)
 
 
 def logprobs(

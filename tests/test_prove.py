@@ -315,7 +315,8 @@ def test_a_program_that_is_none_is_named() -> None:
 def test_arguments_after_the_dashes_need_a_server(pair) -> None:
     """They are llama-server's; without one the call is wrong."""
     out, source = pair
-    done = run("prove", out, "--source", source, "--", "--gpu-layers", "99")
+    env = {k: v for k, v in os.environ.items() if k != "LLAMA_SERVER"}
+    done = run("prove", out, "--source", source, "--", "--gpu-layers", "99", env=env)
     assert done.returncode == 2
 
 

@@ -158,7 +158,7 @@ def test_a_taken_shard_name_leaves_nothing_behind(whole: Path, tmp_path: Path) -
     out.mkdir()
     with Model(whole) as model:
         plan = make_plan(model, LayerMap.parse("blocks:4,8", 8))
-        names = write_plan(plan, out / "v.gguf", split_max_bytes=100_000)
+        names = write_plan(plan, out / "v.gguf", split_max_bytes=100_000).paths
     for path in names[:-1]:
         path.unlink()
     size = names[-1].stat().st_size

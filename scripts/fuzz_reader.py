@@ -1,0 +1,238 @@
+"""Fuzz what reads a header.
+
+usage: python scripts/fuzz_reader.py [--plan] CORPUS [libFuzzer option ...]
+
+The invariant: any bytes either parse or raise InvalidGGUF, in bounded memory. What parses encodes
+to the bytes it was read from. With --plan: any bytes are also either planned or refused, with a
+RysError and nothing else.
+
+CORPUS is a folder, made and filled with the headers of tiny models if it is empty. Half of the
+mutations are libFuzzer's, on bytes; the others change one value or tensor of a header that parses,
+and so reach what comes after the parser. Needs atheris (PyPI; Linux and macOS). Memory and time of
+one input are libFuzzer's -rss_limit_mb and -timeout, by default 512 MB and 10 s. A finding is left
+as a file crash-*, timeout-* or oom-* in the current folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import atheris
+from gguf.constants import GGUFValueType
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+with atheris.instrument_imports(include=["rys_gguf"]):
+    from rys_gguf import LayerMap, Model, RysError, make_plan
+    from rys_gguf.describe import describe
+    from rys_gguf.diff import diff_plan
+    from rys_gguf.errors import InvalidGGUF
+    from rys_gguf.header import KV, SCALAR_FORMAT, Header, Span, TensorInfo
+    from rys_gguf.reader import HeaderReader
+    from rys_gguf.rules import Schedule
+
+from tests import tiny
+
+# A header is followed by this much tensor data, all of it a hole, if its last byte is odd.
+HOLE_BYTES = 1 << 24
+LIMITS = ["-rss_limit_mb=512", "-timeout=10", "-max_len=16384"]
+# One per way in which metadata describes layers; the weights are not part of a seed.
+SEEDS = [
+    ("llama", 2, {}),
+    ("gemma3", 3, {}),
+    ("gpt-oss", 2, {}),
+    ("gemma4", 3, {}),
+    ("qwen35", 2, {"n_mtp": 1, "recurrent_layers": True}),
+    ("lfm2", 3, {}),
+    ("apertus", 2, {}),
+    ("jamba", 3, {}),
+    ("bert", 2, {}),
+]
+
+
+class Target:
+    """One temporary file that takes each input in turn."""
+
+    def __init__(self, *, plans: bool) -> None:
+        self.plans = plans
+        self.file = tempfile.NamedTemporaryFile(prefix="fuzz-", suffix=".gguf")  # noqa: SIM115
+
+    def __call__(self, data: bytes) -> None:
+        """Read `data` as a file; whatever but InvalidGGUF comes out is a finding."""
+        fd = self.file.fileno()
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, data, 0)
+        if data and data[-1] & 1:
+            os.ftruncate(fd, len(data) + HOLE_BYTES)
+        try:
+            with HeaderReader(self.file.name) as reader:
+                require_same_bytes(reader.header, data)
+        except InvalidGGUF:
+            return
+        if self.plans:
+            plan_and_describe(Path(self.file.name))
+
+
+class Mutator:
+    """libFuzzer's mutations of bytes, and as many of one value or tensor of a valid header."""
+
+    BYTES = 0.5  # the share of libFuzzer's own
+    TENSORS = 0.3  # of the others, those of the tensor table
+
+    def __init__(self) -> None:
+        self.file = tempfile.NamedTemporaryFile(prefix="fuzz-", suffix=".gguf")  # noqa: SIM115
+
+    def __call__(self, data: bytes, max_size: int, seed: int) -> bytes:
+        """At most `max_size` bytes made of `data`."""
+        dice = random.Random(seed)
+        header = self._parsed(data) if dice.random() >= self.BYTES else None
+        if header is None:
+            return bytes(atheris.Mutate(data, max_size))
+        if header.tensors and (dice.random() < self.TENSORS or not header.kvs):
+            changed = list(header.tensors)
+            at = dice.randrange(len(changed))
+            changed[at : at + 1] = other_tensors(changed[at], dice)
+            header = replace(header, tensors=tuple(changed))
+        elif header.kvs:
+            kvs = list(header.kvs)
+            at = dice.randrange(len(kvs))
+            kvs[at : at + 1] = other_kvs(kvs[at], dice)
+            header = replace(header, kvs=tuple(kvs))
+        pieces = [p for p in header.encode() if isinstance(p, bytes)]
+        return (b"".join(pieces)[: max_size - 1]) + bytes([dice.randrange(2)])
+
+    def _parsed(self, data: bytes) -> Header | None:
+        fd = self.file.fileno()
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, data, 0)
+        os.ftruncate(fd, len(data) + HOLE_BYTES)
+        try:
+            with HeaderReader(self.file.name) as reader:
+                return reader.header if reader.alignment <= 1 << 12 else None
+        except InvalidGGUF:
+            return None
+
+
+NUMBERS = [0, 1, 2, 3, 4, 7, 8, 31, 63, 255, 512, 513, 1 << 16, (1 << 31) - 1, 1 << 31]
+NUMBERS += [(1 << 32) - 1, 1 << 32, 1 << 53, (1 << 63) - 1, 1 << 63, (1 << 64) - 1]
+TEXTS = ["", "llama", "gemma3", "qwen35", "blk.", "blk.01.x", "x" * 64, "a\0b", "\udcff"]
+
+
+def other_kvs(kv: KV, dice: random.Random) -> list[KV]:
+    """`kv` dropped, doubled, of another type, or with another value of its own."""
+    scalars = [*SCALAR_FORMAT, GGUFValueType.STRING]
+    # What leaves more of the model standing comes more often.
+    action = dice.choice(["drop", "double", "retype", "array", *["value"] * 12])
+    if action == "drop":
+        return []
+    if action == "double":
+        return [kv, kv]
+    if action == "array" or (kv.is_array and action == "value"):
+        own = [kv.item_type] if kv.item_type in scalars else scalars
+        item = dice.choice(scalars if action == "array" else own)
+        n = dice.choice([0, 1, 2, kv.n_items % 64])
+        values = [number_or_text(item, dice) for _ in range(n)]
+        return [KV.of(kv.key, GGUFValueType.ARRAY, values, order=kv.order, item_type=item)]
+    type_ = dice.choice(scalars) if action == "retype" else kv.type
+    return [KV.of(kv.key, type_, number_or_text(type_, dice), order=kv.order)]
+
+
+def number_or_text(type_: GGUFValueType, dice: random.Random) -> Any:
+    """A value of that type at one of the edges."""
+    if type_ == GGUFValueType.STRING:
+        return dice.choice(TEXTS)
+    if type_ in (GGUFValueType.FLOAT32, GGUFValueType.FLOAT64):
+        return dice.choice([0.0, -1.0, 1e-6, 0.5, float("inf"), float("nan")])
+    if type_ == GGUFValueType.BOOL:
+        return dice.choice([False, True])
+    letter = SCALAR_FORMAT[type_]
+    bits = {"b": 8, "h": 16, "i": 32, "q": 64}[letter.lower()]
+    number = dice.choice(NUMBERS) & ((1 << bits) - 1)
+    return number - (1 << bits) if letter.islower() and number >> (bits - 1) else number
+
+
+def other_tensors(tensor: TensorInfo, dice: random.Random) -> list[TensorInfo]:
+    """`tensor` dropped, doubled, or with another name, shape, type or offset."""
+    number = dice.choice(NUMBERS) & ((1 << 63) - 1)
+    choices = [
+        [],
+        [tensor, tensor],
+        [replace(tensor, name=dice.choice(TEXTS))],
+        [replace(tensor, name=f"blk.{number}.{tensor.name.rpartition('.blk')[2]}")],
+        [replace(tensor, type=number & 0xFFFFFFFF)],
+        [replace(tensor, type=dice.randrange(40))],
+        [replace(tensor, offset=number)],
+        [replace(tensor, ne=(*tensor.ne[1:], number))],
+        [replace(tensor, ne=tensor.ne[:1] * dice.randrange(6))],
+    ]
+    return dice.choice(choices)
+
+
+def require_same_bytes(header: Header, data: bytes) -> None:
+    """What was parsed, encoded again, is what was read, up to the padding before the data."""
+    at = 0
+    for piece in header.encode():
+        if isinstance(piece, Span):
+            assert piece.offset == at, "a value's span is not where the value stands"
+            at += piece.n_bytes
+            continue
+        known = piece[: max(0, header.n_bytes - at)]
+        assert data[at : at + len(known)] == known[: max(0, len(data) - at)], "encodes differently"
+        at += len(piece)
+
+
+def plan_and_describe(path: Path) -> None:
+    """Everything the commands do with a header; a RysError is an answer."""
+    try:
+        model = Model(path)
+    except InvalidGGUF:
+        return
+    with model:
+        for schedule in Schedule:
+            with contextlib.suppress(RysError):
+                half = max(1, model.n_trunk // 2)
+                layer_map = LayerMap.parse(f"blocks:0,{half}", model.n_trunk)
+                diff_plan(make_plan(model, layer_map, schedule=schedule))
+        with contextlib.suppress(RysError):
+            describe(model)
+
+
+def write_seeds(folder: Path) -> None:
+    """The headers of tiny models, each with a vocabulary of two tokens, as the first inputs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        return
+    small = {
+        "tokenizer.ggml.tokens": ["<unk>", "\u2581a"],
+        "tokenizer.ggml.scores": [0.0, 1.0],
+        "tokenizer.ggml.token_type": [2, 1],
+    }
+    with tempfile.TemporaryDirectory() as name:
+        for arch, n_layers, options in SEEDS:
+            path = tiny.write(Path(name) / "m.gguf", arch, n_layers, extra=small, **options)
+            with HeaderReader(path) as reader:
+                header = path.read_bytes()[: reader.data_offset]
+            (folder / arch).write_bytes(header + b"\1")  # with a hole behind
+            (folder / f"{arch}-cut").write_bytes(header + b"\0")
+
+
+def main() -> None:
+    """Seed the corpus and fuzz until an option or a finding ends it."""
+    arguments = [a for a in sys.argv[1:] if a != "--plan"]
+    folders = [a for a in arguments if not a.startswith("-")]
+    if not folders:
+        sys.exit(__doc__)
+    write_seeds(Path(folders[0]))
+    target = Target(plans="--plan" in sys.argv)
+    atheris.Setup([sys.argv[0], *LIMITS, *arguments], target, custom_mutator=Mutator())
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()
