@@ -334,7 +334,6 @@ def can_share(
     Tried with the source's own first block and a file that is gone again at once. The text says why
     not, in words for the user; it is empty if sharing is possible.
     """
-    folder = printable(out_folder)
     if not _HAS_CLONE:
         return False, "only Linux can share blocks between parts of files"
     try:
@@ -343,15 +342,15 @@ def can_share(
             _clone(source, out.fileno(), 0, min(source.n_bytes, block))
     except OSError as e:
         if e.errno == errno.EXDEV:
-            return False, f"{folder} is on another file system than the model"
+            return False, "the output would be on another file system than the model"
         if e.errno in _NO_SHARING:
-            return False, f"the file system of {folder} does not share blocks"
-        return False, f"{folder}: {_reason(e)}"
+            return False, "this file system does not share blocks between files"
+        return False, f"{printable(out_folder)}: {_reason(e)}"
     if alignment % block:
         option = f" --alignment {block}" if block > BLOCK_BYTES else ""
         return False, (
-            f"tensors are aligned to {alignment} bytes, the blocks of {folder} to {block}; make an "
-            f"aligned base once: rys-gguf align MODEL -o BASE{option}"
+            f"tensors are aligned to {alignment} bytes, this file system's blocks to {block}; "
+            f"make an aligned base once: rys-gguf align MODEL -o BASE{option}"
         )
     return True, ""
 

@@ -180,8 +180,10 @@ class Model:
 
 def require_complete(model: Model, row: Architecture) -> None:
     """Raise InvalidGGUF, naming every problem, unless llama.cpp would accept table and layers."""
-    issues = model.offset_issues()
     mtp = model.layers[model.n_trunk :]
+    if any(mtp) and not any(model.layers[: model.n_trunk]):
+        raise model.invalid("holds only MTP blocks, no layers; patch the model they belong to")
+    issues = model.offset_issues()
     counted = model.layers
     if row.absent_mtp and not any(mtp):
         counted = model.layers[: model.n_trunk]

@@ -71,7 +71,7 @@ def plan_lines(planned: Plan, *, full: bool) -> Iterator[str]:
     shared, why_not = can_share(
         model_file, model_file.path.resolve().parent, model.header.alignment
     )
-    yield "disk     " + ("shared with the model, but for the header" if shared else why_not)
+    yield "disk     " + ("shared with the model but for the header" if shared else why_not)
 
 
 def diff_lines(found: HeaderDiff, *, full: bool) -> Iterator[str]:

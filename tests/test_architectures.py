@@ -366,3 +366,21 @@ def test_an_mtp_key_without_its_block_is_refused(tmp_path) -> None:
     """llama.cpp would leave out the last layer with a warning."""
     source = tiny.write(tmp_path / "m.gguf", "deepseek2", 8, extra={".nextn_predict_layers": 1})
     assert "nextn_predict_layers is 1" in fails("plan", source, "--blocks", "3,5")
+
+
+def test_a_file_of_mtp_blocks_only_is_named(tmp_path) -> None:
+    """A draft file has no layers to repeat."""
+    source = tiny.write(tmp_path / "m.gguf", "qwen35", 4, n_mtp=1)
+    reader = gguf.GGUFReader(source)
+    path = tmp_path / "mtp.gguf"
+    writer = gguf.GGUFWriter(str(path), "qwen35")
+    for key in ("block_count", "nextn_predict_layers"):
+        writer.add_uint32(f"qwen35.{key}", reader.fields[f"qwen35.{key}"].contents())
+    for tensor in reader.tensors:
+        if tensor.name.startswith("blk.4."):
+            writer.add_tensor(tensor.name, np.array(tensor.data))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    assert "only MTP blocks" in fails("plan", path, "--blocks", "0,4")

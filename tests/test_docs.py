@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 import pytest
 
+import rys_gguf
 from rys_gguf.cli import main
 from tests.cli import run
 
@@ -40,6 +41,14 @@ def test_every_command_is_in_the_readme_and_has_help(name: str) -> None:
     for parameter in command.params:
         if isinstance(parameter, click.Option):
             assert parameter.help, parameter.name
+
+
+def test_every_public_name_resolves() -> None:
+    """The names in __all__ load on first use."""
+    for name in rys_gguf.__all__:
+        assert getattr(rys_gguf, name) is not None
+    with pytest.raises(AttributeError):
+        _ = rys_gguf.nonesuch
 
 
 def test_the_table_of_architectures_in_the_readme_is_current() -> None:
