@@ -70,7 +70,8 @@ def find_engine(binary: str | os.PathLike[str] | None = None) -> Path | None:
         found = shutil.which(wanted)
         if found is None:
             raise EngineFailed(f"{printable(os.fspath(wanted))}: not a program that can be run")
-        return Path(found)
+        # Absolute: "./llama-server" as a Path loses its dot, and would be looked up on PATH.
+        return Path(found).absolute()
     if find_spec("xllamacpp") is not None:
         return None
     on_path = shutil.which("llama-server")

@@ -312,6 +312,17 @@ def test_a_program_that_is_none_is_named() -> None:
         find_engine("/no/such")
 
 
+def test_a_program_in_this_folder_is_found(pair, tmp_path: Path) -> None:
+    """--llama-server ./server is the one here, not one on PATH; its failure is told, exit code 1."""
+    out, source = pair
+    script(tmp_path / "server", "print('no such GPU'); raise SystemExit(3)")
+    done = run("prove", out, "--source", source, "--llama-server", "./server", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "exit code 3" in done.stderr
+    assert "no such GPU" in done.stderr
+    assert leftovers(out.parent, [out, source, tmp_path / "server"]) == set()
+
+
 def test_arguments_after_the_dashes_need_a_server(pair) -> None:
     """They are llama-server's; without one the call is wrong."""
     out, source = pair
