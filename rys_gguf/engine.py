@@ -115,11 +115,13 @@ class Engine:
         """Stop the process: ask, then insist."""
         process, self._process = self._process, None
         if process is not None:
-            process.terminate()
+            _signal_group(process, signal.SIGTERM)
             try:
                 process.wait(_STOP_SECONDS)
             except subprocess.TimeoutExpired:
-                process.kill()
+                pass
+            finally:
+                _signal_group(process, getattr(signal, "SIGKILL", signal.SIGTERM))
                 process.wait()
         if self._log is not None:
             self._log.close()
@@ -292,6 +294,15 @@ class Engine:
         tail = os.pread(self._log.fileno(), 8192, max(0, size - 8192))
         lines = tail.decode("utf-8", "replace").splitlines()
         return [printable(line, 160) for line in lines if line.strip()][-_LOG_LINES:]
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
+    """Signal the engine and whatever it started: a llama-server may be a wrapper script."""
+    if not hasattr(os, "killpg"):
+        process.terminate()
+        return
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, number)  # it leads a session of its own
 
 
 def _free_port() -> int:

@@ -224,6 +224,16 @@ def test_an_engine_that_hangs_is_stopped_after_its_time(model: Path, tmp_path: P
     assert children() <= known
 
 
+def test_a_wrapper_script_takes_its_server_along(model: Path, tmp_path: Path) -> None:
+    """What a script in place of llama-server started is stopped with it."""
+    binary = tmp_path / "server"
+    binary.write_text("#!/bin/sh\nsleep 4321.5\n")
+    binary.chmod(0o755)
+    with pytest.raises(EngineFailed), Engine(model, options(binary, load=1)):
+        pass
+    assert subprocess.run(["pgrep", "-f", "sleep 4321.5"], capture_output=True).returncode == 1
+
+
 def test_an_engine_that_ignores_sigterm_is_killed(model: Path, tmp_path: Path) -> None:
     """Asked first, made to in the end."""
     binary = script(
@@ -313,7 +323,7 @@ def test_a_program_that_is_none_is_named() -> None:
 
 
 def test_a_program_in_this_folder_is_found(pair, tmp_path: Path) -> None:
-    """--llama-server ./server is the one here, not one on PATH; its failure is told, exit code 1."""
+    """--llama-server ./server is the one here, not one on PATH; its failure is told."""
     out, source = pair
     script(tmp_path / "server", "print('no such GPU'); raise SystemExit(3)")
     done = run("prove", out, "--source", source, "--llama-server", "./server", cwd=tmp_path)
