@@ -116,8 +116,9 @@ def prove(
         ask = _Asker(prompts, n_probed(base), options, folder)
         results = []
         for path in covering_paths(layer_map):
+            silenced = ", ".join(str(o) for o in range(len(layer_map)) if o not in path)
+            say(f"silencing outputs {silenced or '(none)'}")
             results.append(_along(path, out, base, layer_map, ask))
-            say(_describe(results[-1], layer_map))
         build = ask.build
         failed = [r for r in results if not r.within(tolerance)]
         differing: set[int] = set()
@@ -193,16 +194,6 @@ def _differing(
         found.add(rest[high - 1])
         rest = rest[high:]
     return found
-
-
-def _describe(result: PathResult, layer_map: LayerMap) -> str:
-    silenced = ", ".join(map(str, result.silenced)) or "nothing"
-    verdict = (
-        "bit-exact"
-        if result.exact
-        else f"up to {result.max_difference:.3g} nats apart, KL {result.divergence:.3g}"
-    )
-    return f"outputs silenced: {silenced} of {len(layer_map)}: {verdict}"
 
 
 def covering_paths(layer_map: LayerMap) -> list[tuple[int, ...]]:
@@ -375,7 +366,7 @@ def _with_room(options: EngineOptions, n_tokens: int) -> EngineOptions:
 
 def _require_room(folder: Path, n_bytes: int, say: Callable[[str], None]) -> None:
     free = shutil.disk_usage(folder).free
-    say(f"silenced copies need {n_bytes} bytes in {printable(folder)}, {free} are free")
+    say(f"silenced copies need {n_bytes} bytes, {free} are free")
     if free < n_bytes:
         raise RysError(
             f"{printable(folder)}: {n_bytes} bytes needed for a silenced copy, {free} free; "
