@@ -26,6 +26,7 @@ from rys_gguf.rules import (
     Schedule,
 )
 
+# A bound on work for hundreds of layers: what is legal only far away is no neighbour.
 _MAX_TRIED = 4096
 
 
@@ -160,7 +161,6 @@ def nearest_windows(
     candidates.sort(
         key=lambda w: (abs(w[0] - i0) + abs(w[1] - j0), abs(w[1] - w[0] - (j0 - i0)), w)
     )
-    # A bound on work for hundreds of layers: what is legal only far away is no neighbour.
     found = (w for w in candidates[:_MAX_TRIED] if is_legal(row, source, w, schedule))
     return [w for w, _ in zip(found, range(limit), strict=False)]
 
@@ -182,10 +182,12 @@ def refuse(
     windows = layer_map.windows() or ()
     if len(windows) == 1:
         nearest = nearest_windows(row, source, windows[0], schedule)
+        n = source.n_trunk
+        none = "no window of this model" if n * (n + 1) // 2 <= _MAX_TRIED else "no window near it"
         lines.append(
             "nearest legal windows: " + ", ".join(f"blocks:{i},{j}" for i, j in nearest)
             if nearest
-            else "no window near it is legal under this schedule"
+            else f"{none} is legal under this schedule"
         )
     if schedule is Schedule.PORTABLE and conflicts and all(c.curable for c in conflicts):
         outcome = reschedule(row, source, layer_map, Schedule.EXPLICIT)
