@@ -188,10 +188,17 @@ def warm(*paths: Path) -> None:
                 pass
 
 
-def synced(out: Path, *argv: str | Path) -> float:
-    """Seconds of a command that writes `out`, and of the sync after it."""
+def warmed(*paths: Path, argv: list[str | Path]) -> float:
+    """Seconds of a command that reads files out of the page cache."""
+    warm(*paths)
+    return run(*argv)[0]
+
+
+def synced(source: Path, out: Path, *argv: str | Path) -> float:
+    """Seconds of a command that writes `out` from `source`, and of the sync after it."""
     out.unlink(missing_ok=True)
     os.sync()
+    warm(source)  # every time: some systems reclaim what is idle for seconds
     return run(*argv)[0] + run("sync")[0]
 
 
@@ -201,7 +208,7 @@ def speed_rows(folder: Path, n_bytes: int, n: int, gemma: Path) -> list[Row]:
     run(PYTHON, __file__, "--make", "big", source, str(n_bytes))
     apply = [RYS, "apply", source, "--blocks", WINDOW, "-o"]
     run(*apply, out)
-    warm(gemma, source, out)
+    warm(gemma)
     size = f"{out.stat().st_size / 1e9:.1f} GB"
     rows = [
         _ratio(
@@ -229,8 +236,8 @@ def speed_rows(folder: Path, n_bytes: int, n: int, gemma: Path) -> list[Row]:
             "`cp`, then sync",
             pairs(
                 n,
-                lambda: synced(copy, *apply, copy),
-                lambda: synced(copy, "cp", out, copy),
+                lambda: synced(source, copy, *apply, copy),
+                lambda: synced(out, copy, "cp", out, copy),
             ),
             1.1,
         ),
@@ -238,11 +245,10 @@ def speed_rows(folder: Path, n_bytes: int, n: int, gemma: Path) -> list[Row]:
     copy.unlink()
     shutil.copy(out, copy)
     os.sync()
-    warm(source, out, copy)
     compared = pairs(
         n,
-        lambda: run(RYS, "verify", out, "--source", source)[0],
-        lambda: run("cmp", out, copy)[0],
+        lambda: warmed(out, source, argv=[RYS, "verify", out, "--source", source]),
+        lambda: warmed(out, copy, argv=["cmp", out, copy]),
     )
     rows.append(_ratio(f"`verify`, {size}", "`cmp`", compared, 1.5))
     return rows

@@ -205,11 +205,11 @@ def test_a_model_that_is_not_aligned_is_copied(xfs: Path) -> None:
 
 
 def test_another_file_system_is_named(base: Path, tmp_path: Path) -> None:
-    """The output's folder is the reason, and it is in the message."""
+    """The output's place is the reason."""
     with Model(base) as opened:
         is_possible, why = can_share(opened.files[0], tmp_path, opened.header.alignment)
     assert not is_possible
-    assert str(tmp_path) in why
+    assert "another file system" in why
     assert "file system" in why
     assert leftovers(tmp_path, []) == set()
 
