@@ -1,166 +1,51 @@
-"""The command line: the only module that prints, and the only one that knows exit codes.
-
-Data goes to stdout, words about the run to stderr. Exit code 0 is done, 1 refused or failed with
-one message, 2 a wrong call; a run ended by a signal exits with 128 and its number.
-"""
+"""The commands that patch a model and check the result; those that search are in `cli_search`."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
-import signal
-import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from rys_gguf import __version__
 from rys_gguf.errors import InvalidLayerMap, RysError, printable
-from rys_gguf.layer_map import LayerMap, join_blocks
+from rys_gguf.layer_map import LayerMap
+from rys_gguf.terminal import (
+    FILE,
+    Group,
+    Size,
+    echo,
+    echo_json,
+    engine_of,
+    engine_options,
+    json_option,
+    map_between,
+    map_options,
+    plan_options,
+    progress_bar,
+    proof_options,
+    say,
+    spec_of,
+)
 
 # numpy and gguf load inside the commands: --help and --version answer without them.
 if TYPE_CHECKING:
-    from rys_gguf.engine import EngineOptions
-    from rys_gguf.files import Progress
     from rys_gguf.plan import Plan
     from rys_gguf.writer import Written
 
-F = TypeVar("F", bound=Callable[..., Any])
 
-_FILE = click.Path(path_type=Path)
-_SHOWN_TENSORS = 10
-_SHOWN_LENGTHS = 12
-
-
-class _Size(click.ParamType):  # type: ignore[type-arg]  # generic only in newer click
-    """A number of bytes as llama-gguf-split takes it: 500M or 50G, in powers of 1000."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Bytes, or a usage error."""
-        units = {"K": 10**3, "M": 10**6, "G": 10**9}
-        number, unit = str(value)[:-1], str(value)[-1:].upper()
-        if unit not in units or not number.isdecimal() or int(number) == 0:
-            self.fail(f"{value!r} is not a size such as 500M or 50G", param, ctx)
-        return int(number) * units[unit]
-
-
-class _Signalled(BaseException):
-    """A signal asked the run to end; carried up so that every `finally` runs."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-
-
-class _Group(click.Group):
-    """Turns the package's errors and signals into one message and an exit code."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            with _signals():
-                return super().invoke(ctx)
-        except RysError as e:
-            raise click.ClickException(str(e)) from e
-        except _Signalled as e:
-            name = signal.Signals(e.number).name
-            click.echo(f"Stopped by {name}; nothing was left behind.", err=True)
-            ctx.exit(128 + e.number)
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[None]:
-    def stop(number: int, _frame: object) -> None:
-        raise _Signalled(number)
-
-    names = ("SIGINT", "SIGTERM", "SIGHUP")
-    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
-    before = {number: signal.signal(number, stop) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _map_options(function: F) -> F:
-    """`--blocks` and `--layers`, wherever a command takes a map."""
-    function = click.option(
-        "--layers",
-        metavar="A..B,C,...",
-        help="The whole path of layers, ends included: 0..11,8..23.",
-    )(function)
-    return click.option(
-        "--blocks",
-        multiple=True,
-        metavar="I,J",
-        help="Repeat layers I..J-1 once more right after J-1. Repeat the option for more windows.",
-    )(function)
-
-
-def _plan_options(function: F) -> F:
-    """What decides an output besides its map."""
-    function = click.option(
-        "--assume-uniform",
-        is_flag=True,
-        help="Take the layers of an architecture without known rules for alike.",
-    )(function)
-    function = click.option(
-        "--no-provenance", is_flag=True, help="Do not record map and source in the file."
-    )(function)
-    return click.option(
-        "--schedule",
-        type=click.Choice(["portable", "explicit"]),
-        default="portable",
-        show_default=True,
-        help="portable: only maps every engine runs as meant. explicit: write each layer's kind "
-        "into the file where llama.cpp can read it.",
-    )(function)
-
-
-def _proof_options(function: F) -> F:
-    """What a proof can be told besides its files."""
-    function = click.option(
-        "--workdir", type=_FILE, help="Where silenced copies go.  [default: beside VARIANT]"
-    )(function)
-    return click.option(
-        "--tolerance",
-        type=click.FloatRange(0),
-        default=0.0,
-        help="Largest difference of a log-probability to accept, in nats; for GPU builds, whose "
-        "kernels need not repeat bit for bit.  [default: 0, bit-exact]",
-    )(function)
-
-
-def _engine_options(function: F) -> F:
-    """How to run llama.cpp, wherever a command does."""
-    function = click.argument("engine_arguments", nargs=-1, type=click.UNPROCESSED)(function)
-    function = click.option("--threads", type=click.IntRange(1), help="Threads for llama.cpp.")(
-        function
-    )
-    return click.option(
-        "--llama-server",
-        metavar="PATH",
-        help="A llama-server to use instead of the built-in engine; also LLAMA_SERVER. What "
-        "follows -- goes to it.",
-    )(function)
-
-
-_json_option = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
-
-
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="rys-gguf")
 def main() -> None:
     """Repeat layers of a GGUF model, and prove that the result computes what it should."""
 
 
 @main.command()
-@click.argument("model", type=_FILE)
-@_json_option
+@click.argument("model", type=FILE)
+@json_option
 def inspect(model: Path, as_json: bool) -> None:
     """Show a model's layers and which may be repeated.
 
@@ -174,17 +59,17 @@ def inspect(model: Path, as_json: bool) -> None:
     with Model(model) as opened:
         found = describe(opened)
         if as_json:
-            _echo_json(description_json(opened, found))
+            echo_json(description_json(opened, found))
         else:
-            _echo(description_lines(opened, found))
+            echo(description_lines(opened, found))
 
 
 @main.command()
-@click.argument("model", type=_FILE)
-@_map_options
-@_plan_options
+@click.argument("model", type=FILE)
+@map_options
+@plan_options
 @click.option("--full", is_flag=True, help="List every tensor and every value.")
-@_json_option
+@json_option
 def plan(
     model: Path,
     blocks: tuple[str, ...],
@@ -206,19 +91,19 @@ def plan(
 
 
 @main.command()
-@click.argument("model", type=_FILE)
-@_map_options
-@_plan_options
-@click.option("-o", "--output", type=_FILE, help="Output file  [default: beside the model]")
+@click.argument("model", type=FILE)
+@map_options
+@plan_options
+@click.option("-o", "--output", type=FILE, help="Output file  [default: beside the model]")
 @click.option(
     "--split-max-size",
-    type=_Size(),
+    type=Size(),
     help="Write shards of at most this much tensor data, such as 50G, named as llama.cpp wants.",
 )
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")
 @click.option("--dry-run", is_flag=True, help="Show the plan and write nothing.")
 @click.option("--full", is_flag=True, help="With --dry-run: list every tensor and every value.")
-@_json_option
+@json_option
 def apply(
     model: Path,
     blocks: tuple[str, ...],
@@ -247,21 +132,21 @@ def apply(
             _show_plan(planned, full=full, as_json=as_json)
             return
         path = output or default_output(planned.model, planned.layer_map)
-        with _progress(planned.n_bytes, printable(path.name)) as progress:
+        with progress_bar(planned.n_bytes, printable(path.name)) as progress:
             written = write_plan(
                 planned, path, force=force, split_max_bytes=split_max_size, progress=progress
             )
         _notes(planned)
         _say_shared(written)
         if as_json:
-            _echo_json({**_written_json(written), **plan_json(planned)})
+            echo_json({**_written_json(written), **plan_json(planned)})
         else:
-            _echo(map(str, written.paths))
+            echo(map(str, written.paths))
 
 
 @main.command()
-@click.argument("model", type=_FILE)
-@click.option("-o", "--output", type=_FILE, required=True, help="Output file.")
+@click.argument("model", type=FILE)
+@click.option("-o", "--output", type=FILE, required=True, help="Output file.")
 @click.option(
     "--alignment",
     type=click.IntRange(32, 1 << 24),
@@ -270,7 +155,7 @@ def apply(
     help="Bytes; a multiple of the file system's block size.",
 )
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")
-@_json_option
+@json_option
 def align(model: Path, output: Path, alignment: int, force: bool, as_json: bool) -> None:
     """Rewrite a model once so that its variants can share its blocks.
 
@@ -280,19 +165,19 @@ def align(model: Path, output: Path, alignment: int, force: bool, as_json: bool)
     from rys_gguf.align import align as align_model
     from rys_gguf.model import Model
 
-    with Model(model) as opened, _progress(opened.n_bytes, printable(output.name)) as progress:
+    with Model(model) as opened, progress_bar(opened.n_bytes, printable(output.name)) as progress:
         written = align_model(opened, output, alignment=alignment, force=force, progress=progress)
     if as_json:
-        _echo_json(_written_json(written))
+        echo_json(_written_json(written))
     else:
-        _echo(map(str, written.paths))
+        echo(map(str, written.paths))
 
 
 @main.command()
-@click.argument("a", type=_FILE)
-@click.argument("b", type=_FILE)
+@click.argument("a", type=FILE)
+@click.argument("b", type=FILE)
 @click.option("--full", is_flag=True, help="List every tensor and every value.")
-@_json_option
+@json_option
 def diff(a: Path, b: Path, full: bool, as_json: bool) -> None:
     """Show how two GGUF headers differ.
 
@@ -305,18 +190,18 @@ def diff(a: Path, b: Path, full: bool, as_json: bool) -> None:
     with Model(a) as old, Model(b) as new:
         found = diff_models(old, new)
         if as_json:
-            _echo_json(diff_json(found))
+            echo_json(diff_json(found))
             return
         if found.is_empty:
-            _say("the headers say the same")
-        _echo(diff_lines(found, full=full))
+            say("the headers say the same")
+        echo(diff_lines(found, full=full))
 
 
 @main.command()
-@click.argument("output", type=_FILE)
-@click.option("--source", "source", type=_FILE, required=True, help="The model it was made from.")
-@_map_options
-@_json_option
+@click.argument("output", type=FILE)
+@click.option("--source", "source", type=FILE, required=True, help="The model it was made from.")
+@map_options
+@json_option
 def verify(
     output: Path, source: Path, blocks: tuple[str, ...], layers: str | None, as_json: bool
 ) -> None:
@@ -328,11 +213,11 @@ def verify(
     """
     from rys_gguf.verify import find_problems, n_compared_bytes
 
-    spec = _spec(blocks, layers) if blocks or layers else None
-    with _progress(n_compared_bytes(output), "verify") as progress:
+    spec = spec_of(blocks, layers) if blocks or layers else None
+    with progress_bar(n_compared_bytes(output), "verify") as progress:
         problems = find_problems(output, source, spec, progress=progress)
     if as_json:
-        _echo_json(
+        echo_json(
             {
                 "ok": not problems,
                 "problems": [{"where": p.where, "what": p.what} for p in problems],
@@ -350,12 +235,12 @@ def verify(
 
 
 @main.command()
-@click.argument("variant", type=_FILE)
-@click.option("--source", type=_FILE, required=True, help="The model it was made from.")
-@_map_options
-@_proof_options
-@_engine_options
-@_json_option
+@click.argument("variant", type=FILE)
+@click.option("--source", type=FILE, required=True, help="The model it was made from.")
+@map_options
+@proof_options
+@engine_options
+@json_option
 def prove(
     variant: Path,
     source: Path,
@@ -378,24 +263,24 @@ def prove(
     from rys_gguf.prove import prove as run_proof
     from rys_gguf.report import proof_lines
 
-    options = _engine(llama_server, threads, engine_arguments)
-    layer_map = _map_between(variant, source, blocks, layers)
+    options = engine_of(llama_server, threads, engine_arguments)
+    layer_map = map_between(variant, source, blocks, layers)
     proof = run_proof(
-        variant, source, layer_map, options, tolerance=tolerance, workdir=workdir, say=_say
+        variant, source, layer_map, options, tolerance=tolerance, workdir=workdir, say=say
     )
     if as_json:
-        _echo_json({"ok": proof.holds(tolerance), **dataclasses.asdict(proof)})
+        echo_json({"ok": proof.holds(tolerance), **dataclasses.asdict(proof)})
     else:
-        _echo(proof_lines(proof, layer_map, tolerance))
+        echo(proof_lines(proof, layer_map, tolerance))
     if not proof.holds(tolerance):
         raise RysError(f"{printable(variant.name)}: {describe_difference(proof, layer_map)}")
 
 
 @main.command()
-@click.argument("variant", type=_FILE)
-@click.option("--source", type=_FILE, help="Judge relative to this model's own answers.")
-@_engine_options
-@_json_option
+@click.argument("variant", type=FILE)
+@click.option("--source", type=FILE, help="Judge relative to this model's own answers.")
+@engine_options
+@json_option
 def smoke(
     variant: Path,
     source: Path | None,
@@ -411,32 +296,32 @@ def smoke(
     """
     from rys_gguf import smoke as smoking
 
-    options = _engine(llama_server, threads, engine_arguments)
+    options = engine_of(llama_server, threads, engine_arguments)
     models = [variant] if source is None else [variant, source]
-    with _progress(len(models) * len(smoking.PROMPTS), "smoke", unit="prompt") as progress:
+    with progress_bar(len(models) * len(smoking.PROMPTS), "smoke", unit="prompt") as progress:
         answers = [
             smoking.run_smoke(model, options, progress=lambda _answer: progress(1))
             for model in models
         ]
     verdict = smoking.compare(*answers)
     if as_json:
-        _echo_json(smoking.as_json(verdict))
+        echo_json(smoking.as_json(verdict))
     else:
-        _echo(smoking.report(verdict))
+        echo(smoking.report(verdict))
     if not verdict.passed:
         raise RysError(f"{printable(variant.name)}: {verdict.reasons[0]}")
 
 
 @main.command()
-@click.argument("variant", type=_FILE)
-@click.option("--source", type=_FILE, required=True, help="The model it was made from.")
-@_map_options
-@_proof_options
+@click.argument("variant", type=FILE)
+@click.option("--source", type=FILE, required=True, help="The model it was made from.")
+@map_options
+@proof_options
 @click.option(
-    "--report", type=_FILE, help="Where the report goes.  [default: VARIANT.validate.json]"
+    "--report", type=FILE, help="Where the report goes.  [default: VARIANT.validate.json]"
 )
-@_engine_options
-@_json_option
+@engine_options
+@json_option
 def validate(
     variant: Path,
     source: Path,
@@ -456,8 +341,8 @@ def validate(
     """
     from rys_gguf.validate import validate as climb
 
-    options = _engine(llama_server, threads, engine_arguments)
-    layer_map = _map_between(variant, source, blocks, layers)
+    options = engine_of(llama_server, threads, engine_arguments)
+    layer_map = map_between(variant, source, blocks, layers)
     found = climb(
         variant,
         source,
@@ -465,7 +350,7 @@ def validate(
         options,
         tolerance=tolerance,
         workdir=workdir,
-        done=lambda rung: _say(
+        done=lambda rung: say(
             f"{rung.name:7} {rung.outcome:6} {rung.seconds:6.1f} s  {rung.shows}"
         ),
     )
@@ -475,20 +360,18 @@ def validate(
     except OSError as e:
         raise RysError(f"{printable(path)}: cannot save the report: {e.strerror or e}") from e
     if as_json:
-        _echo_json({"ok": found.passed, **dataclasses.asdict(found)})
+        echo_json({"ok": found.passed, **dataclasses.asdict(found)})
     else:
         click.echo(path)
     if not found.passed:
         last = found.rungs[-1]
         raise RysError(f"{printable(variant.name)}: {last.name} failed: {last.shows}")
-    _say(
-        "next: judge it on tasks of your own against the source, then quantised as it will be used"
-    )
+    say("next: judge it on tasks of your own against the source, then quantised as it will be used")
 
 
 @main.command()
 @click.argument("name", required=False)
-@_json_option
+@json_option
 def architectures(name: str | None, as_json: bool) -> None:
     """Show how llama.cpp's layers depend on their position.
 
@@ -502,7 +385,7 @@ def architectures(name: str | None, as_json: bool) -> None:
         raise RysError(f"architecture {printable(name)!r} is not in the table")
     entries = [entry(row) for row in ARCHITECTURES.values() if name in (None, row.name)]
     if as_json:
-        _echo_json([dataclasses.asdict(e) for e in entries])
+        echo_json([dataclasses.asdict(e) for e in entries])
         return
     width = max(len(e.name) for e in entries)
     for e in entries:
@@ -517,38 +400,16 @@ def architectures(name: str | None, as_json: bool) -> None:
         click.echo(f"  source     llama.cpp {e.source}, checked against {CHECKED_AGAINST}")
 
 
-# -- the engine --------------------------------------------------------------------------------
-
-
-def _engine(binary: str | None, threads: int | None, arguments: tuple[str, ...]) -> EngineOptions:
-    from rys_gguf.engine import EngineOptions, find_engine
-
-    found = find_engine(binary)
-    if arguments and found is None:
-        raise click.UsageError(
-            "arguments after -- are for a llama-server; name one with --llama-server"
-        )
-    return EngineOptions(found, arguments, n_threads=threads)
-
-
-def _map_between(
-    variant: Path, source: Path, blocks: tuple[str, ...], layers: str | None
-) -> LayerMap:
-    from rys_gguf.model import Model
-    from rys_gguf.provenance import map_for
-
-    spec = _spec(blocks, layers) if blocks or layers else None
-    with Model(variant) as out, Model(source) as base:
-        return map_for(out, base, spec)
+# -- from options to a plan --------------------------------------------------------------------
 
 
 def _show_plan(planned: Plan, *, full: bool, as_json: bool) -> None:
     from rys_gguf.report import plan_json, plan_lines
 
     if as_json:
-        _echo_json(plan_json(planned, full=full))
+        echo_json(plan_json(planned, full=full))
     else:
-        _echo(plan_lines(planned, full=full))
+        echo(plan_lines(planned, full=full))
         _notes(planned)
 
 
@@ -556,7 +417,7 @@ def _say_shared(written: Written) -> None:
     from rys_gguf.report import size
 
     if written.n_shared:
-        _say(f"{size(written.n_shared)} shared with the source, {size(written.n_copied)} written")
+        say(f"{size(written.n_shared)} shared with the source, {size(written.n_copied)} written")
 
 
 def _written_json(written: Written) -> dict[str, Any]:
@@ -569,30 +430,7 @@ def _written_json(written: Written) -> dict[str, Any]:
 
 def _notes(planned: Plan) -> None:
     for note in planned.notes:
-        _say(f"note: {note}")
-
-
-def _echo(lines: Iterable[str]) -> None:
-    for line in lines:
-        click.echo(line)
-
-
-def _echo_json(data: Any) -> None:
-    # ASCII only: bytes that are not UTF-8 came in as lone surrogates and print as \udcXX.
-    click.echo(json.dumps(data, indent=2))
-
-
-def _say(line: str) -> None:
-    click.echo(line, err=True)
-
-
-# -- from options to a plan --------------------------------------------------------------------
-
-
-def _spec(blocks: tuple[str, ...], layers: str | None) -> str:
-    if bool(blocks) == bool(layers):
-        raise click.UsageError("say which layers: either --blocks I,J or --layers A..B,...")
-    return join_blocks(blocks) if layers is None else f"layers:{layers.removeprefix('layers:')}"
+        say(f"note: {note}")
 
 
 @contextlib.contextmanager
@@ -602,7 +440,7 @@ def _planned(
     from rys_gguf.model import Model
     from rys_gguf.plan import make_plan
 
-    spec = _spec(blocks, layers)
+    spec = spec_of(blocks, layers)
     with Model(path) as model:
         try:
             layer_map = LayerMap.parse(spec, model.n_trunk)
@@ -620,24 +458,3 @@ def _options(schedule: str, no_provenance: bool, assume_uniform: bool) -> dict[s
         "provenance": not no_provenance,
         "assume_uniform": assume_uniform,
     }
-
-
-@contextlib.contextmanager
-def _progress(total: int, what: str, unit: str = "B") -> Iterator[Progress]:
-    from tqdm import tqdm
-
-    with tqdm(
-        total=total,
-        desc=what,
-        unit=unit,
-        unit_scale=unit == "B",
-        unit_divisor=1024,
-        leave=False,
-        disable=None,  # silent unless stderr is a terminal
-        file=sys.stderr,
-    ) as bar:
-
-        def advance(n: int) -> None:
-            bar.update(n)
-
-        yield advance

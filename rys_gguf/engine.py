@@ -36,10 +36,19 @@ from rys_gguf.errors import RysError, printable
 _LOG_LINES = 8
 _STOP_SECONDS = 5.0
 _POLL_SECONDS = 0.02
+# In logits: no real ones differ by as much, and float32 still tells options apart by 1e-5.
+_OPTION_BIAS = 100.0
 
 
 class EngineFailed(RysError):
-    """The engine could not be started, died, or did not answer as llama.cpp does."""
+    """The engine could not be started, died, or did not answer as llama.cpp does.
+
+    `log` holds the last lines it said, safe to print.
+    """
+
+    def __init__(self, message: str, log: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.log = tuple(log)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +56,8 @@ class EngineOptions:
     """How to run llama.cpp: which binary (None for xllamacpp), and what with.
 
     `arguments` go to llama-server as they are. `n_ubatch` is the number of tokens computed at once,
-    llama.cpp's own choice with None. Times are in seconds.
+    llama.cpp's own choice with None. `environment` is added to that of this process. Times are in
+    seconds.
     """
 
     binary: Path | None = None
@@ -55,6 +65,7 @@ class EngineOptions:
     n_ctx: int = 2048
     n_threads: int | None = None
     n_ubatch: int | None = None
+    environment: tuple[tuple[str, str], ...] = ()
     load_seconds: float = 600.0
     answer_seconds: float = 600.0
 
@@ -141,12 +152,22 @@ class Engine:
 
         With `n_probs` only of that many, the most likely ones; the others are -inf.
         """
+        values = np.full(n_vocab, -np.inf)
+        for token, value in self.top_logprobs(tokens, n_probs or n_vocab).items():
+            values[token] = value
+        return values
+
+    def top_logprobs(self, tokens: Sequence[int], n: int) -> dict[int, float]:
+        """The `n` most likely tokens after `tokens` and their log-probabilities, in nats.
+
+        All are -inf where the model gives no numbers.
+        """
         if self._sampled is None:
             self._sampled = self.tokenize("a", special=False)[-1]
         answer = self.complete(
             tokens,
             n_predict=1,
-            n_probs=n_probs or n_vocab,
+            n_probs=n,
             temperature=0.0,
             cache_prompt=False,
             # An end of text or half a character as the answer would come without probabilities,
@@ -155,13 +176,42 @@ class Engine:
         )
         try:
             top = answer["completion_probabilities"][0]["top_logprobs"]
-            values = np.full(n_vocab, -np.inf)
-            values[[entry["id"] for entry in top]] = [
-                -np.inf if entry["logprob"] is None else entry["logprob"] for entry in top
-            ]
+            # JSON has no NaN: llama.cpp writes null.
+            return {e["id"]: -np.inf if e["logprob"] is None else e["logprob"] for e in top}
         except (KeyError, IndexError, TypeError) as e:
             raise self._failed("answered /completion without log-probabilities") from e
-        return values
+
+    def option_probabilities(
+        self, tokens: Sequence[int], options: Sequence[int], *, same_prompt: bool = False
+    ) -> list[float]:
+        """Probabilities of the token after `tokens` among distinct `options`, with sum 1.
+
+        `same_prompt` lets the engine keep what it computed of the prompt it shares with the last
+        question; what it then computes may depend on that question.
+        """
+        answer = self.complete(
+            tokens,
+            n_predict=1,
+            n_probs=len(options),
+            # Far above all others, the options are what is left after top_k, as they relate.
+            logit_bias=[[option, _OPTION_BIAS] for option in options],
+            samplers=["top_k"],
+            top_k=len(options),
+            temperature=1.0,
+            post_sampling_probs=True,
+            cache_prompt=same_prompt,
+            seed=0,
+        )
+        try:
+            top = answer["completion_probabilities"][0]["top_probs"]
+            found = {entry["id"]: entry["prob"] for entry in top}
+            values = [float(found.get(option) or 0.0) for option in options]
+        except (KeyError, IndexError, TypeError) as e:
+            raise self._failed("answered /completion without probabilities") from e
+        total = sum(values)
+        if not total > 0:
+            raise self._failed("gave no probability to any option: its logits are not numbers")
+        return [value / total for value in values]
 
     def tokenize(self, text: str, *, special: bool = True) -> list[int]:
         """Token ids of a text, with the model's own special tokens in front."""
@@ -176,6 +226,14 @@ class Engine:
             **parameters,
         }
         return self._ask("POST", "/v1/chat/completions", body)
+
+    def templated(self, messages: Sequence[dict[str, str]]) -> str:
+        """The prompt the model's chat template makes of messages, thinking switched off."""
+        body = {
+            "messages": list(messages),
+            "chat_template_kwargs": {"enable_thinking": False},
+        }
+        return str(self._ask("POST", "/apply-template", body)["prompt"])
 
     def properties(self) -> dict[str, Any]:
         """What /props says of model, template and build."""
@@ -212,7 +270,7 @@ class Engine:
                 command,
                 stdin=subprocess.DEVNULL,
                 # An abort should end with its assertion, not with a debugger's attempts.
-                env=os.environ | {"GGML_NO_BACKTRACE": "1"},
+                env={**os.environ, "GGML_NO_BACKTRACE": "1", **dict(options.environment)},
                 stdout=self._log,
                 stderr=subprocess.STDOUT,
                 # Out of the terminal's process group: Ctrl-C reaches us, and we stop the engine.
@@ -284,7 +342,9 @@ class Engine:
         name = self.options.binary.name if self.options.binary else "llama.cpp (xllamacpp)"
         lines = self.last_lines()
         log = "".join(f"\n  | {line}" for line in lines)
-        return EngineFailed(f"{printable(name)} {what}; model {printable(self.model.name)}{log}")
+        return EngineFailed(
+            f"{printable(name)} {what}; model {printable(self.model.name)}{log}", lines
+        )
 
     def last_lines(self) -> list[str]:
         """The last lines the engine logged, safe to print."""

@@ -351,7 +351,7 @@ N_PREDICT = 112
 
 # All of these spelled out: a GGUF may bring sampling defaults (general.sampling.*), and whatever
 # punishes repetition would hide what is looked for. llama.cpp tools/server/README.md.
-_GREEDY: dict[str, Any] = {
+GREEDY: dict[str, Any] = {
     "temperature": 0.0,
     "top_k": 1,
     "repeat_penalty": 1.0,
@@ -408,17 +408,22 @@ def run_smoke(
     A model that has no chat template continues the prompt instead. `progress` gets each answer as
     it comes. Raises EngineFailed if the model does not load or a request fails.
     """
-    chats = _has_template(model, options)
+    chats = has_template(model, options)
     answers = []
     with Engine(model, options) as engine:
         for prompt in prompts:
-            ask = _chat if chats else _continue
-            answers.append(ask(engine, prompt, n_predict))
+            answers.append(answer(engine, prompt, n_predict, chats=chats))
             progress(answers[-1])
     return tuple(answers)
 
 
-def _has_template(model: str | os.PathLike[str], options: EngineOptions) -> bool:
+def answer(engine: Engine, prompt: Prompt, n_predict: int, *, chats: bool) -> Answer:
+    """One answer of a running engine. Raises EngineFailed."""
+    return (_chat if chats else _continue)(engine, prompt, n_predict)
+
+
+def has_template(model: str | os.PathLike[str], options: EngineOptions) -> bool:
+    """Whether the model brings a chat template of its own, or the engine was given one."""
     # Not from /props: for a file without a template llama.cpp reports one of its own there.
     if any(a.split("=")[0] in _TEMPLATE_ARGUMENTS for a in options.arguments):
         return True
@@ -432,7 +437,7 @@ _TEMPLATE_ARGUMENTS = ("--chat-template", "--chat-template-file")
 
 def _chat(engine: Engine, prompt: Prompt, n_predict: int) -> Answer:
     messages = [{"role": "user", "content": prompt.question}]
-    answer = engine.chat(messages, max_tokens=n_predict, logprobs=True, top_logprobs=1, **_GREEDY)
+    answer = engine.chat(messages, max_tokens=n_predict, logprobs=True, top_logprobs=1, **GREEDY)
     try:
         choice = answer["choices"][0]
         message = choice["message"]
@@ -448,7 +453,7 @@ def _chat(engine: Engine, prompt: Prompt, n_predict: int) -> Answer:
 
 
 def _continue(engine: Engine, prompt: Prompt, n_predict: int) -> Answer:
-    answer = engine.complete(prompt.as_text, n_predict=n_predict, n_probs=1, **_GREEDY)
+    answer = engine.complete(prompt.as_text, n_predict=n_predict, n_probs=1, **GREEDY)
     try:
         truncated = answer["stop_type"] == "limit"
         n_tokens = int(answer["tokens_predicted"])

@@ -113,7 +113,7 @@ def _pieces(model: Model, file: PlannedFile) -> Iterator[bytes | Span]:
         if isinstance(move.data, TensorData):
             yield move.data.span
         elif isinstance(move.data, Slices):
-            yield from _sliced(model, move.data)
+            yield from sliced(model, move.data)
         else:
             yield move.data
         yield from zeros(n_padding)
@@ -121,7 +121,7 @@ def _pieces(model: Model, file: PlannedFile) -> Iterator[bytes | Span]:
         yield Span(model.n_bytes - file.n_trailing_bytes, file.n_trailing_bytes)
 
 
-def _sliced(model: Model, slices: Slices) -> Iterator[bytes]:
+def sliced(model: Model, slices: Slices) -> Iterator[bytes]:
     """The rows of a sliced tensor, gathered, in pieces of about a MiB."""
     span = slices.data.span
     row_bytes = slices.n_slices * slices.slice_bytes

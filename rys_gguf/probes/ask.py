@@ -1,0 +1,197 @@
+"""Put items to a model: as forward passes whose next token is read, or for answers in words.
+
+Prompts become tokens once, with the source's own engine; every candidate of a sweep is then asked
+the same tokens. An answer that did not come is an error, never a wrong answer.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rys_gguf.engine import Engine
+from rys_gguf.errors import RysError, printable
+from rys_gguf.probes.item import Ask, Choice, Contrast, Item, Number
+from rys_gguf.probes.score import Scored, score_probabilities, score_text
+from rys_gguf.smoke import GREEDY
+
+_LONGEST_NUMBER_TOKEN = 3  # tokenizers that group digits group at most three
+
+Probabilities = dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """An `Ask` as tokens: the prompt's, and for each option those that begin one of its forms.
+
+    `follows` says that its prompt is that of the question before it.
+    """
+
+    tokens: tuple[int, ...]
+    options: tuple[tuple[str, tuple[int, ...]], ...]
+    follows: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came of one item: its score, what was said, and what it took."""
+
+    item: Item
+    scored: Scored
+    response: str | None
+    probabilities: tuple[Probabilities, ...]
+    n_tokens: int
+    seconds: float
+
+
+class Compiler:
+    """Turns items into questions for one model, with an engine that has it loaded.
+
+    Without a chat template (`chats` false) a prompt is plain text, followed by the opening.
+    Raises RysError, naming the item, where two options begin with the same token.
+    """
+
+    def __init__(self, engine: Engine, *, chats: bool) -> None:
+        self._engine = engine
+        self._chats = chats
+        self._prefix: dict[str, str] = {}
+        self._digits: dict[str, tuple[tuple[str, tuple[int, ...]], ...]] = {}
+
+    def compile(self, item: Item) -> tuple[Question, ...]:
+        """The item's questions, in order."""
+        questions = []
+        before = None
+        for ask in item.asks():
+            question = self._question(item, ask, follows=ask.prompt == before)
+            before = ask.prompt
+            questions.append(question)
+        return tuple(questions)
+
+    def text(self, prompt: str, opening: str = "") -> str:
+        """The whole text the model goes on from."""
+        if not self._chats:
+            return f"{prompt}\n{opening}"
+        if prompt not in self._prefix:
+            self._prefix = {prompt: self._engine.templated([{"role": "user", "content": prompt}])}
+        return self._prefix[prompt] + opening
+
+    def _question(self, item: Item, ask: Ask, *, follows: bool) -> Question:
+        context = self.text(ask.prompt, ask.opening)
+        if ask.digits:
+            # Up to 1110 options, the same ones after every opening: looked up once.
+            options = self._numbers(ask.opening)
+            prompt = self.tokens(f"{context} 0")[:-1]
+            return Question(tuple(prompt), options, follows)
+        forms = [
+            (name, self.tokens(context + form))
+            for name, forms in zip(ask.names, ask.options, strict=True)
+            for form in forms
+        ]
+        shared = _n_shared(ids for _, ids in forms)
+        options = _by_first_token(item.id, [(name, ids[shared:]) for name, ids in forms])
+        return Question(tuple(forms[0][1][:shared]), options, follows)
+
+    def tokens(self, text: str) -> list[int]:
+        """Token ids; a template may write the beginning of text that the tokenizer adds as well."""
+        ids = self._engine.tokenize(text)
+        return ids[1:] if len(ids) > 1 and ids[0] == ids[1] else ids
+
+    def _numbers(self, opening: str) -> tuple[tuple[str, tuple[int, ...]], ...]:
+        """The digit strings that are one token after an opening, and their tokens."""
+        if opening not in self._digits:
+            found = []
+            for length in range(1, _LONGEST_NUMBER_TOKEN + 1):
+                names = [str(n) for n in range(10 ** (length - 1) if length > 1 else 0, 10**length)]
+                if len(self._after(opening, names[-1])) != len(self._after(opening, "0")):
+                    break
+                found += [(name, (self._after(opening, name)[-1],)) for name in names]
+            self._digits[opening] = tuple(found)
+        return self._digits[opening]
+
+    def _after(self, opening: str, digits: str) -> list[int]:
+        return self._engine.tokenize(f"{opening} {digits}", special=False)
+
+
+def _n_shared(sequences: Iterable[Sequence[int]]) -> int:
+    """How many tokens all sequences have in common at their beginning."""
+    together = zip(*sequences, strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda column: len(set(column)) == 1, together))
+
+
+def _by_first_token(
+    item_id: str, forms: Sequence[tuple[str, Sequence[int]]]
+) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """Each option's first tokens. Raises RysError if two options share one, or one has none."""
+    owner: dict[int, str] = {}
+    for name, ids in forms:
+        if not ids or owner.setdefault(ids[0], name) != name:
+            taken = f"{printable(owner[ids[0]])!r}" if ids else "another"
+            raise RysError(
+                f"item {printable(item_id)!r}: option {printable(name)!r} begins with the same "
+                f"token of this model as {taken}; give the options letters (texts) instead"
+            )
+    return tuple(
+        (name, tuple(token for token, owned_by in owner.items() if owned_by == name))
+        for name in dict.fromkeys(name for name, _ in forms)
+    )
+
+
+def ask(engine: Engine, item: Item, questions: Sequence[Question], baseline: float = 0.0) -> Answer:
+    """A quick answer: one forward pass a question. `baseline` as in score. Raises EngineFailed."""
+    start = time.monotonic()
+    found = []
+    n_tokens = 0
+    for question in questions:
+        ids = [token for _, tokens in question.options for token in tokens]
+        values = engine.option_probabilities(question.tokens, ids, same_prompt=question.follows)
+        by_id = dict(zip(ids, values, strict=True))
+        found.append({
+            name: sum(by_id[token] for token in tokens) for name, tokens in question.options
+        })  # fmt: skip
+        n_tokens += len(question.tokens)
+    scored = score_probabilities(item, found, baseline=baseline)
+    return Answer(item, scored, None, tuple(found), n_tokens, time.monotonic() - start)
+
+
+def answer(engine: Engine, item: Item, *, chats: bool, baseline: float = 0.0) -> Answer:
+    """An answer in the model's own words, greedy, thinking off. Raises EngineFailed."""
+    start = time.monotonic()
+    limit = n_predict(item)
+    if chats:
+        reply = engine.chat(
+            [{"role": "user", "content": item.prompt()}], max_tokens=limit, **GREEDY
+        )
+    else:
+        prompt = f"{item.prompt()}\nAnswer:"
+        reply = engine.complete(prompt, n_predict=limit, stop=["\n\n"], **GREEDY)
+    text, truncated, n_tokens = _reply(engine, reply, chats=chats)
+    scored = score_text(item, text, truncated=truncated, baseline=baseline)
+    return Answer(item, scored, text, (), n_tokens, time.monotonic() - start)
+
+
+def _reply(engine: Engine, reply: dict[str, Any], *, chats: bool) -> tuple[str, bool, int]:
+    try:
+        if not chats:
+            return (
+                reply["content"], reply["stop_type"] == "limit", int(reply["tokens_predicted"])
+            )  # fmt: skip
+        choice = reply["choices"][0]
+        text = choice["message"].get("content") or ""
+        if thoughts := choice["message"].get("reasoning_content"):
+            text = f"<think>{thoughts}</think>{text}"
+        return text, choice["finish_reason"] == "length", int(reply["usage"]["completion_tokens"])
+    except (KeyError, IndexError, TypeError, AttributeError) as e:
+        name = printable(engine.model.name)
+        raise RysError(f"{name}: llama.cpp's answer holds no text") from e
+
+
+def n_predict(item: Item) -> int:
+    """How many tokens an answer may take."""
+    if isinstance(item, Number):
+        return 24 + 2 * len(str(item.answer))
+    if isinstance(item, Choice):
+        return 32
+    return 32 if isinstance(item, Contrast) else 64

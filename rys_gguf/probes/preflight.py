@@ -1,0 +1,104 @@
+"""Is this suite able to tell this model's variants apart? Asked of the base, before anything else.
+
+What fails here would make every later number a comparison of noise, or of answer formats.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean, stdev
+from typing import Any
+
+from rys_gguf.engine import Engine
+from rys_gguf.errors import Refused
+from rys_gguf.probes.ask import Question, answer, ask
+from rys_gguf.probes.item import Choice, Item
+
+MIN_ANSWERED = 0.9
+MAX_TRUNCATED = 0.05
+_TRIED = 20  # answers of a family
+_TWICE = 4  # items that are asked again
+_SIGMAS = 2.0
+
+
+class Unsuitable(Refused):
+    """The base cannot answer the suite in a way that would show a difference."""
+
+
+def require_repeatable(
+    engine: Engine, items: Sequence[Item], questions: Sequence[Sequence[Question]]
+) -> None:
+    """Raise Unsuitable unless the same question gets the same answer twice."""
+    for item, asked in list(zip(items, questions, strict=True))[:_TWICE]:
+        first, second = (ask(engine, item, asked) for _ in range(2))
+        if first.probabilities != second.probabilities:
+            raise Unsuitable(
+                f"{engine.model.name}: the engine gives other probabilities when it is asked again "
+                f"(item {item.id}); fix its number of threads and slots, so that differences "
+                f"between candidates are theirs"
+            )
+
+
+def require_above_chance(items: Iterable[Item], lines: Iterable[Mapping[str, Any]]) -> None:
+    """Raise Unsuitable, naming every family at which the base does no better than chance.
+
+    `lines` are the base's quick answers as in items.jsonl. Better is a mean more than two standard
+    errors above that of answers at random, by score or by the probability of the right option.
+    """
+    by_id = {item.id: item for item in items}
+    families: dict[str, list[Mapping[str, Any]]] = {}
+    for line in lines:
+        families.setdefault(line["family"], []).append(line)
+    faults = []
+    for family, asked in families.items():
+        chances = [by_id[line["item"]].chance for line in asked]
+        gains = [line["score"] - c for line, c in zip(asked, chances, strict=True)]
+        credits_ = [
+            line["credit"] - chance
+            for line, chance in zip(asked, chances, strict=True)
+            if isinstance(by_id[line["item"]], Choice)
+        ]
+        if not _is_above(gains) and not _is_above(credits_):
+            level = max(by_id[line["item"]].level for line in asked)
+            easier = f"use --level {family}={level - 1}, " if level > 0 else ""
+            faults.append(
+                f"{family}: the base is at chance level ({fmean(gains) + fmean(chances):.2f}, "
+                f"chance {fmean(chances):.2f}, {len(asked)} items, level {level}); {easier}leave "
+                f"the family out (--families), or keep it with --allow-chance"
+            )
+    if faults:
+        raise Unsuitable("the suite cannot show a gain on this model\n  " + "\n  ".join(faults))
+
+
+def _is_above(gains: Sequence[float]) -> bool:
+    if len(gains) < 2:  # noqa: PLR2004 - no spread to be had from one
+        return bool(gains) and gains[0] > 0
+    return fmean(gains) > _SIGMAS * stdev(gains) / math.sqrt(len(gains))
+
+
+def require_answers(engine: Engine, items: Sequence[Item], *, chats: bool) -> None:
+    """Raise Unsuitable unless the base's generated answers can be read and end by themselves."""
+    families: dict[str, list[Item]] = {}
+    for item in items:
+        families.setdefault(item.family, []).append(item)
+    faults = []
+    for family, members in families.items():
+        got = [answer(engine, item, chats=chats) for item in members[:_TRIED]]
+        n = len(got)
+        answered = sum(a.scored.status == "ok" for a in got) / n
+        truncated = sum(a.scored.status == "truncated" for a in got) / n
+        thinking = sum("<think>" in (a.response or "") for a in got)
+        if thinking:
+            faults.append(
+                f"{family}: {thinking} of {n} answers hold thoughts, though thinking is off: the "
+                f"model's chat template does not read enable_thinking"
+            )
+        elif answered < MIN_ANSWERED or truncated > MAX_TRUNCATED:
+            faults.append(
+                f"{family}: {answered:.0%} of {n} answers can be read (at least {MIN_ANSWERED:.0%} "
+                f"must), {truncated:.0%} hit the token limit; leave the family out (--families), "
+                f"take an easier --level, or score by probabilities, without --generate"
+            )
+    if faults:
+        raise Unsuitable("this model does not answer the suite\n  " + "\n  ".join(faults))

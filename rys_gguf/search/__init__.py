@@ -1,0 +1,1 @@
+"""Find the window: a resumable sweep over candidates, and what it shows."""

@@ -1,0 +1,170 @@
+"""Which windows a sweep tries: candidates, each known by its layer map, and what is not legal."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rys_gguf.errors import InvalidLayerMap, RysError, printable
+from rys_gguf.layer_map import LayerMap
+from rys_gguf.model import Model
+from rys_gguf.rules import Schedule
+from rys_gguf.schedule import architecture_of, metadata_of, reschedule
+
+# The method's two passes: long windows far apart, then short ones where the long ones did best.
+COARSE_SIZE, COARSE_STRIDE = 8, 4
+FINE_SIZE = 4
+_HOT = 2  # windows of the first pass that the second looks around
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A layer map to try. Equal maps are one candidate, however they were written."""
+
+    layer_map: LayerMap
+
+    @property
+    def key(self) -> str:
+        """The path in few characters: `0-11,8-29`."""
+        return ",".join(
+            f"{run.source}-{run.source + run.n_layers - 1}" if run.n_layers > 1 else f"{run.source}"
+            for run in self.layer_map.runs()
+        )
+
+    @property
+    def is_base(self) -> bool:
+        """Whether this is the model as it is."""
+        return self.layer_map.is_identity
+
+    @property
+    def spec(self) -> str:
+        """How a user writes it; `base` for the model as it is."""
+        return "base" if self.is_base else self.layer_map.spec
+
+    @property
+    def windows(self) -> tuple[tuple[int, int], ...]:
+        """The half-open windows that are repeated; empty for the base and other paths."""
+        return () if self.is_base else self.layer_map.windows() or ()
+
+
+@dataclass(frozen=True, slots=True)
+class Illegal:
+    """A window that is not tried, and the rule that forbids it."""
+
+    spec: str
+    rule: str
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Candidates, in the order in which they cost least to try, and what was left out."""
+
+    candidates: tuple[Candidate, ...]
+    illegal: tuple[Illegal, ...]
+
+
+class Windows:
+    """The windows of one model: which are legal, and why the others are not."""
+
+    def __init__(self, model: Model, schedule: Schedule) -> None:
+        self.n_layers = model.n_trunk
+        self._row = architecture_of(model)
+        self._meta = metadata_of(model)
+        self._schedule = schedule
+
+    def rule_against(self, layer_map: LayerMap) -> str | None:
+        """Why a map would not compute what it says, or None if it would."""
+        conflicts = reschedule(self._row, self._meta, layer_map, self._schedule).conflicts
+        return conflicts[0].text if conflicts else None
+
+    def choose(self, maps: Iterable[LayerMap]) -> Choice:
+        """Sort maps into candidates and illegal ones; each map counts once."""
+        candidates: dict[str, Candidate] = {}
+        illegal: dict[str, Illegal] = {}
+        for layer_map in maps:
+            candidate = Candidate(layer_map)
+            if candidate.is_base:
+                continue
+            if (rule := self.rule_against(layer_map)) is None:
+                candidates[candidate.key] = candidate
+            else:
+                illegal[candidate.key] = Illegal(candidate.spec, rule)
+        return Choice(tuple(candidates.values()), tuple(illegal.values()))
+
+    def of_size(self, size: int, starts: Iterable[int]) -> Iterator[LayerMap]:
+        """The windows of `size` layers that begin at `starts`, as far as the model has them."""
+        for i in starts:
+            if 0 <= i <= self.n_layers - size:
+                yield LayerMap.from_blocks([(i, i + size)], self.n_layers)
+
+    def legal_size(self, wanted: int) -> int:
+        """The window length nearest to `wanted` of which some window is legal.
+
+        Raises RysError if no window of the model is.
+        """
+        for size in sorted(range(1, self.n_layers + 1), key=lambda n: (abs(n - wanted), -n)):
+            if any(self.rule_against(m) is None for m in self.of_size(size, range(self.n_layers))):
+                return size
+        raise RysError(
+            f"no window of this model is legal under schedule {self._schedule.value}; "
+            f"rys-gguf inspect shows the rule"
+        )
+
+
+def coarse(windows: Windows, size: int = COARSE_SIZE, stride: int = COARSE_STRIDE) -> Choice:
+    """The first pass: windows of one size, far apart, and the last one the model has."""
+    last = windows.n_layers - size
+    return windows.choose(windows.of_size(size, [*range(0, last + 1, stride), last]))
+
+
+def fine(
+    windows: Windows,
+    best: Sequence[tuple[int, int]],
+    size: int = FINE_SIZE,
+    margin: int = FINE_SIZE,
+) -> Choice:
+    """The second pass: every window of a smaller size in the hot zone.
+
+    The zone reaches from `margin` layers before to `margin` layers after the best two windows.
+    """
+    starts: set[int] = set()
+    for i, j in best[:_HOT]:
+        starts.update(range(i - margin, j + margin - size + 1))
+    return windows.choose(windows.of_size(size, sorted(starts)))
+
+
+def every(windows: Windows, sizes: Sequence[int], stride: int = 1) -> Choice:
+    """The map: every window of the given sizes."""
+    return windows.choose(
+        layer_map
+        for size in sorted(set(sizes))
+        for layer_map in windows.of_size(size, range(0, windows.n_layers, stride))
+    )
+
+
+def listed(windows: Windows, path: str | os.PathLike[str]) -> Choice:
+    """The maps of a file: a spec a line (`8,12`, `blocks:2,4;6,8`, `layers:0..9,4..29`).
+
+    Empty lines and what follows # do not count. Raises RysError naming file and line.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as e:
+        reason = getattr(e, "strerror", None) or "not UTF-8 text"
+        raise RysError(f"{printable(path)}: cannot read the windows: {reason}") from e
+    maps = []
+    for number, line in enumerate(lines, 1):
+        spec = line.partition("#")[0].strip()
+        if not spec:
+            continue
+        if ":" not in spec:
+            spec = f"blocks:{spec}"
+        try:
+            maps.append(LayerMap.parse(spec, windows.n_layers))
+        except InvalidLayerMap as e:
+            raise RysError(f"{printable(path)}, line {number}: {e}") from e
+    if not maps:
+        raise RysError(f"{printable(path)}: no windows; expected a line such as 8,12 for each")
+    return windows.choose(maps)

@@ -1,0 +1,248 @@
+"""The folder of a run: what was asked of what, and every answer, in files that only grow.
+
+`run.json` says what the run is, `suite.jsonl` and `heldout.jsonl` hold its items, `results.jsonl`
+has one line per candidate and stage, `items.jsonl` one per candidate, stage and item. Whatever
+stops a run, a line is there whole or not at all: appended lines are synced before anything counts
+on them, and half a line at the end of a file is taken off when the run goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import IO, Any
+
+from rys_gguf.errors import RysError, printable
+from rys_gguf.files import lock_file
+
+SCHEMA = 1
+INFO, RESULTS, ITEMS = "run.json", "results.jsonl", "items.jsonl"
+SUITE, HELDOUT = "suite.jsonl", "heldout.jsonl"
+LOCK = "lock"
+
+Line = dict[str, Any]
+
+
+class Run:
+    """A run's folder, open for reading. `results` and `items` are lists of lines, in order.
+
+    Of several result lines for one candidate and stage the last counts, and items count only if
+    their candidate's result line was written: both lists hold nothing else.
+    Raises RysError, naming the file, if the folder is not that of a run.
+    """
+
+    def __init__(self, folder: Path, info: Line) -> None:
+        self.folder = folder
+        self.info = info
+        self._results: dict[tuple[str, str], Line] = {}
+        self._items: dict[tuple[str, str, str], Line] = {}
+        for line in _lines(folder / RESULTS):
+            self._results[line["candidate"], line["stage"]] = line
+        for line in _lines(folder / ITEMS):
+            self._items[line["candidate"], line["stage"], line["item"]] = line
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike[str]) -> Run:
+        """The run in that folder."""
+        folder = Path(folder)
+        return cls(folder, read_info(folder))
+
+    @property
+    def results(self) -> list[Line]:
+        """The lines of results.jsonl that count."""
+        return list(self._results.values())
+
+    @property
+    def items(self) -> list[Line]:
+        """The lines of items.jsonl that count."""
+        return [
+            line for (candidate, stage, _), line in self._items.items()
+            if (candidate, stage) in self._results
+        ]  # fmt: skip
+
+    def result(self, candidate: str, stage: str) -> Line | None:
+        """The result of a candidate in a stage, or None."""
+        return self._results.get((candidate, stage))
+
+    def items_of(self, candidate: str, stage: str) -> list[Line]:
+        """The answers of a candidate in a stage."""
+        return [i for (c, s, _), i in self._items.items() if (c, s) == (candidate, stage)]
+
+
+class OpenRun(Run):
+    """A run that is going on: the only one in its folder. Use it as a context manager."""
+
+    def __enter__(self) -> OpenRun:
+        self._lock = (self.folder / LOCK).open("w")
+        try:
+            if not lock_file(self._lock.fileno()):
+                raise RysError(f"{printable(self.folder)}: another sweep is at work here")
+            for name in (RESULTS, ITEMS):
+                _take_off_half_a_line(self.folder / name)
+        except BaseException:
+            self._lock.close()
+            raise
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._lock.close()
+
+    @classmethod
+    def start(cls, folder: Path, info: Line, files: dict[str, str]) -> OpenRun:
+        """Begin a run in a folder, or go on with the one that is there.
+
+        `files` are written beside run.json. Raises RysError if the folder holds another run or
+        something else.
+        """
+        identity = info["identity"]
+        info = {"schema": SCHEMA, "run_id": run_id(identity), **info, "created": now()}
+        if (folder / INFO).exists():
+            old = read_info(folder)
+            for difference in _differences(old["identity"], identity):
+                raise RysError(
+                    f"{printable(folder)}: is a run of other things: {difference}. Use another "
+                    f"folder, or the same model, suite, engine and settings to go on with it"
+                )
+            return cls(folder, old)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            _require_empty(folder)
+            for name, text in files.items():
+                write_whole(folder / name, text)
+            # Last: a folder with this file is a run.
+            write_whole(folder / INFO, json.dumps(info, indent=2) + "\n")
+        except OSError as e:
+            raise RysError(f"{printable(folder)}: {e.strerror or e}") from e
+        return cls(folder, info)
+
+    def record(self, result: Line, items: Sequence[Line]) -> None:
+        """Write a result and its items, durably: the items first, so that a result is complete."""
+        result = {**result, "time": now()}
+        _append(self.folder / ITEMS, items)
+        _append(self.folder / RESULTS, [result])
+        for item in items:
+            self._items[item["candidate"], item["stage"], item["item"]] = item
+        self._results[result["candidate"], result["stage"]] = result
+
+
+def _require_empty(folder: Path) -> None:
+    if any(entry.name not in (LOCK, SUITE, HELDOUT) for entry in folder.iterdir()):
+        raise RysError(f"{printable(folder)}: is neither empty nor a run; use a folder of its own")
+
+
+def run_id(identity: Line) -> str:
+    """What a run is: the same for the same model, suite, engine and settings."""
+    return digest(json.dumps(identity, sort_keys=True))
+
+
+def digest(text: str) -> str:
+    """The first 16 hexadecimal digits of a text's SHA-256."""
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def now() -> str:
+    """The time, ISO 8601, UTC."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def read_info(folder: Path) -> Line:
+    """What run.json says. Raises RysError if the folder is not that of a run."""
+    path = folder / INFO
+    try:
+        info = json.loads(path.read_text())
+    except FileNotFoundError as e:
+        raise RysError(f"{printable(folder)}: no run here: {INFO} is missing") from e
+    except OSError as e:
+        raise RysError(f"{printable(path)}: {e.strerror or e}") from e
+    except ValueError as e:
+        raise RysError(f"{printable(path)}: not JSON: {printable(str(e))}") from e
+    if not isinstance(info, dict) or "identity" not in info:
+        raise RysError(f"{printable(path)}: not what a sweep writes: identity is missing")
+    if info.get("schema") != SCHEMA:
+        raise RysError(
+            f"{printable(path)}: schema is {printable(str(info.get('schema')))}, expected {SCHEMA}:"
+            f" another version of rys-gguf wrote it"
+        )
+    return info
+
+
+def _differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted({*old, *new}):
+            yield from _differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+    elif old != new:
+        yield f"{path} is {printable(json.dumps(old))} there and {printable(json.dumps(new))} here"
+
+
+def _lines(path: Path) -> Iterator[Line]:
+    """The complete lines of a JSONL file; a last one without its end never happened."""
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        return
+    except OSError as e:
+        raise RysError(f"{printable(path)}: {e.strerror or e}") from e
+    complete = raw[: raw.rfind(b"\n") + 1]
+    for number, line in enumerate(complete.splitlines(), 1):
+        try:
+            value = json.loads(line)
+            if not {"candidate", "stage"} <= value.keys():
+                raise ValueError("no candidate and stage")  # noqa: TRY301 - said in one place
+        except (ValueError, AttributeError) as e:
+            raise RysError(
+                f"{printable(path)}, line {number}: not what a sweep writes: {printable(str(e))}"
+            ) from e
+        yield value
+
+
+def _take_off_half_a_line(path: Path) -> None:
+    if not path.exists():
+        return
+    with path.open("r+b") as file:
+        raw = file.read()
+        file.truncate(raw.rfind(b"\n") + 1)
+
+
+def _append(path: Path, lines: Iterable[Line]) -> None:
+    """Append lines; on any failure the file is as long as it was."""
+    data = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines).encode()
+    if not data:
+        return
+    try:
+        with path.open("ab", buffering=0) as file:
+            before = os.fstat(file.fileno()).st_size
+            try:
+                _write_synced(file, data)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    file.truncate(before)
+                raise
+    except OSError as e:
+        raise RysError(
+            f"{printable(path)}: {e.strerror or e}; run the same command again to go on"
+        ) from e
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that is there whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    try:
+        with part.open("wb", buffering=0) as file:
+            _write_synced(file, text.encode("utf-8", "surrogateescape"))
+        part.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise
+
+
+def _write_synced(file: IO[bytes], data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]
+    os.fsync(file.fileno())

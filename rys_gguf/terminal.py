@@ -1,0 +1,217 @@
+"""What all commands share: options, errors and signals as exit codes, bars, and how lines print.
+
+Data goes to stdout, words about the run to stderr. Exit code 0 is done, 1 refused or failed with
+one message, 2 a wrong call; a run ended by a signal exits with 128 and its number.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from rys_gguf.errors import RysError
+from rys_gguf.layer_map import LayerMap, join_blocks
+
+# numpy and gguf load inside the commands: --help and --version answer without them.
+if TYPE_CHECKING:
+    from rys_gguf.engine import EngineOptions
+    from rys_gguf.files import Progress
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+FILE = click.Path(path_type=Path)
+
+
+class Size(click.ParamType):  # type: ignore[type-arg]  # generic only in newer click
+    """A number of bytes as llama-gguf-split takes it: 500M or 50G, in powers of 1000."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Bytes, or a usage error."""
+        units = {"K": 10**3, "M": 10**6, "G": 10**9}
+        number, unit = str(value)[:-1], str(value)[-1:].upper()
+        if unit not in units or not number.isdecimal() or int(number) == 0:
+            self.fail(f"{value!r} is not a size such as 500M or 50G", param, ctx)
+        return int(number) * units[unit]
+
+
+class Signalled(BaseException):
+    """A signal asked the run to end; carried up so that every `finally` runs."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+class Group(click.Group):
+    """Turns the package's errors and signals into one message and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; `ctx.obj` says what a signal leaves behind."""
+        try:
+            with _signals():
+                return super().invoke(ctx)
+        except RysError as e:
+            raise click.ClickException(str(e)) from e
+        except Signalled as e:
+            name = signal.Signals(e.number).name
+            click.echo(f"Stopped by {name}; {ctx.obj or 'nothing was left behind'}.", err=True)
+            ctx.exit(128 + e.number)
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[None]:
+    def stop(number: int, _frame: object) -> None:
+        raise Signalled(number)
+
+    names = ("SIGINT", "SIGTERM", "SIGHUP")
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    before = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def map_options(function: F) -> F:
+    """`--blocks` and `--layers`, wherever a command takes a map."""
+    function = click.option(
+        "--layers",
+        metavar="A..B,C,...",
+        help="The whole path of layers, ends included: 0..11,8..23.",
+    )(function)
+    return click.option(
+        "--blocks",
+        multiple=True,
+        metavar="I,J",
+        help="Repeat layers I..J-1 once more right after J-1. Repeat the option for more windows.",
+    )(function)
+
+
+def plan_options(function: F) -> F:
+    """What decides an output besides its map."""
+    function = click.option(
+        "--assume-uniform",
+        is_flag=True,
+        help="Take the layers of an architecture without known rules for alike.",
+    )(function)
+    function = click.option(
+        "--no-provenance", is_flag=True, help="Do not record map and source in the file."
+    )(function)
+    return click.option(
+        "--schedule",
+        type=click.Choice(["portable", "explicit"]),
+        default="portable",
+        show_default=True,
+        help="portable: only maps every engine runs as meant. explicit: write each layer's kind "
+        "into the file where llama.cpp can read it.",
+    )(function)
+
+
+def proof_options(function: F) -> F:
+    """What a proof can be told besides its files."""
+    function = click.option(
+        "--workdir", type=FILE, help="Where silenced copies go.  [default: beside VARIANT]"
+    )(function)
+    return click.option(
+        "--tolerance",
+        type=click.FloatRange(0),
+        default=0.0,
+        help="Largest difference of a log-probability to accept, in nats; for GPU builds, whose "
+        "kernels need not repeat bit for bit.  [default: 0, bit-exact]",
+    )(function)
+
+
+def engine_options(function: F) -> F:
+    """How to run llama.cpp, wherever a command does."""
+    function = click.argument("engine_arguments", nargs=-1, type=click.UNPROCESSED)(function)
+    function = click.option("--threads", type=click.IntRange(1), help="Threads for llama.cpp.")(
+        function
+    )
+    return click.option(
+        "--llama-server",
+        metavar="PATH",
+        help="A llama-server to use instead of the built-in engine; also LLAMA_SERVER. What "
+        "follows -- goes to it.",
+    )(function)
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+
+
+def engine_of(binary: str | None, threads: int | None, arguments: tuple[str, ...]) -> EngineOptions:
+    """The engine that `engine_options` name."""
+    from rys_gguf.engine import EngineOptions, find_engine
+
+    found = find_engine(binary)
+    if arguments and found is None:
+        raise click.UsageError(
+            "arguments after -- are for a llama-server; name one with --llama-server"
+        )
+    return EngineOptions(found, arguments, n_threads=threads)
+
+
+def map_between(
+    variant: Path, source: Path, blocks: tuple[str, ...], layers: str | None
+) -> LayerMap:
+    """The map of a variant: as given, or as it says itself."""
+    from rys_gguf.model import Model
+    from rys_gguf.provenance import map_for
+
+    spec = spec_of(blocks, layers) if blocks or layers else None
+    with Model(variant) as out, Model(source) as base:
+        return map_for(out, base, spec)
+
+
+def echo(lines: Iterable[str]) -> None:
+    """Print data."""
+    for line in lines:
+        click.echo(line)
+
+
+def echo_json(data: Any) -> None:
+    """Print data as JSON."""
+    # ASCII only: bytes that are not UTF-8 came in as lone surrogates and print as \udcXX.
+    click.echo(json.dumps(data, indent=2))
+
+
+def say(line: str) -> None:
+    """Say something about the run."""
+    click.echo(line, err=True)
+
+
+def spec_of(blocks: tuple[str, ...], layers: str | None) -> str:
+    """The spec that `map_options` give."""
+    if bool(blocks) == bool(layers):
+        raise click.UsageError("say which layers: either --blocks I,J or --layers A..B,...")
+    return join_blocks(blocks) if layers is None else f"layers:{layers.removeprefix('layers:')}"
+
+
+@contextlib.contextmanager
+def progress_bar(total: int, what: str, unit: str = "B") -> Iterator[Progress]:
+    """A bar on a terminal, nothing elsewhere; call what it gives with what was done."""
+    from tqdm import tqdm
+
+    with tqdm(
+        total=total,
+        desc=what,
+        unit=unit,
+        unit_scale=unit == "B",
+        unit_divisor=1024,
+        leave=False,
+        disable=None,  # silent unless stderr is a terminal
+        file=sys.stderr,
+    ) as bar:
+
+        def advance(n: int) -> None:
+            bar.update(n)
+
+        yield advance
