@@ -1,0 +1,236 @@
+"""What a run measured, read for the report: candidates, and their items paired with the base's."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from rys_gguf.errors import RysError
+from rys_gguf.search.statistics import Floats
+
+FINAL = "final"
+GENERATE = "generate"
+# What is shown first of what a candidate reached; rounds stand between loops and final.
+_ORDER = {"damage": 0, "loops": 1, FINAL: 1000, GENERATE: 1001}
+
+Line = Mapping[str, Any]
+
+
+class RunData(Protocol):
+    """A run as `rys_gguf.search.run.Run` opens it."""
+
+    @property
+    def info(self) -> Mapping[str, Any]:
+        """run.json."""
+
+    @property
+    def results(self) -> Sequence[Line]:
+        """A line per candidate and stage."""
+
+    @property
+    def items(self) -> Sequence[Line]:
+        """A line per candidate, stage and item."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One layer map and how far it came; `measures` of all stages, later ones first."""
+
+    name: str
+    spec: str
+    windows: tuple[tuple[int, int], ...]
+    extra_layers: int
+    is_base: bool
+    status: str
+    reason: str
+    stage: str
+    n_items: int
+    measures: Mapping[str, Any]
+    by_stage: Mapping[str, Line]
+
+    @property
+    def window(self) -> tuple[int, int] | None:
+        """The window, if it is one: the only candidates a map has a place for."""
+        return self.windows[0] if len(self.windows) == 1 else None
+
+    @property
+    def label(self) -> str:
+        """What tables call it."""
+        return "base" if self.is_base else self.spec
+
+    def total(self, key: str) -> float:
+        """`bytes_written` or `engine_seconds` over all stages."""
+        return sum(float(line.get(key) or 0) for line in self.by_stage.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """The items of one family that both base and window answered, in one order; scores 0 to 1."""
+
+    items: tuple[str, ...]
+    base: Floats
+    window: Floats
+    binary: bool
+    base_parsed: int
+    window_parsed: int
+
+    @property
+    def difference(self) -> Floats:
+        """Window minus base, per item."""
+        return np.asarray(self.window - self.base)
+
+    @property
+    def mean(self) -> float:
+        """Mean difference."""
+        return float(self.difference.mean())
+
+
+Families = dict[str, Pairs]
+
+
+class Evidence:
+    """A run, indexed. Raises RysError for a run without a base."""
+
+    def __init__(self, run: RunData) -> None:
+        self.info = run.info
+        by_candidate: dict[str, dict[str, Line]] = defaultdict(dict)
+        for line in run.results:
+            by_candidate[str(line["candidate"])][str(line["stage"])] = line
+        self._items: dict[tuple[str, str], dict[str, Line]] = defaultdict(dict)
+        for line in run.items:
+            self._items[str(line["candidate"]), str(line["stage"])][str(line["item"])] = line
+        self.candidates = {
+            name: _candidate(name, {s: lines[s] for s in sorted(lines, key=stage_order)})
+            for name, lines in by_candidate.items()
+        }
+        base = next((c for c in self.candidates.values() if c.is_base), None)
+        if base is None:
+            raise RysError("the run has no result of the base yet: there is nothing to compare")
+        self.base = base
+        self.windows = tuple(c for c in self.candidates.values() if not c.is_base)
+
+    @property
+    def rounds(self) -> tuple[str, ...]:
+        """The search's stages in order; each adds items to the one before."""
+        stages = {stage for _, stage in self._items if stage not in _ORDER}
+        return tuple(sorted(stages, key=stage_order))
+
+    def answers(self, candidate: str, stages: Iterable[str]) -> dict[str, Line]:
+        """A candidate's item lines of some stages, by item."""
+        found: dict[str, Line] = {}
+        for stage in stages:
+            found.update(self._items.get((candidate, stage), {}))
+        return found
+
+    def stages_of(self, candidate: str) -> list[str]:
+        """The stages that asked a candidate items, in order."""
+        return sorted({s for c, s in self._items if c == candidate}, key=stage_order)
+
+    def pairs(self, candidate: str, stages: Iterable[str], field: str = "score") -> Families:
+        """Base and window on the items both answered, by family; `field` is score or credit.
+
+        A failed request is no answer: its item is left out on both sides.
+        """
+        stages = tuple(stages)
+        return pair(self.answers(self.base.name, stages), self.answers(candidate, stages), field)
+
+    def judged_stage(self) -> str | None:
+        """The held-out stage that verdicts rest on: generated answers once all finalists have them.
+
+        None while the run is a search only.
+        """
+        final, generated = self.finalists(FINAL), self.finalists(GENERATE)
+        if generated and set(final) <= set(generated):
+            return GENERATE
+        return FINAL if final else None
+
+    def finalists(self, stage: str) -> list[str]:
+        """The candidates that were asked held-out items, if the base was too."""
+        if not self._items.get((self.base.name, stage)):
+            return []
+        return [c.name for c in self.windows if self._items.get((c.name, stage))]
+
+
+def pair(base: Mapping[str, Line], window: Mapping[str, Line], field: str = "score") -> Families:
+    """The lines of two candidates on the same items, by family in the order of the base."""
+    kept: dict[str, list[tuple[str, Line, Line]]] = defaultdict(list)
+    for item, a in base.items():
+        b = window.get(item)
+        if b is not None and _counts(a, field) and _counts(b, field):
+            kept[str(a["family"])].append((item, a, b))
+    return {
+        family: Pairs(
+            tuple(item for item, _, _ in rows),
+            np.array([float(a[field]) for _, a, _ in rows]),
+            np.array([float(b[field]) for _, _, b in rows]),
+            all(a.get("binary") and b.get("binary") for _, a, b in rows),
+            sum(a.get("status") == "ok" for _, a, _ in rows),
+            sum(b.get("status") == "ok" for _, _, b in rows),
+        )
+        for family, rows in kept.items()
+    }
+
+
+def overall(families: Families) -> float:
+    """Mean over families of the mean difference: every family counts the same."""
+    return float(np.mean([p.mean for p in families.values()]))
+
+
+def parts_of(families: Families) -> dict[str, float]:
+    """What each item adds to the overall difference."""
+    return {
+        item: float(x) / (len(p.items) * len(families))
+        for p in families.values()
+        for item, x in zip(p.items, p.difference, strict=True)
+    }
+
+
+def parts_matrix(rows: Sequence[Mapping[str, float]]) -> Floats:
+    """`parts_of` several candidates as [K, n]; 0 where a candidate was not asked an item."""
+    items = {item: n for n, item in enumerate(dict.fromkeys(i for row in rows for i in row))}
+    parts = np.zeros((len(rows), len(items)))
+    for k, row in enumerate(rows):
+        for item, x in row.items():
+            parts[k, items[item]] = x
+    return parts
+
+
+def stage_order(stage: str) -> tuple[int, int, str]:
+    """Sorts stages as a candidate goes through them; round10 follows round9."""
+    digits = "".join(c for c in stage if c.isdecimal())
+    return _ORDER.get(stage, 10), int(digits or 0), stage
+
+
+def _counts(line: Line, field: str) -> bool:
+    value = line.get(field)
+    return (
+        line.get("status") != "error"
+        and isinstance(value, int | float)
+        and math.isfinite(float(value))
+    )
+
+
+def _candidate(name: str, lines: Mapping[str, Line]) -> Candidate:
+    last = list(lines.values())[-1]
+    bad = next((line for line in lines.values() if line.get("status", "ok") != "ok"), last)
+    measures: dict[str, Any] = {}
+    for line in lines.values():
+        measures.update(line.get("measures") or {})
+    return Candidate(
+        name,
+        str(last.get("spec", name)),
+        tuple((int(i), int(j)) for i, j in last.get("windows", ())),
+        int(last.get("extra_layers", 0)),
+        bool(last.get("is_base")),
+        str(bad.get("status", "ok")),
+        str(bad.get("reason") or ""),
+        str(last.get("stage")),
+        int(last.get("n_items") or 0),
+        measures,
+        lines,
+    )
