@@ -120,12 +120,13 @@ def topics(level: int) -> tuple[str, ...]:
 
 
 def make(rng: random.Random, topic: str, level: int, index: int, name: str) -> Number:
-    """One item. Its answer's first digit goes round with `index`."""
+    """One item. Its answer's first digit goes round with `index`, from another start by topic."""
     draw = LEVELS[level][topic]
+    first = str((index + 3 * topics(level).index(topic)) % 9 + 1)
     template = rng.choice(_TEMPLATES)
     while True:
         what, answer = draw(rng)
-        if answer >= 2 and str(answer)[0] == str(index % 9 + 1):  # noqa: PLR2004 - 1 is a digit
+        if str(answer)[0] == first:
             break
     return Number(
         id=name,

@@ -467,7 +467,7 @@ _BACK = ("Are you back where you started?", "Do you end up at the point you star
 def _walk(
     rng: random.Random, n: int, most: int, *, turning: bool
 ) -> tuple[list[str], int, int, bool]:
-    """A walk of n instructions of up to `most` steps each, where it ends, if some of it is undone."""
+    """A walk of n instructions of up to `most` steps, where it ends, whether it ever turns back."""
     said: list[str] = []
     ways: set[tuple[int, int]] = set()
     x = y = heading = 0

@@ -1,0 +1,281 @@
+"""Suites: items of several families in one fixed order, and what an answer without thought scores.
+
+The order is shuffled once and stratified: however short a prefix, every family and topic has its
+share of it, so that a search may ask the first items of all candidates and go on with the few.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from statistics import fmean, pstdev
+from types import ModuleType
+from typing import Any
+
+from rys_gguf.probes import emotions, math, reasoning
+from rys_gguf.probes.item import (
+    DIGITS,
+    Contrast,
+    Item,
+    Number,
+    Ratings,
+    dump,
+    load,
+)
+from rys_gguf.probes.random import item_random
+from rys_gguf.probes.score import best_constant, eq_percent, partial_credit, skill
+
+FAMILIES: dict[str, ModuleType] = {m.FAMILY: m for m in (math, emotions, reasoning)}
+SIZES: dict[str, dict[str, int]] = {
+    "quick": {"math": 32, "eq": 24, "reasoning": 80},
+    "standard": {"math": 64, "eq": 48, "reasoning": 200},
+    "validate": {"math": 120, "eq": 96, "reasoning": 400},
+}
+SPLITS = ("search", "heldout", "audit")
+LEVELS = (0, 1, 2, 3)
+
+# How far apart splits start among events and answers, which go round with the index of an item:
+# as long as suites are short, splits share no event.
+_SPLIT_STRIDE = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Floor:
+    """Mean scores without thought: of the best constant answer, and of answers at random."""
+
+    constant: float
+    random: float
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Items in the order in which they are asked."""
+
+    items: tuple[Item, ...]
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Suite:
+        """The suite of a file. Raises InvalidSuite naming file, line and field."""
+        return cls(load(path))
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write the items as lines of JSON. OSError if that fails."""
+        with open(path, "w", encoding="utf-8", newline="\n") as file:
+            file.write(dump(self.items))
+
+    @cached_property
+    def suite_id(self) -> str:
+        """A hash of all items and their order: equal for equal suites only."""
+        return hashlib.sha256(dump(self.items).encode()).hexdigest()[:16]
+
+    @cached_property
+    def families(self) -> tuple[str, ...]:
+        """The families, in the order in which they first come."""
+        return tuple(dict.fromkeys(i.family for i in self.items))
+
+    @cached_property
+    def baseline(self) -> float:
+        """The EQ percent of the best constant answer, which skill is measured from."""
+        return best_constant(self.items)
+
+    @cached_property
+    def floors(self) -> dict[str, dict[str, Floor]]:
+        """Floors of quick scores by family and topic; topic "" is the whole family.
+
+        A family's constant answer may differ from topic to topic.
+        """
+        return self._floors(generated=False)
+
+    @cached_property
+    def generated_floors(self) -> dict[str, dict[str, Floor]]:
+        """Floors of generated answers, as `floors`."""
+        return self._floors(generated=True)
+
+    def _floors(self, *, generated: bool) -> dict[str, dict[str, Floor]]:
+        floors: dict[str, dict[str, Floor]] = {}
+        for family in self.families:
+            topics: dict[str, list[Item]] = {}
+            for item in self.items:
+                if item.family == family:
+                    topics.setdefault(item.topic, []).append(item)
+            by_topic = {t: _floor(i, self.baseline, generated=generated) for t, i in topics.items()}
+            weights = [len(items) for items in topics.values()]
+            whole = Floor(
+                *(
+                    sum(w * v for w, v in zip(weights, values, strict=True)) / sum(weights)
+                    for values in zip(
+                        *((f.constant, f.random) for f in by_topic.values()), strict=True
+                    )
+                )
+            )
+            floors[family] = {"": whole, **by_topic}
+        return floors
+
+    def statistics(self) -> list[dict[str, Any]]:
+        """One plain record per family, topic and level: counts, answers, lengths in characters."""
+        groups: dict[tuple[str, str, int], list[Item]] = {}
+        for item in self.items:
+            groups.setdefault((item.family, item.topic, item.level), []).append(item)
+        return [_statistics(key, items, self) for key, items in sorted(groups.items())]
+
+
+def _statistics(key: tuple[str, str, int], items: Sequence[Item], suite: Suite) -> dict[str, Any]:
+    family, topic, level = key
+    lengths = sorted(len(ask.prompt) for item in items for ask in item.asks())
+    floor = suite.floors[family][topic]
+    record = {
+        "family": family,
+        "topic": topic,
+        "level": level,
+        "n": len(items),
+        "answers": dict(sorted(Counter(map(_quick_answer, items)).items())),
+        "asks": len(lengths),
+        "characters": {"median": lengths[len(lengths) // 2], "most": lengths[-1]},
+        "constant": floor.constant,
+        "random": floor.random,
+    }
+    ratings = [r for item in items if isinstance(item, Ratings) for r in item.reference]
+    if ratings:
+        record["references"] = {
+            "mean": fmean(ratings),
+            "sd": pstdev(ratings),
+            "zeros_and_ones": sum(r <= 1 for r in ratings) / len(ratings),
+            "best_constant": suite.baseline,
+        }
+    return record
+
+
+def _quick_answer(item: Item) -> str:
+    """The answer to a quick ask, in a form that can be counted."""
+    if isinstance(item, Number):
+        return item.letter if item.texts else str(item.answer)[0]
+    if isinstance(item, Ratings):
+        return item.emotions[item.reference.index(max(item.reference))]
+    return str(item.gold)
+
+
+# -- floors --------------------------------------------------------------------------------------
+
+
+def _floor(items: Sequence[Item], baseline: float, *, generated: bool) -> Floor:
+    """Of the items of one topic, which are of one kind as a rule: weighted over kinds if not."""
+    parts: dict[object, list[Item]] = {}
+    for item in items:
+        exact = isinstance(item, Number) and (item.partial, bool(item.texts))
+        parts.setdefault((type(item), exact), []).append(item)
+    floors = [(len(p), _floor_of_kind(p, baseline, generated=generated)) for p in parts.values()]
+    return Floor(
+        sum(n * f.constant for n, f in floors) / len(items),
+        sum(n * f.random for n, f in floors) / len(items),
+    )
+
+
+def _floor_of_kind(items: Sequence[Item], baseline: float, *, generated: bool) -> Floor:
+    first = items[0]
+    if isinstance(first, Contrast):
+        return Floor(0.0, 0.0)
+    if isinstance(first, Ratings):
+        # The formula is a sum over ratings: its mean over random digits is that of each rating.
+        at_random = fmean(
+            fmean(eq_percent([r], [int(d)]) for d in DIGITS)
+            for item in items
+            if isinstance(item, Ratings)
+            for r in item.reference
+        )
+        best = best_constant(items)
+        return Floor(skill(best, baseline), skill(at_random, baseline))
+    if isinstance(first, Number) and generated:
+        answers = [item.answer for item in items if isinstance(item, Number)]
+        return _number_floor(answers, partial=first.partial)
+    common = max(Counter(map(_quick_answer, items)).values()) / len(items)
+    return Floor(common, fmean(item.chance for item in items))
+
+
+def _number_floor(answers: Sequence[int], *, partial: bool) -> Floor:
+    if not partial:
+        return Floor(max(Counter(answers).values()) / len(answers), 0.0)
+    lengths = range(min(len(str(a)) for a in answers), max(len(str(a)) for a in answers) + 1)
+    guesses = {lead * 10 ** (n - 1) // 10 for n in lengths for lead in range(10, 100)} - {0}
+    best = max(fmean(partial_credit(a, g) for a in answers) for g in guesses)
+    at_random = fmean(
+        fmean(partial_credit(a, lead * 10 ** (len(str(a)) - 1) // 10) for lead in range(10, 100))
+        for a in answers
+    )
+    return Floor(best, at_random)
+
+
+# -- building ------------------------------------------------------------------------------------
+
+
+def build_suite(
+    size: str = "quick",
+    *,
+    levels: Mapping[str, int] | None = None,
+    seed: int = 0,
+    split: str = "search",
+    families: Sequence[str] = tuple(FAMILIES),
+) -> Suite:
+    """The suite of a size: the same items for the same arguments, on any machine.
+
+    `levels` by family; 1 where not named. ValueError for names or levels that do not exist.
+    """
+    if size not in SIZES or split not in SPLITS or not families or set(families) - set(FAMILIES):
+        raise ValueError(f"no such suite: {size!r}, {split!r}, {tuple(families)!r}")
+    levels = {family: (levels or {}).get(family, 1) for family in families}
+    if set(levels.values()) - set(LEVELS):
+        raise ValueError(f"no such level: {levels}, expected {LEVELS[0]} to {LEVELS[-1]}")
+    ordered: list[tuple[Fraction, int, Item]] = []
+    for family in families:
+        n = SIZES[size][family]
+        items = _family(family, n, levels[family], seed, split)
+        # Item k of n comes at (k + 1/2) / n of the suite: families are mixed in proportion.
+        ordered += [
+            (Fraction(2 * k + 1, 2 * n), list(FAMILIES).index(family), item)
+            for k, item in enumerate(items)
+        ]
+    ordered.sort(key=lambda entry: entry[:2])
+    return Suite(tuple(item for _, _, item in ordered))
+
+
+def _family(family: str, n: int, level: int, seed: int, split: str) -> list[Item]:
+    """Items of a family, one of every topic in each round, rounds shuffled within themselves."""
+    topics = FAMILIES[family].topics(level)
+    made: dict[str, list[Item]] = {topic: [] for topic in topics}
+    seen: set[str] = set()
+    for k in range(n):
+        topic = topics[k % len(topics)]
+        index = len(made[topic])
+        made[topic].append(_item(family, topic, level, index, seed, split, seen))
+    order = random.Random(f"{family} {level} {seed} {split}")  # noqa: S311 - not for secrets
+    queues = {topic: order.sample(items, len(items)) for topic, items in made.items()}
+    items: list[Item] = []
+    while len(items) < n:
+        turn = order.sample(topics, len(topics))
+        items += [queues[topic].pop() for topic in turn if queues[topic]]
+    return items
+
+
+def _item(
+    family: str, topic: str, level: int, index: int, seed: int, split: str, seen: set[str]
+) -> Item:
+    """An item that is not among those `seen`, to which it is added."""
+    name = f"{family}-{topic}-{level}-{split}-{seed}-{index}"
+    shifted = index + _SPLIT_STRIDE * SPLITS.index(split)
+    for attempt in range(100):
+        rng = item_random(family, topic, level, index, seed=seed, split=split, attempt=attempt)
+        item: Item = FAMILIES[family].make(rng, topic, level, shifted, name)
+        if (asked := _essence(item)) not in seen:
+            seen.add(asked)
+            return item
+    raise AssertionError(f"{name}: everything has been asked already")
+
+
+def _essence(item: Item) -> str:
+    """What must not come twice: the question, whatever the order of its options."""
+    return item.question
