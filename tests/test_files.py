@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -112,6 +114,54 @@ def test_a_sync_that_fails_is_an_error(
     with pytest.raises(OutputFailed, match="lost a page; nothing was written"):
         write(source, tmp_path / "out")
     assert leftovers(tmp_path, [source.parent]) == set()
+
+
+def test_reserved_room_is_all_used(tmp_path: Path) -> None:
+    """What is reserved for a long run is what it fills: no blocks stay behind the file's end."""
+    source = tmp_path / "source"
+    source.write_bytes(os.urandom((3 << 20) + 5))
+    write(source, tmp_path / "out")
+    written = (tmp_path / "out").stat()
+    assert (tmp_path / "out").read_bytes() == source.read_bytes()
+    assert written.st_blocks * 512 - written.st_size <= 1 << 16
+
+
+@pytest.mark.parametrize("code", [None, errno.EOPNOTSUPP])
+def test_where_no_room_can_be_reserved_the_file_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int | None
+) -> None:
+    """Neither reservation nor write-behind is there on macOS and Windows, or on every disk."""
+    source = tmp_path / "source"
+    source.write_bytes(os.urandom((17 << 20) + 5))
+    monkeypatch.setattr(files, "_SYNC_FILE_RANGE", None)
+    monkeypatch.setattr(files, "_FALLOCATE", None if code is None else failing(code))
+    write(source, tmp_path / "out")
+    assert (tmp_path / "out").read_bytes() == source.read_bytes()
+
+
+def test_no_room_to_reserve_is_an_error_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that filled up since it was looked at is named before bytes are moved in vain."""
+    source = tmp_path / "source"
+    source.write_bytes(bytes(3 << 20))
+    monkeypatch.setattr(files, "_FALLOCATE", failing(errno.ENOSPC))
+    monkeypatch.delattr(os, "copy_file_range")
+    monkeypatch.delattr(os, "sendfile")
+    monkeypatch.delattr(os, "write")
+    with pytest.raises(OutputFailed, match="No space left"):
+        write(source, tmp_path / "out")
+    assert leftovers(tmp_path, [source]) == set()
+
+
+def failing(code: int) -> Callable[..., int]:
+    """A call of the C library that fails with this errno."""
+
+    def call(*_: object) -> int:
+        ctypes.set_errno(code)
+        return -1
+
+    return call
 
 
 @pytest.mark.parametrize("missing", ["preadv", "pread"])
