@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rys_gguf import __version__
+from rys_gguf.cli_search import COMMANDS
 from rys_gguf.errors import InvalidLayerMap, RysError, printable
 from rys_gguf.layer_map import LayerMap
 from rys_gguf.terminal import (
@@ -458,3 +459,7 @@ def _options(schedule: str, no_provenance: bool, assume_uniform: bool) -> dict[s
         "provenance": not no_provenance,
         "assume_uniform": assume_uniform,
     }
+
+
+for _command in COMMANDS:
+    main.add_command(_command)

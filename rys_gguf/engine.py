@@ -138,6 +138,11 @@ class Engine:
             self._log.close()
             self._log = None
 
+    @property
+    def url(self) -> str:
+        """Where it serves, while it runs."""
+        return f"http://127.0.0.1:{self._port}"
+
     # -- questions -----------------------------------------------------------------------------
 
     def complete(self, prompt: str | Sequence[int], **parameters: Any) -> dict[str, Any]:

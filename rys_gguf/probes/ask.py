@@ -188,6 +188,28 @@ def _reply(engine: Engine, reply: dict[str, Any], *, chats: bool) -> tuple[str, 
         raise RysError(f"{name}: llama.cpp's answer holds no text") from e
 
 
+def answer_line(got: Answer) -> dict[str, Any]:
+    """An answer as a line of JSON keeps it."""
+    item, scored = got.item, got.scored
+    return {
+        "item": item.id,
+        "family": item.family,
+        "topic": item.topic,
+        "binary": scored.binary,
+        "status": scored.status,
+        "score": scored.score,
+        "credit": scored.credit,
+        "parsed": scored.parsed,
+        "gold": item.gold,
+        "response": got.response,
+        "probabilities": [
+            {name: round(p, 6) for name, p in asked.items()} for asked in got.probabilities
+        ],
+        "n_tokens": got.n_tokens,
+        "seconds": round(got.seconds, 4),
+    }
+
+
 def n_predict(item: Item) -> int:
     """How many tokens an answer may take."""
     if isinstance(item, Number):

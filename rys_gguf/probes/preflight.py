@@ -26,6 +26,15 @@ class Unsuitable(Refused):
     """The base cannot answer the suite in a way that would show a difference."""
 
 
+def level_for(n_parameters: int) -> int:
+    """The difficulty at which a model of that size is likely neither at chance nor perfect."""
+    return sum(n_parameters >= limit for limit in _LEVEL_LIMITS)
+
+
+# Parameters from which on a model is asked level 1, 2, 3.
+_LEVEL_LIMITS = (500_000_000, 3_000_000_000, 20_000_000_000)
+
+
 def require_repeatable(
     engine: Engine, items: Sequence[Item], questions: Sequence[Sequence[Question]]
 ) -> None:
@@ -65,7 +74,7 @@ def require_above_chance(items: Iterable[Item], lines: Iterable[Mapping[str, Any
             faults.append(
                 f"{family}: the base is at chance level ({fmean(gains) + fmean(chances):.2f}, "
                 f"chance {fmean(chances):.2f}, {len(asked)} items, level {level}); {easier}leave "
-                f"the family out (--families), or keep it with --allow-chance"
+                f"the family out (--families), or keep it with --no-preflight"
             )
     if faults:
         raise Unsuitable("the suite cannot show a gain on this model\n  " + "\n  ".join(faults))

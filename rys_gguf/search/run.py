@@ -24,6 +24,7 @@ SCHEMA = 1
 INFO, RESULTS, ITEMS = "run.json", "results.jsonl", "items.jsonl"
 SUITE, HELDOUT = "suite.jsonl", "heldout.jsonl"
 LOCK = "lock"
+_PART = ".part"
 
 Line = dict[str, Any]
 
@@ -80,8 +81,7 @@ class OpenRun(Run):
     def __enter__(self) -> OpenRun:
         self._lock = (self.folder / LOCK).open("w")
         try:
-            if not lock_file(self._lock.fileno()):
-                raise RysError(f"{printable(self.folder)}: another sweep is at work here")
+            self._require_lock()
             for name in (RESULTS, ITEMS):
                 _take_off_half_a_line(self.folder / name)
         except BaseException:
@@ -91,6 +91,10 @@ class OpenRun(Run):
 
     def __exit__(self, *exc: object) -> None:
         self._lock.close()
+
+    def _require_lock(self) -> None:
+        if not lock_file(self._lock.fileno()):
+            raise RysError(f"{printable(self.folder)}: another sweep is at work here")
 
     @classmethod
     def start(cls, folder: Path, info: Line, files: dict[str, str]) -> OpenRun:
@@ -102,13 +106,8 @@ class OpenRun(Run):
         identity = info["identity"]
         info = {"schema": SCHEMA, "run_id": run_id(identity), **info, "created": now()}
         if (folder / INFO).exists():
-            old = read_info(folder)
-            for difference in _differences(old["identity"], identity):
-                raise RysError(
-                    f"{printable(folder)}: is a run of other things: {difference}. Use another "
-                    f"folder, or the same model, suite, engine and settings to go on with it"
-                )
-            return cls(folder, old)
+            require_identity(folder, identity)
+            return cls(folder, read_info(folder))
         try:
             folder.mkdir(parents=True, exist_ok=True)
             _require_empty(folder)
@@ -120,6 +119,12 @@ class OpenRun(Run):
             raise RysError(f"{printable(folder)}: {e.strerror or e}") from e
         return cls(folder, info)
 
+    def forget_failed(self) -> None:
+        """Do as if candidates that failed had not been tried; their lines stay in the file."""
+        for key, line in list(self._results.items()):
+            if line["status"] == "failed":
+                del self._results[key]
+
     def record(self, result: Line, items: Sequence[Line]) -> None:
         """Write a result and its items, durably: the items first, so that a result is complete."""
         result = {**result, "time": now()}
@@ -130,8 +135,23 @@ class OpenRun(Run):
         self._results[result["candidate"], result["stage"]] = result
 
 
+def require_identity(folder: Path, identity: Line) -> None:
+    """Raise RysError if the folder holds a run of something else; all of `identity` is compared."""
+    if not (folder / INFO).exists():
+        return
+    old = read_info(folder)["identity"]
+    for difference in _differences({key: old.get(key) for key in identity}, identity):
+        raise RysError(
+            f"{printable(folder)}: is a run of other things: {difference}. Use another folder, or "
+            f"the same model, suite, engine and settings to go on with it"
+        )
+
+
 def _require_empty(folder: Path) -> None:
-    if any(entry.name not in (LOCK, SUITE, HELDOUT) for entry in folder.iterdir()):
+    if any(
+        entry.name.removesuffix(_PART) not in (LOCK, SUITE, HELDOUT, INFO)
+        for entry in folder.iterdir()
+    ):
         raise RysError(f"{printable(folder)}: is neither empty nor a run; use a folder of its own")
 
 
@@ -230,7 +250,7 @@ def _append(path: Path, lines: Iterable[Line]) -> None:
 
 def write_whole(path: Path, text: str) -> None:
     """Write a file that is there whole or not at all."""
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(path.name + _PART)
     try:
         with part.open("wb", buffering=0) as file:
             _write_synced(file, text.encode("utf-8", "surrogateescape"))

@@ -70,7 +70,8 @@ _TEXTS = (
         'finish this letter first, and the post office closes at six."'
     ),
 )
-_CUTS = (0.35, 0.55, 0.75, 0.95)
+_LEAST_ITEMS = 16
+_CUTS = (0.4, 0.7, 1.0)
 
 
 class Watcher(Protocol):
@@ -101,7 +102,7 @@ class Settings:
     max_divergence: float = 1.0
     min_agreement: float = 0.5
     generate: bool = False
-    allow_chance: bool = False
+    preflight: bool = True
 
     def as_json(self) -> dict[str, Any]:
         """The settings as plain values."""
@@ -125,11 +126,11 @@ def prepare(
     suite: Suite,
     heldout: Suite,
     *,
-    progress: Callable[[int], None] = lambda _: None,
+    progress: Callable[[], None] = lambda: None,
 ) -> Prepared:
     """Ask the base what every candidate is compared with, and make tokens of all prompts.
 
-    `progress` gets the number of items after each that was prepared. Raises RysError.
+    `progress` is called after each item that was prepared. Raises RysError.
     """
     chats = has_template(model, options)
     with Engine(model, options) as engine:
@@ -139,7 +140,7 @@ def prepare(
             compiled = []
             for item in items:
                 compiled.append(compiler.compile(item))
-                progress(1)
+                progress()
             questions[name] = tuple(compiled)
         texts = tuple(
             tuple(tokens[: max(2, round(len(tokens) * cut))])
@@ -147,8 +148,9 @@ def prepare(
             for tokens in [engine.tokenize(text)]
             for cut in _CUTS
         )
-        require_repeatable(engine, suite.items, questions[SEARCH])
-        if settings.generate:
+        if settings.preflight:
+            require_repeatable(engine, suite.items, questions[SEARCH])
+        if settings.preflight and settings.generate:
             require_answers(engine, heldout.items, chats=chats)
         setup = Setup(
             str(model),
@@ -170,6 +172,16 @@ def prepare(
         return Prepared(setup, engine.build)
 
 
+def round_ends(n_items: int, shares: Sequence[float]) -> list[int]:
+    """How many items of a suite each round ends with; very few would rank nothing.
+
+    round_ends(312, (0.08, 0.3)) == [25, 94]
+    """
+    least = [_LEAST_ITEMS * 3**n for n in range(len(shares))]
+    ends = (max(round(n_items * s), m) for s, m in zip(shares, least, strict=True))
+    return sorted({min(n_items, end) for end in ends})
+
+
 class Sweep:
     """One sweep over a run's folder."""
 
@@ -187,7 +199,7 @@ class Sweep:
         self._pool = pool
         self._watcher = watcher
         n = len(setup.items[SEARCH])
-        self._ends = sorted({min(n, max(1, round(n * share))) for share in settings.shares})
+        self._ends = round_ends(n, settings.shares)
         with Model(setup.model) as model:
             self._base = Candidate(LayerMap.identity(model.n_trunk))
             self._windows = Windows(model, settings.schedule)
@@ -218,7 +230,7 @@ class Sweep:
         self._do("base", [Job(self._base, tuple(steps))])
         for step in steps:
             self._require_ok(step.stage)
-        if not self._settings.allow_chance:
+        if self._settings.preflight:
             asked = [
                 line for step in steps for line in self._run.items_of(self._base.key, step.stage)
             ]

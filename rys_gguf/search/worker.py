@@ -20,7 +20,7 @@ from rys_gguf.engine import Engine, EngineFailed, EngineOptions
 from rys_gguf.errors import RysError, printable
 from rys_gguf.model import Model
 from rys_gguf.plan import make_plan
-from rys_gguf.probes.ask import Answer, Question, answer, ask
+from rys_gguf.probes.ask import Answer, Question, answer, answer_line, ask
 from rys_gguf.probes.item import Item
 from rys_gguf.rules import Schedule
 from rys_gguf.search.candidates import Candidate
@@ -37,7 +37,7 @@ SEARCH, HELDOUT = "search", "heldout"
 # The base's most likely tokens that a divergence looks at; what they leave is one more outcome.
 _TOP = 100
 # Of a candidate more, as what the base likes may stand far down.
-_DEEP = 1000
+_DEEP = 500
 # Prompts of the smoke test that the loop stage uses, and tokens an answer. It is a filter, for
 # which the first sentences are enough; `rys-gguf smoke` and `validate` use all.
 _LOOP_PROMPTS = (PROMPTS[0], PROMPTS[3], PROMPTS[4], PROMPTS[7])
@@ -324,27 +324,12 @@ def _outcome(job: Job, step: Step, found: _Found, cost: Line) -> Outcome:
 
 
 def _item_line(candidate: Candidate, step: Step, got: Answer) -> Line:
-    item, scored = got.item, got.scored
     return {
         "candidate": candidate.key,
         "stage": step.stage,
         "scoring": "generate" if step.stage == GENERATE else "quick",
-        "item": item.id,
-        "family": item.family,
-        "topic": item.topic,
-        "binary": scored.binary,
-        "status": scored.status,
-        "score": scored.score,
-        "credit": scored.credit,
-        "parsed": scored.parsed,
-        "gold": item.gold,
-        "response": got.response,
-        "probabilities": [
-            {name: round(p, 6) for name, p in ask.items()} for ask in got.probabilities
-        ] or None,
-        "n_tokens": got.n_tokens,
-        "seconds": round(got.seconds, 4),
-    }  # fmt: skip
+        **answer_line(got),
+    }
 
 
 def _means(items: Sequence[Line], key: str) -> dict[str, float]:

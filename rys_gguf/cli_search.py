@@ -1,0 +1,538 @@
+"""The commands that look for a window: probe, sweep, report, compare, card."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rys_gguf.errors import RysError, printable
+from rys_gguf.terminal import (
+    FILE,
+    F,
+    echo,
+    echo_json,
+    engine_of,
+    engine_options,
+    json_option,
+    map_options,
+    progress_bar,
+    say,
+)
+
+# numpy and gguf load inside the commands: --help and --version answer without them.
+if TYPE_CHECKING:
+    from rys_gguf.engine import EngineOptions
+    from rys_gguf.probes.suite import Suite
+    from rys_gguf.search.pool import Pool
+
+FAMILIES = ("math", "eq", "reasoning")
+SIZES = ("quick", "standard", "validate")
+
+
+class _Names(click.ParamType):  # type: ignore[type-arg]  # generic only in newer click
+    """Names with commas between them."""
+
+    name = "names"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        """The names, or a usage error."""
+        if isinstance(value, tuple):
+            return value
+        names = tuple(part.strip() for part in str(value).split(","))
+        for name in names:
+            if name not in FAMILIES:
+                self.fail(f"{name!r} is none of {', '.join(FAMILIES)}", param, ctx)
+        return names
+
+
+class _Level(click.ParamType):  # type: ignore[type-arg]  # generic only in newer click
+    """A level, or one family's: 1 or math=2."""
+
+    name = "level"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[tuple[str, ...], int]:
+        """The families and their level, or a usage error."""
+        if isinstance(value, tuple):
+            return value
+        family, equals, level = str(value).rpartition("=")
+        if level not in ("0", "1", "2", "3") or (equals and family not in FAMILIES):
+            self.fail(f"{value!r} is not 0 to 3, or FAMILY=0 to 3", param, ctx)
+        return (family,) if equals else FAMILIES, int(level)
+
+
+class _Numbers(click.ParamType):  # type: ignore[type-arg]  # generic only in newer click
+    """Positive numbers with commas between them."""
+
+    name = "numbers"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        """The numbers, or a usage error."""
+        if isinstance(value, tuple):
+            return value
+        parts = str(value).split(",")
+        if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+            self.fail(f"{value!r} is not a list of numbers such as 8,4", param, ctx)
+        return tuple(int(part) for part in parts)
+
+
+def _suite_options(default_size: str) -> Callable[[F], F]:
+    """Which items are asked, wherever a command asks some."""
+
+    def decorate(function: F) -> F:
+        for option in reversed((
+            click.option(
+                "--suite", type=FILE, help="Your own items, one JSON object a line, instead."
+            ),
+            click.option(
+                "--suite-size", type=click.Choice(SIZES), default=default_size, show_default=True,
+                help="Number of generated items: 136, 312 or 616.",
+            ),
+            click.option(
+                "--families", type=_Names(), default=",".join(FAMILIES), show_default=True,
+                help="Families of generated items.",
+            ),
+            click.option(
+                "--level", "levels", type=_Level(), multiple=True,
+                help="Difficulty 0 to 3, of all families or one (math=2).  [default: by the "
+                "model's number of parameters]",
+            ),
+            click.option(
+                "--seed", type=click.IntRange(0), default=0, show_default=True,
+                help="Other numbers give other items of the same kinds.",
+            ),
+        )):  # fmt: skip
+            function = option(function)
+        return function
+
+    return decorate
+
+
+_preflight_option = click.option(
+    "--no-preflight", is_flag=True,
+    help="Go on although the suite cannot show a difference on this model.",
+)  # fmt: skip
+
+
+@click.command()
+@click.argument("model", type=FILE)
+@_suite_options("quick")
+@click.option(
+    "--heldout", is_flag=True, help="The items that a sweep keeps for its finalists, instead."
+)
+@click.option(
+    "--generate",
+    is_flag=True,
+    help="Let the model answer in its own words, instead of reading off probabilities.",
+)
+@click.option("--save-suite", type=FILE, help="Write the items to this file as well.")
+@click.option("-o", "--output", type=FILE, help="Every answer.  [default: MODEL.probe.jsonl]")
+@_preflight_option
+@click.option(
+    "--lm-eval",
+    "tasks",
+    metavar="TASK,...",
+    help="Run these tasks of lm-evaluation-harness instead (those that generate).",
+)
+@click.option(
+    "--lm-eval-arg",
+    "task_arguments",
+    multiple=True,
+    metavar="ARG",
+    help="An argument for lm_eval; repeat the option for more.",
+)
+@engine_options
+@json_option
+def probe(
+    model: Path,
+    suite: Path | None,
+    suite_size: str,
+    families: tuple[str, ...],
+    levels: tuple[tuple[tuple[str, ...], int], ...],
+    seed: int,
+    heldout: bool,
+    generate: bool,
+    save_suite: Path | None,
+    output: Path | None,
+    no_preflight: bool,
+    tasks: str | None,
+    task_arguments: tuple[str, ...],
+    llama_server: str | None,
+    threads: int | None,
+    engine_arguments: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Measure a model: math guesses, emotions, reasoning.
+
+    Generated items with one right answer each. Quick by default: one forward pass an item, read as
+    probabilities of the options; with --generate the model answers in its own words. Keeps every
+    answer. One model's scores say little; differences between variants of one model are the point.
+    """
+    from rys_gguf.probes.item import dump
+    from rys_gguf.probes.preflight import require_above_chance
+    from rys_gguf.probes.session import row_lines, run_probe, summarise
+
+    options = engine_of(llama_server, threads, engine_arguments)
+    if tasks is not None:
+        from rys_gguf.search.harness import run_harness
+
+        if code := run_harness(model, tasks, options, task_arguments):
+            raise RysError(f"lm_eval ended with exit code {code}; what it said stands above")
+        return
+    suites = _suites(model, suite, None, suite_size, families, levels, seed)
+    items = suites[1 if heldout else 0].items
+    if save_suite is not None:
+        _write(save_suite, dump(items))
+    with progress_bar(len(items), "probe", unit="item") as progress:
+        lines = run_probe(
+            model, options, items,
+            generate=generate, preflight=not no_preflight, progress=progress,
+        )  # fmt: skip
+    path = output or model.with_name(model.name + ".probe.jsonl")
+    _write(path, "".join(json.dumps(line) + "\n" for line in lines))
+    rows = summarise(items, lines)
+    if as_json:
+        echo_json({
+            "model": model.name,
+            "suite": suites[1 if heldout else 0].suite_id,
+            "answers": str(path),
+            "rows": [dataclasses.asdict(row) for row in rows],
+        })  # fmt: skip
+    else:
+        echo(row_lines(rows))
+        say(f"every answer: {printable(path)}")
+    if not generate and not no_preflight:
+        require_above_chance(items, lines)
+
+
+@click.command()
+@click.argument("model", type=FILE)
+@click.option("-o", "--output", type=FILE, help="The run's folder.  [default: MODEL.sweep]")
+@click.option(
+    "--plan",
+    "plan_name",
+    type=click.Choice(["two-pass", "map"]),
+    default="two-pass",
+    show_default=True,
+    help="two-pass: long windows far apart, then short ones around the best. map: every window of "
+    "the sizes.",
+)
+@click.option("--windows", type=FILE, help="Try the windows of this file, a spec a line, instead.")
+@click.option(
+    "--sizes",
+    type=_Numbers(),
+    default="8,4",
+    show_default=True,
+    help="Layers of a window: of the first and the second pass, or all sizes of the map.",
+)
+@click.option(
+    "--schedule",
+    type=click.Choice(["portable", "explicit"]),
+    default="portable",
+    show_default=True,
+    help="As for apply.",
+)
+@_suite_options("standard")
+@click.option(
+    "--heldout",
+    type=FILE,
+    help="Your own items for the finalists.  [default: every second item of --suite]",
+)
+@click.option(
+    "--finalists",
+    type=click.IntRange(1, 8),
+    default=3,
+    show_default=True,
+    help="How many windows are judged on held-out items.",
+)
+@click.option("--generate", is_flag=True, help="Let the finalists answer in words as well.")
+@_preflight_option
+@click.option(
+    "--max-divergence",
+    type=click.FloatRange(0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Drop a window this many nats from the base on plain text.",
+)
+@click.option(
+    "--min-agreement",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    show_default=True,
+    help="Drop a window that agrees with the base on fewer next words.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    help="Engines side by side; threads and GPUs are split between them.",
+)
+@click.option("--gpus", metavar="0,1,...", help="GPUs to split between the workers.")
+@click.option(
+    "--ray",
+    metavar="ADDRESS",
+    help="Run the workers on a Ray cluster (auto, or its address; local starts one here). The "
+    "model and the run's folder must be on shared storage.",
+)
+@click.option("--retry-failed", is_flag=True, help="Try candidates again that failed before.")
+@click.option("--dry-run", is_flag=True, help="List the candidates and what they cost, and stop.")
+@engine_options
+def sweep(
+    model: Path,
+    output: Path | None,
+    plan_name: str,
+    windows: Path | None,
+    sizes: tuple[int, ...],
+    schedule: str,
+    suite: Path | None,
+    suite_size: str,
+    families: tuple[str, ...],
+    levels: tuple[tuple[tuple[str, ...], int], ...],
+    seed: int,
+    heldout: Path | None,
+    finalists: int,
+    generate: bool,
+    no_preflight: bool,
+    max_divergence: float,
+    min_agreement: float,
+    workers: int,
+    gpus: str | None,
+    ray: str | None,
+    retry_failed: bool,
+    dry_run: bool,
+    llama_server: str | None,
+    threads: int | None,
+    engine_arguments: tuple[str, ...],
+) -> None:
+    """Find the best windows of a model.
+
+    Writes one working file and changes it from candidate to candidate; drops what is damaged or
+    loops, asks the rest a few items, the better part more, and judges the finalists on items that
+    chose nothing. Interrupted, it goes on where it was when the same command is run again.
+    """
+    from rys_gguf.rules import Schedule
+    from rys_gguf.search.session import SweepPlan, run_sweep
+    from rys_gguf.search.sweep import Settings
+
+    options = engine_of(llama_server, threads, engine_arguments)
+    settings = Settings(
+        schedule=Schedule(schedule),
+        n_finalists=finalists,
+        max_divergence=max_divergence,
+        min_agreement=min_agreement,
+        generate=generate,
+        preflight=not no_preflight,
+    )
+    plan = SweepPlan("list" if windows else plan_name, sizes, windows)
+    suites = _suites(model, suite, heldout, suite_size, families, levels, seed)
+    folder = output or model.with_name(model.name + ".sweep")
+    if dry_run:
+        from rys_gguf.search.session import dry_lines
+
+        echo(dry_lines(model, plan, settings, suites[0]))
+        return
+    click.get_current_context().find_root().obj = "run the same command again to go on"
+    with _pool(options, workers, gpus, ray) as pool, _Bars() as bars:
+        run = run_sweep(
+            model, folder, plan, settings, suites, options, pool, bars, retry_failed=retry_failed
+        )
+    _show_report(run)
+    say(f"page, tables and maps: rys-gguf report {printable(folder)}")
+
+
+@click.command()
+@click.argument("run", type=FILE)
+@click.option("-o", "--output", type=FILE, help="Folder to write to.  [default: RUN/report]")
+def report(run: Path, output: Path | None) -> None:
+    """Judge a sweep: verdicts, tables, maps.
+
+    Prints the verdicts and the map, and writes one HTML page with everything, with CSV and PNG
+    beside it.
+    """
+    from rys_gguf.search.report import write_report
+    from rys_gguf.search.run import Run
+
+    opened = Run.open(run)
+    paths = write_report(opened, output or run / "report")
+    _show_report(opened)
+    say("")
+    echo(map(str, paths))
+
+
+@click.command()
+@click.argument("run_a", type=FILE)
+@click.argument("run_b", type=FILE)
+@json_option
+def compare(run_a: Path, run_b: Path, as_json: bool) -> None:
+    """Compare two sweeps, for example of BF16 and quantised.
+
+    Refuses runs with other items or settings. Shows what each family keeps of the first run's
+    score, and what is left of its windows' gains.
+    """
+    from rys_gguf.search.compare import compare_runs
+    from rys_gguf.search.run import Run
+
+    found = compare_runs(Run.open(run_a), Run.open(run_b))
+    if as_json:
+        echo_json(found.as_json())
+    else:
+        echo(found.lines())
+
+
+@click.command()
+@click.argument("variant", type=FILE)
+@click.option("--source", type=FILE, help="The model it was made from.")
+@map_options
+@click.option("--run", type=FILE, help="The sweep that found the window: scores for the card.")
+@click.option(
+    "--validation",
+    type=FILE,
+    help="What validate saved.  [default: VARIANT.validate.json, if it is there]",
+)
+@click.option("-o", "--output", type=FILE, help="File to write.  [default: print]")
+def card(
+    variant: Path,
+    source: Path | None,
+    blocks: tuple[str, ...],
+    layers: str | None,
+    run: Path | None,
+    validation: Path | None,
+    output: Path | None,
+) -> None:
+    """Write a Hugging Face model card for a variant.
+
+    Files, the path through the layers, the architecture's rule, scores with intervals, usage, and
+    what was validated.
+    """
+    from rys_gguf.search.card import card_text
+
+    text = card_text(variant, source, blocks, layers, run, validation)
+    if output is None:
+        click.echo(text, nl=False)
+    else:
+        _write(output, text)
+        say(f"{printable(output)}: check it before you publish it")
+
+
+COMMANDS = (probe, sweep, report, compare, card)
+
+
+# -- what the commands share -------------------------------------------------------------------
+
+
+def _suites(
+    model: Path,
+    suite: Path | None,
+    heldout: Path | None,
+    size: str,
+    families: tuple[str, ...],
+    levels: tuple[tuple[tuple[str, ...], int], ...],
+    seed: int,
+) -> tuple[Suite, Suite]:
+    """The items to search with, and those held out."""
+    from rys_gguf.model import Model
+    from rys_gguf.probes.preflight import level_for
+    from rys_gguf.probes.suite import Suite, build_suite
+
+    if suite is not None:
+        own = Suite.read(suite)
+        if heldout is not None:
+            return own, Suite.read(heldout)
+        if len(own.items) < 2:  # noqa: PLR2004 - one for each
+            raise RysError(
+                f"{printable(suite)}: one item cannot be divided; add some, or --heldout"
+            )
+        return Suite(own.items[::2]), Suite(own.items[1::2])
+    if heldout is not None:
+        raise click.UsageError("--heldout goes with --suite")
+    with Model(model) as opened:
+        auto = level_for(sum(t.n_elements for t in opened.header.tensors))
+    by_family = dict.fromkeys(families, auto)
+    for names, level in levels:
+        by_family |= dict.fromkeys((n for n in names if n in families), level)
+    search, held = (
+        build_suite(size, levels=by_family, seed=seed, split=split, families=families)
+        for split in ("search", "heldout")
+    )
+    return search, held
+
+
+@contextlib.contextmanager
+def _pool(
+    options: EngineOptions, n_workers: int, gpus: str | None, ray: str | None
+) -> Iterator[Pool]:
+    from rys_gguf.search.pool import LocalPool, shares
+
+    names = tuple(part.strip() for part in gpus.split(",")) if gpus else ()
+    if ray is None:
+        yield LocalPool(shares(options, n_workers, names))
+        return
+    from rys_gguf.search.ray_pool import RayPool
+
+    cpus = options.n_threads or 1
+    with RayPool(ray, n_workers, options, cpus=cpus, gpus=len(names) / n_workers) as pool:
+        yield pool
+
+
+class _Bars:
+    """A sweep's progress on a terminal: a bar for each part, with the time left."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+
+    def __enter__(self) -> _Bars:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def say(self, line: str) -> None:
+        """A line above the bar."""
+        if self._bar is not None:
+            self._bar.clear()
+        say(line)
+
+    def begin(self, what: str, total: int) -> None:
+        """Another bar."""
+        from tqdm import tqdm
+
+        self.__exit__()
+        self._bar = tqdm(
+            total=total, desc=what, unit="stage", leave=False, disable=None, file=sys.stderr
+        )
+
+    def advance(self) -> None:
+        """One stage more."""
+        self._bar.update(1)
+
+
+def _show_report(run: Any) -> None:
+    from rys_gguf.search.report import text_report
+
+    encoding = (getattr(sys.stdout, "encoding", None) or "ascii").lower().replace("-", "")
+    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    echo(text_report(run, ascii_only=not encoding.startswith("utf"), color=colour))
+
+
+def _write(path: Path, text: str) -> None:
+    from rys_gguf.search.run import write_whole
+
+    try:
+        write_whole(path, text)
+    except OSError as e:
+        raise RysError(f"{printable(path)}: {e.strerror or e}") from e

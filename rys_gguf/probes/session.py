@@ -1,0 +1,109 @@
+"""Ask one model a whole suite, and sum up what it answered."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from rys_gguf.engine import Engine, EngineOptions
+from rys_gguf.errors import printable
+from rys_gguf.probes.ask import Compiler, answer, answer_line, ask
+from rys_gguf.probes.item import Item
+from rys_gguf.probes.preflight import require_answers, require_repeatable
+from rys_gguf.probes.score import best_constant
+from rys_gguf.smoke import has_template
+
+Line = dict[str, Any]
+
+
+def run_probe(
+    model: Path,
+    options: EngineOptions,
+    items: Sequence[Item],
+    *,
+    generate: bool = False,
+    preflight: bool = True,
+    progress: Callable[[int], None] = lambda _: None,
+) -> list[Line]:
+    """The model's answer to every item, as lines like those of a run's items.jsonl.
+
+    `progress` gets the number of items after each. Raises Unsuitable if the preflight finds that
+    the answers could show nothing, EngineFailed if an answer did not come.
+    """
+    chats = has_template(model, options)
+    baseline = best_constant(items)
+    lines = []
+    with Engine(model, options) as engine:
+        compiler = Compiler(engine, chats=chats)
+        if preflight and generate:
+            require_answers(engine, items, chats=chats)
+        for n, item in enumerate(items):
+            if generate:
+                got = answer(engine, item, chats=chats, baseline=baseline)
+            else:
+                questions = compiler.compile(item)
+                if preflight and n == 0:
+                    require_repeatable(engine, [item], [questions])
+                got = ask(engine, item, questions, baseline)
+            lines.append({"scoring": "generate" if generate else "quick", **answer_line(got)})
+            progress(1)
+    return lines
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One family, or one of its topics: mean score, its standard error, chance, share answered."""
+
+    family: str
+    topic: str | None
+    n: int
+    score: float
+    error: float
+    chance: float
+    answered: float
+
+
+def summarise(items: Sequence[Item], lines: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """A row for each family, followed by its topics."""
+    chances = {item.id: item.chance for item in items}
+    families = dict.fromkeys(str(line["family"]) for line in lines)
+    rows = []
+    for family in families:
+        members = [line for line in lines if line["family"] == family]
+        topics = dict.fromkeys(str(line["topic"]) for line in members)
+        rows.append(_row(family, None, members, chances))
+        for topic in topics if len(topics) > 1 else ():
+            rows.append(_row(family, topic, [m for m in members if m["topic"] == topic], chances))
+    return rows
+
+
+def _row(
+    family: str, topic: str | None, lines: Sequence[Mapping[str, Any]], chances: Mapping[str, float]
+) -> Row:
+    scores = [float(line["score"]) for line in lines]
+    error = stdev(scores) / math.sqrt(len(scores)) if len(scores) > 1 else math.nan
+    return Row(
+        family,
+        topic,
+        len(scores),
+        fmean(scores),
+        error,
+        fmean(chances[line["item"]] for line in lines),
+        fmean(line["status"] == "ok" for line in lines),
+    )
+
+
+def row_lines(rows: Sequence[Row]) -> Iterator[str]:
+    """The rows as a table for a terminal."""
+    names = [printable(f"  {r.topic}" if r.topic else r.family) for r in rows]
+    width = max(len("family"), *map(len, names))
+    yield f"{'family':{width}}     n  score     SE  chance  answered"
+    for name, row in zip(names, rows, strict=True):
+        yield (
+            f"{name:{width}}  {row.n:4}  {row.score:5.3f}  {row.error:5.3f}  {row.chance:6.3f}  "
+            f"{row.answered:8.0%}"
+        )
