@@ -17,14 +17,20 @@ from rys_gguf.schedule import (
 # One letter a layer in the strip; what is not listed here shows its own first letter.
 _LETTERS = {"full attention": "F", "linear attention": "l", "sliding-window attention": "s"}
 MTP_LETTER = "M"
+# A bound on work for hundreds of layers; the longest models there are, of 126, stay below it.
+_MAX_OUTPUTS = 1 << 21
 
 
 @dataclass(frozen=True, slots=True)
 class LegalLengths:
-    """Windows under one schedule: how many of which length (in layers) are legal."""
+    """Windows under one schedule: how many of which length (in layers) are legal.
+
+    Only lengths up to `n_tried` were looked at; up to `n_possible` there are.
+    """
 
     schedule: Schedule
     n_windows: dict[int, int]
+    n_tried: int
     n_possible: int
 
 
@@ -65,13 +71,14 @@ def describe(model: Model) -> Description:
         sizes[tensor.type_name] += tensor.n_bytes
     rules = [text for rule in row.rules if (text := rule.describe(meta))]
     legal = []
+    n_tried = _n_lengths(model.n_trunk)
     for schedule in Schedule:
         counts = {
             n: n_legal
-            for n in range(1, model.n_trunk + 1)
+            for n in range(1, n_tried + 1)
             if (n_legal := sum(1 for _ in legal_windows(row, meta, schedule, n)))
         }
-        legal.append(LegalLengths(schedule, counts, model.n_trunk))
+        legal.append(LegalLengths(schedule, counts, n_tried, model.n_trunk))
     return Description(
         model.architecture,
         model.n_trunk,
@@ -84,3 +91,13 @@ def describe(model: Model) -> Description:
         sum(t.n_bytes for t in model.globals),
         tuple(legal),
     )
+
+
+def _n_lengths(n_layers: int) -> int:
+    """Up to which length all windows can be tried in reasonable time."""
+    n_outputs = 0
+    for n in range(1, n_layers + 1):
+        n_outputs += (n_layers - n + 1) * (n_layers + n)
+        if n_outputs > _MAX_OUTPUTS:
+            return n - 1
+    return n_layers

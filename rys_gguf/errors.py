@@ -8,6 +8,7 @@ key or tensor, what was expected, and where possible what to do. Any other excep
 from __future__ import annotations
 
 import os
+import sys
 
 
 class RysError(Exception):
@@ -44,3 +45,8 @@ def printable(text: str | bytes | os.PathLike[str], limit: int = 200) -> str:
         c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in shown[:limit]
     )
     return escaped + "..." if cut else escaped
+
+
+def harmless(text: str, limit: int = sys.maxsize) -> str:
+    """`text` of any number of lines with each made `printable`: the last guard before printing."""
+    return "\n".join(printable(line, limit) for line in text.split("\n"))

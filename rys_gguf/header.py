@@ -105,11 +105,12 @@ class KV:
     def value(self) -> Any:
         """The decoded value; strings keep bytes that are not UTF-8 as surrogate escapes.
 
-        Raises TypeError for a value that stays in its file (see `Model.raw`).
+        Raises InvalidGGUF for a value that stays in its file (see `Model.raw`): nothing that is
+        looked at here is that long in a model.
         """
         if isinstance(self.raw, Span):
-            msg = f"{self.key} is {self.raw.n_bytes} bytes long and stays in its file"
-            raise TypeError(msg)
+            msg = f"{printable(self.key)} is {self.raw.n_bytes} bytes long; no model has that much"
+            raise InvalidGGUF(msg)
         return decode(self.type, self.raw, self.order)
 
     @property

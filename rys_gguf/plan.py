@@ -161,6 +161,8 @@ def make_plan(
     require_complete(model, row)
     _require_rescalable(model, outcome.rescales)
     meta = metadata_of(model)
+    for n in range(model.n_trunk):
+        layer_memory(model, meta, n)  # sizes that are no numbers are refused here, not at the end
     scales = {r: r.factor(meta, outcome.target) for r in outcome.rescales}
     moves = tuple(_moves(model, layer_map, row, scales))
     header = Header(

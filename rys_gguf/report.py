@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from rys_gguf.describe import Description, letter
+from rys_gguf.describe import Description, LegalLengths, letter
 from rys_gguf.diff import HeaderDiff, diff_plan, json_value, show_value
 from rys_gguf.errors import printable
 from rys_gguf.files import can_share
@@ -105,7 +105,7 @@ def _header_lines(found: HeaderDiff, *, full: bool) -> Iterator[str]:
 
 def description_lines(model: Model, found: Description) -> Iterator[str]:
     """A model's layers as a strip of letters, its rules, windows, types and sizes."""
-    yield f"{model.name}  {found.architecture}  {size(model.n_bytes)}"
+    yield f"{model.name}  {printable(found.architecture)}  {size(model.n_bytes)}"
     yield f"layers   {found.n_trunk}" + _mtp(found.n_mtp)
     strip = found.strip
     for start in range(0, len(strip), _STRIP_WIDTH):
@@ -120,10 +120,10 @@ def description_lines(model: Model, found: Description) -> Iterator[str]:
     if legend:
         yield "       " + ", ".join(legend)
     for rule in found.rules:
-        yield f"rule     {rule}"
+        yield f"rule     {printable(rule, 1000)}"
     yield f"         source: llama.cpp {found.source}"
     for legal in found.legal:
-        yield (f"windows  {legal.schedule.value}: {_lengths(legal.n_windows, legal.n_possible)}")
+        yield f"windows  {legal.schedule.value}: {_lengths(legal)}"
     for name, (n, n_bytes) in found.types.items():
         yield f"type     {name:8} {n:5} tensors  {size(n_bytes)}"
     sizes = found.layer_bytes
@@ -133,16 +133,18 @@ def description_lines(model: Model, found: Description) -> Iterator[str]:
     )
 
 
-def _lengths(n_windows: dict[int, int], n_layers: int) -> str:
-    if not n_windows:
-        return "none"
-    if all(n_windows.get(n) == n_layers - n + 1 for n in range(1, n_layers + 1)):
-        return "any"
-    lengths = sorted(n_windows)
+def _lengths(legal: LegalLengths) -> str:
+    possible = {n: legal.n_possible - n + 1 for n in range(1, legal.n_tried + 1)}
+    tried = "" if legal.n_tried == legal.n_possible else f" of up to {legal.n_tried} layers"
+    if not legal.n_windows:
+        return f"none{tried}"
+    if legal.n_windows == possible:
+        return f"any{tried}"
+    lengths = sorted(legal.n_windows)
     shown = ", ".join(str(n) for n in lengths[:_SHOWN_LENGTHS])
     shown += ", ..." if len(lengths) > _SHOWN_LENGTHS else ""
-    total = sum(n_windows.values())
-    return f"lengths {shown} ({total} of {n_layers * (n_layers + 1) // 2} windows)"
+    total = sum(legal.n_windows.values())
+    return f"lengths {shown} ({total} of {sum(possible.values())} windows{tried})"
 
 
 def _mtp(n: int) -> str:
@@ -231,4 +233,5 @@ def description_json(model: Model, found: Description) -> dict[str, Any]:
         "layer_bytes": found.layer_bytes,
         "global_bytes": found.global_bytes,
         "legal_windows": {legal.schedule.value: legal.n_windows for legal in found.legal},
+        "longest_window_tried": found.legal[0].n_tried,
     }

@@ -10,6 +10,7 @@ Keys are given without the architecture's prefix throughout.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -17,6 +18,7 @@ from typing import Any
 
 from gguf.constants import GGUFValueType
 
+from rys_gguf.errors import Refused, printable
 from rys_gguf.header import KV, Order, layer_of, rename
 from rys_gguf.layer_map import MAX_LAYERS, LayerMap
 
@@ -55,14 +57,36 @@ class Metadata:
         return self.kvs.get(f"{self.architecture}.{suffix}")
 
     def scalar(self, suffix: str, default: Any = None) -> Any:
-        """A scalar's value; `default` if the key is missing or an array."""
+        """A whole number's value; `default` if the key is missing or an array.
+
+        Raises Refused for any other value: llama.cpp does not load such a model either.
+        """
         kv = self.kv(suffix)
-        return default if kv is None or kv.is_array else kv.value
+        if kv is None or kv.is_array:
+            return default
+        value = kv.value
+        if not isinstance(value, int) or value < 0:
+            raise Refused(
+                f"{printable(kv.key)} is {kv.type_name} {printable(str(value))}; llama.cpp expects "
+                f"a whole number from 0"
+            )
+        return value
 
     def array(self, suffix: str) -> list[Any] | None:
-        """An array's items, or None if the key is missing or a scalar."""
+        """The numbers of an array, or None if the key is missing or a scalar.
+
+        Raises Refused for other items than numbers, and for more of them than llama.cpp takes.
+        """
         kv = self.kv(suffix)
-        return list(kv.value) if kv is not None and kv.is_array else None
+        if kv is None or not kv.is_array:
+            return None
+        items = list(kv.value) if kv.n_items <= MAX_LAYERS else [math.nan]
+        if not all(isinstance(item, int | float) and math.isfinite(item) for item in items):
+            raise Refused(
+                f"{printable(kv.key)} is {kv.type_name}; llama.cpp expects at most {MAX_LAYERS} "
+                f"numbers"
+            )
+        return items
 
     def positive(self, suffix: str) -> bool:
         """Whether a scalar is there and above zero."""

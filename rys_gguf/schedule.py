@@ -58,8 +58,10 @@ def _inferred(model: Model, *, assume_uniform: bool) -> Architecture:
                 f"architecture {name!r} has more than one stack of layers "
                 f"({printable(tensor.name)}); only one is repeated here"
             )
+    # Numbered, so that what follows compares numbers: every layer with every other at the worst.
+    numbers: dict[frozenset[tuple[str, tuple[int, ...]]], int] = {}
     shapes = [
-        frozenset((t.name.split(".", 2)[2], t.ne) for t in layer)
+        numbers.setdefault(frozenset((t.name.split(".", 2)[2], t.ne) for t in layer), len(numbers))
         for layer in model.layers[: model.n_trunk]
     ]
     n = len(shapes)

@@ -16,13 +16,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from rys_gguf.errors import RysError
+from rys_gguf.errors import RysError, harmless
 from rys_gguf.layer_map import LayerMap, join_blocks
 
 # numpy and gguf load inside the commands: --help and --version answer without them.
 if TYPE_CHECKING:
     from rys_gguf.engine import EngineOptions
     from rys_gguf.files import Progress
+
+# Of an error message: what makes a line longer is a value of somebody's file.
+_MAX_LINE = 1000
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -59,7 +62,7 @@ class Group(click.Group):
             with _signals():
                 return super().invoke(ctx)
         except RysError as e:
-            raise click.ClickException(str(e)) from e
+            raise click.ClickException(harmless(str(e), _MAX_LINE)) from e
         except Signalled as e:
             name = signal.Signals(e.number).name
             click.echo(f"Stopped by {name}; {ctx.obj or 'nothing was left behind'}.", err=True)
@@ -174,7 +177,7 @@ def map_between(
 def echo(lines: Iterable[str]) -> None:
     """Print data."""
     for line in lines:
-        click.echo(line)
+        click.echo(harmless(line))
 
 
 def echo_json(data: Any) -> None:

@@ -16,7 +16,7 @@ from gguf.constants import GGMLQuantizationType, GGUFValueType
 
 from rys_gguf.architectures import ALWAYS
 from rys_gguf.diff import diff_kvs, show_value
-from rys_gguf.errors import InvalidGGUF, InvalidLayerMap, Refused, printable
+from rys_gguf.errors import InvalidGGUF, InvalidLayerMap, RysError, harmless, printable
 from rys_gguf.files import Progress, first_difference
 from rys_gguf.header import KV, Header, Span, TensorInfo, layer_of, padded, rename
 from rys_gguf.layer_map import MAX_LAYERS, LayerMap
@@ -48,7 +48,7 @@ class Problem:
     what: str
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.what}"
+        return f"{printable(self.where)}: {harmless(self.what)}"
 
 
 def find_problems(
@@ -255,7 +255,7 @@ def _kind_problems(header: Header, source: Model, layer_map: LayerMap) -> Iterat
     target = replace(meta, kvs={kv.key: kv for kv in header.kvs}, n_trunk=len(layer_map))
     try:
         have, want = kinds_of(row, target), kinds_of(row, meta)
-    except (Refused, TypeError) as e:
+    except RysError as e:
         yield Problem("layer kinds", str(e))
         return
     for out, src in enumerate(layer_map.sources):

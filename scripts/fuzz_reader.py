@@ -16,10 +16,12 @@ as a file crash-*, timeout-* or oom-* in the current folder.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import sys
 import tempfile
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,10 +33,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 with atheris.instrument_imports(include=["rys_gguf"]):
     from rys_gguf import LayerMap, Model, RysError, make_plan
     from rys_gguf.describe import describe
-    from rys_gguf.diff import diff_plan
-    from rys_gguf.errors import InvalidGGUF
+    from rys_gguf.errors import InvalidGGUF, harmless
     from rys_gguf.header import KV, SCALAR_FORMAT, Header, Span, TensorInfo
     from rys_gguf.reader import HeaderReader
+    from rys_gguf.report import description_json, description_lines, plan_json, plan_lines
     from rys_gguf.rules import Schedule
 
 from tests import tiny
@@ -198,9 +200,19 @@ def plan_and_describe(path: Path) -> None:
             with contextlib.suppress(RysError):
                 half = max(1, model.n_trunk // 2)
                 layer_map = LayerMap.parse(f"blocks:0,{half}", model.n_trunk)
-                diff_plan(make_plan(model, layer_map, schedule=schedule))
+                planned = make_plan(model, layer_map, schedule=schedule)
+                require_harmless(plan_lines(planned, full=True))
+                json.dumps(plan_json(planned, full=True))
         with contextlib.suppress(RysError):
-            describe(model)
+            found = describe(model)
+            require_harmless(description_lines(model, found))
+            json.dumps(description_json(model, found))
+
+
+def require_harmless(lines: Iterable[str]) -> None:
+    """Each line can be printed as it is: the guard in front of the terminal finds nothing."""
+    for line in lines:
+        assert harmless(line) == line, "prints control characters"
 
 
 def write_seeds(folder: Path) -> None:
