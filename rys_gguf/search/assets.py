@@ -55,6 +55,7 @@ figure.wide{grid-column:span 4;grid-row:span 2}
 figcaption{font-size:13.5px;color:var(--soft);margin-bottom:4px}
 figcaption b{color:var(--ink);display:block}
 svg.map,svg.plot{width:100%;height:auto;display:block}
+svg.plot{max-width:820px}
 .map text,.plot text{fill:var(--soft)}
 .map text{font-size:calc(var(--side)*1px/27)}
 .wide .map text{font-size:calc(var(--side)*1px/44)}
@@ -74,10 +75,11 @@ table{border-collapse:collapse;width:100%;font-size:13.5px;font-variant-numeric:
 th,td{padding:7px 11px;text-align:right;white-space:nowrap;border-bottom:1px solid var(--line)}
 tr:last-child td{border-bottom:0}
 th{position:sticky;top:0;background:var(--wash);font-weight:600;z-index:1}
-th button{font:inherit;color:inherit;background:none;border:0;padding:0;cursor:pointer}
-th button::after{content:"";display:inline-block;width:1em}
-th[aria-sort=ascending] button::after{content:" \\2191"}
-th[aria-sort=descending] button::after{content:" \\2193"}
+th button{position:relative;font:inherit;color:inherit;
+background:none;border:0;padding:0;cursor:pointer}
+th[aria-sort=ascending] button::after{content:"\\2191"}
+th[aria-sort=descending] button::after{content:"\\2193"}
+th button::after{position:absolute;right:-.8em}
 .l{text-align:left}
 td.wrap{white-space:normal;min-width:220px;text-align:left;overflow-wrap:anywhere}
 tr.faint td{color:var(--soft)}
@@ -102,10 +104,11 @@ align-items:center;font-size:13px;margin:4px 0}
 footer{max-width:1180px;margin:56px auto 0;padding:18px 24px 48px;color:var(--soft);
 font-size:13px;border-top:1px solid var(--line)}
 @media (max-width:820px){main,header,footer{padding-left:16px;padding-right:16px}
-h1{font-size:24px}.maps{grid-template-columns:repeat(2,1fr)}figure.wide{grid-column:span 2;grid-row:auto}
-figure{grid-column:span 2}header{padding-top:24px}
+header{padding-top:24px}h1{font-size:24px}
+.maps{grid-template-columns:repeat(2,1fr)}
+figure,figure.wide{grid-column:span 2;grid-row:auto}
 .wide .map text{font-size:calc(var(--side)*1px/27)}}
-@media (min-width:560px) and (max-width:820px){figure{grid-column:span 1}}
+@media (min-width:560px) and (max-width:820px){figure:not(.wide){grid-column:span 1}}
 @media print{.tall{max-height:none}}
 """
 

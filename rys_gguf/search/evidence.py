@@ -181,16 +181,16 @@ def overall(families: Families) -> float:
     return float(np.mean([p.mean for p in families.values()]))
 
 
-def parts_of(families: Families) -> dict[str, float]:
-    """What each item adds to the overall difference."""
+def parts_of(families: Families) -> dict[tuple[str, str], float]:
+    """What each item adds to the overall difference, by family and item."""
     return {
-        item: float(x) / (len(p.items) * len(families))
-        for p in families.values()
+        (family, item): float(x) / (len(p.items) * len(families))
+        for family, p in families.items()
         for item, x in zip(p.items, p.difference, strict=True)
     }
 
 
-def parts_matrix(rows: Sequence[Mapping[str, float]]) -> Floats:
+def parts_matrix(rows: Sequence[Mapping[tuple[str, str], float]]) -> Floats:
     """`parts_of` several candidates as [K, n]; 0 where a candidate was not asked an item."""
     items = {item: n for n, item in enumerate(dict.fromkeys(i for row in rows for i in row))}
     parts = np.zeros((len(rows), len(items)))

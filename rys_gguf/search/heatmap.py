@@ -345,10 +345,11 @@ def _svg_cell(heatmap: Heatmap, cell: Cell, ident: str) -> str:
     shapes = []
     if cell.value is not None:
         faded = f' opacity="{_FADED}"' if cell.state == NOISE else ""
+        shapes.append(f'<rect {at} class="hole"/>')
         shapes.append(f'<rect {at}{faded} class="cell" style="{_fill(heatmap, cell.value)}"/>')
     if cell.state in HATCHED or cell.value is None:
         opacity = ' opacity=".55"' if cell.value is not None else ""
-        shapes.append(f'<rect {at}{opacity} fill="url(#h-{ident})"/>')
+        shapes.append(f'<rect {at}{opacity} fill="url(#h-{ident})" class="cell"/>')
     if cell.state == FAILED:
         x, y = j * _U, i * _U
         shapes.append(f'<path d="M{x + 2} {y + 2}l6 6m0 -6l-6 6" class="cross"/>')

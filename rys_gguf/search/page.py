@@ -344,7 +344,7 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, tall: bool 
     """A sortable table; a column whose name starts with `<` is aligned to the left."""
     head = "".join(
         f'<th{" class=l" if c.startswith("<") else ""} scope="col"><button type="button">'
-        f"{escape(c.removeprefix('<'))}</button></th>"
+        f"{text(c.removeprefix('<'))}</button></th>"
         for c in columns
     )
     body = "".join(f"<tr>{''.join(row)}</tr>" for row in rows)
@@ -363,7 +363,8 @@ def _cell(shown: str, sort: Any = None, kind: str = "") -> str:
 def _gain_cell(x: float | None) -> str:
     if x is None:
         return _cell("", "")
-    return _cell(points(x), x, "pos" if x > 0 else "neg" if x < 0 else "soft")
+    shown = points(x)
+    return _cell(shown, x, {"+": "pos", "-": "neg"}.get(shown[0], "soft"))
 
 
 def _held_out(judged: Sequence[Verdict]) -> Iterator[str]:
@@ -477,8 +478,8 @@ def _illegal(evidence: Evidence) -> Iterator[str]:
     refused: Sequence[Line] = evidence.info.get("illegal", ())
     if not refused:
         return
-    yield f"<section><h2>Windows that are not legal</h2><details><summary>{len(refused)} windows "
-    yield "were never written: the model would not compute what they say</summary>"
+    yield f"<section><h2>Windows that are not legal</h2><details><summary>{len(refused)} "
+    yield "not written: the model would not compute what they say</summary>"
     rows = [
         [_cell(visible(r.get("spec")), None, "l mono"), _cell(visible(r.get("rule")), None, "wrap")]
         for r in refused
@@ -503,8 +504,9 @@ def _drill_down() -> Iterator[str]:
         '<option value="unread">window gave no answer</option></select></label>'
         '<span id="count" class="soft" role="status"></span></div>'
         '<div class="scroll tall"><table><thead><tr><th class="l">Item</th>'
-        '<th class="l">Family</th><th class="l">Topic</th><th>Right</th><th>Base</th><th>Window</th><th>Difference</th>'
-        '</tr></thead><tbody id="answers"></tbody></table></div></section>'
+        '<th class="l">Family</th><th class="l">Topic</th><th>Right</th>'
+        "<th>Base</th><th>Window</th><th>Difference</th></tr></thead>"
+        '<tbody id="answers"></tbody></table></div></section>'
     )
 
 
