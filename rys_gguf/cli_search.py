@@ -30,6 +30,7 @@ from rys_gguf.terminal import (
 # numpy and gguf load inside the commands: --help and --version answer without them.
 if TYPE_CHECKING:
     from rys_gguf.engine import EngineOptions
+    from rys_gguf.layer_map import LayerMap
     from rys_gguf.probes.suite import Suite
     from rys_gguf.search.pool import Pool
 
@@ -383,14 +384,15 @@ def compare(run_a: Path, run_b: Path, as_json: bool) -> None:
     Refuses runs with other items or settings. Shows what each family keeps of the first run's
     score, and what is left of its windows' gains.
     """
-    from rys_gguf.search.compare import compare_runs
+    from rys_gguf.search.compare import compare as compare_runs
+    from rys_gguf.search.compare import comparison_lines
     from rys_gguf.search.run import Run
 
     found = compare_runs(Run.open(run_a), Run.open(run_b))
     if as_json:
-        echo_json(found.as_json())
+        echo_json(dataclasses.asdict(found))
     else:
-        echo(found.lines())
+        echo(comparison_lines(found))
 
 
 @click.command()
@@ -418,9 +420,17 @@ def card(
     Files, the path through the layers, the architecture's rule, scores with intervals, usage, and
     what was validated.
     """
-    from rys_gguf.search.card import card_text
+    from rys_gguf.model import Model
+    from rys_gguf.search.card import card as make_card
+    from rys_gguf.search.run import Run
 
-    text = card_text(variant, source, blocks, layers, run, validation)
+    layer_map = _map_of(variant, source, blocks, layers)
+    found = None if run is None else Run.open(run)
+    validated = _validation(variant, validation)
+    with contextlib.ExitStack() as stack:
+        opened = stack.enter_context(Model(variant))
+        base = None if source is None else stack.enter_context(Model(source))
+        text = make_card(opened, base, layer_map, found, validated)
     if output is None:
         click.echo(text, nl=False)
     else:
@@ -479,7 +489,8 @@ def _pool(
 
     names = tuple(part.strip() for part in gpus.split(",")) if gpus else ()
     if ray is None:
-        yield LocalPool(shares(options, n_workers, names))
+        with LocalPool(shares(options, n_workers, names)) as local:
+            yield local
         return
     from rys_gguf.search.ray_pool import RayPool
 
@@ -519,6 +530,40 @@ class _Bars:
     def advance(self) -> None:
         """One stage more."""
         self._bar.update(1)
+
+
+def _map_of(
+    variant: Path, source: Path | None, blocks: tuple[str, ...], layers: str | None
+) -> LayerMap:
+    """The map of a variant, by its source or by what it records itself."""
+    if source is not None:
+        return map_between(variant, source, blocks, layers)
+    if blocks or layers:
+        raise click.UsageError("--blocks and --layers go with --source")
+    from rys_gguf.model import Model
+    from rys_gguf.provenance import MAP_KEY, recorded_map
+
+    with Model(variant) as opened:
+        kv = opened.header.get(MAP_KEY)
+        # The last layer is part of every map but those that drop it, which only a source tells.
+        n_source = 1 + max(kv.value, default=0) if kv is not None and kv.is_array else 0
+        layer_map = recorded_map(opened.header, n_source)
+        if layer_map is None:
+            raise opened.refuse("records no layer map; name the model it was made from (--source)")
+        return layer_map
+
+
+def _validation(variant: Path, path: Path | None) -> Any:
+    """What `validate` saved of a variant, or None."""
+    found = path or variant.with_name(variant.name + ".validate.json")
+    if path is None and not found.exists():
+        return None
+    try:
+        return json.loads(found.read_text())
+    except OSError as e:
+        raise RysError(f"{printable(found)}: {e.strerror or e}") from e
+    except ValueError as e:
+        raise RysError(f"{printable(found)}: not what validate saved: {printable(str(e))}") from e
 
 
 def _show_report(run: Any) -> None:

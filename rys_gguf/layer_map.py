@@ -166,7 +166,7 @@ class LayerMap:
         stops = [*starts[1:], len(self.sources)]
         return tuple(Run(a, self.sources[a], b - a) for a, b in zip(starts, stops, strict=True))
 
-    def _path(self) -> tuple[Run, ...]:
+    def path(self) -> tuple[Run, ...]:
         """The fewest stretches of consecutive sources."""
         return self._stretches(lambda out: self.sources[out] == self.sources[out - 1] + 1)
 
@@ -185,7 +185,7 @@ class LayerMap:
 
     def windows(self) -> tuple[tuple[int, int], ...] | None:
         """The half-open windows whose insertion gives this map, or None if it is no insertion."""
-        runs = self._path()
+        runs = self.path()
         found = tuple((b.source, a.source + a.n_layers) for a, b in itertools.pairwise(runs))
         if runs[0].source or any(i >= j for i, j in found):
             return None
@@ -201,7 +201,7 @@ class LayerMap:
         windows = self.windows()
         if windows:
             return "blocks:" + ";".join(f"{i},{j}" for i, j in windows)
-        return "layers:" + ",".join(_span(run.source, run.n_layers) for run in self._path())
+        return "layers:" + ",".join(_span(run.source, run.n_layers) for run in self.path())
 
     @property
     def label(self) -> str:
@@ -214,7 +214,7 @@ class LayerMap:
         parts = (
             [f"{i}-{j - 1}" for i, j in windows]
             if windows
-            else [_span(run.source, run.n_layers).replace("..", "-") for run in self._path()]
+            else [_span(run.source, run.n_layers).replace("..", "-") for run in self.path()]
         )
         label = "_".join(parts if windows else ["path", *parts])
         if len(label) > _LABEL_LENGTH:

@@ -7,7 +7,9 @@ one message, 2 a wrong call; a run ended by a signal exits with 128 and its numb
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -56,6 +58,17 @@ class Signalled(BaseException):
 class Group(click.Group):
     """Turns the package's errors and signals into one message and an exit code."""
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run as a program: also where a stream is closed, or is a file on a full disk."""
+        _open_streams()
+        try:
+            return super().main(*args, **kwargs)
+        except OSError as e:
+            if e.filename is not None or e.errno not in _CANNOT_PRINT:
+                raise
+            _abandon_streams(e)
+            sys.exit(1)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; `ctx.obj` says what a signal leaves behind."""
         try:
@@ -69,10 +82,40 @@ class Group(click.Group):
             ctx.exit(128 + e.number)
 
 
+_CANNOT_PRINT = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+
+
+def _open_streams() -> None:
+    """Put /dev/null where a standard stream is closed.
+
+    Else the next file opened, a model perhaps, takes its number and what is printed there.
+    """
+    for fd, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free, this one
+            setattr(sys, name, open(fd, mode, closefd=False))  # noqa: SIM115 - until the end
+
+
+def _abandon_streams(error: OSError) -> None:
+    """Say why nothing more can be printed, and keep Python from trying once more at exit."""
+    with contextlib.suppress(OSError):
+        click.echo(f"Error: printing: {error.strerror}", err=True)
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.dup2(null, 2)
+
+
 @contextlib.contextmanager
 def _signals() -> Iterator[None]:
+    is_stopping = False
+
     def stop(number: int, _frame: object) -> None:
-        raise Signalled(number)
+        nonlocal is_stopping
+        if not is_stopping:  # a second one must not stop the cleaning up after the first
+            is_stopping = True
+            raise Signalled(number)
 
     names = ("SIGINT", "SIGTERM", "SIGHUP")
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]

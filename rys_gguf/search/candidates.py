@@ -30,7 +30,7 @@ class Candidate:
         """The path in few characters: `0-11,8-29`."""
         return ",".join(
             f"{run.source}-{run.source + run.n_layers - 1}" if run.n_layers > 1 else f"{run.source}"
-            for run in self.layer_map.runs()
+            for run in self.layer_map.path()
         )
 
     @property

@@ -42,34 +42,46 @@ def shares(options: EngineOptions, n_workers: int, gpus: Sequence[str]) -> list[
 
 
 class LocalPool:
-    """Threads of this process, a worker each."""
+    """Threads of this process, a worker each. Use it as a context manager.
+
+    Workers, and so their files, outlast a `run`: the next has less to write.
+    """
 
     def __init__(self, options: Sequence[EngineOptions]) -> None:
         self._options = options
+        self._workers: list[Worker] = []
+
+    def __enter__(self) -> LocalPool:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for worker in self._workers:
+            worker.close()
 
     def run(self, setup: Setup, jobs: Sequence[Job]) -> Iterator[Outcome]:
         """Each worker gets jobs that follow one another, for which it has little to write.
 
         One that is through with its own takes over from the end of the longest list.
         """
-        n = min(len(self._options), len(jobs))
+        while len(self._workers) < min(len(self._options), len(jobs)):
+            n = len(self._workers)
+            self._workers.append(Worker(setup, f"worker-{n}", self._options[n]))
+        n = min(len(self._workers), len(jobs))
         lists = [deque(jobs[k * len(jobs) // n : (k + 1) * len(jobs) // n]) for k in range(n)]
-        with _Threads(setup, self._options[:n], lists) as threads:
+        with _Threads(self._workers[:n], lists) as threads:
             yield from threads.outcomes()
 
 
 class _Threads:
-    def __init__(
-        self, setup: Setup, options: Sequence[EngineOptions], lists: list[deque[Job]]
-    ) -> None:
+    def __init__(self, workers: Sequence[Worker], lists: list[deque[Job]]) -> None:
+        self._workers = workers
         self._lists = lists
         self._lock = threading.Lock()
         self._stopping = False
         # None: a thread is through.
         self._results: queue.SimpleQueue[Outcome | BaseException | None] = queue.SimpleQueue()
-        self._workers = [Worker(setup, f"worker-{n}", o) for n, o in enumerate(options)]
         self._threads = [
-            threading.Thread(target=self._work, args=(n,), daemon=True) for n in range(len(options))
+            threading.Thread(target=self._work, args=(n,), daemon=True) for n in range(len(workers))
         ]
 
     def __enter__(self) -> _Threads:
@@ -104,12 +116,11 @@ class _Threads:
 
     def _work(self, n: int) -> None:
         try:
-            with self._workers[n] as worker:
-                while not self._stopping and (job := self._next(n)) is not None:
-                    for outcome in worker.run(job):
-                        if self._stopping:  # an engine that was ended is no failed candidate
-                            return
-                        self._results.put(outcome)
+            while not self._stopping and (job := self._next(n)) is not None:
+                for outcome in self._workers[n].run(job):
+                    if self._stopping:  # an engine that was ended is no failed candidate
+                        return
+                    self._results.put(outcome)
         except BaseException as e:  # noqa: BLE001 - raised in the thread that waits for it
             self._results.put(e)
         finally:

@@ -107,4 +107,4 @@ class _Actor:
         return list(self._worker.run(job))
 
     def close(self) -> None:
-        self._worker.__exit__()
+        self._worker.close()

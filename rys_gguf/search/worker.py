@@ -106,7 +106,7 @@ class Outcome:
 class Worker:
     """Runs jobs one after another, with a file and an engine of its own.
 
-    Use it as a context manager; `stop` ends an engine that runs, from another thread.
+    `close` it in the end; `stop` ends an engine that runs, from another thread.
     """
 
     def __init__(self, setup: Setup, name: str, options: EngineOptions | None = None) -> None:
@@ -119,10 +119,8 @@ class Worker:
         self._file = CandidateFile(self._model, self._path, setup.schedule)
         self._engine: Engine | None = None
 
-    def __enter__(self) -> Worker:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
+    def close(self) -> None:
+        """Close the model and remove the working files."""
         self._model.close()
         for path in (self._path, self._real):
             with contextlib.suppress(OSError):
