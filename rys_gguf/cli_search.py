@@ -22,6 +22,7 @@ from rys_gguf.terminal import (
     engine_of,
     engine_options,
     json_option,
+    map_between,
     map_options,
     progress_bar,
     say,

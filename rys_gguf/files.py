@@ -135,6 +135,23 @@ def commit_all(outputs: Sequence[OutputFile]) -> None:
         raise
 
 
+def lock_file(fd: int) -> bool:
+    """Take the only lock there is on an open file, until it is closed; False if it is taken."""
+    try:
+        if fcntl is not None:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        else:
+            import msvcrt
+
+            msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
+    except OSError as e:
+        return e.errno not in _TAKEN
+    return True
+
+
+_TAKEN = frozenset({errno.EAGAIN, errno.EACCES, errno.EDEADLK})
+
+
 def first_difference(
     a: SourceFile, a_offset: int, b: SourceFile, b_offset: int, n: int, progress: Progress
 ) -> int | None:

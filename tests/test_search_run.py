@@ -12,6 +12,7 @@ import pytest
 from rys_gguf.errors import RysError
 from rys_gguf.search.run import ITEMS, RESULTS, OpenRun, Run
 from tests.test_faults import small_disk  # noqa: F401 - a fixture
+from tests.test_search_slots import fill
 
 INFO: dict[str, Any] = {"identity": {"model": {"name": "m.gguf"}, "suite": "abc"}}
 
@@ -138,10 +139,7 @@ def test_a_full_disk_leaves_whole_lines(small_disk: Path) -> None:  # noqa: F811
     folder = small_disk / "run"
     with OpenRun.start(folder, INFO, {}) as run:
         run.record(line("a"), [line("a", item="a0")])
-        filler = small_disk / "filler"
-        with filler.open("wb", buffering=0) as out, pytest.raises(OSError, match="space"):
-            while True:
-                out.write(bytes(4096))
+        filler = fill(small_disk)
         with pytest.raises(RysError, match="run the same command again"):
             run.record(line("b"), [line("b", item=f"b{n}", text="x" * 999) for n in range(99)])
         filler.unlink()

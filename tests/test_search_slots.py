@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from pathlib import Path
 
@@ -17,20 +18,34 @@ from tests.engine import logprobs
 from tests.test_faults import small_disk  # noqa: F401 - a fixture
 
 
+def digest(raw: bytes) -> str:
+    """SHA-256."""
+    return hashlib.sha256(raw).hexdigest()
+
+
 def content(path: Path) -> tuple[object, ...]:
     """Keys and tensors by name, with digests of what they hold; the order is no part of it."""
     with Model(path) as model:
         assert model.offset_issues() == []
         kvs = {
-            kv.key: (kv.type, hashlib.sha256(b"".join(model.raw(kv))).digest())
+            kv.key: (kv.type, digest(b"".join(model.raw(kv))))
             for kv in model.header.kvs
             if kv.key != "rys.search.room"
         }
         tensors = {
-            t.name: (t.type, t.ne, hashlib.sha256(b"".join(model.read(model.data(t).span))).digest())
+            t.name: (t.type, t.ne, digest(b"".join(model.read(model.data(t).span))))
             for t in model.header.tensors
         }
         return kvs, tensors
+
+
+def fill(disk: Path) -> Path:
+    """A file that takes all the room there is."""
+    filler = disk / "filler"
+    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as out:
+        while True:
+            out.write(bytes(4096))
+    return filler
 
 
 def written(model: Model, layer_map: LayerMap, path: Path, schedule: Schedule) -> Path:
@@ -127,10 +142,7 @@ def test_a_full_disk_is_an_error_and_the_next_candidate_is_whole(
     with Model(source) as model:
         file = CandidateFile(model, small_disk / "work.gguf")
         file.become(LayerMap.parse("blocks:1,2", 8))
-        filler = small_disk / "filler"
-        with filler.open("wb", buffering=0) as out, pytest.raises(OSError, match="space"):
-            while True:
-                out.write(bytes(4096))
+        filler = fill(small_disk)
         with pytest.raises(OutputFailed):
             file.become(LayerMap.parse("blocks:0,8", 8))
         filler.unlink()

@@ -1,4 +1,4 @@
-"""The sweep finds what was planted, does little, survives whatever stops it, and says what failed."""
+"""The sweep finds what was planted, does little, and survives whatever stops it."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from typing import Any
 
 import pytest
 
-from rys_gguf import LayerMap, Model
+from rys_gguf import Model
 from rys_gguf.engine import EngineOptions
 from rys_gguf.errors import RysError
 from rys_gguf.probes.item import Choice
-from rys_gguf.search.candidates import Candidate, Windows, coarse, every, fine, listed
+from rys_gguf.rules import Schedule
+from rys_gguf.search.candidates import Windows, coarse, every, fine, listed
 from rys_gguf.search.pool import shares
 from rys_gguf.search.ranking import best, ranks
 from rys_gguf.search.run import OpenRun, Run
 from rys_gguf.search.sweep import Settings, Sweep, round_ends
 from rys_gguf.search.worker import HELDOUT, SEARCH, Job, Outcome, Setup, divergence
-from rys_gguf.rules import Schedule
 from tests import tiny
 from tests.cli import command, fails, leftovers, run
 
@@ -119,17 +119,19 @@ class Silent:
         self.said: list[str] = []
 
     def say(self, line: str) -> None:
+        """Keep it."""
         self.said.append(line)
 
     def begin(self, what: str, total: int) -> None:
-        pass
+        """Ignore it."""
 
     def advance(self) -> None:
-        pass
+        """Ignore it."""
 
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
+    """Sixteen layers, any of which may be repeated."""
     return tiny.write(tmp_path / "m.gguf", "llama", N_LAYERS)
 
 
@@ -250,9 +252,7 @@ def test_a_base_that_fails_ends_the_sweep(model: Path, tmp_path: Path) -> None:
         search(model, tmp_path / "run", Broken({}))
 
 
-def test_a_base_at_chance_ends_the_sweep_unless_told_otherwise(
-    model: Path, tmp_path: Path
-) -> None:
+def test_a_base_at_chance_ends_the_sweep_unless_told_otherwise(model: Path, tmp_path: Path) -> None:
     """The message names the family and what to do."""
 
     class Guessing(PlantedPool):
@@ -269,6 +269,7 @@ def test_a_base_at_chance_ends_the_sweep_unless_told_otherwise(
 
 
 def test_rounds_grow_and_end_within_the_suite() -> None:
+    """Shares of it, but never very few items."""
     assert round_ends(312, (0.08, 0.3)) == [25, 94]
     assert round_ends(64, (0.08, 0.3)) == [16, 48]
     assert round_ends(10, (0.08, 0.3)) == [10]
@@ -327,6 +328,7 @@ def test_equal_maps_are_one_candidate(tmp_path: Path, model: Path) -> None:
 
 
 def test_threads_and_gpus_are_split() -> None:
+    """Each worker its part; one worker keeps what was given."""
     four = shares(EngineOptions(), 2, ["0", "1", "2", "3"])
     assert dict(four[0].environment)["CUDA_VISIBLE_DEVICES"] == "0,2"
     assert dict(four[1].environment)["CUDA_VISIBLE_DEVICES"] == "1,3"
@@ -363,7 +365,7 @@ def scores(folder: Path) -> dict[tuple[str, str], Any]:
 
 
 def test_killed_again_and_again_it_ends_the_same(job: list[Any], tmp_path: Path) -> None:
-    """SIGKILL at random moments; then SIGINT, which says how to go on and leaves no working file."""
+    """SIGKILL at random moments; then SIGINT, which says how to go on and clears up."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     done = run(*job, "-o", whole)
     assert done.returncode == 0, done.stderr
@@ -454,6 +456,7 @@ def test_wrong_calls_are_one_message(job: list[Any], tmp_path: Path) -> None:
 
 
 def test_a_dry_run_lists_and_writes_nothing(job: list[Any], tmp_path: Path) -> None:
+    """The candidates, before anything is written or loaded."""
     before = set(tmp_path.iterdir())
     done = run(*job, "--dry-run")
     assert done.stdout.splitlines()[0] == (

@@ -76,8 +76,10 @@ def summarise(items: Sequence[Item], lines: Sequence[Mapping[str, Any]]) -> list
         members = [line for line in lines if line["family"] == family]
         topics = dict.fromkeys(str(line["topic"]) for line in members)
         rows.append(_row(family, None, members, chances))
-        for topic in topics if len(topics) > 1 else ():
-            rows.append(_row(family, topic, [m for m in members if m["topic"] == topic], chances))
+        rows += [
+            _row(family, topic, [m for m in members if m["topic"] == topic], chances)
+            for topic in (topics if len(topics) > 1 else ())
+        ]
     return rows
 
 
