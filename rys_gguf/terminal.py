@@ -91,11 +91,17 @@ def _open_streams() -> None:
     Else the next file opened, a model perhaps, takes its number and what is printed there.
     """
     for fd, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
-        try:
-            os.fstat(fd)
-        except OSError:
+        if not _is_open(fd):
             os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free, this one
             setattr(sys, name, open(fd, mode, closefd=False))  # noqa: SIM115 - until the end
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
 
 
 def _abandon_streams(error: OSError) -> None:

@@ -11,16 +11,21 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from subprocess import PIPE, Popen
 
 import gguf
 import numpy as np
 import pytest
+from numpy.random import Generator
 
 from rys_gguf import LayerMap, Model, OutputFailed, make_plan, write_plan
 from tests.cli import command, fails, leftovers, run
 
 ARGS = ("--blocks", "1,3")
+# Of the tensors of the big model's variant: what a temporary file has when it is complete.
+BIG_BYTES = 10 * 4 * 12_500_000
 
 
 def write_llama(path: Path, n_layers: int = 4, n_floats: int = 256) -> Path:
@@ -201,45 +206,78 @@ def test_a_disk_that_fills_up_leaves_nothing_behind(
     assert leftovers(small_disk, []) == set()
 
 
+def held_half_way(args: Sequence[str | Path], folder: Path, delay: float) -> Popen[str] | None:
+    """A run that is stopped (SIGSTOP) with its temporary file there and incomplete.
+
+    Held still, it cannot outrun the test. None if it was faster than `delay`.
+    """
+    process = Popen(command(*args), stdout=PIPE, stderr=PIPE, text=True)
+    while process.poll() is None and not any(folder.glob(".rys-*")):
+        time.sleep(0.001)
+    time.sleep(delay)
+    if process.poll() is None:
+        process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        if any(path.stat().st_size < BIG_BYTES for path in folder.glob(".rys-*")):
+            return process
+        process.send_signal(signal.SIGCONT)
+    process.communicate(timeout=30)
+    return None
+
+
+def each_half_way(args: Sequence[str | Path], out: Path, rng: Generator) -> Iterator[Popen[str]]:
+    """Four runs, each held at another random moment of its write."""
+    longest = 0.1
+    for _ in range(4):
+        while (process := held_half_way(args, out.parent, rng.uniform(0, longest))) is None:
+            out.unlink()
+            longest /= 2
+        with process:
+            yield process
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_half_way_leaves_nothing_behind(
     big: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     """At whatever moment of the write it arrives, the temporary file goes and the output is not."""
+    out = tmp_path / "out.gguf"
     rng = np.random.default_rng(number)
-    stopped = 0
-    for _ in range(4):
-        out = tmp_path / "out.gguf"
-        with subprocess.Popen(
-            command("apply", big, *ARGS, "-o", out),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as process:
-            while process.poll() is None and not list(tmp_path.glob(".rys-*")):
-                time.sleep(0.001)
-            time.sleep(float(rng.uniform(0, 0.1)))
-            process.send_signal(number)
-            _, errors = process.communicate(timeout=30)
-        if process.returncode == 0:  # it was faster
-            out.unlink()
-            continue
-        stopped += 1
+    for process in each_half_way(["apply", big, *ARGS, "-o", out], out, rng):
+        process.send_signal(number)
+        process.send_signal(signal.SIGCONT)
+        _, errors = process.communicate(timeout=30)
         assert process.returncode == 128 + number
         assert errors.strip() == f"Stopped by {number.name}; nothing was left behind."
         assert leftovers(tmp_path, []) == set()
-    assert stopped
+
+
+def test_a_second_signal_does_not_stop_the_cleaning_up(big: Path, tmp_path: Path) -> None:
+    """Who presses Ctrl-C while a terminal hangs up, or twice, finds the folder clean too."""
+    out = tmp_path / "out.gguf"
+    rng = np.random.default_rng(0)
+    for process in each_half_way(["apply", big, *ARGS, "-o", out], out, rng):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            process.send_signal(number)
+        process.send_signal(signal.SIGCONT)
+        _, errors = process.communicate(timeout=30)
+        assert process.returncode > 128
+        assert errors.count("\n") == 1
+        assert "nothing was left behind" in errors
+        assert leftovers(tmp_path, []) == set()
 
 
 def test_after_sigkill_a_rerun_works(big: Path, tmp_path: Path) -> None:
     """Killed without a chance to clean up, the output's name is still free and the source whole."""
     before = digest(big)
     out = tmp_path / "out.gguf"
-    with subprocess.Popen(command("apply", big, *ARGS, "-o", out)) as process:
-        while process.poll() is None and not list(tmp_path.glob(".rys-*")):
-            time.sleep(0.001)
+    rng = np.random.default_rng(9)
+    for process in each_half_way(["apply", big, *ARGS, "-o", out], out, rng):
         process.kill()
-    assert not out.exists()
+        process.wait(timeout=30)
+        assert not out.exists()
+        for stray in tmp_path.glob(".rys-*"):
+            stray.unlink()  # what the next run waits for
     assert run("apply", big, *ARGS, "-o", out).returncode == 0
     assert run("verify", out, "--source", big).returncode == 0
     assert digest(big) == before
@@ -315,6 +353,31 @@ def test_a_closed_stdout_is_no_traceback(model: Path) -> None:
     done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True)
     assert done.stdout.startswith("m.gguf")
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize("args", [("plan", "{}", *ARGS), ("inspect", "{}"), ("--help",)])
+def test_a_full_stdout_is_no_traceback(model: Path, args: tuple[str, ...]) -> None:
+    """`rys-gguf plan > FILE` on a full disk is one message."""
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            command(*(arg.format(model) for arg in args)),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert done.returncode == 1
+    assert done.stderr == "Error: printing: No space left on device\n"
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_do_not_end_up_in_the_output(model: Path, closed: str) -> None:
+    """Files opened in their place would get what is printed; the output is as ever."""
+    out, usual = model.with_name("out.gguf"), model.with_name("usual.gguf")
+    shell = " ".join(command("apply", model, *ARGS, "-o", out))
+    assert subprocess.run(["bash", "-c", f"{shell} {closed}"]).returncode == 0
+    assert run("apply", model, *ARGS, "-o", usual).returncode == 0
+    assert digest(out) == digest(usual)
 
 
 @pytest.mark.parametrize("missing", [(), ("copy_file_range",), ("copy_file_range", "sendfile")])
