@@ -55,7 +55,8 @@ figure.wide{grid-column:span 4;grid-row:span 2}
 figcaption{font-size:13.5px;color:var(--soft);margin-bottom:4px}
 figcaption b{color:var(--ink);display:block}
 svg.map,svg.plot{width:100%;height:auto;display:block}
-svg.plot{max-width:820px}
+svg.plot{max-width:820px;min-width:600px}
+.sideways{overflow-x:auto}
 .map text,.plot text{fill:var(--soft)}
 .map text{font-size:calc(var(--side)*1px/27)}
 .wide .map text{font-size:calc(var(--side)*1px/44)}

@@ -157,7 +157,7 @@ def illegal_windows(evidence: Evidence) -> Iterator[tuple[tuple[int, int], str]]
 _BLOCKS = "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
 _ASCII = "12345678"
 _ROOMY = 24
-_MARKS = {DROPPED: "//", FAILED: "xx", ILLEGAL: "--"}
+_MARKS = {DROPPED: "//", FAILED: "xx", ILLEGAL: "::"}
 _ANSI_UP, _ANSI_DOWN, _ANSI_FAINT, _ANSI_OFF = "\x1b[31m", "\x1b[34m", "\x1b[2m", "\x1b[0m"
 
 
@@ -189,9 +189,9 @@ def text_map(heatmap: Heatmap, *, ascii_only: bool = False, color: bool = False)
     full = heatmap.show(heatmap.limit)
     scale = (_ASCII if ascii_only else _BLOCKS)[-1]
     yield f"      {'+' if heatmap.signed else ' '}{scale} = {full}; " + (
-        "+ better, - worse, * best, . within noise; // dropped, xx failed, -- not legal"
+        "+ better, - worse, * best, . within noise; // dropped, xx failed, :: not legal"
         if heatmap.signed
-        else "// dropped, xx failed, -- not legal"
+        else "// dropped, xx failed, :: not legal"
     )
 
 
@@ -267,7 +267,7 @@ def svg(heatmap: Heatmap) -> str:
     Windows carry `data-candidate`, and a title that says what a pointer rests on.
     """
     frame = _Frame(heatmap.n_layers)
-    width, height = frame.left + frame.side + frame.sky + 2, frame.top + frame.side + 2
+    width, height = frame.left + frame.side + frame.sky + 2, frame.top + frame.side + 0.6 * frame.em
     best = heatmap.best
     spoken = f"{heatmap.title}. {len(heatmap.values())} windows measured"
     if best:
@@ -345,8 +345,8 @@ def _svg_cell(heatmap: Heatmap, cell: Cell, ident: str) -> str:
     shapes = []
     if cell.value is not None:
         faded = f' opacity="{_FADED}"' if cell.state == NOISE else ""
-        shapes.append(f'<rect {at} class="hole"/>')
-        shapes.append(f'<rect {at}{faded} class="cell" style="{_fill(heatmap, cell.value)}"/>')
+        shapes.append(f'<rect {at} class="hole cell"/>')
+        shapes.append(f'<rect {at}{faded} style="{_fill(heatmap, cell.value)}"/>')
     if cell.state in HATCHED or cell.value is None:
         opacity = ' opacity=".55"' if cell.value is not None else ""
         shapes.append(f'<rect {at}{opacity} fill="url(#h-{ident})" class="cell"/>')

@@ -282,7 +282,7 @@ def _pareto(found: Search, judged: Sequence[Verdict]) -> Iterator[str]:
         f"<p>Pareto front {what}: {names}. Grey: every window in the search (credit)"
         f"{'; coloured: finalists on held-out items (score)' if held else ''}.</p>"
     )
-    yield _scatter(searched, held, front)
+    yield f'<div class="sideways">{_scatter(searched, held, front)}</div>'
     yield "</section>"
 
 
