@@ -69,7 +69,7 @@ KINDS = (
                 -1,
             ),
             (
-                "{B} missed a flight and lost a week of holiday.",
+                "{B} missed a flight, and {A} heard of it.",
                 "{A} had told {B} the wrong time without checking.",
                 "The road to the airport had been under water.",
                 0,
@@ -95,7 +95,7 @@ KINDS = (
             (
                 "{B} fell from a ladder and broke an arm.",
                 "{A} was meant to hold it and had walked off.",
-                "A rung that looked sound had snapped.",
+                "{A} was holding it, but a rung had snapped.",
                 1,
             ),
         ),
@@ -590,7 +590,7 @@ _BEFORE = (
     "The day before, {A} had argued with a neighbour about the bins.",
     "At breakfast {A} had laughed at a joke in the paper.",
     "{A} had slept badly because of the heat.",
-    "On the way there {A} had been stuck in traffic.",
+    "Earlier that day {A} had been stuck in traffic.",
     "An hour earlier {A} had had good news about a friend.",
 )
 _FEELS = (
@@ -621,7 +621,7 @@ def make(rng: random.Random, topic: str, level: int, index: int, name: str) -> I
         felt = references(kind, case[3])
         main, *names = felt
         mild, absent = rng.sample(names[:2], 2), rng.sample(names[2:], 2)
-        emotions = [main, mild[0], absent[0], rng.choice((mild[1], absent[1]))]
+        emotions = [main, mild[0], absent[0], (absent if index % 2 else mild)[1]]
         rng.shuffle(emotions)
         return Ratings(
             id=name,

@@ -16,7 +16,7 @@ T = TypeVar("T")
 _TAG = r"(?:think|thinking|thought|thoughts|reasoning)"
 _CLOSED = re.compile(rf"<{_TAG}>.*?</{_TAG}>", re.DOTALL | re.IGNORECASE)
 _OPENER = re.compile(rf"<{_TAG}>.*", re.DOTALL | re.IGNORECASE)
-_CLOSER = re.compile(rf".*</{_TAG}>", re.DOTALL | re.IGNORECASE)
+_CLOSER = re.compile(rf"</{_TAG}>", re.IGNORECASE)
 
 _MARKER = re.compile(
     r"\banswer\b[\s*_`\"')]*(?:is\b|would be\b|:|=)|(?<!#)####(?!#)|\\boxed\s*\{", re.IGNORECASE
@@ -29,7 +29,7 @@ def strip_thoughts(text: str) -> str:
     """`text` without what the model thought: closed blocks, an unclosed one, one without start."""
     text = _CLOSED.sub("", text)
     text = _OPENER.sub("", text)
-    return _CLOSER.sub("", text).strip()
+    return _CLOSER.split(text)[-1].strip()
 
 
 def without_last_line(text: str) -> str:
@@ -39,7 +39,7 @@ def without_last_line(text: str) -> str:
 
 def _spans(text: str) -> Iterator[tuple[str, bool]]:
     """Where to look, best first, and whether the answer has to be all there is."""
-    text = strip_thoughts(text)
+    text = strip_thoughts(text).replace("{,}", ",")  # the LaTeX of 1,250
     for marker in reversed(list(_MARKER.finditer(text))):
         rest = text[marker.end() :]
         if marker.group().startswith("\\"):
@@ -100,9 +100,7 @@ def _word(span: str, options: Sequence[str], *, whole: bool) -> str | None:
 
 # -- numbers -------------------------------------------------------------------------------------
 
-_GROUPED = re.compile(
-    r"(?<![\d.])\d{1,3}(?:(?:,|_|'|\u2019|\\,|\{,\}|[\u00a0\u2009\u202f])\d{3})+(?!\d)"
-)
+_GROUPED = re.compile(r"(?<![\d.])\d{1,3}(?:(?:,|_|'|\u2019|\\,|[\u00a0\u2009\u202f])\d{3})+(?!\d)")
 _SPACED = re.compile(r"-?\d{1,3}(?: \d{3})+")
 _CURRENCY = re.compile(r"[$€£¥]\s*")
 _NUMBER = re.compile(r"(?<![\w.])(?:(?<!\))-)?(\d+)(\.\d+)?")

@@ -12,7 +12,9 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from datetime import date, timedelta
+from functools import cache, reduce
 from itertools import permutations
+from operator import and_
 
 from rys_gguf.probes.item import LETTERS, YES_NO, Choice, Item, Number
 from rys_gguf.probes.words import NAMES, NUMBERS, ORDINALS, THINGS
@@ -235,7 +237,8 @@ def _days(n: int) -> _Shift:
 def _months(n: int) -> _Shift:
     def shift(d: date) -> date:
         month = d.year * 12 + d.month - 1 + n
-        return d.replace(year=month // 12, month=month % 12 + 1)
+        # Only slips, which are wrong anyway, come from a day later than the 28th.
+        return d.replace(year=month // 12, month=month % 12 + 1, day=min(d.day, 28))
 
     return shift
 
@@ -370,23 +373,25 @@ _ORDERS = (
 )
 _OBJECTS = (2, 3, 5, 7)  # by level
 
-_Clue = tuple[str, Callable[[Sequence[int]], bool]]
+_Clue = tuple[str, int]  # a text, and the orders of n that it leaves, a bit each
 
 
-def _before(x: int, y: int) -> Callable[[Sequence[int]], bool]:
-    return lambda at: at[x] < at[y]
+@cache
+def _orders(n: int) -> tuple[tuple[int, ...], ...]:
+    """All orders of n objects: the place of each."""
+    return tuple(permutations(range(n)))
 
 
-def _beside(x: int, y: int) -> Callable[[Sequence[int]], bool]:
-    return lambda at: abs(at[x] - at[y]) == 1
-
-
-def _at(x: int, place: int) -> Callable[[Sequence[int]], bool]:
-    return lambda at: at[x] == place
-
-
-def _inside(x: int, n: int) -> Callable[[Sequence[int]], bool]:
-    return lambda at: 0 < at[x] < n - 1
+@cache
+def _that(n: int, relation: str, x: int, y: int) -> int:
+    """The orders of n in which object x is "before" or "beside" object y, or "at" place y."""
+    test: dict[str, Callable[[Sequence[int]], bool]] = {
+        "before": lambda at: at[x] < at[y],
+        "beside": lambda at: abs(at[x] - at[y]) == 1,
+        "at": lambda at: at[x] == y,
+    }
+    holds = test[relation]
+    return sum(1 << k for k, at in enumerate(_orders(n)) if holds(at))
 
 
 def _true_clues(
@@ -400,32 +405,43 @@ def _true_clues(
         for y in range(n):
             if at[x] < at[y]:
                 text, a, b = rng.choice(((before, x, y), (after, y, x)))
-                clues.append((text.format(x=names[a], y=names[b]), _before(x, y)))
+                clues.append((text.format(x=names[a], y=names[b]), _that(n, "before", x, y)))
             if n > 2 and at[x] == at[y] + 1:
-                clues.append((beside.format(x=names[x], y=names[y]), _beside(x, y)))
+                clues.append((beside.format(x=names[x], y=names[y]), _that(n, "beside", x, y)))
         if level < 3 and n > 2:
-            clues.append((place.format(x=names[x], nth=ORDINALS[at[x]]), _at(x, at[x])))
+            text = place.format(x=names[x], nth=ORDINALS[at[x]])
+            clues.append((text, _that(n, "at", x, at[x])))
         if n > 3 and 0 < at[x] < n - 1:
-            clues.append((inside.format(x=names[x]), _inside(x, n)))
+            ends = _that(n, "at", x, 0) | _that(n, "at", x, n - 1)
+            clues.append((inside.format(x=names[x]), _every(n) & ~ends))
     return clues
 
 
-def _enough(rng: random.Random, clues: Sequence[_Clue], n: int) -> list[_Clue] | None:
-    """Some of the clues, none to spare, that leave one order of n; None if even all do not."""
-    orders = list(permutations(range(n)))
-    chosen, left = [], orders
+def _every(n: int) -> int:
+    return (1 << len(_orders(n))) - 1
+
+
+def _is_one(orders: int) -> bool:
+    return orders > 0 and orders & (orders - 1) == 0
+
+
+def _left(clues: Sequence[_Clue], n: int) -> int:
+    """The orders that all clues leave."""
+    return reduce(and_, (orders for _, orders in clues), _every(n))
+
+
+def _enough(rng: random.Random, clues: Sequence[_Clue], n: int) -> list[_Clue]:
+    """Some of the clues, none to spare, that leave one order of n, as all of them must."""
+    chosen: list[_Clue] = []
+    left = _every(n)
     for clue in rng.sample(clues, len(clues)):
-        fewer = [at for at in left if clue[1](at)]
-        if len(fewer) < len(left):
+        if left & clue[1] != left:
             chosen.append(clue)
-            left = fewer
-        if len(left) == 1:
-            break
-    else:
-        return None
+            left &= clue[1]
+    assert _is_one(left)
     for clue in list(chosen):
         rest = [c for c in chosen if c is not clue]
-        if sum(all(c[1](at) for c in rest) for at in orders) == 1:
+        if _is_one(_left(rest, n)):
             chosen = rest
     return chosen
 
@@ -445,7 +461,6 @@ def _logic(rng: random.Random, level: int, index: int, name: str) -> Item:
     # The answer must not stand in the text as it is asked for.
     given = words[4].format(x=right, nth=ORDINALS[asked])
     chosen = _enough(rng, [c for c in clues if c[0] != given], n)
-    assert chosen is not None  # all pairs in order leave one order
     rng.shuffle(chosen)
     said = ". ".join(text[0].upper() + text[1:] for text, _ in chosen)
     intro = words[0].format(n=NUMBERS[n].capitalize(), all=_list(rng.sample(names, n)))
@@ -461,7 +476,12 @@ _WALKS = (((2, 3), (3,)), ((3, 4, 5), (3, 4, 5)), ((5, 6, 7, 8),) * 2, ((8, 9, 1
 _SIDES = {"forward": (0, 1), "backward": (0, -1), "left": (-1, 0), "right": (1, 0)}
 _TURNS = {"left": -1, "right": 1, "around": 2}
 _HEADINGS = ((0, 1), (1, 0), (0, -1), (-1, 0))
-_BACK = ("Are you back where you started?", "Do you end up at the point you started from?")
+_START = ("You walk on a field.", "Follow these instructions.", "You are on an open square.")
+_BACK = (
+    "Are you back where you started?",
+    "Do you end up at the point you started from?",
+    "Does this lead you back to the start?",
+)
 
 
 def _walk(
@@ -492,7 +512,7 @@ def _navigate(rng: random.Random, level: int, index: int, name: str) -> Item:
     wanted, turning, near = YES_NO[index % 2], index // 2 % 2 == 1, index // 4 % 2 == 0
     n = rng.choice(_WALKS[level][turning])
     while True:
-        said, x, y, turns = _walk(rng, n, 5 if level < 2 else 10, turning=turning)
+        said, x, y, turns = _walk(rng, n, 10, turning=turning)
         # Half of those that do not lead back do so on one axis: parity must not give it away.
         if wanted == "yes":
             found = (x, y) == (0, 0)
@@ -500,7 +520,7 @@ def _navigate(rng: random.Random, level: int, index: int, name: str) -> Item:
             found = (x, y) != (0, 0) and (0 in (x, y)) is near and (turns or not (near and level))
         if found:
             break
-    start = rng.choice(("You walk on a field.", "Follow these instructions."))
+    start = rng.choice(_START)
     face = "" if turning else " Always face the same way."
     text = f"{start}{face} {' '.join(said)} {rng.choice(_BACK)}"
     return _choice("navigate", level, name, text, wanted)

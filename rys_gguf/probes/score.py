@@ -88,7 +88,8 @@ def best_constant(items: Iterable[Item]) -> float:
 
 def skill(percent: float, baseline: float) -> float:
     """An EQ percent on the scale where `baseline` is 0 and perfect is 1."""
-    return (percent - baseline) / (100 - baseline)
+    # Where one constant answers everything, there is no scale; a point then counts as one.
+    return (percent - baseline) / max(100 - baseline, 1)
 
 
 # -- answers in words ----------------------------------------------------------------------------

@@ -1,0 +1,152 @@
+"""Answers found in text, and what must not be found."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rys_gguf.probes.extract import named_numbers, number, option, strip_thoughts
+
+LETTERS = ("A", "B", "C", "D")
+TEXTS = ("the lamp", "a red fox", "01/03/1963", "Plan B")
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("6", 6),
+        ("The answer is 6.", 6),
+        ("The answer is [6].", 6),
+        ("First 35, and so\n35+4=39\nThe answer is 39", 39),
+        ("The answer is 6 trees.", 6),
+        (r"The answer is \boxed{6}.", 6),
+        (r"So we get $\boxed{1{,}250}$", 1250),
+        ("**Answer:** 39", 39),
+        ("**Final answer**: **39**", 39),
+        ("The answer is: \n\n39", 39),
+        ("Step 1: 5\nStep 2: 7\n#### 12", 12),
+        ("The answer is 5. No: the answer is 7.", 7),
+        ("$1,234.00", 1234),
+        ("€ 1 234 567", 1234567),
+        ("1'234'567", 1234567),
+        ("1_000", 1000),
+        ("It is -5.", -5),
+        ("\u22125", -5),
+        ("10-5", 5),
+        ("39.5", 39.5),
+        ("about 40%", 40),
+        ("39\n\nThat is 35 and 4 more.", 39),
+        ("1, 2, 3, 4, 5", 5),
+        ("CO2 and H2", None),
+        ("", None),
+        ("none", None),
+        ("<think>It is 39</think>", None),
+        ("<think>It is 39", None),
+        ("It is 38, no</think>\n39", 39),
+        ("<think>The answer is 5</think> The answer is 6", 6),
+    ],
+)
+def test_numbers(text, found):
+    """The last integer of the answer, whatever is around it."""
+    assert number(text) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("D", "D"),
+        ("d", "D"),
+        ("The answer is (D).", "D"),
+        ("... the answer is (C) 01/03/1963.", "C"),
+        ("<think>The answer is A. hmm</think> The answer is C.", "C"),
+        ("**B**", "B"),
+        ("**B) a red fox**", "B"),
+        ("Option B", "B"),
+        ("B\n\nBecause A is wrong and D too.", "B"),
+        (r"\boxed{C}", "C"),
+        (r"$\boxed{\text{C}}$", "C"),
+        ("Answer: (D) Plan B", "D"),
+        ("Answer: Plan B", "D"),
+        ("a red fox", "B"),
+        ("The answer is a red fox.", "B"),
+        ("It cannot be A, so it is B", "B"),
+        ("I think it's E", None),
+        ("It is what it is", None),
+        ("<think>C</think>", None),
+    ],
+)
+def test_letters(text, found):
+    """A letter, or the text of an option."""
+    assert option(text, LETTERS, TEXTS) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("... The answer is Yes.", "yes"),
+        ("NO", "no"),
+        ("**No**", "no"),
+        ("The answer is clear.\nYes", "yes"),
+        ("Yes, no doubt about it", "yes"),
+        ("No.\n\nThere are yes-men everywhere, as ever.", "no"),
+        ("Is it? I would say no", "no"),
+        ("I know the answer", None),
+        ("Yesterday nothing happened", None),
+        ("", None),
+    ],
+)
+def test_yes_and_no(text, found):
+    """Whole words only."""
+    assert option(text, ("yes", "no")) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("joy: 7\nfear: 2", [7, 2]),
+        ("- **Joy**: 7/9\n- **Fear**: 2/9", [7, 2]),
+        ("Fear = 2, joy = 7", [7, 2]),
+        ("7, 2", [7, 2]),
+        ("joy: 1\nfear: 1\n\nRevised:\njoy: 7\nfear: 2", [7, 2]),
+        ("joy: 7.5\nfear: 2", [7.5, 2]),
+        ("1. 7\n2. 2", None),
+        ("joy: 7", None),
+        ("joy: 10\nfear: 2", None),
+        ("joyful: 7\nfear: 2", None),
+        ("<think>joy: 7\nfear: 2</think>", None),
+    ],
+)
+def test_named_numbers(text, found):
+    """The last number given to each name, or as many bare ones as names."""
+    assert named_numbers(text, ("joy", "fear"), 9) == found
+
+
+def test_a_number_without_end_costs_nothing():
+    """A looping model may write only digits."""
+    assert len(str(number("7" * 1_000_000))) == 100
+
+
+@given(st.text(max_size=30), st.text(max_size=30))
+def test_what_was_thought_is_never_an_answer(thought, answer):
+    """Whatever stands in a think block makes no difference to what is found after it."""
+    thought, answer = (t.replace("<", "") for t in (thought, answer))
+    text = f"<think>{thought} The answer is 5</think>{answer}"
+    assert strip_thoughts(text) == answer.strip()
+    assert number(text) == number(answer)
+
+
+@given(st.text())
+def test_any_text_is_read(text):
+    """Nothing a model writes raises; what is found is one of the options."""
+    assert option(text, LETTERS, TEXTS) in {None, *LETTERS}
+    assert option(text, ("yes", "no")) in {None, "yes", "no"}
+    number(text)
+    named_numbers(text, ("joy", "fear"), 9)
+
+
+@given(st.integers(-(10**12), 10**12))
+def test_any_integer_is_found_as_it_is_written(value):
+    """With and without separators, emphasis and unit."""
+    for text in (f"{value}", f"{value:,}", f"The answer is {value:,} coins.", f"**{value}**"):
+        assert number(text) == value

@@ -1,0 +1,529 @@
+"""Suites: the right answers found again from the text alone, balance, floors, stable order."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from datetime import date, timedelta
+from decimal import Decimal, localcontext
+from functools import cache
+from itertools import pairwise, permutations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rys_gguf.probes import emotions, math
+from rys_gguf.probes.item import Choice, Contrast, Item, Number, Ratings
+from rys_gguf.probes.score import eq_percent, partial_credit, score_probabilities, score_text
+from rys_gguf.probes.suite import FAMILIES, LEVELS, SIZES, SPLITS, Suite, build_suite
+
+SEEDS = (0, 1, 7)
+
+
+@cache
+def items(topic: str, *, levels: tuple[int, ...] = LEVELS, size: str = "quick") -> list[Item]:
+    """Items of one topic, of several seeds, splits and levels."""
+    family = next(
+        f for f, module in FAMILIES.items() if topic in module.topics(3) + module.topics(0)
+    )
+    return [
+        item
+        for level in levels
+        for seed, split in zip(SEEDS, SPLITS, strict=True)
+        for item in build_suite(
+            size, levels={family: level}, seed=seed, split=split, families=[family]
+        ).items
+        if item.topic == topic
+    ]
+
+
+@cache
+def suites(size: str = "quick") -> list[Suite]:
+    """All levels, each with another seed and split."""
+    return [
+        build_suite(
+            size, levels=dict.fromkeys(FAMILIES, level), seed=level, split=SPLITS[level % 3]
+        )
+        for level in LEVELS
+    ]
+
+
+# -- right answers, found again ------------------------------------------------------------------
+
+
+def test_math_by_decimals():
+    """Every answer is within half of the value that high precision gives."""
+    for topic in ("sqrt", "cbrt", "product", "mixed", "sum", "difference"):
+        for item in items(topic):
+            assert isinstance(item, Number)
+            numbers = [Decimal(n) for n in re.findall(r"\d+", item.question)]
+            with localcontext() as context:
+                context.prec = 80
+                third = Decimal(1) / 3
+                value = {
+                    "sqrt": lambda a: a.sqrt(),
+                    "cbrt": lambda a, third=third: a**third,
+                    "product": lambda a, b: a * b,
+                    "sum": lambda a, b: a + b,
+                    "difference": lambda a, b: a - b,
+                    "mixed": lambda a, b, third=third, divided="divided" in item.question: (
+                        a.sqrt() / b if divided else a * b**third
+                    ),
+                }[topic](*numbers)
+                assert abs(value - item.answer) <= Decimal("0.5"), item.question
+
+
+@given(st.integers(0, 10**40))
+def test_roots_are_the_nearest(n):
+    """Compared without fractions: (2r - 1) / 2 is below the root, (2r + 1) / 2 is not."""
+    r = math.nearest_root(n)
+    assert max(2 * r - 1, 0) ** 2 <= 4 * n < (2 * r + 1) ** 2
+    c = math.nearest_cube_root(n)
+    assert max(2 * c - 1, 0) ** 3 <= 8 * n < (2 * c + 1) ** 3
+
+
+ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh")
+NTH = {w: k for k, w in enumerate(ORDINALS)}
+BESIDE = (
+    r"(.+) and (.+) stand side by side",
+    r"nobody finished between (.+) and (.+)",
+    r"nobody stands between (.+) and (.+)",
+    r"(.+) and (.+) touch each other",
+)
+BEFORE = (
+    r"(.+) is to the left of (.+)",
+    r"(.+) finished before (.+)",
+    r"(.+) is somewhere in front of (.+)",
+    r"(.+) is somewhere below (.+)",
+)
+AFTER = (
+    r"(.+) is to the right of (.+)",
+    r"(.+) finished after (.+)",
+    r"(.+) is somewhere behind (.+)",
+    r"(.+) is somewhere above (.+)",
+)
+INSIDE = (
+    r"(.+) is not at either end",
+    r"(.+) was neither first nor last",
+    r"(.+) is neither at the front nor at the back",
+    r"(.+) is neither at the top nor at the bottom",
+)
+PLACE = (
+    r"(.+) is (\w+) from the left",
+    r"(.+) finished (\w+)",
+    r"(.+) is (\w+) in the queue",
+    r"(.+) is (\w+) from the bottom",
+)
+
+
+def clue(text: str, n: int) -> Callable[[dict[str, int]], bool]:
+    """What a sentence says of places, from its words alone."""
+    for kinds, holds in (
+        (BESIDE, lambda at, x, y: abs(at[x] - at[y]) == 1),
+        (BEFORE, lambda at, x, y: at[x] < at[y]),
+        (AFTER, lambda at, x, y: at[x] > at[y]),
+        (INSIDE, lambda at, x: 0 < at[x] < n - 1),
+        (PLACE, lambda at, x, nth: at[x] == NTH[nth]),
+    ):
+        for kind in kinds:
+            if match := re.fullmatch(kind, text, re.IGNORECASE):
+                names = [g.lower() for g in match.groups()]
+                return lambda at, names=names, holds=holds: holds(at, *names)  # type: ignore[misc]
+    raise AssertionError(text)
+
+
+def test_logic_by_brute_force():
+    """All orders tried: exactly one fits the clues, none of which can be spared."""
+    for item in items("logic", levels=(0, 1, 2)) + items("logic", levels=(3,))[:8]:
+        assert isinstance(item, Choice)
+        _, rest = item.question.split(": ", 1)
+        names, *said, question = [s.strip() for s in re.split(r"\.", rest)]
+        things = [x.lower() for x in re.split(r", | and ", names)]
+        assert sorted(things) == sorted(t.lower() for t in item.texts)
+        clues = [clue(s, len(things)) for s in said]
+        orders = [dict(zip(order, range(9), strict=False)) for order in permutations(things)]
+        left = [at for at in orders if all(c(at) for c in clues)]
+        assert len(left) == 1, item.question
+        nth = next(w for w in question.rstrip("?").split() if w in NTH)
+        right = next(x for x, place in left[0].items() if place == NTH[nth])
+        assert item.texts[item.options.index(item.answer)].lower() == right
+        for spared in clues:
+            assert sum(all(c(at) for c in clues if c is not spared) for at in orders) > 1
+
+
+def test_navigate_by_walking():
+    """The walk in the text, step by step."""
+    near = []
+    for item in items("navigate"):
+        place, facing, sides = 0j, 1j, {"forward": 1, "backward": -1, "left": 1j, "right": -1j}
+        told = re.findall(r"Turn (\w+)\.|Take (\d+) steps?(?: (\w+))?\.", item.question)
+        for turn, steps, side in told:
+            if turn:
+                facing *= {"left": 1j, "right": -1j, "around": -1}[turn]
+            else:
+                place += int(steps) * facing * sides.get(side, 1)
+        assert item.gold == ("yes" if place == 0 else "no"), item.question
+        if place:
+            near.append(0 in (place.real, place.imag))
+    assert sum(near) >= 0.4 * len(near)
+
+
+STEPS: tuple[tuple[str, Callable[..., int]], ...] = (
+    (r"gives \w+ (\d+) more", lambda m, n: m + n),
+    (r"finds another (\d+)", lambda m, n: m + n),
+    (r"buys (\d+) bags with (\d+) .+ in each", lambda m, k, n: m + k * n),
+    (r"gives (\d+) of them to \w+", lambda m, n: m - n),
+    (r"loses (\d+) of them", lambda m, n: m - n),
+    (r"sells (\d+) of them a day for (\d+) days", lambda m, n, k: m - k * n),
+    (r"sells (\d+) percent of them", lambda m, n: m - m * n // 100),
+    (r"puts all of them into (\d+) boxes", lambda m, k: m // k),
+)
+TIMES = {"twice": 2, "three times": 3, "four times": 4}
+
+
+def test_story_by_reading():
+    """The sums of the text, sentence by sentence; all numbers on the way are above 0."""
+    for item in items("story"):
+        assert isinstance(item, Number)
+        have = 0
+        for sentence in item.question.split(". "):
+            if start := re.match(r"\w+ has (\d+) ", sentence):
+                have = have or int(start.group(1))
+            if many := re.search(r"has (twice|\w+ times) as many", sentence):
+                have *= TIMES[many.group(1)]
+            for pattern, change in STEPS:
+                if found := re.search(pattern, sentence):
+                    have = change(have, *map(int, found.groups()))
+            assert 0 <= have <= 100_000
+        assert have == item.answer, item.question
+        assert item.texts.count(str(have)) == 1
+
+
+def test_causal_by_acting_it_out():
+    """Both outcomes from the words of the rule; aims are read where they are stated."""
+    for item in items("causal"):
+        text = item.question
+        if " can each " not in text:
+            aim(item)
+            continue
+        names = re.split(r", | and ", text.split(" can each ")[0])
+        rule = text.split(". ")[1]
+        did = {x for x in names if re.search(rf"\b{x}\b", did_part(text))}
+        first = outcome(rule, names, did)
+        if "Did the" in text:
+            assert item.gold == ("yes" if first else "no"), text
+            continue
+        question = text.split(". ", 2)[2].split("?")[0]
+        patterns = r"only (\w+) had|if (\w+) alone|Suppose (\w+) had"
+        target = next(g for g in re.search(patterns, question).groups() if g)  # type: ignore[union-attr]
+        changed = outcome(rule, names, did ^ {target}) != first
+        assert item.gold == ("yes" if changed else "no"), text
+
+
+def did_part(text: str) -> str:
+    """The sentence that says who acted: the third, unless nobody did."""
+    sentence = text.split(". ")[2]
+    return "" if sentence.endswith("did not") else sentence
+
+
+def outcome(rule: str, names: list[str], did: set[str]) -> bool:
+    """Whether the thing happens, by the words of the rule."""
+    if never := re.search(r"but never if (\w+)", rule):
+        if never.group(1) in did:
+            return False
+        rule = rule.split(", but never", maxsplit=1)[0]
+    if "any of the others" in rule:
+        return bool(did)
+    if either := re.search(r"if (\w+) \w+.* or both (\w+) and (\w+)", rule):
+        a, b, c = either.groups()
+        return a in did or {b, c} <= did
+    if both := re.search(r"only if (\w+) and at least one other", rule):
+        return both.group(1) in did and len(did) > 1
+    if first := re.search(r"if (\w+) .*; if not, (\w+), (\w+) and (\w+) all have to", rule):
+        a, *others = first.groups()
+        return a in did or set(others) <= did
+    for words, test in (
+        ("at least one", len(did) >= 1),
+        ("at least two", len(did) >= 2),
+        ("exactly one", len(did) == 1),
+        ("all of them", len(did) == len(names)),
+        ("both of them", len(did) == len(names)),
+    ):
+        if words in rule:
+            return test
+    raise AssertionError(rule)
+
+
+def aim(item: Item) -> None:
+    """An item about what somebody wanted: the answer by the sentence that says so."""
+    asked = re.search(
+        r"(?:Was it (\w+)'s aim to|Did (\w+) do it in order to) (.+)\?", item.question
+    )
+    assert asked
+    who, what = asked.group(1) or asked.group(2), asked.group(3)
+    told = item.question[: asked.start()]
+    if pair := re.search(r"(\w+) and \w+ each .+, to (.+) and (.+): \w+ wanted the second", told):
+        first, one, two = pair.groups()
+        wanted = one if who == first else two
+    elif both := re.search(r"(\w+) .+ to (.+), aware that it would also (.+)\. With", told):
+        first, one, two = both.groups()
+        wanted = one if who == first else two
+    else:
+        found = re.search(r"(?:in order to|wanted was to) (.+?)(?:\.|,)", told)
+        assert found
+        wanted = found.group(1)
+    assert item.gold == ("yes" if wanted == what else "no"), item.question
+
+
+MONTHS = {date(2000, m, 1).strftime("%B"): m for m in range(1, 13)}
+
+
+def dates(text: str) -> list[date]:
+    """All dates in a text, in any of the forms; without a year they are in 2001."""
+    found = []
+    for m in re.finditer(
+        r"(\d{4})-(\d\d)-(\d\d)|(\d+) ([A-Z][a-z]+)(?: (\d{4}))?|([A-Z][a-z]+) (\d+)(?:, (\d{4}))?",
+        text,
+    ):
+        g = m.groups()
+        if g[0]:
+            found.append(date(int(g[0]), int(g[1]), int(g[2])))
+        elif g[4] in MONTHS:
+            found.append(date(int(g[5] or 2001), MONTHS[g[4]], int(g[3])))
+        elif g[6] in MONTHS:
+            found.append(date(int(g[8] or 2001), MONTHS[g[6]], int(g[7])))
+    return found
+
+
+def months_later(day: date, n: int) -> date:
+    """The same day of another month."""
+    month = day.year * 12 + day.month - 1 + n
+    return day.replace(year=month // 12, month=month % 12 + 1)
+
+
+def test_dates_by_counting():
+    """Today from the first sentences, then what is asked for; one option only is right."""
+    for item in items("date"):
+        assert isinstance(item, Choice)
+        text = item.question
+        (shown,) = dates(text)
+        today = shown
+        if text.startswith("Yesterday"):
+            today += timedelta(1)
+        elif text.startswith("Tomorrow"):
+            today -= timedelta(1)
+        elif m := re.search(r"exactly (\d+) years later", text):
+            today = months_later(shown, 12 * int(m.group(1)))
+        elif m := re.search(r"Today, (\d+) days later", text):
+            today += timedelta(int(m.group(1)))
+        elif m := re.search(r"exactly (\d+) weeks from today", text):
+            today -= timedelta(7 * int(m.group(1)))
+        elif m := re.search(r"is a (\w+)\. Today is the (\w+) (\w+) of that month", text):
+            assert shown.strftime("%A") == m.group(1)
+            every = [shown + timedelta(n) for n in range(31)]
+            today = [d for d in every if d.strftime("%A") == m.group(3)][NTH[m.group(2)]]
+        question = text[text.rindex(". ") + 2 :] if "Which date" not in text else text
+        units = {"days": 1, "weeks": 7}
+        if chain := re.findall(r"(\d+) (days|weeks) (back|forward)", question):
+            days = sum(int(n) * units[u] * (1 if w == "forward" else -1) for n, u, w in chain)
+            right = today + timedelta(days)
+        elif m := re.search(r"(\d+) days ago", question):
+            right = today - timedelta(int(m.group(1)))
+        elif m := re.search(r"in (\d+) days", question):
+            right = today + timedelta(int(m.group(1)))
+        else:
+            right = {
+                "tomorrow?": today + timedelta(1),
+                "yesterday?": today - timedelta(1),
+                "a week ago?": today - timedelta(7),
+                "in a week?": today + timedelta(7),
+                "two weeks from today?": today + timedelta(14),
+                "one month ago?": months_later(today, -1),
+                "one month from today?": months_later(today, 1),
+                "one year ago?": months_later(today, -12),
+                "one year from today?": months_later(today, 12),
+            }[re.sub(r"^What date (?:is it|was it|will it be) ", "", question)]
+        options = [dates(t)[0] for t in item.texts]
+        assert len(set(options)) == len(options)
+        assert options[item.options.index(item.answer)] == right, text
+
+
+def test_contrasts_differ_in_one_clause_and_show_who_is_meant():
+    """Whoever is asked for occurs in both versions, and nothing but one respect differs."""
+    for kind in emotions.KINDS:
+        for shared, strong, weak, weight in kind.cases:
+            assert "{A}" in shared or ("{A}" in strong and "{A}" in weak), (shared, strong, weak)
+            assert strong != weak
+            assert weight in (-1, 0, 1)
+    for item in items("contrast", levels=(0, 1, 2)):
+        assert isinstance(item, Contrast)
+        versions = [re.split(r"(?<=\.) ", v) for v in (item.question, item.other)]
+        differ = [a != b for a, b in zip(*versions, strict=False)]
+        assert sum(differ) == 1 or len(versions[0]) != len(versions[1]), item
+
+
+def test_references_are_spread():
+    """One emotion is high, at least one absent; no constant answer does well."""
+    for size in SIZES:
+        for suite in suites(size):
+            rated = [i for i in suite.items if isinstance(i, Ratings)]
+            (record,) = [r for r in suite.statistics() if r["topic"] == "ratings"]
+            assert record["references"]["sd"] >= 2.5
+            assert record["references"]["zeros_and_ones"] >= 0.3
+            assert record["references"]["best_constant"] <= 60
+            assert all(max(i.reference) >= 7 and min(i.reference) == 0 for i in rated)
+
+
+# -- suites --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("size", "n"), [("quick", 136), ("standard", 312), ("validate", 616)])
+def test_sizes_and_no_repeats(size, n):
+    """As many items as promised, in all levels, none of them twice."""
+    for suite in suites(size):
+        assert len(suite.items) == n
+        assert Counter(i.family for i in suite.items) == SIZES[size]
+        assert len({i.id for i in suite.items}) == n
+        assert len({i.question for i in suite.items}) == n
+
+
+def test_answers_are_balanced():
+    """By topic: no answer is more than one turn ahead of the others."""
+    for suite in suites("quick") + suites("standard"):
+        for record in suite.statistics():
+            if record["topic"] == "ratings":
+                continue
+            counts = record["answers"].values()
+            assert max(counts) - min(counts) <= 1, record
+
+
+def test_no_constant_answer_helps():
+    """Floors of quick scores are those of chance, but for the remainder of the division."""
+    for suite in suites("standard"):
+        for topics in suite.floors.values():
+            for topic, floor in topics.items():
+                assert floor.constant <= max(floor.random, 0) + 0.05, topic
+        assert suite.floors["math"][""].constant < 0.2
+        assert suite.floors["eq"][""].constant == pytest.approx(0)
+        assert suite.generated_floors["math"][""].constant < 0.7
+
+
+def test_floors_are_what_such_answers_score():
+    """The best constant first digit, option and rating, scored as an answer would be."""
+    suite = build_suite("quick", levels={"math": 2})
+    by_math = [i for i in suite.items if i.topic == "sqrt"]
+    best = max(
+        sum(score_probabilities(i, [{str(d): 1.0}]).score for i in by_math) for d in range(10)
+    )
+    assert suite.floors["math"]["sqrt"].constant == pytest.approx(best / len(by_math))
+    rated = [i for i in suite.items if isinstance(i, Ratings)]
+    scores = []
+    for digit in range(10):
+        text = ", ".join([str(digit)] * 4)
+        results = [score_text(i, text, baseline=suite.baseline).score for i in rated]
+        scores.append(sum(results) / len(results))
+    assert suite.floors["eq"]["ratings"].constant == pytest.approx(max(scores)) == 0
+    assert suite.floors["eq"]["ratings"].random == pytest.approx(sum(scores) / 10)
+
+
+def test_generated_floor_of_math():
+    """No constant of two leading digits does better on partial credit."""
+    suite = build_suite("quick", levels={"math": 2}, families=["math"])
+    numbers = [i.answer for i in suite.items if isinstance(i, Number) and i.topic == "cbrt"]
+    floor = suite.generated_floors["math"]["cbrt"].constant
+    for guess in (20_000, 15_000, 4_000, 30_000, 12_000, 50_000):
+        assert sum(partial_credit(a, guess) for a in numbers) / len(numbers) <= floor + 1e-9
+
+
+def test_the_same_arguments_make_the_same_bytes(tmp_path):
+    """And the file of a suite is the suite, with its id."""
+    one, two = build_suite("quick", seed=3), build_suite("quick", seed=3)
+    one.write(tmp_path / "one.jsonl")
+    two.write(tmp_path / "two.jsonl")
+    assert (tmp_path / "one.jsonl").read_bytes() == (tmp_path / "two.jsonl").read_bytes()
+    assert Suite.read(tmp_path / "one.jsonl") == one
+    assert Suite.read(tmp_path / "one.jsonl").suite_id == one.suite_id
+    assert build_suite("quick", seed=4).suite_id != one.suite_id
+    assert Suite(one.items[::-1]).suite_id != one.suite_id
+
+
+def test_splits_share_no_question():
+    """Of any seeds, however small the numbers; quick contrasts do not even share an event."""
+    for level in LEVELS:
+        levels = dict.fromkeys(FAMILIES, level)
+        asked = [
+            {i.question for i in build_suite("quick", levels=levels, split=s, seed=seed).items}
+            for seed, s in enumerate(SPLITS)
+        ]
+        assert all(a.isdisjoint(b) for a, b in pairwise([*asked, asked[0]]))
+    events = [
+        {
+            shared_words(i.question, i.other)
+            for i in build_suite("quick", levels={"eq": 0}, split=s, families=["eq"]).items
+            if isinstance(i, Contrast)
+        }
+        for s in SPLITS
+    ]
+    assert all(a.isdisjoint(b) for a, b in pairwise([*events, events[0]]))
+
+
+def shared_words(one: str, other: str) -> str:
+    """What two versions tell alike, without names."""
+    words = set(other.split())
+    return " ".join(w for w in one.split() if w in words and not w[0].isupper())
+
+
+def test_a_longer_suite_keeps_the_items_of_a_shorter_one():
+    """Items hang on their address, not on how many there are."""
+    short, long = (set(build_suite(size).items) for size in ("quick", "standard"))
+    assert short < long
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(1, 136), st.sampled_from(LEVELS[:3]), st.integers(0, 3))
+def test_every_prefix_is_stratified(n, level, seed):
+    """No family is more than one item off its share, no topic more than one round."""
+    suite = build_suite("quick", levels=dict.fromkeys(FAMILIES, level), seed=seed)
+    prefix = suite.items[:n]
+    for family, size in SIZES["quick"].items():
+        have = [i for i in prefix if i.family == family]
+        assert abs(len(have) - n * size / 136) <= 1.5
+        topics = FAMILIES[family].topics(level)
+        for topic in set(topics):
+            share = len(have) * topics.count(topic) / len(topics)
+            assert abs(sum(i.topic == topic for i in have) - share) <= topics.count(topic)
+
+
+def test_prompts_are_short():
+    """At the levels of small models, about 120 tokens at most: four characters are one token."""
+    for level in (0, 1):
+        suite = build_suite("standard", levels=dict.fromkeys(FAMILIES, level))
+        lengths = sorted(len(a.prompt) for i in suite.items for a in i.asks())
+        assert lengths[int(0.95 * len(lengths))] <= 360
+        assert all(len(i.question) <= 360 for i in suite.items if i.family == "eq")
+
+
+def test_what_does_not_exist():
+    """Names are checked, so that a typing error makes no other suite."""
+    for wrong in ({"size": "tiny"}, {"split": "test"}, {"families": ["maths"]}, {"families": []}):
+        with pytest.raises(ValueError, match="no such suite"):
+            build_suite(**wrong)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="no such level"):
+        build_suite(levels={"math": 4})
+
+
+def test_mixed_users_suites_have_floors():
+    """A topic may hold several kinds; each has its own floor, weighted."""
+    base = {"family": "own", "topic": "t", "level": 0}
+    suite = Suite(
+        (
+            Choice(**base, id="a", question="?", answer="yes"),
+            Choice(**base, id="b", question="?!", answer="no"),
+            Number(**base, id="c", question="??", answer=7),
+            Ratings(**base, id="d", question="!", emotions=("joy",), reference=(5,)),
+        )
+    )
+    assert suite.baseline == eq_percent([5], [5]) == 100
+    assert suite.floors["own"]["t"].constant == pytest.approx((1 + 1) / 4)
