@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -391,7 +392,7 @@ def compare(run_a: Path, run_b: Path, as_json: bool) -> None:
 
     found = compare_runs(Run.open(run_a), Run.open(run_b))
     if as_json:
-        echo_json(dataclasses.asdict(found))
+        echo_json(_finite(dataclasses.asdict(found)))
     else:
         echo(comparison_lines(found))
 
@@ -552,6 +553,15 @@ def _map_of(
         if layer_map is None:
             raise opened.refuse("records no layer map; name the model it was made from (--source)")
         return layer_map
+
+
+def _finite(value: Any) -> Any:
+    """Plain values as JSON can hold them: an interval without an end ends in null."""
+    if isinstance(value, dict):
+        return {key: _finite(v) for key, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _validation(variant: Path, path: Path | None) -> Any:

@@ -17,7 +17,7 @@ from tests.cli import run
 ROOT = Path(__file__).parent.parent
 # Arrows point down: a module imports only from levels below its own.
 LEVELS = [
-    {"errors", "__init__"},
+    {"errors", "__init__", "probes.__init__", "search.__init__"},
     {"layer_map", "files", "engine", "header"},
     {"reader", "rules", "embedded"},
     {"shards", "architectures", "catalogue"},
@@ -27,6 +27,27 @@ LEVELS = [
     {"diff", "writer"},
     {"verify", "align", "report"},
     {"validate"},
+    # Probes: an item knows how it is asked, a suite is items, asking needs an engine.
+    {"probes.item", "probes.random", "probes.words", "probes.extract"},
+    {"probes.score", "probes.math", "probes.emotions", "probes.reasoning"},
+    {"probes.suite", "probes.ask"},
+    {"probes.preflight"},
+    {"probes.session"},
+    # The search: a file, a worker, a pool of them, the sweep that tells them what to do.
+    {"search.run", "search.slots", "search.candidates", "search.ranking", "search.harness"},
+    {"search.worker"},
+    {"search.pool", "search.ray_pool"},
+    {"search.sweep"},
+    {"search.session"},
+    # What a run showed.
+    {"search.statistics", "search.assets"},
+    {"search.evidence"},
+    {"search.verdict"},
+    {"search.heatmap"},
+    {"search.page", "search.compare", "search.card"},
+    {"search.report"},
+    {"terminal"},
+    {"cli_search"},
     {"cli"},
     {"__main__"},
 ]
@@ -72,16 +93,21 @@ def test_help_and_version_import_neither_numpy_nor_gguf() -> None:
 
 
 def test_modules_import_only_from_below() -> None:
-    """The layout tells the story: spec, map, plan, write, verify."""
+    """The layout tells the story: spec, map, plan, write, verify; then probe, sweep, report."""
     level = {name: n for n, names in enumerate(LEVELS) for name in names}
-    for path in sorted((ROOT / "rys_gguf").glob("*.py")):
+    package = ROOT / "rys_gguf"
+    for path in sorted(package.rglob("*.py")):
+        importer = ".".join(path.relative_to(package).with_suffix("").parts)
         for node in ast.walk(ast.parse(path.read_text())):
-            if not isinstance(node, ast.ImportFrom) or path.stem == "__init__":
+            if not isinstance(node, ast.ImportFrom) or importer.endswith("__init__"):
                 continue
-            parts = (node.module or "").split(".")
-            if parts[0] != "rys_gguf" or len(parts) == 1:
+            module = (node.module or "").split(".")
+            if module[0] != "rys_gguf":
                 continue
-            assert level[parts[1]] < level[path.stem], f"{path.stem} imports {parts[1]}"
+            name = ".".join(module[1:])
+            names = [name] if name in level else [f"{name}.{a.name}" for a in node.names]
+            for imported in names if name else ():
+                assert level[imported] < level[importer], f"{importer} imports {imported}"
 
 
 @pytest.mark.parametrize("args", [["plan"], ["nonesuch"], ["plan", "x", "--blokcs", "1,2"], []])

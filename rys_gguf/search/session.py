@@ -12,6 +12,7 @@ from rys_gguf import __version__
 from rys_gguf.engine import EngineOptions
 from rys_gguf.errors import RysError, printable
 from rys_gguf.model import Model
+from rys_gguf.probes import emotions
 from rys_gguf.probes.item import dump
 from rys_gguf.probes.suite import Suite
 from rys_gguf.report import size
@@ -128,9 +129,14 @@ def run_sweep(
         "families": sorted({item.family for item in suite.items}),
         "illegal": [{"spec": i.spec, "rule": i.rule} for i in resolved.illegal],
         "floors": {
-            family: {topic: dataclasses.asdict(floor) for topic, floor in topics.items()}
-            for family, topics in suite.floors.items()
+            family: dataclasses.asdict(topics[""])
+            for family, topics in (
+                heldout.generated_floors if settings.generate else heldout.floors
+            ).items()
         },
+        "provenance": {emotions.FAMILY: emotions.PROVENANCE}
+        if any(item.id.startswith(f"{emotions.FAMILY}-") for item in suite.items)
+        else {},
     }
     files = {SUITE: dump(suite.items), HELDOUT: dump(heldout.items)}
     with OpenRun.start(folder, info, files) as run:

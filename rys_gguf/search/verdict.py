@@ -203,7 +203,9 @@ def verdicts(evidence: Evidence) -> tuple[Verdict, ...]:
 
 
 def search(evidence: Evidence) -> Search:
-    """Rank the candidates by what the search measured; ties go to fewer layers.
+    """Rank the candidates as the search did: those it asked more first, then by what it measured.
+
+    Ties go to fewer layers.
 
     A noise line counts every window that was asked anything: choosing among many is what makes
     the best one look good.
@@ -231,9 +233,10 @@ def search(evidence: Evidence) -> Search:
     return Search(tuple(ranks), noise)
 
 
-def _by_gain(rank: Rank) -> tuple[bool, float, int]:
+def _by_gain(rank: Rank) -> tuple[bool, int, float, int]:
     gain = rank.overall
-    return gain is None, -gain.mean if gain else 0.0, rank.candidate.extra_layers
+    mean = gain.mean if gain else 0.0
+    return gain is None, -rank.n_items, -mean, rank.candidate.extra_layers
 
 
 def pareto(points: Mapping[str, tuple[float, int]]) -> tuple[str, ...]:

@@ -1,0 +1,256 @@
+"""What is asked of the engine is what was meant, and an answer that did not come is an error."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rys_gguf.engine import Engine, EngineFailed
+from rys_gguf.errors import RysError
+from rys_gguf.probes.ask import Compiler, answer, ask, n_predict
+from rys_gguf.probes.item import Choice, Contrast, Item, Number, Ratings
+from rys_gguf.probes.preflight import (
+    Unsuitable,
+    level_for,
+    require_above_chance,
+    require_answers,
+    require_repeatable,
+)
+from rys_gguf.probes.session import row_lines, run_probe, summarise
+from rys_gguf.probes.suite import build_suite
+from tests.cli import fails, run
+from tests.engine import OPTIONS
+
+YES = Choice(id="y", family="reasoning", topic="t", level=0, question="Is fire hot?", answer="yes")
+SUM = Number(id="n", family="math", topic="sum", level=0, question="What is 3 + 4?", answer=7)
+MOOD = Ratings(
+    id="r", family="eq", topic="ratings", level=0, question="Ann won the race.",
+    emotions=("joy", "anger"), reference=(9, 0),
+)  # fmt: skip
+TWO = Contrast(
+    id="c", family="eq", topic="contrast", level=0, question="Ann broke it herself.",
+    other="The storm broke it.", emotion="guilt", higher="question",
+)  # fmt: skip
+LETTERS = Choice(
+    id="l", family="reasoning", topic="t", level=0, question="Which is a fruit?", answer="B",
+    options=("A", "B", "C"), texts=("stone", "apple", "chair"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("item", [YES, SUM, MOOD, TWO, LETTERS], ids=lambda i: i.kind + i.id)
+@pytest.mark.parametrize("chats", [True, False])
+def test_probabilities_are_those_of_the_whole_vocabulary(
+    smollm2: Path, item: Item, chats: bool
+) -> None:
+    """Each option's share, against the softmax over all 49,152 tokens after the same prompt."""
+    with Engine(smollm2, OPTIONS) as engine:
+        questions = Compiler(engine, chats=chats).compile(item)
+        got = ask(engine, item, questions)
+        for question, found in zip(questions, got.probabilities, strict=True):
+            p = np.exp(engine.logprobs(question.tokens, 49152))
+            mass = {name: sum(p[t] for t in tokens) for name, tokens in question.options}
+            total = sum(mass.values())
+            # A prompt that goes on from the last one's is computed in other pieces, and rounded.
+            close = 0.05 if question.follows else 1e-4
+            for name, value in found.items():
+                assert value == pytest.approx(mass[name] / total, abs=close)
+            assert sum(found.values()) == pytest.approx(1)
+    assert len(questions) == len(item.asks())
+
+
+def test_the_prompt_ends_where_the_option_begins(smollm2: Path) -> None:
+    """Prompt and option together are the tokens of the whole text."""
+    with Engine(smollm2, OPTIONS) as engine:
+        compiler = Compiler(engine, chats=True)
+        (question,) = compiler.compile(YES)
+        spelled = dict(question.options)
+        whole = engine.tokenize(compiler.text(YES.prompt(), "Answer: yes"))
+        assert list(question.tokens) == whole[: len(question.tokens)]
+        assert whole[len(question.tokens)] in spelled["yes"]
+        assert set(spelled["yes"]).isdisjoint(spelled["no"])
+        (digits,) = compiler.compile(SUM)
+        assert [name for name, _ in digits.options] == list("0123456789")
+        whole = engine.tokenize(compiler.text(SUM.prompt(), "Answer: 7"))
+        assert (*digits.tokens, dict(digits.options)["7"][0]) == tuple(whole)
+
+
+class Grouping:
+    """A tokenizer that makes up to three digits one token, and every other character one."""
+
+    model = Path("m.gguf")
+
+    def tokenize(self, text: str, *, special: bool = True) -> list[int]:
+        """Numbers below 1000 are their own tokens, after 2000 for the characters."""
+        tokens: list[int] = []
+        at = 0
+        while at < len(text):
+            end = at
+            while end < len(text) and text[end].isdigit() and end - at < 3:
+                end += 1
+            if end > at:
+                tokens.append(10_000 * (end - at) + int(text[at:end]))
+            at = max(end, at + 1)
+            if end < at:
+                tokens.append(ord(text[at - 1]))
+        return tokens
+
+
+def test_where_digits_are_grouped_a_number_may_begin_with_any_group() -> None:
+    """0 to 999, each told from 007 and the like."""
+    compiler = Compiler(Grouping(), chats=False)  # type: ignore[arg-type]
+    (question,) = compiler.compile(SUM)
+    names = [name for name, _ in question.options]
+    assert names[:11] == [*"0123456789", "10"]
+    assert len(names) == 1000
+    assert len({tokens for _, tokens in question.options}) == 1000
+
+
+def test_options_that_begin_alike_are_refused_by_name() -> None:
+    """No forward pass can tell them apart."""
+    item = Choice(
+        id="boats", family="own", topic="t", level=0, question="?", answer="barge",
+        options=("barge", "boat"),
+    )  # fmt: skip
+    with pytest.raises(RysError, match="item 'boats': option 'boat' begins with the same token"):
+        Compiler(Grouping(), chats=False).compile(item)  # type: ignore[arg-type]
+
+
+class Replying(Grouping):
+    """An engine that gives one reply to everything."""
+
+    def __init__(self, content: str, finish: str = "stop", thoughts: str | None = None) -> None:
+        self.reply = {
+            "choices": [{
+                "message": {"content": content, "reasoning_content": thoughts},
+                "finish_reason": finish,
+            }],
+            "usage": {"completion_tokens": 3},
+        }  # fmt: skip
+        self.asked: list[dict[str, Any]] = []
+
+    def chat(self, messages: Any, **parameters: Any) -> dict[str, Any]:
+        """The reply."""
+        self.asked.append(parameters)
+        return self.reply
+
+
+def test_answers_in_words_are_greedy_short_and_scored() -> None:
+    """Nothing that punishes repetition, a limit by kind, and the parsed answer."""
+    engine = Replying("Answer: 7.")
+    got = answer(engine, SUM, chats=True)  # type: ignore[arg-type]
+    assert (got.scored.score, got.response) == (1.0, "Answer: 7.")
+    assert engine.asked[0]["max_tokens"] == n_predict(SUM) == 26
+    assert engine.asked[0]["temperature"] == 0.0
+    assert engine.asked[0]["repeat_penalty"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("engine", "said"),
+    [
+        (Replying("I would rather not say"), "0% of 2 answers can be read"),
+        (Replying("", thoughts="Hmm, 7?"), "2 of 2 answers hold thoughts"),
+        (Replying("Answer: 7 because", finish="length"), "hit the token limit"),
+    ],
+)
+def test_the_preflight_stops_what_cannot_be_read(engine: Replying, said: str) -> None:
+    """Unreadable, thinking, cut off: each is named with its family and a way out."""
+    other = Number(id="n2", family="math", topic="sum", level=0, question="3 + 5?", answer=7)
+    with pytest.raises(Unsuitable, match=rf"math: .*{said}"):
+        require_answers(engine, [SUM, other], chats=True)  # type: ignore[arg-type]
+
+
+def test_the_preflight_passes_what_can(smollm2: Path) -> None:
+    """The same answer twice; readable answers."""
+    engine = Replying("Answer: 7")
+    require_answers(engine, [SUM], chats=True)  # type: ignore[arg-type]
+    with Engine(smollm2, OPTIONS) as real:
+        require_repeatable(real, [YES], [Compiler(real, chats=True).compile(YES)])
+
+
+def test_an_engine_that_changes_its_mind_is_found() -> None:
+    """Noise of the engine would be taken for differences between windows."""
+
+    class Moody(Grouping):
+        n = 0
+
+        def option_probabilities(self, tokens: Any, options: Any, **_: Any) -> list[float]:
+            """Other values each time."""
+            self.n += 1
+            return [1 / (k + self.n) for k in range(len(options))]
+
+    engine: Any = Moody()
+    with pytest.raises(Unsuitable, match="other probabilities when it is asked again"):
+        require_repeatable(engine, [YES], [Compiler(engine, chats=False).compile(YES)])
+
+
+def lines(item: Item, scores: list[float], credit: float) -> list[dict[str, Any]]:
+    """Answers of the base to one item over and over."""
+    return [
+        {"item": item.id, "family": item.family, "topic": item.topic, "score": s, "credit": credit}
+        for s in scores
+    ]
+
+
+def test_chance_level_is_found_and_an_easier_level_named() -> None:
+    """By score or by probability; a base that is a little above chance every time is above it."""
+    hard = Choice(**{**{f: getattr(YES, f) for f in YES.__slots__}, "level": 2, **BASE})
+    with pytest.raises(Unsuitable, match="--level reasoning=1"):
+        require_above_chance([hard], lines(hard, [0, 1] * 20, 0.5))
+    require_above_chance([hard], lines(hard, [1, 1, 1, 0] * 20, 0.5))
+    varied = [{**row, "credit": 0.52 + 0.01 * (n % 2)}
+              for n, row in enumerate(lines(hard, [0, 1] * 20, 0))]  # fmt: skip
+    require_above_chance([hard], varied)
+    with pytest.raises(Unsuitable, match=r"leave the family out \(--families\)"):
+        require_above_chance([TWO], lines(TWO, [1, -1] * 20, 0))
+
+
+BASE = {"id": "h", "family": "reasoning", "topic": "t", "question": "?", "answer": "yes"}
+
+
+def test_levels_follow_the_number_of_parameters() -> None:
+    """Tiny, small, middle, large."""
+    assert [level_for(int(n)) for n in (1.3e8, 1e9, 9e9, 3e10)] == [0, 1, 2, 3]
+
+
+def test_an_engine_that_is_gone_is_an_error_not_a_zero(smollm2: Path) -> None:
+    """Scores are of answers; what did not answer has none."""
+    with Engine(smollm2, OPTIONS) as engine:
+        questions = Compiler(engine, chats=True).compile(YES)
+        assert engine._process is not None
+        engine._process.kill()
+        with pytest.raises(EngineFailed):
+            ask(engine, YES, questions)
+
+
+def test_a_probe_of_a_real_model_keeps_every_answer(smollm2: Path, tmp_path: Path) -> None:
+    """The command: a table, a file with every answer, the same numbers again from the library."""
+    suite = tmp_path / "own.jsonl"
+    items = build_suite("quick", levels={"math": 0}, families=("math",)).items[:12]
+    suite.write_text("".join(json.dumps(i.as_json()) + "\n" for i in items))
+    out = tmp_path / "answers.jsonl"
+    args = ["probe", smollm2, "--threads", "1", "-o", out, "--suite", suite, "--no-preflight"]
+    done = run(*args, "--json")
+    assert done.returncode == 0, done.stderr
+    (row, *_) = json.loads(done.stdout)["rows"]
+    kept = [json.loads(line) for line in out.read_text().splitlines()]
+    # Of one's own items every second is held out.
+    assert [k["item"] for k in kept] == [i.id for i in items[::2]]
+    assert row["n"] == len(kept)
+    assert math.isclose(row["score"], sum(k["score"] for k in kept) / len(kept))
+    again = run_probe(smollm2, OPTIONS, items[::2], preflight=False)
+    strip = [{k: v for k, v in line.items() if k != "seconds"} for line in kept]
+    assert [{k: v for k, v in line.items() if k != "seconds"} for line in again] == strip
+    assert next(iter(row_lines(summarise(items, again)))).startswith("family")
+
+
+def test_missing_parts_are_one_message(smollm2: Path, tmp_path: Path) -> None:
+    """No harness, no suite, an empty one."""
+    assert "cannot read the suite" in fails("probe", smollm2, "--suite", tmp_path / "none.jsonl")
+    (tmp_path / "empty.jsonl").write_text("\n")
+    assert "no items" in fails("probe", smollm2, "--suite", tmp_path / "empty.jsonl")
+    assert "rys-gguf[harness]" in fails("probe", smollm2, "--lm-eval", "gsm8k")
