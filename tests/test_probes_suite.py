@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from rys_gguf.probes import emotions, math
 from rys_gguf.probes.item import Choice, Contrast, Item, Number, Ratings
+from rys_gguf.probes.random import VERSION
 from rys_gguf.probes.score import eq_percent, partial_credit, score_probabilities, score_text
 from rys_gguf.probes.suite import FAMILIES, LEVELS, SIZES, SPLITS, Suite, build_suite
 
@@ -23,18 +24,20 @@ SEEDS = (0, 1, 7)
 
 
 @cache
-def items(topic: str, *, levels: tuple[int, ...] = LEVELS, size: str = "quick") -> list[Item]:
+def built(size: str, family: str, level: int, seed: int, split: str) -> tuple[Item, ...]:
+    """The items of one family, made once for all tests."""
+    levels = {family: level}
+    return build_suite(size, levels=levels, seed=seed, split=split, families=[family]).items
+
+
+def items(topic: str, levels: tuple[int, ...] = LEVELS) -> list[Item]:
     """Items of one topic, of several seeds, splits and levels."""
-    family = next(
-        f for f, module in FAMILIES.items() if topic in module.topics(3) + module.topics(0)
-    )
+    family = next(f for f, m in FAMILIES.items() if topic in m.topics(3) + m.topics(0))
     return [
         item
         for level in levels
         for seed, split in zip(SEEDS, SPLITS, strict=True)
-        for item in build_suite(
-            size, levels={family: level}, seed=seed, split=split, families=[family]
-        ).items
+        for item in built("quick", family, level, seed, split)
         if item.topic == topic
     ]
 
@@ -216,7 +219,7 @@ def test_causal_by_acting_it_out():
             assert item.gold == ("yes" if first else "no"), text
             continue
         question = text.split(". ", 2)[2].split("?")[0]
-        patterns = r"only (\w+) had|if (\w+) alone|Suppose (\w+) had"
+        patterns = r"only (\w+) had|if (\w+) alone|Suppose that (\w+), and"
         target = next(g for g in re.search(patterns, question).groups() if g)  # type: ignore[union-attr]
         changed = outcome(rule, names, did ^ {target}) != first
         assert item.gold == ("yes" if changed else "no"), text
@@ -267,7 +270,7 @@ def aim(item: Item) -> None:
     if pair := re.search(r"(\w+) and \w+ each .+, to (.+) and (.+): \w+ wanted the second", told):
         first, one, two = pair.groups()
         wanted = one if who == first else two
-    elif both := re.search(r"(\w+) .+ to (.+), aware that it would also (.+)\. With", told):
+    elif both := re.search(r"(\w+) .+ to (.+), aware that it would also help to (.+)\. For", told):
         first, one, two = both.groups()
         wanted = one if who == first else two
     else:
@@ -367,7 +370,8 @@ def test_contrasts_differ_in_one_clause_and_show_who_is_meant():
 def test_references_are_spread():
     """One emotion is high, at least one absent; no constant answer does well."""
     for size in SIZES:
-        for suite in suites(size):
+        for level in LEVELS:
+            suite = Suite(built(size, "eq", level, level, SPLITS[level % 3]))
             rated = [i for i in suite.items if isinstance(i, Ratings)]
             (record,) = [r for r in suite.statistics() if r["topic"] == "ratings"]
             assert record["references"]["sd"] >= 2.5
@@ -391,7 +395,7 @@ def test_sizes_and_no_repeats(size, n):
 
 def test_answers_are_balanced():
     """By topic: no answer is more than one turn ahead of the others."""
-    for suite in suites("quick") + suites("standard"):
+    for suite in suites("quick"):
         for record in suite.statistics():
             if record["topic"] == "ratings":
                 continue
@@ -401,10 +405,10 @@ def test_answers_are_balanced():
 
 def test_no_constant_answer_helps():
     """Floors of quick scores are those of chance, but for the remainder of the division."""
-    for suite in suites("standard"):
+    for suite in suites("quick"):
         for topics in suite.floors.values():
             for topic, floor in topics.items():
-                assert floor.constant <= max(floor.random, 0) + 0.05, topic
+                assert floor.constant <= max(floor.random, 0) + 0.1, topic
         assert suite.floors["math"][""].constant < 0.2
         assert suite.floors["eq"][""].constant == pytest.approx(0)
         assert suite.generated_floors["math"][""].constant < 0.7
@@ -449,6 +453,15 @@ def test_the_same_arguments_make_the_same_bytes(tmp_path):
     assert Suite(one.items[::-1]).suite_id != one.suite_id
 
 
+def test_suites_stay_what_they_are():
+    """Runs are compared by suite id: a change of any item needs a new version of the generators."""
+    ids = [build_suite("quick", levels=dict.fromkeys(FAMILIES, k)).suite_id for k in LEVELS]
+    assert (VERSION, ids) == (
+        1,
+        ["a880a48da7683aeb", "3d315588a3a607ee", "6aabb87fdb26928f", "c8a14839f6efedd4"],
+    )
+
+
 def test_splits_share_no_question():
     """Of any seeds, however small the numbers; quick contrasts do not even share an event."""
     for level in LEVELS:
@@ -481,11 +494,11 @@ def test_a_longer_suite_keeps_the_items_of_a_shorter_one():
     assert short < long
 
 
-@settings(deadline=None, max_examples=20)
-@given(st.integers(1, 136), st.sampled_from(LEVELS[:3]), st.integers(0, 3))
-def test_every_prefix_is_stratified(n, level, seed):
+@settings(deadline=None)
+@given(st.integers(1, 136), st.sampled_from(LEVELS))
+def test_every_prefix_is_stratified(n, level):
     """No family is more than one item off its share, no topic more than one round."""
-    suite = build_suite("quick", levels=dict.fromkeys(FAMILIES, level), seed=seed)
+    suite = suites("quick")[level]
     prefix = suite.items[:n]
     for family, size in SIZES["quick"].items():
         have = [i for i in prefix if i.family == family]
@@ -499,7 +512,7 @@ def test_every_prefix_is_stratified(n, level, seed):
 def test_prompts_are_short():
     """At the levels of small models, about 120 tokens at most: four characters are one token."""
     for level in (0, 1):
-        suite = build_suite("standard", levels=dict.fromkeys(FAMILIES, level))
+        suite = suites("quick")[level]
         lengths = sorted(len(a.prompt) for i in suite.items for a in i.asks())
         assert lengths[int(0.95 * len(lengths))] <= 360
         assert all(len(i.question) <= 360 for i in suite.items if i.family == "eq")

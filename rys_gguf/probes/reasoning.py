@@ -84,14 +84,14 @@ _PAST = {
 _ASIDES = (
     "{} had been advised against it.",
     "{} was proud of it afterwards.",
-    "{} was the last to hear of it.",
+    "{} had slept badly the night before.",
     "Everyone talked about {} that day.",
     "{} had never liked the idea.",
 )
 _CHANGES = (
     "If only {} had done the opposite, would the outcome have been different?",
     "Would the outcome have changed if {} alone had done the opposite?",
-    "Suppose {} had done the opposite, nobody else. Would the outcome have been different?",
+    "Suppose that {}, and nobody else, had done the opposite. Would the outcome be different?",
 )
 
 _Rule = Callable[[frozenset[int]], bool]
@@ -176,13 +176,13 @@ _AIMS = (
     ("joined the choir", "learn to sing", "meet new people"),
 )
 _AIMED = (
-    "{a} {did} in order to {aim}. {a} knew that it would also {side}, but did not care about that.",
-    "{a} {did} in order to {aim}. That it would {side} as well was news to {a}.",
-    "{a} {did}. As {a} knew, it would {side}, but all that {a} wanted was to {aim}.",
+    "{a} {did} in order to {aim}. {a} knew that it would also help to {side}, but did not care.",
+    "{a} {did} in order to {aim}. That it would help to {side} as well was news to {a}.",
+    "{a} {did}. As {a} knew, it would help to {side}, but all that {a} wanted was to {aim}.",
     "All that {a} wanted was to {aim}, so {a} {did}. By accident it helped to {side} too.",
 )
 _BOTH_AIMED = (
-    "{a} {did} to {aim}, aware that it would also {side}. With {b}, the aim was the other one.",
+    "{a} {did} to {aim}, aware that it would also help to {side}. For {b}, the latter was the aim.",
     "{a} and {b} each {did}, to {aim} and {side}: {b} wanted the second and {a} the first only.",
 )
 
