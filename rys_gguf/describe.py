@@ -18,7 +18,7 @@ from rys_gguf.schedule import (
 _LETTERS = {"full attention": "F", "linear attention": "l", "sliding-window attention": "s"}
 MTP_LETTER = "M"
 # A bound on work for hundreds of layers; the longest models there are, of 126, stay below it.
-_MAX_OUTPUTS = 1 << 21
+_MAX_OUTPUTS = 1_400_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -234,7 +234,9 @@ class OutputFile:
         trace: TracebackType | None,
     ) -> None:
         try:
-            self._close()
+            # A complete file is closed by now; what this one could not keep is of no interest.
+            with contextlib.suppress(OSError):
+                self._close()
         finally:
             if self._tmp is not None:
                 with contextlib.suppress(OSError):
@@ -526,6 +528,9 @@ def _sync_folder(folder: Path) -> None:
         fd = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(fd)
+        except OSError as e:
+            if e.errno == errno.EIO:
+                raise OutputFailed(f"{printable(folder)}: cannot be synced: {_reason(e)}") from e
         finally:
             os.close(fd)
 

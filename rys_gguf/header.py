@@ -86,7 +86,11 @@ class KV:
         if type_ != GGUFValueType.ARRAY:
             return cls(key, type_, _pack(type_, value, order), order)
         assert item_type is not None
-        return cls.of_items(key, item_type, [_pack(item_type, v, order) for v in value], order)
+        if item_type not in SCALAR_FORMAT:
+            return cls.of_items(key, item_type, [_pack(item_type, v, order) for v in value], order)
+        n = len(value)
+        raw = struct.pack(f"{order}IQ{n}{SCALAR_FORMAT[item_type]}", item_type, n, *value)
+        return cls(key, GGUFValueType.ARRAY, raw, order, item_type, n)
 
     @classmethod
     def of_items(

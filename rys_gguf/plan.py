@@ -35,6 +35,8 @@ from rys_gguf.schedule import architecture_of, metadata_of, refuse, reschedule
 from rys_gguf.shards import SPLIT_COUNT, SPLIT_KEYS, SPLIT_NO, SPLIT_TENSORS, TensorData
 
 _F32 = int(GGMLQuantizationType.F32)
+# Far above any vector of a model: what is rescaled is held in memory.
+_MAX_RESCALED_BYTES = 1 << 24
 
 # The labels llama.cpp and its publishers end file names with: Q4_K_M, UD-Q4_K_XL, i1-IQ3_XXS, BF16.
 _QUANT_LABEL = re.compile(
@@ -332,10 +334,11 @@ def _copies(
 
 
 def scaled(model: Model, tensor: TensorInfo, factor: float) -> bytes:
-    """The data of an F32 tensor multiplied by `factor`. Raises Refused for another type."""
-    if tensor.type != _F32:
+    """The data of an F32 vector multiplied by `factor`. Raises Refused for another tensor."""
+    if tensor.type != _F32 or tensor.n_bytes > _MAX_RESCALED_BYTES:
         raise model.refuse(
-            f"tensor {printable(tensor.name)!r} is {tensor.type_name}; only F32 can be rescaled"
+            f"tensor {printable(tensor.name)!r} is {tensor.type_name} of {tensor.n_bytes} bytes; "
+            f"only vectors in F32 can be rescaled"
         )
     dtype = np.dtype(np.float32).newbyteorder(model.header.order)
     values = np.frombuffer(b"".join(model.read(model.data(tensor).span)), dtype)
@@ -345,7 +348,7 @@ def scaled(model: Model, tensor: TensorInfo, factor: float) -> bytes:
 def _slice(model: Model, layer_map: LayerMap, source: TensorInfo, dim: int) -> Move:
     n = model.n_trunk
     shown = f"tensor {printable(source.name)!r}"
-    if dim >= len(source.ne) or source.ne[dim] % n:
+    if dim >= len(source.ne) or source.ne[dim] % n or not source.n_bytes:
         raise model.refuse(f"{shown} has shape {list(source.ne)}, expected {n} slices")
     rows = 1
     for size in source.ne[dim + 1 :]:

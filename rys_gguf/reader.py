@@ -374,13 +374,16 @@ class HeaderReader(GGUFReader):
             self._bytes(offs, 8)
             buf, pos = self._window, offs - self._window_start
             while n and pos + 8 <= len(buf):
-                pos += 8 + length.unpack_from(buf, pos)[0]
+                size = length.unpack_from(buf, pos)[0]
+                pos += 8 + size
                 n -= 1
             offs = self._window_start + pos
             if offs > self.file.n_bytes:
                 raise self._invalid(
                     f"key {printable(key)!r}: a string runs past the end of the file"
                 )
+            if size > _MAX_STRING_BYTES:  # longer than the buffer, so no other hides before it
+                raise self._invalid(f"key {printable(key)!r} claims a string of {size} bytes")
         return offs
 
     def _string_length(self, offs: int, key: str) -> int:
@@ -399,9 +402,10 @@ class HeaderReader(GGUFReader):
             shown = f"tensor {printable(name)!r}"
             ne = tuple(int(n) for n in field.parts[3])
             type_, offset = int(field.parts[4][0]), int(field.parts[5][0])
-            if name in seen:
+            known_as = name.partition("\0")[0]  # llama.cpp's names end at a NUL
+            if known_as in seen:
                 raise self._invalid(f"{shown} stands in the table twice")
-            seen.add(name)
+            seen.add(known_as)
             n_extent = 1
             for dim in ne:
                 n_extent *= dim or 1  # numpy's arrays have the same limit where they are empty

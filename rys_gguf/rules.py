@@ -19,8 +19,10 @@ from typing import Any
 from gguf.constants import GGUFValueType
 
 from rys_gguf.errors import Refused, printable
-from rys_gguf.header import KV, Order, layer_of, rename
+from rys_gguf.header import KV, SCALAR_FORMAT, Order, layer_of, rename
 from rys_gguf.layer_map import MAX_LAYERS, LayerMap
+
+_FLOATS = (GGUFValueType.FLOAT32, GGUFValueType.FLOAT64)
 
 
 class Schedule(str, Enum):
@@ -80,8 +82,9 @@ class Metadata:
         kv = self.kv(suffix)
         if kv is None or not kv.is_array:
             return None
-        items = list(kv.value) if kv.n_items <= MAX_LAYERS else [math.nan]
-        if not all(isinstance(item, int | float) and math.isfinite(item) for item in items):
+        are_numbers = kv.item_type in SCALAR_FORMAT and kv.n_items <= MAX_LAYERS
+        items = list(kv.value) if are_numbers else []
+        if not are_numbers or (kv.item_type in _FLOATS and not all(map(math.isfinite, items))):
             raise Refused(
                 f"{printable(kv.key)} is {kv.type_name}; llama.cpp expects at most {MAX_LAYERS} "
                 f"numbers"
@@ -226,9 +229,9 @@ class Periodic(Rule):
         if period == 0:  # set_swa_pattern(0): no layer is special
             return (self.regular,) * meta.n_trunk
         at = self.at % period
-        return tuple(
-            self.special if il % period == at else self.regular for il in range(meta.n_trunk)
-        )
+        kinds = [self.regular] * meta.n_trunk
+        kinds[at::period] = [self.special] * len(range(at, meta.n_trunk, period))
+        return tuple(kinds)
 
     def kinds(self, meta: Metadata) -> tuple[str, ...]:
         """Kind of every trunk layer as a current llama.cpp computes it."""

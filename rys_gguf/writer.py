@@ -6,6 +6,7 @@ Memory does not depend on the size of the model: data moves inside the kernel or
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -125,6 +126,12 @@ def sliced(model: Model, slices: Slices) -> Iterator[bytes]:
     """The rows of a sliced tensor, gathered, in pieces of about a MiB."""
     span = slices.data.span
     row_bytes = slices.n_slices * slices.slice_bytes
+    if row_bytes > 1 << 20:
+        # Long slices are read one by one: how long is for the file to say.
+        for row, n in itertools.product(range(slices.n_rows), slices.order):
+            start = span.offset + row * row_bytes + n * slices.slice_bytes
+            yield from model.read(Span(start, slices.slice_bytes, span.shard))
+        return
     n_rows = max(1, (1 << 20) // row_bytes)
     file = model.files[span.shard]
     for row in range(0, slices.n_rows, n_rows):

@@ -164,6 +164,25 @@ def failing(code: int) -> Callable[..., int]:
     return call
 
 
+def test_a_folder_that_fails_to_sync_is_an_error(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name that the disk may have lost is not left standing."""
+    real, n_synced = os.fsync, 0
+
+    def fail_second(fd: int) -> None:
+        nonlocal n_synced
+        n_synced += 1
+        if n_synced == 2:
+            raise OSError(errno.EIO, "Input/output error")
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", fail_second)
+    with pytest.raises(OutputFailed, match="cannot be synced"):
+        write(source, tmp_path / "out")
+    assert leftovers(tmp_path, [source.parent]) == set()
+
+
 @pytest.mark.parametrize("missing", ["preadv", "pread"])
 @pytest.mark.parametrize("at", [0, 262_143, 262_144, 599_999])
 def test_the_first_difference_is_found_on_every_platform(

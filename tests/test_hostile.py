@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,11 +15,12 @@ from gguf.constants import GGUFValueType as T
 from rys_gguf import InvalidGGUF, LayerMap, Model, Refused, make_plan
 from rys_gguf.cli import main
 from rys_gguf.describe import describe
-from rys_gguf.header import KV, Header
+from rys_gguf.header import KV, Header, padded, tensor_bytes
+from rys_gguf.plan import Slices
 from rys_gguf.reader import HeaderReader
+from rys_gguf.writer import sliced
 from tests import tiny
 from tests.cli import leftovers
-from tests.test_faults import write_llama
 
 LONG = "x" * 400_000  # longer than what is kept in memory with its key
 ESCAPE = "\x1b]0;owned\a\u202e"
@@ -125,14 +128,18 @@ def test_an_architecture_of_escapes_is_shown_escaped(tmp_path: Path) -> None:
         assert all(line.isprintable() for line in result.output.splitlines())
 
 
-def test_inspect_of_hundreds_of_layers_says_how_far_it_looked(tmp_path: Path) -> None:
-    """Trying all windows of 512 layers takes minutes; found by fuzzing."""
-    path = write_llama(tmp_path / "m.gguf", 500, 8)
+@pytest.mark.parametrize(("arch", "n_layers"), [("llama", 500), ("gpt-oss", 255), ("jamba", 512)])
+def test_inspect_of_hundreds_of_layers_says_how_far_it_looked(
+    tmp_path: Path, arch: str, n_layers: int
+) -> None:
+    """Trying all windows of that many layers takes minutes; found by fuzzing."""
+    count = scalar(f"{arch}.block_count", T.UINT32, n_layers)
+    path = changed(tmp_path / "m.gguf", arch, count)
     began = time.process_time()
     with Model(path) as model:
         legal = describe(model).legal
     assert time.process_time() - began < 10
-    assert all(0 < found.n_tried < 500 for found in legal)
+    assert all(0 < found.n_tried < n_layers for found in legal)
     result = CliRunner().invoke(main, ["inspect", str(path)])
     assert "of up to" in result.output
 
@@ -156,7 +163,57 @@ def test_layers_of_an_unknown_architecture_are_compared_in_good_time(tmp_path: P
     )
     header = Header(old.version, old.order, tuple(kvs), tensors)
     path.write_bytes(b"".join(p for p in header.encode() if isinstance(p, bytes)))
-    with Model(path) as model, pytest.raises(Refused, match="differ without a period"):
+    with Model(path) as model:
         began = time.process_time()
-        describe(model)
+        with pytest.raises(Refused, match="differ without a period"):
+            describe(model)
     assert time.process_time() - began < 1
+
+
+def with_tensor(path: Path, arch: str, name: str, ne: tuple[int, ...], **options: object) -> Path:
+    """A tiny model of which one tensor claims another shape, all of its data a hole."""
+    tiny.write(path, arch, 6, **options)
+    with HeaderReader(path) as reader:
+        old = reader.header
+    tensors, offset = [], 0
+    for tensor in old.tensors:
+        new = tensor
+        if tensor.name == name:
+            n_bytes = tensor_bytes(tensor.type, ne)
+            assert n_bytes is not None
+            new = replace(tensor, ne=ne, n_bytes=n_bytes)
+        tensors.append(replace(new, offset=offset))
+        offset = padded(offset + new.n_bytes, 32)
+    header = Header(old.version, old.order, old.kvs, tuple(tensors))
+    path.write_bytes(b"".join(p for p in header.encode() if isinstance(p, bytes)))
+    os.truncate(path, header.data_offset + offset)
+    return path
+
+
+@pytest.mark.parametrize("ne", [(0, 8), (6 * 16, 0)])
+def test_a_tensor_without_weights_is_not_sliced(tmp_path: Path, ne: tuple[int, ...]) -> None:
+    """There is nothing to divide."""
+    path = with_tensor(tmp_path / "m.gguf", "gemma4", "per_layer_token_embd.weight", ne)
+    with Model(path) as model, pytest.raises(Refused, match="expected 6 slices"):
+        make_plan(model, LayerMap.parse("blocks:0,1", 6))
+
+
+def test_long_slices_do_not_fill_the_memory(tmp_path: Path) -> None:
+    """A row of 600 MB is cut in small pieces, and into the same slices as a short one."""
+    ne = (6 * 25_000_000, 1)
+    path = with_tensor(tmp_path / "m.gguf", "gemma4", "per_layer_token_embd.weight", ne)
+    with Model(path) as model:
+        tensor = next(t for t in model.header.tensors if t.ne == ne)
+        n_slice = tensor.n_bytes // 6
+        data = model.data(tensor)
+        with path.open("r+b") as file:
+            for n in range(6):
+                file.seek(data.span.offset + n * n_slice)
+                file.write(bytes([n + 1]))
+        starts, done, longest = [], 0, 0
+        for piece in sliced(model, Slices(data, 1, 6, n_slice, (4, 1, 1))):
+            starts += [piece[0]] if done % n_slice == 0 else []
+            done, longest = done + len(piece), max(longest, len(piece))
+    assert starts == [5, 2, 2]
+    assert done == 3 * n_slice
+    assert longest <= 1 << 20

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+import time
 import tracemalloc
 from pathlib import Path
 
@@ -396,6 +397,27 @@ def test_opening_a_terabyte_reads_its_header_only(tmp_path):
         assert reader.tensors[0].n_bytes == 4 * n
 
 
+def test_a_string_longer_than_llama_cpp_takes_is_invalid(tmp_path):
+    """In an array too, where a file is large enough to hold it."""
+    path = tmp_path / "m.gguf"
+    array = U32(T.STRING) + U64(2) + U64(3) + b"abc" + U64((1 << 30) + 1)
+    path.write_bytes(kv(T.ARRAY, array))
+    os.truncate(path, 2 << 30)
+    with pytest.raises(InvalidGGUF, match=f"claims a string of {(1 << 30) + 1} bytes"):
+        HeaderReader(path)
+
+
+def test_nameless_tensors_in_a_hole_are_refused_in_good_time(tmp_path):
+    """Zeros parse as tensors, as many as the header claims; found by fuzzing."""
+    path = tmp_path / "m.gguf"
+    path.write_bytes(counts(51_351, 0)[:24])
+    os.truncate(path, 1 << 24)
+    began = time.process_time()
+    with pytest.raises(InvalidGGUF, match="tensor '' stands in the table twice"):
+        HeaderReader(path)
+    assert time.process_time() - began < 5
+
+
 def test_a_header_is_read_about_once(tmp_path):
     """Many short arrays do not make the reader go over the same bytes again and again."""
     words = raw_array(T.STRING, [raw_string(b"ab")])
@@ -636,6 +658,10 @@ DAMAGE = {
         "it is incomplete",
     ),
     "data one byte short": (table(raw_tensor(b"a", [16]))[:-1], "it is incomplete"),
+    "the same name up to a NUL": (
+        table(raw_tensor(b"a\0b", [1]), raw_tensor(b"a\0c", [1], offset=32)),
+        "stands in the table twice",
+    ),
     "the same name twice": (
         table(raw_tensor(b"a", [1]), raw_tensor(b"a", [1], offset=32)),
         "tensor 'a' stands in the table twice",
