@@ -14,7 +14,7 @@ from typing import Any
 
 from rys_gguf.engine import Engine
 from rys_gguf.errors import RysError, printable
-from rys_gguf.probes.item import Ask, Choice, Contrast, Item, Number
+from rys_gguf.probes.item import Ask, Choice, Contrast, Item, Number, Ratings
 from rys_gguf.probes.score import Scored, score_probabilities, score_text
 from rys_gguf.smoke import GREEDY
 
@@ -191,14 +191,16 @@ def _reply(engine: Engine, reply: dict[str, Any], *, chats: bool) -> tuple[str, 
 def answer_line(got: Answer) -> dict[str, Any]:
     """An answer as a line of JSON keeps it."""
     item, scored = got.item, got.scored
+    # Emotions that cannot be read are no opinion: no score at all, and a lower share of answers.
+    unread = scored.status != "ok" and isinstance(item, (Contrast, Ratings))
     return {
         "item": item.id,
         "family": item.family,
         "topic": item.topic,
         "binary": scored.binary,
         "status": scored.status,
-        "score": scored.score,
-        "credit": scored.credit,
+        "score": None if unread else scored.score,
+        "credit": None if unread else scored.credit,
         "parsed": scored.parsed,
         "gold": item.gold,
         "response": got.response,

@@ -56,7 +56,10 @@ def run_probe(
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One family, or one of its topics: mean score, its standard error, chance, share answered."""
+    """One family, or one of its topics: mean score, its standard error, chance, share answered.
+
+    Emotions that could not be read count among the `n` items, but have no score.
+    """
 
     family: str
     topic: str | None
@@ -86,13 +89,13 @@ def summarise(items: Sequence[Item], lines: Sequence[Mapping[str, Any]]) -> list
 def _row(
     family: str, topic: str | None, lines: Sequence[Mapping[str, Any]], chances: Mapping[str, float]
 ) -> Row:
-    scores = [float(line["score"]) for line in lines]
+    scores = [float(line["score"]) for line in lines if line["score"] is not None]
     error = stdev(scores) / math.sqrt(len(scores)) if len(scores) > 1 else math.nan
     return Row(
         family,
         topic,
-        len(scores),
-        fmean(scores),
+        len(lines),
+        fmean(scores) if scores else math.nan,
         error,
         fmean(chances[line["item"]] for line in lines),
         fmean(line["status"] == "ok" for line in lines),

@@ -70,12 +70,17 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """The items of one family that both base and window answered, in one order; scores 0 to 1."""
+    """The items of one family that both base and window answered, in one order.
+
+    `n_asked` counts the items both were asked, also those without a score; of them `base_parsed`
+    and `window_parsed` had answers that could be read.
+    """
 
     items: tuple[str, ...]
     base: Floats
     window: Floats
     binary: bool
+    n_asked: int
     base_parsed: int
     window_parsed: int
 
@@ -134,7 +139,8 @@ class Evidence:
     def pairs(self, candidate: str, stages: Iterable[str], field: str = "score") -> Families:
         """Base and window on the items both answered, by family; `field` is score or credit.
 
-        A failed request is no answer: its item is left out on both sides.
+        A failed request is no answer, and emotions that could not be read have no score: such an
+        item is left out on both sides.
         """
         stages = tuple(stages)
         return pair(self.answers(self.base.name, stages), self.answers(candidate, stages), field)
@@ -158,10 +164,14 @@ class Evidence:
 
 def pair(base: Mapping[str, Line], window: Mapping[str, Line], field: str = "score") -> Families:
     """The lines of two candidates on the same items, by family in the order of the base."""
+    asked: dict[str, list[tuple[Line, Line]]] = defaultdict(list)
     kept: dict[str, list[tuple[str, Line, Line]]] = defaultdict(list)
     for item, a in base.items():
         b = window.get(item)
-        if b is not None and _counts(a, field) and _counts(b, field):
+        if b is None or "error" in (a.get("status"), b.get("status")):
+            continue
+        asked[str(a["family"])].append((a, b))
+        if _counts(a, field) and _counts(b, field):
             kept[str(a["family"])].append((item, a, b))
     return {
         family: Pairs(
@@ -169,8 +179,9 @@ def pair(base: Mapping[str, Line], window: Mapping[str, Line], field: str = "sco
             np.array([float(a[field]) for _, a, _ in rows]),
             np.array([float(b[field]) for _, _, b in rows]),
             all(a.get("binary") and b.get("binary") for _, a, b in rows),
-            sum(a.get("status") == "ok" for _, a, _ in rows),
-            sum(b.get("status") == "ok" for _, _, b in rows),
+            len(asked[family]),
+            sum(a.get("status") == "ok" for a, _ in asked[family]),
+            sum(b.get("status") == "ok" for _, b in asked[family]),
         )
         for family, rows in kept.items()
     }
@@ -208,11 +219,7 @@ def stage_order(stage: str) -> tuple[int, int, str]:
 
 def _counts(line: Line, field: str) -> bool:
     value = line.get(field)
-    return (
-        line.get("status") != "error"
-        and isinstance(value, int | float)
-        and math.isfinite(float(value))
-    )
+    return isinstance(value, int | float) and math.isfinite(float(value))
 
 
 def _candidate(name: str, lines: Mapping[str, Line]) -> Candidate:

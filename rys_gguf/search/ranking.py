@@ -19,13 +19,13 @@ def ranks(base: Iterable[Line], candidates: Mapping[str, Iterable[Line]]) -> dic
     standard deviation of such differences over all candidates' items: families are measured on
     different scales, and the noisier one must not decide alone.
     """
-    reference = {line["item"]: line["credit"] for line in base}
+    reference = {line["item"]: line["credit"] for line in base if line["credit"] is not None}
     differences: dict[str, dict[str, list[float]]] = {}
     pooled: dict[str, list[float]] = {}
     for name, lines in candidates.items():
         mine = differences.setdefault(name, {})
         for line in lines:
-            if line["item"] in reference:
+            if line["item"] in reference and line["credit"] is not None:
                 difference = line["credit"] - reference[line["item"]]
                 mine.setdefault(line["family"], []).append(difference)
                 pooled.setdefault(line["family"], []).append(difference)

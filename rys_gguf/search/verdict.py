@@ -168,7 +168,7 @@ def judge(
 
         whole = effect(OVERALL, pairs)
         parts = tuple(effect(family, {family: p}) for family, p in pairs.items())
-        n = sum(len(p.items) for p in pairs.values())
+        n = sum(p.n_asked for p in pairs.values())
         parsed = (
             sum(p.base_parsed for p in pairs.values()) / n,
             sum(p.window_parsed for p in pairs.values()) / n,
@@ -341,7 +341,7 @@ def _equals(p: float) -> str:
 
 def _word(whole: Effect, parts: tuple[Effect, ...], pairs: Families) -> str:
     for p in pairs.values():
-        if abs(p.window_parsed - p.base_parsed) > _PARSE_GAP * len(p.items):
+        if abs(p.window_parsed - p.base_parsed) > _PARSE_GAP * p.n_asked:
             return FORMAT_CHANGE
     up = any(e.significant and e.difference > 0 for e in parts)
     down = any(e.significant and e.difference < 0 for e in parts)

@@ -1,0 +1,150 @@
+"""What a sweep costs beside the naive flow: a whole file and every item for every window.
+
+usage: python scripts/sweep_cost.py MODEL FOLDER [--sizes 4,8] [--families math] [--level 0]
+           [--suite-size standard] [--threads 1]
+
+Both flows see the same windows, items, engine and machine, window by window in turn, and score
+alike. FOLDER keeps what was measured: run again, it goes on where it was. Prints bytes written,
+engine-seconds and prompt tokens per window, and the first three windows of each flow.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from rys_gguf.engine import EngineOptions, find_engine
+from rys_gguf.layer_map import LayerMap
+from rys_gguf.model import Model
+from rys_gguf.probes.suite import Suite, build_suite
+from rys_gguf.rules import Schedule
+from rys_gguf.search.candidates import Candidate, Windows, every
+from rys_gguf.search.pool import LocalPool
+from rys_gguf.search.ranking import best, ranks
+from rys_gguf.search.run import OpenRun, Run
+from rys_gguf.search.sweep import Settings, Sweep, prepare
+from rys_gguf.search.worker import SEARCH, Job, Setup, Step
+
+ALL = "round1"
+
+
+class Bar:
+    """A sweep's progress as one bar."""
+
+    def say(self, line: str) -> None:
+        """Above the bar."""
+        tqdm.write(line)
+
+    def begin(self, what: str, total: int) -> None:
+        """Another part."""
+        self._bar = tqdm(total=total, desc=what, leave=False)
+
+    def advance(self) -> None:
+        """One stage more."""
+        self._bar.update(1)
+
+
+def naive(setup: Setup, folder: Path, candidates: Sequence[Candidate], base: Candidate) -> Run:
+    """Every item to every window, each in a file of its own."""
+    step = Step(ALL, SEARCH, tuple(range(len(setup.items[SEARCH]))))
+    with OpenRun.start(folder, {"identity": {"flow": "naive"}}, {}) as run:
+        Path(setup.folder).mkdir(exist_ok=True)
+        todo = [c for c in (base, *candidates) if run.result(c.key, ALL) is None]
+        with LocalPool([setup.options]) as pool:
+            jobs = [Job(c, (step,)) for c in todo]
+            for outcome in tqdm(pool.run(setup, jobs) if jobs else (), total=len(jobs)):
+                run.record(outcome.result, outcome.items)
+    return Run.open(folder)
+
+
+def totals(run: Run, stages: Sequence[str] | None = None) -> dict[str, float]:
+    """Bytes, engine-seconds and prompt tokens of a run's windows, the base's own left out."""
+    results = [
+        r for r in run.results if r["extra_layers"] and (stages is None or r["stage"] in stages)
+    ]
+    keys = {(r["candidate"], r["stage"]) for r in results}
+    return {
+        "bytes": sum(r["bytes_written"] for r in results),
+        "seconds": sum(r["engine_seconds"] for r in results),
+        "tokens": sum(
+            i["n_tokens"] for i in run.items if (i["candidate"], i["stage"]) in keys
+        ),
+    }  # fmt: skip
+
+
+def first_three(run: Run, candidates: Sequence[Candidate], base: Candidate) -> list[str]:
+    """The best windows by all items."""
+    found = ranks(
+        run.items_of(base.key, ALL), {c.key: run.items_of(c.key, ALL) for c in candidates}
+    )
+    specs = {c.key: c.spec for c in candidates}
+    return [specs[k] for k in best(found, {c.key: c.layer_map.n_added for c in candidates}, 3)]
+
+
+def main() -> None:
+    """Run both flows and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", type=Path)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--sizes", default="4,8")
+    parser.add_argument("--families", default="math")
+    parser.add_argument("--level", type=int, default=0)
+    parser.add_argument("--suite-size", default="standard")
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    options = EngineOptions(find_engine(), n_threads=args.threads)
+    families = tuple(args.families.split(","))
+    levels = dict.fromkeys(families, args.level)
+    suite = build_suite(args.suite_size, levels=levels, families=families)
+    settings = Settings()
+    args.folder.mkdir(parents=True, exist_ok=True)
+    with Model(args.model) as model:
+        base = Candidate(LayerMap.identity(model.n_trunk))
+        sizes = [int(size) for size in args.sizes.split(",")]
+        choice = every(Windows(model, Schedule.PORTABLE), sizes)
+    prepared = prepare(args.model.resolve(), args.folder / "work", options, settings, suite,
+                       Suite(suite.items[:1]))  # fmt: skip
+    whole = naive(
+        replace(prepared.setup, in_full=True), args.folder / "naive", choice.candidates, base
+    )
+    started = OpenRun.start(args.folder / "sweep", {"identity": {"flow": "sweep"}}, {})
+    with started as run, LocalPool([options]) as pool:
+        found = Sweep(run, prepared.setup, settings, pool, Bar()).run(choice)
+    report(whole, Run.open(args.folder / "sweep"), choice.candidates, base, found)
+
+
+def report(
+    whole: Run,
+    run: Run,
+    candidates: Sequence[Candidate],
+    base: Candidate,
+    found: Sequence[Candidate],
+) -> None:
+    """Print the table."""
+    stages = sorted({r["stage"] for r in run.results} - {"final", "generate"})
+    mine, theirs, final = totals(run, stages), totals(whole), totals(run, ["final"])
+    n = len(candidates)
+    print(f"{n} windows, {len(whole.items_of(base.key, ALL))} items\n")
+    print("| per window | naive flow | sweep | ratio | finalists' own files, together |")
+    print("| --- | ---: | ---: | ---: | ---: |")
+    rows: list[tuple[str, str, float, str]] = [
+        ("bytes written", "bytes", 1e6, " MB"),
+        ("engine-seconds", "seconds", 1.0, " s"),
+        ("prompt tokens of items", "tokens", 1.0, ""),
+    ]
+    for name, key, unit, shown in rows:
+        values: list[Any] = [theirs[key] / n, mine[key] / n]
+        cells = " | ".join(f"{v / unit:.1f}{shown}" for v in values)
+        ratio = theirs[key] / mine[key]
+        print(f"| {name} | {cells} | {ratio:.1f} | {final[key] / unit:.1f}{shown} |")
+    print(f"\nnaive flow: {', '.join(first_three(whole, candidates, base))}")
+    print(f"sweep:      {', '.join(c.spec for c in found)}")
+
+
+if __name__ == "__main__":
+    main()
