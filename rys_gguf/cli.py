@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,9 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rys_gguf import __version__
-from rys_gguf.cli_search import COMMANDS
 from rys_gguf.errors import InvalidLayerMap, RysError, printable
-from rys_gguf.layer_map import LayerMap
 from rys_gguf.terminal import (
     FILE,
     Group,
@@ -32,13 +29,36 @@ from rys_gguf.terminal import (
     spec_of,
 )
 
-# numpy and gguf load inside the commands: --help and --version answer without them.
+# What a command needs loads inside it: --help and --version answer without numpy and gguf.
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
     from rys_gguf.plan import Plan
     from rys_gguf.writer import Written
 
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(Group):
+    """All commands; those that search load when one is called, or all are listed."""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name."""
+        if cmd_name not in self.commands:
+            self._load()
+        return super().get_command(ctx, cmd_name)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names of all commands."""
+        self._load()
+        return super().list_commands(ctx)
+
+    def _load(self) -> None:
+        from rys_gguf.cli_search import COMMANDS
+
+        for command in COMMANDS:
+            self.add_command(command)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="rys-gguf")
 def main() -> None:
     """Repeat layers of a GGUF model, and prove that the result computes what it should."""
@@ -270,7 +290,7 @@ def prove(
         variant, source, layer_map, options, tolerance=tolerance, workdir=workdir, say=say
     )
     if as_json:
-        echo_json({"ok": proof.holds(tolerance), **dataclasses.asdict(proof)})
+        echo_json({"ok": proof.holds(tolerance), **_fields(proof)})
     else:
         echo(proof_lines(proof, layer_map, tolerance))
     if not proof.holds(tolerance):
@@ -361,7 +381,7 @@ def validate(
     except OSError as e:
         raise RysError(f"{printable(path)}: cannot save the report: {e.strerror or e}") from e
     if as_json:
-        echo_json({"ok": found.passed, **dataclasses.asdict(found)})
+        echo_json({"ok": found.passed, **_fields(found)})
     else:
         click.echo(path)
     if not found.passed:
@@ -386,7 +406,7 @@ def architectures(name: str | None, as_json: bool) -> None:
         raise RysError(f"architecture {printable(name)!r} is not in the table")
     entries = [entry(row) for row in ARCHITECTURES.values() if name in (None, row.name)]
     if as_json:
-        echo_json([dataclasses.asdict(e) for e in entries])
+        echo_json([_fields(e) for e in entries])
         return
     width = max(len(e.name) for e in entries)
     for e in entries:
@@ -421,6 +441,12 @@ def _say_shared(written: Written) -> None:
         say(f"{size(written.n_shared)} shared with the source, {size(written.n_copied)} written")
 
 
+def _fields(data: DataclassInstance) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return asdict(data)
+
+
 def _written_json(written: Written) -> dict[str, Any]:
     return {
         "output": [str(path) for path in written.paths],
@@ -438,6 +464,7 @@ def _notes(planned: Plan) -> None:
 def _planned(
     path: Path, blocks: tuple[str, ...], layers: str | None, options: dict[str, Any]
 ) -> Iterator[Plan]:
+    from rys_gguf.layer_map import LayerMap
     from rys_gguf.model import Model
     from rys_gguf.plan import make_plan
 
@@ -459,7 +486,3 @@ def _options(schedule: str, no_provenance: bool, assume_uniform: bool) -> dict[s
         "provenance": not no_provenance,
         "assume_uniform": assume_uniform,
     }
-
-
-for _command in COMMANDS:
-    main.add_command(_command)

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from rys_gguf.errors import RysError, harmless
-from rys_gguf.layer_map import LayerMap, join_blocks
 
-# numpy and gguf load inside the commands: --help and --version answer without them.
+# What a command needs loads inside it: --help and --version answer without numpy and gguf.
 if TYPE_CHECKING:
     from rys_gguf.engine import EngineOptions
     from rys_gguf.files import Progress
+    from rys_gguf.layer_map import LayerMap
 
 # Of an error message: what makes a line longer is a value of somebody's file.
 _MAX_LINE = 1000
@@ -242,6 +242,8 @@ def say(line: str) -> None:
 
 def spec_of(blocks: tuple[str, ...], layers: str | None) -> str:
     """The spec that `map_options` give."""
+    from rys_gguf.layer_map import join_blocks
+
     if bool(blocks) == bool(layers):
         raise click.UsageError("say which layers: either --blocks I,J or --layers A..B,...")
     return join_blocks(blocks) if layers is None else f"layers:{layers.removeprefix('layers:')}"
