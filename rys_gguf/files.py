@@ -410,14 +410,14 @@ def copy_bytes(source: SourceFile, out_fd: int, offset: int, n: int) -> Iterator
 
 # EIO: reading and writing by themselves tell which of the two files it was.
 _TRY_ANOTHER_WAY = frozenset({
-    errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP,
+    errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP,
     errno.EPERM, errno.EBADF, errno.ETXTBSY, errno.EIO,
 })  # fmt: skip
 _HAS_CLONE = sys.platform == "linux"
 # EAGAIN: ZFS, of blocks it has not written yet.
 _NO_SHARING = _TRY_ANOTHER_WAY | {errno.ENOTTY, errno.EAGAIN}
 _NO_LINKS = frozenset({
-    errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK,
+    errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK,
 })  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from subprocess import PIPE, Popen
 
@@ -206,12 +206,23 @@ def test_a_disk_that_fills_up_leaves_nothing_behind(
     assert leftovers(small_disk, []) == set()
 
 
-def held_half_way(args: Sequence[str | Path], folder: Path, delay: float) -> Popen[str] | None:
+def held_half_way(
+    args: Sequence[str | Path],
+    folder: Path,
+    delay: float,
+    ignored: Container[signal.Signals] = (),
+) -> Popen[str] | None:
     """A run that is stopped (SIGSTOP) with its temporary file there and incomplete.
 
     Held still, it cannot outrun the test. None if it was faster than `delay`.
     """
-    process = Popen(command(*args), stdout=PIPE, stderr=PIPE, text=True)
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def heed() -> None:
+        for number in signals:  # whoever runs the tests may ignore them: nohup, a shell's jobs
+            signal.signal(number, signal.SIG_IGN if number in ignored else signal.SIG_DFL)
+
+    process = Popen(command(*args), stdout=PIPE, stderr=PIPE, text=True, preexec_fn=heed)  # noqa: PLW1509
     while process.poll() is None and not any(folder.glob(".rys-*")):
         time.sleep(0.001)
     time.sleep(delay)
@@ -265,6 +276,20 @@ def test_a_second_signal_does_not_stop_the_cleaning_up(big: Path, tmp_path: Path
         assert errors.count("\n") == 1
         assert "nothing was left behind" in errors
         assert leftovers(tmp_path, []) == set()
+
+
+def test_a_run_under_nohup_goes_on(big: Path, tmp_path: Path) -> None:
+    """A signal that the caller had ignored stays ignored."""
+    out = tmp_path / "out.gguf"
+    args = ["apply", big, *ARGS, "-o", out]
+    while (process := held_half_way(args, tmp_path, 0, {signal.SIGHUP})) is None:
+        out.unlink()
+    with process:
+        process.send_signal(signal.SIGHUP)
+        process.send_signal(signal.SIGCONT)
+        process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert out.stat().st_size > BIG_BYTES
 
 
 def test_after_sigkill_a_rerun_works(big: Path, tmp_path: Path) -> None:
