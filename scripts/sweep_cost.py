@@ -1,16 +1,19 @@
 """What a sweep costs beside the naive flow: a whole file and every item for every window.
 
-usage: python scripts/sweep_cost.py MODEL FOLDER [--sizes 4,8] [--families math] [--level 0]
-           [--suite-size standard] [--threads 1]
+usage: python scripts/sweep_cost.py MODEL FOLDER [--sizes 4] [--threads 1]
 
 Both flows see the same windows, items, engine and machine, window by window in turn, and score
 alike. FOLDER keeps what was measured: run again, it goes on where it was. Prints bytes written,
 engine-seconds and prompt tokens per window, and the first three windows of each flow.
+
+The items are 300 questions of one kind that small models can answer (which of five kinds a word
+names), so that windows of a model of 135M parameters differ in something.
 """
 
 from __future__ import annotations
 
 import argparse
+import random
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +24,8 @@ from tqdm import tqdm
 from rys_gguf.engine import EngineOptions, find_engine
 from rys_gguf.layer_map import LayerMap
 from rys_gguf.model import Model
-from rys_gguf.probes.suite import Suite, build_suite
+from rys_gguf.probes.item import Choice
+from rys_gguf.probes.suite import Suite
 from rys_gguf.rules import Schedule
 from rys_gguf.search.candidates import Candidate, Windows, every
 from rys_gguf.search.pool import LocalPool
@@ -31,6 +35,36 @@ from rys_gguf.search.sweep import Settings, Sweep, prepare
 from rys_gguf.search.worker import SEARCH, Job, Setup, Step
 
 ALL = "round1"
+
+KINDS = {
+    "bird": "robin sparrow eagle owl parrot crow pigeon swan hawk goose",
+    "fish": "salmon trout tuna cod herring shark carp eel perch sardine",
+    "fruit": "apple banana cherry mango peach grape lemon plum pear melon",
+    "tool": "hammer saw wrench drill screwdriver chisel pliers axe shovel rake",
+    "color": "red blue green purple yellow orange brown pink violet crimson",
+}
+WORDINGS = (
+    "What kind of thing is this: {}?",
+    "Which of these is a {}?",
+    "Somebody says {}. What is meant?",
+    "Name the kind that {} belongs to.",
+    "{}: what sort of word is it?",
+    "In a word list under which heading does {} stand?",
+)
+
+
+def kinds() -> Suite:
+    """Every word in every wording, in a fixed random order."""
+    items = [
+        Choice(
+            id=f"{word}-{n}", family="words", topic=kind, level=0, answer=kind,
+            options=tuple(KINDS), question=wording.format(word),
+        )
+        for kind, words in KINDS.items() for word in words.split()
+        for n, wording in enumerate(WORDINGS)
+    ]  # fmt: skip
+    random.Random(0).shuffle(items)
+    return Suite(tuple(items))
 
 
 class Bar:
@@ -91,16 +125,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--sizes", default="4,8")
-    parser.add_argument("--families", default="math")
-    parser.add_argument("--level", type=int, default=0)
-    parser.add_argument("--suite-size", default="standard")
+    parser.add_argument("--sizes", default="4")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     options = EngineOptions(find_engine(), n_threads=args.threads)
-    families = tuple(args.families.split(","))
-    levels = dict.fromkeys(families, args.level)
-    suite = build_suite(args.suite_size, levels=levels, families=families)
+    suite = kinds()
     settings = Settings()
     args.folder.mkdir(parents=True, exist_ok=True)
     with Model(args.model) as model:

@@ -13,9 +13,11 @@ def command(*args: str | Path) -> list[str]:
     return [sys.executable, "-m", "rys_gguf", *map(str, args)]
 
 
-def run(*args: str | Path, **kwargs: object) -> subprocess.CompletedProcess[str]:
+def run(
+    *args: str | Path, timeout: float = 120, **kwargs: object
+) -> subprocess.CompletedProcess[str]:
     """Run rys-gguf and return what it did."""
-    return subprocess.run(command(*args), capture_output=True, text=True, timeout=120, **kwargs)
+    return subprocess.run(command(*args), capture_output=True, text=True, timeout=timeout, **kwargs)
 
 
 def fails(*args: str | Path, code: int = 1, **kwargs: object) -> str:

@@ -168,8 +168,8 @@ def test_the_planted_winners_are_found_with_a_fraction_of_the_questions(
     # All windows on all items, and the same finalists on as many held-out ones.
     naive = (len(gains) + 1) * 120 + 4 * 120
     assert pool.n_asked < naive / 3
-    finals = [j for j in pool.jobs if j.steps[0].stage == "final"]
-    assert [j.real_file for j in finals] == [True] * 4
+    finals = [j for j in pool.jobs if j.steps[-1].stage == "final"]
+    assert [j.real_file for j in finals] == [False, True, True, True]
     assert {j.candidate.spec for j in finals} == {"base", *found}
 
 
@@ -270,9 +270,9 @@ def test_a_base_at_chance_ends_the_sweep_unless_told_otherwise(model: Path, tmp_
 
 def test_rounds_grow_and_end_within_the_suite() -> None:
     """Shares of it, but never very few items."""
-    assert round_ends(312, (0.08, 0.3)) == [25, 94]
-    assert round_ends(64, (0.08, 0.3)) == [16, 48]
-    assert round_ends(10, (0.08, 0.3)) == [10]
+    assert round_ends(312, (0.06, 0.25)) == [19, 78]
+    assert round_ends(64, (0.06, 0.25)) == [16, 48]
+    assert round_ends(10, (0.06, 0.25)) == [10]
 
 
 def test_a_rank_weighs_families_alike_whatever_their_scale() -> None:

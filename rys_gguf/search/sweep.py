@@ -1,9 +1,9 @@
 """The search: many windows, little work on each, and less and less of them.
 
-A window that is damaged is dropped after a few forward passes, and one that loops after a few
-sentences. The rest is asked the first items of the suite; the better part of it is asked more, and
-so on (successive halving; Jamieson and Talwalkar 2016, arXiv:1502.07943). The best few are then
-written as `apply` would write them, verified, and asked items that no choice was made by.
+A window that is damaged is dropped after a few forward passes. The rest is asked the first items
+of the suite; the better part of it is asked more, and so on (successive halving; Jamieson and
+Talwalkar 2016, arXiv:1502.07943). The best few are then written as `apply` would write them,
+verified, left out if they loop, and asked items that no choice was made by.
 
 What happens next follows from the lines of the run alone: a sweep that was interrupted is the same
 sweep once more, in which what is recorded is not done again.
@@ -71,7 +71,7 @@ _TEXTS = (
     ),
 )
 _LEAST_ITEMS = 16
-_CUTS = (0.4, 0.7, 1.0)
+_CUTS = (0.6, 1.0)
 
 
 class Watcher(Protocol):
@@ -96,7 +96,7 @@ class Settings:
     """
 
     schedule: Schedule = Schedule.PORTABLE
-    shares: tuple[float, ...] = (0.08, 0.3)
+    shares: tuple[float, ...] = (0.06, 0.25)
     keep: float = 0.34
     n_finalists: int = 3
     max_divergence: float = 1.0
@@ -175,7 +175,7 @@ def prepare(
 def round_ends(n_items: int, shares: Sequence[float]) -> list[int]:
     """How many items of a suite each round ends with; very few would rank nothing.
 
-    round_ends(312, (0.08, 0.3)) == [25, 94]
+    round_ends(312, (0.06, 0.25)) == [19, 78]
     """
     least = [_LEAST_ITEMS * 3**n for n in range(len(shares))]
     ends = (max(round(n_items * s), m) for s, m in zip(shares, least, strict=True))
@@ -257,24 +257,28 @@ class Sweep:
         return standing
 
     def _halve(self, standing: list[Candidate]) -> list[Candidate]:
-        """Round after round the better part; at the end the finalists."""
-        n_finalists = self._settings.n_finalists
+        """Round after round the better part; at the end those that were in the last, best first."""
         for n in range(2, len(self._ends) + 1):
-            wanted = max(n_finalists, math.ceil(len(standing) * self._settings.keep))
+            wanted = max(self._settings.n_finalists, math.ceil(len(standing) * self._settings.keep))
             standing = self._best(standing, n - 1, wanted)
-            steps = (Step(LOOPS), self._round(n)) if n == 2 else (self._round(n),)  # noqa: PLR2004
-            self._do(f"round {n}", [Job(c, steps) for c in standing])
-            standing = [c for c in standing if self._status(c, self._round(n).stage) == "ok"]
-        return self._best(standing, len(self._ends), n_finalists)
+            step = self._round(n)
+            self._do(f"round {n}", [Job(c, (step,)) for c in standing])
+            standing = [c for c in standing if self._status(c, step.stage) == "ok"]
+        return self._best(standing, len(self._ends), len(standing))
 
-    def _finish(self, finalists: list[Candidate]) -> list[Candidate]:
+    def _finish(self, ranked: list[Candidate]) -> list[Candidate]:
+        """Take the best that do not loop through the held-out items, in their real files."""
         everything = tuple(range(len(self._setup.items[HELDOUT])))
-        steps = [Step(FINAL, HELDOUT, everything)]
+        last = [Step(FINAL, HELDOUT, everything)]
         if self._settings.generate:
-            steps.append(Step(GENERATE, HELDOUT, everything))
-        jobs = [Job(c, tuple(steps), real_file=True) for c in (self._base, *finalists)]
-        self._do("finalists", jobs)
+            last.append(Step(GENERATE, HELDOUT, everything))
+        self._do("base, held out", [Job(self._base, tuple(last))])
         self._require_ok(FINAL)
+        finalists: list[Candidate] = []
+        while (missing := self._settings.n_finalists - len(finalists)) and ranked:
+            batch, ranked = ranked[:missing], ranked[missing:]
+            self._do("finalists", [Job(c, (Step(LOOPS), *last), real_file=True) for c in batch])
+            finalists += [c for c in batch if self._status(c, FINAL) == "ok"]
         return finalists
 
     def _round(self, n: int) -> Step:
