@@ -124,6 +124,10 @@ def _suite_options(default_size: str) -> Callable[[F], F]:
     return decorate
 
 
+_context_option = click.option(
+    "--ctx-size", type=click.IntRange(256), default=2048, show_default=True,
+    help="Tokens of context for llama.cpp: room for the longest item and its answer.",
+)  # fmt: skip
 _preflight_option = click.option(
     "--no-preflight", is_flag=True,
     help="Go on although the suite cannot show a difference on this model.",
@@ -157,6 +161,7 @@ _preflight_option = click.option(
     metavar="ARG",
     help="An argument for lm_eval; repeat the option for more.",
 )
+@_context_option
 @engine_options
 @json_option
 def probe(
@@ -173,6 +178,7 @@ def probe(
     no_preflight: bool,
     tasks: str | None,
     task_arguments: tuple[str, ...],
+    ctx_size: int,
     llama_server: str | None,
     threads: int | None,
     engine_arguments: tuple[str, ...],
@@ -188,7 +194,8 @@ def probe(
     from rys_gguf.probes.preflight import require_above_chance
     from rys_gguf.probes.session import row_lines, run_probe, summarise
 
-    options = engine_of(llama_server, threads, engine_arguments)
+    engine = engine_of(llama_server, threads, engine_arguments)
+    options = dataclasses.replace(engine, n_ctx=ctx_size)
     if tasks is not None:
         from rys_gguf.search.harness import run_harness
 
@@ -293,6 +300,7 @@ def probe(
 )
 @click.option("--retry-failed", is_flag=True, help="Try candidates again that failed before.")
 @click.option("--dry-run", is_flag=True, help="List the candidates and what they cost, and stop.")
+@_context_option
 @engine_options
 def sweep(
     model: Path,
@@ -317,6 +325,7 @@ def sweep(
     ray: str | None,
     retry_failed: bool,
     dry_run: bool,
+    ctx_size: int,
     llama_server: str | None,
     threads: int | None,
     engine_arguments: tuple[str, ...],
@@ -331,7 +340,8 @@ def sweep(
     from rys_gguf.search.session import SweepPlan, run_sweep
     from rys_gguf.search.sweep import Settings
 
-    options = engine_of(llama_server, threads, engine_arguments)
+    engine = engine_of(llama_server, threads, engine_arguments)
+    options = dataclasses.replace(engine, n_ctx=ctx_size)
     settings = Settings(
         schedule=Schedule(schedule),
         n_finalists=finalists,
