@@ -29,6 +29,8 @@ from rys_gguf.search.sweep import Settings, Sweep, round_ends
 from rys_gguf.search.worker import HELDOUT, SEARCH, Job, Outcome, Setup, divergence
 from tests import tiny
 from tests.cli import command, fails, leftovers, run
+from tests.test_faults import small_disk  # noqa: F401 - a fixture
+from tests.test_search_slots import fill
 
 N_LAYERS = 16
 INFO: dict[str, Any] = {"identity": {"model": "m"}}
@@ -440,6 +442,27 @@ def test_an_engine_that_dies_is_a_failed_candidate_with_its_last_words(
     assert len([r for r in Run.open(folder).results if r["status"] == "failed"]) == 4
     run(*job, "-o", folder, "--llama-server", script, "--retry-failed")
     assert not [r for r in Run.open(folder).results if r["status"] == "failed"]
+
+
+def test_a_full_disk_stops_the_sweep_and_loses_nothing(
+    job: list[Any],
+    small_disk: Path,  # noqa: F811 - the fixture
+) -> None:
+    """One message that says how to go on; with room the same command ends the sweep."""
+    folder = small_disk / "run"
+    room = small_disk / "filler"
+    fill(small_disk)
+    with room.open("r+b") as file:
+        file.truncate(room.stat().st_size - (150 << 10))  # the run's lines, but no working file
+    assert "free" in fails(*job, "-o", folder)
+    assert not (folder / "work").exists()
+    before = n_lines(folder)
+    assert before >= 1  # the base needs no file
+    room.unlink()
+    done = run(*job, "-o", folder)
+    assert done.returncode == 0, done.stderr
+    results = (folder / "results.jsonl").read_text().splitlines()
+    assert len(results) == len(scores(folder)) > before
 
 
 def test_wrong_calls_are_one_message(job: list[Any], tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rys_gguf.engine import Engine
+from rys_gguf.engine import Engine, EngineFailed
 from rys_gguf.errors import RysError, printable
 from rys_gguf.probes.item import Ask, Choice, Contrast, Item, Number, Ratings
 from rys_gguf.probes.score import Scored, score_probabilities, score_text
@@ -185,7 +185,7 @@ def _reply(engine: Engine, reply: dict[str, Any], *, chats: bool) -> tuple[str, 
         return text, choice["finish_reason"] == "length", int(reply["usage"]["completion_tokens"])
     except (KeyError, IndexError, TypeError, AttributeError) as e:
         name = printable(engine.model.name)
-        raise RysError(f"{name}: llama.cpp's answer holds no text") from e
+        raise EngineFailed(f"{name}: llama.cpp's answer holds no text", engine.last_lines()) from e
 
 
 def answer_line(got: Answer) -> dict[str, Any]:
