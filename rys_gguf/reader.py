@@ -53,14 +53,14 @@ _MAX_WEIGHTS = (1 << 60) - 1
 # gguf.cpp: GGUF_MAX_STRING_LENGTH and GGUF_MAX_ARRAY_ELEMENTS.
 _MAX_STRING_BYTES = 1 << 30
 _MAX_ITEMS = 1 << 30
-# Bounds on work that no real model comes near: 512 layers of 128 tensors; strings are walked one
-# by one, 16 million of them in a few seconds, nested arrays a quarter of a million.
-_MAX_TENSORS = 1 << 16
-_MAX_KEYS = 1 << 16
-_MAX_WALKED = 1 << 24
+# Bounds on work and memory that no real model comes near, low enough for two files side by side:
+# 512 layers of 32 tensors; strings are walked one by one, nested arrays at the cost of 64.
+_MAX_TENSORS = 1 << 14
+_MAX_KEYS = 1 << 12
+_MAX_WALKED = 1 << 22
 _ARRAY_WEIGHT = 1 << 6
 # Keys and values that are kept in memory; a vocabulary is not among them.
-_MAX_KEPT_BYTES = 1 << 26
+_MAX_KEPT_BYTES = 1 << 24
 _MAX_DEPTH = 8
 
 _ITEM_DTYPES = {

@@ -359,13 +359,13 @@ def test_values_are_found_across_reads(scratch):
     words[5_000] = b"x" * 3_000_000
     long = raw_array(T.STRING, [raw_string(word) for word in words])
     kvs = [raw_kv(b"long", T.ARRAY, long)]
-    kvs += [raw_kv(b"key %06d" % n, T.UINT32, struct.pack("<I", n)) for n in range(50_000)]
-    rows = [raw_tensor(b"tensor %d" % n, [0, 1, 2]) for n in range(30_000)]
+    kvs += [raw_kv(b"key %0400d" % n, T.UINT32, struct.pack("<I", n)) for n in range(4_000)]
+    rows = [raw_tensor(b"tensor %050d" % n, [0, 1, 2]) for n in range(16_000)]
     content = raw_file(kvs, rows)
     with opened(scratch, content) as reader:
         assert reader.fields["long"].contents() == [word.decode() for word in words]
-        assert [kv.value for kv in reader.header.kvs[1:]] == list(range(50_000))
-        assert [t.name for t in reader.tensors] == [f"tensor {n}" for n in range(30_000)]
+        assert [kv.value for kv in reader.header.kvs[1:]] == list(range(4_000))
+        assert [t.name for t in reader.tensors] == [f"tensor {n:050d}" for n in range(16_000)]
         assert encoded(reader) == content
 
 
@@ -410,7 +410,7 @@ def test_a_string_longer_than_llama_cpp_takes_is_invalid(tmp_path):
 def test_nameless_tensors_in_a_hole_are_refused_in_good_time(tmp_path):
     """Zeros parse as tensors, as many as the header claims; found by fuzzing."""
     path = tmp_path / "m.gguf"
-    path.write_bytes(counts(51_351, 0)[:24])
+    path.write_bytes(counts(16_384, 0)[:24])
     os.truncate(path, 1 << 24)
     began = time.process_time()
     with pytest.raises(InvalidGGUF, match="tensor '' stands in the table twice"):
@@ -754,8 +754,8 @@ def test_a_million_nested_arrays_are_refused(tmp_path):
 
 
 def test_metadata_beyond_all_measure_is_refused(tmp_path):
-    """Ten thousand values of 64 KB each would fit in memory one by one, not together."""
-    step, n = 1 << 16, 10_000
+    """Four thousand values of 64 KB each would fit in memory one by one, not together."""
+    step, n = 1 << 16, 4_000
     heads = [raw_string(b"%d" % k) + U32(T.STRING) for k in range(n)]
     kvs = {24 + k * step: head + U64(step - len(head) - 8) for k, head in enumerate(heads)}
     path = sparse(tmp_path / "m.gguf", 24 + n * step, {0: counts(0, n)[:24]} | kvs)
@@ -766,4 +766,4 @@ def test_metadata_beyond_all_measure_is_refused(tmp_path):
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < 300 << 20
+    assert peak < 60 << 20
