@@ -1,6 +1,6 @@
 """What a sweep costs beside the naive flow: a whole file and every item for every window.
 
-usage: python scripts/sweep_cost.py MODEL FOLDER [--sizes 4] [--threads 1]
+usage: python scripts/sweep_cost.py MODEL FOLDER [--sizes 4] [--first N] [--threads 1]
 
 Both flows see the same windows, items, engine and machine, window by window in turn, and score
 alike. FOLDER keeps what was measured: run again, it goes on where it was. Prints bytes written,
@@ -126,6 +126,7 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--sizes", default="4")
+    parser.add_argument("--first", type=int, help="of the windows, by where they begin")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     options = EngineOptions(find_engine(), n_threads=args.threads)
@@ -136,6 +137,7 @@ def main() -> None:
         base = Candidate(LayerMap.identity(model.n_trunk))
         sizes = [int(size) for size in args.sizes.split(",")]
         choice = every(Windows(model, Schedule.PORTABLE), sizes)
+        choice = replace(choice, candidates=choice.candidates[: args.first])
     prepared = prepare(args.model.resolve(), args.folder / "work", options, settings, suite,
                        Suite(suite.items[:1]))  # fmt: skip
     whole = naive(

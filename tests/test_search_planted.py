@@ -14,18 +14,12 @@ import pytest
 from gguf.quants import dequantize, quantize
 
 from rys_gguf.search.run import Run
+from scripts.sweep_cost import KINDS
 from tests import tiny
 from tests.cli import run
 from tests.test_search_sweep import ARGS, scores
 
 WEAKENED = range(2, 10)
-KINDS = {
-    "bird": "robin sparrow eagle owl parrot crow pigeon swan hawk goose",
-    "fish": "salmon trout tuna cod herring shark carp eel perch sardine",
-    "fruit": "apple banana cherry mango peach grape lemon plum pear melon",
-    "tool": "hammer saw wrench drill screwdriver chisel pliers axe shovel rake",
-    "color": "red blue green purple yellow orange brown pink violet crimson",
-}
 
 
 @pytest.fixture
