@@ -203,7 +203,8 @@ def probe(
             raise RysError(f"lm_eval ended with exit code {code}; what it said stands above")
         return
     suites = _suites(model, suite, None, suite_size, families, levels, seed)
-    items = suites[1 if heldout else 0].items
+    chosen = suites[1 if heldout else 0]
+    items = chosen.items
     if save_suite is not None:
         _write(save_suite, dump(items))
     with progress_bar(len(items), "probe", unit="item") as progress:
@@ -213,11 +214,11 @@ def probe(
         )  # fmt: skip
     path = output or model.with_name(model.name + ".probe.jsonl")
     _write(path, "".join(json.dumps(line) + "\n" for line in lines))
-    rows = summarise(items, lines)
+    rows = summarise(chosen, lines)
     if as_json:
         echo_json({
             "model": model.name,
-            "suite": suites[1 if heldout else 0].suite_id,
+            "suite": chosen.suite_id,
             "answers": str(path),
             "rows": [dataclasses.asdict(row) for row in rows],
         })  # fmt: skip

@@ -22,7 +22,7 @@ from rys_gguf.probes.preflight import (
     require_repeatable,
 )
 from rys_gguf.probes.session import row_lines, run_probe, summarise
-from rys_gguf.probes.suite import build_suite
+from rys_gguf.probes.suite import Suite, build_suite
 from tests.cli import fails, run
 from tests.engine import OPTIONS
 
@@ -245,7 +245,7 @@ def test_a_probe_of_a_real_model_keeps_every_answer(smollm2: Path, tmp_path: Pat
     again = run_probe(smollm2, OPTIONS, items[::2], preflight=False)
     strip = [{k: v for k, v in line.items() if k != "seconds"} for line in kept]
     assert [{k: v for k, v in line.items() if k != "seconds"} for line in again] == strip
-    assert next(iter(row_lines(summarise(items, again)))).startswith("family")
+    assert next(iter(row_lines(summarise(Suite(items), again)))).startswith("family")
 
 
 def test_missing_parts_are_one_message(smollm2: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from rys_gguf.probes.ask import Compiler, answer, answer_line, ask
 from rys_gguf.probes.item import Item
 from rys_gguf.probes.preflight import require_answers, require_repeatable
 from rys_gguf.probes.score import best_constant
+from rys_gguf.probes.suite import Suite
 from rys_gguf.smoke import has_template
 
 Line = dict[str, Any]
@@ -56,48 +57,46 @@ def run_probe(
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One family, or one of its topics: mean score, its standard error, chance, share answered.
+    """One family, or one of its topics: mean score, standard error, floor, share answered.
 
-    Emotions that could not be read count among the `n` items, but have no score.
+    The floor is what the best constant answer scores. Emotions that could not be read count among
+    the `n` items, but have no score; `score` and `error` are None where there is too little.
     """
 
     family: str
     topic: str | None
     n: int
-    score: float
-    error: float
-    chance: float
+    score: float | None
+    error: float | None
+    floor: float
     answered: float
 
 
-def summarise(items: Sequence[Item], lines: Sequence[Mapping[str, Any]]) -> list[Row]:
+def summarise(suite: Suite, lines: Sequence[Mapping[str, Any]]) -> list[Row]:
     """A row for each family, followed by its topics."""
-    chances = {item.id: item.chance for item in items}
-    families = dict.fromkeys(str(line["family"]) for line in lines)
+    generated = any(line["scoring"] == "generate" for line in lines)
+    floors = suite.generated_floors if generated else suite.floors
     rows = []
-    for family in families:
+    for family in dict.fromkeys(str(line["family"]) for line in lines):
         members = [line for line in lines if line["family"] == family]
         topics = dict.fromkeys(str(line["topic"]) for line in members)
-        rows.append(_row(family, None, members, chances))
+        rows.append(_row(family, None, members, floors[family][""].constant))
         rows += [
-            _row(family, topic, [m for m in members if m["topic"] == topic], chances)
-            for topic in (topics if len(topics) > 1 else ())
+            _row(family, t, [m for m in members if m["topic"] == t], floors[family][t].constant)
+            for t in (topics if len(topics) > 1 else ())
         ]
     return rows
 
 
-def _row(
-    family: str, topic: str | None, lines: Sequence[Mapping[str, Any]], chances: Mapping[str, float]
-) -> Row:
+def _row(family: str, topic: str | None, lines: Sequence[Mapping[str, Any]], floor: float) -> Row:
     scores = [float(line["score"]) for line in lines if line["score"] is not None]
-    error = stdev(scores) / math.sqrt(len(scores)) if len(scores) > 1 else math.nan
     return Row(
         family,
         topic,
         len(lines),
-        fmean(scores) if scores else math.nan,
-        error,
-        fmean(chances[line["item"]] for line in lines),
+        fmean(scores) if scores else None,
+        stdev(scores) / math.sqrt(len(scores)) if len(scores) > 1 else None,
+        floor,
         fmean(line["status"] == "ok" for line in lines),
     )
 
@@ -106,9 +105,12 @@ def row_lines(rows: Sequence[Row]) -> Iterator[str]:
     """The rows as a table for a terminal."""
     names = [printable(f"  {r.topic}" if r.topic else r.family) for r in rows]
     width = max(len("family"), *map(len, names))
-    yield f"{'family':{width}}     n  score     SE  chance  answered"
+    yield f"{'family':{width}}     n   score     SE   floor  answered"
     for name, row in zip(names, rows, strict=True):
+        score, error = (
+            "-" if value is None else f"{value:.3f}" for value in (row.score, row.error)
+        )
         yield (
-            f"{name:{width}}  {row.n:4}  {row.score:5.3f}  {row.error:5.3f}  {row.chance:6.3f}  "
+            f"{name:{width}}  {row.n:4}  {score:>6}  {error:>5}  {row.floor:6.3f}  "
             f"{row.answered:8.0%}"
         )
