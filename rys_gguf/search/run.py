@@ -41,11 +41,11 @@ class Run:
         self.folder = folder
         self.info = info
         self._results: dict[tuple[str, str], Line] = {}
-        self._items: dict[tuple[str, str, str], Line] = {}
-        for line in _lines(folder / RESULTS):
+        self._items: dict[tuple[str, str], dict[str, Line]] = {}
+        for line in _lines(folder / RESULTS, ("candidate", "stage", "status")):
             self._results[line["candidate"], line["stage"]] = line
-        for line in _lines(folder / ITEMS):
-            self._items[line["candidate"], line["stage"], line["item"]] = line
+        for line in _lines(folder / ITEMS, ("candidate", "stage", "item")):
+            self._keep(line)
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> Run:
@@ -62,8 +62,8 @@ class Run:
     def items(self) -> list[Line]:
         """The lines of items.jsonl that count."""
         return [
-            line for (candidate, stage, _), line in self._items.items()
-            if (candidate, stage) in self._results
+            line for key, lines in self._items.items() if key in self._results
+            for line in lines.values()
         ]  # fmt: skip
 
     def result(self, candidate: str, stage: str) -> Line | None:
@@ -72,7 +72,10 @@ class Run:
 
     def items_of(self, candidate: str, stage: str) -> list[Line]:
         """The answers of a candidate in a stage."""
-        return [i for (c, s, _), i in self._items.items() if (c, s) == (candidate, stage)]
+        return list(self._items.get((candidate, stage), {}).values())
+
+    def _keep(self, item: Line) -> None:
+        self._items.setdefault((item["candidate"], item["stage"]), {})[item["item"]] = item
 
 
 class OpenRun(Run):
@@ -131,7 +134,7 @@ class OpenRun(Run):
         _append(self.folder / ITEMS, items)
         _append(self.folder / RESULTS, [result])
         for item in items:
-            self._items[item["candidate"], item["stage"], item["item"]] = item
+            self._keep(item)
         self._results[result["candidate"], result["stage"]] = result
 
 
@@ -199,7 +202,7 @@ def _differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
         yield f"{path} is {printable(json.dumps(old))} there and {printable(json.dumps(new))} here"
 
 
-def _lines(path: Path) -> Iterator[Line]:
+def _lines(path: Path, keys: Sequence[str]) -> Iterator[Line]:
     """The complete lines of a JSONL file; a last one without its end never happened."""
     try:
         raw = path.read_bytes()
@@ -211,8 +214,8 @@ def _lines(path: Path) -> Iterator[Line]:
     for number, line in enumerate(complete.splitlines(), 1):
         try:
             value = json.loads(line)
-            if not {"candidate", "stage"} <= value.keys():
-                raise ValueError("no candidate and stage")  # noqa: TRY301 - said in one place
+            if not all(isinstance(value.get(key), str) for key in keys):
+                raise ValueError(f"expected {', '.join(keys)}")  # noqa: TRY301 - said in one place
         except (ValueError, AttributeError) as e:
             raise RysError(
                 f"{printable(path)}, line {number}: not what a sweep writes: {printable(str(e))}"
