@@ -19,14 +19,17 @@ from rys_gguf.terminal import (
     echo_json,
     engine_of,
     engine_options,
+    force_option,
     json_option,
     map_between,
     map_options,
     plan_options,
     progress_bar,
     proof_options,
+    require_writable,
     say,
     spec_of,
+    write_text,
 )
 
 # What a command needs loads inside it: --help and --version answer without numpy and gguf.
@@ -121,7 +124,7 @@ def plan(
     type=Size(),
     help="Write shards of at most this much tensor data, such as 50G, named as llama.cpp wants.",
 )
-@click.option("--force", is_flag=True, help="Replace the output if it exists.")
+@force_option
 @click.option("--dry-run", is_flag=True, help="Show the plan and write nothing.")
 @click.option("--full", is_flag=True, help="With --dry-run: list every tensor and every value.")
 @json_option
@@ -175,7 +178,7 @@ def apply(
     show_default=True,
     help="Bytes; a multiple of the file system's block size.",
 )
-@click.option("--force", is_flag=True, help="Replace the output if it exists.")
+@force_option
 @json_option
 def align(model: Path, output: Path, alignment: int, force: bool, as_json: bool) -> None:
     """Rewrite a model once so that its variants can share its blocks.
@@ -341,6 +344,7 @@ def smoke(
 @click.option(
     "--report", type=FILE, help="Where the report goes.  [default: VARIANT.validate.json]"
 )
+@force_option
 @engine_options
 @json_option
 def validate(
@@ -351,6 +355,7 @@ def validate(
     tolerance: float,
     workdir: Path | None,
     report: Path | None,
+    force: bool,
     llama_server: str | None,
     threads: int | None,
     engine_arguments: tuple[str, ...],
@@ -364,6 +369,12 @@ def validate(
 
     options = engine_of(llama_server, threads, engine_arguments)
     layer_map = map_between(variant, source, blocks, layers)
+    # A file named after the variant is the last report on it; one the user names may be anything.
+    path, replace = (
+        report or variant.with_name(variant.name + ".validate.json"),
+        force or not report,
+    )
+    require_writable(path, [variant, source], force=replace)
     found = climb(
         variant,
         source,
@@ -375,11 +386,7 @@ def validate(
             f"{rung.name:7} {rung.outcome:6} {rung.seconds:6.1f} s  {rung.shows}"
         ),
     )
-    path = report or variant.with_name(variant.name + ".validate.json")
-    try:
-        found.save(path)
-    except OSError as e:
-        raise RysError(f"{printable(path)}: cannot save the report: {e.strerror or e}") from e
+    write_text(path, found.dump(), [variant, source], force=replace)
     if as_json:
         echo_json({"ok": found.passed, **_fields(found)})
     else:

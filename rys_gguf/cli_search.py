@@ -22,11 +22,14 @@ from rys_gguf.terminal import (
     echo_json,
     engine_of,
     engine_options,
+    force_option,
     json_option,
     map_between,
     map_options,
     progress_bar,
+    require_writable,
     say,
+    write_text,
 )
 
 # numpy and gguf load inside the commands: --help and --version answer without them.
@@ -161,6 +164,7 @@ _preflight_option = click.option(
     metavar="ARG",
     help="An argument for lm_eval; repeat the option for more.",
 )
+@force_option
 @_context_option
 @engine_options
 @json_option
@@ -178,6 +182,7 @@ def probe(
     no_preflight: bool,
     tasks: str | None,
     task_arguments: tuple[str, ...],
+    force: bool,
     ctx_size: int,
     llama_server: str | None,
     threads: int | None,
@@ -205,15 +210,19 @@ def probe(
     suites = _suites(model, suite, None, suite_size, families, levels, seed)
     chosen = suites[1 if heldout else 0]
     items = chosen.items
+    inputs = [model] if suite is None else [model, suite]
     if save_suite is not None:
-        _write(save_suite, dump(items))
+        write_text(save_suite, dump(items), inputs, force=force)
+    # A file named after the model is the last probe's; one the user names may be anything.
+    path, replace = output or model.with_name(model.name + ".probe.jsonl"), force or output is None
+    require_writable(path, inputs, force=replace)
     with progress_bar(len(items), "probe", unit="item") as progress:
         lines = run_probe(
             model, options, items,
             generate=generate, preflight=not no_preflight, progress=progress,
         )  # fmt: skip
-    path = output or model.with_name(model.name + ".probe.jsonl")
-    _write(path, "".join(json.dumps(line) + "\n" for line in lines))
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    write_text(path, text, inputs, force=replace)
     rows = summarise(chosen, lines)
     if as_json:
         echo_json({
@@ -419,6 +428,7 @@ def compare(run_a: Path, run_b: Path, as_json: bool) -> None:
     help="What validate saved.  [default: VARIANT.validate.json, if it is there]",
 )
 @click.option("-o", "--output", type=FILE, help="File to write.  [default: print]")
+@force_option
 def card(
     variant: Path,
     source: Path | None,
@@ -427,6 +437,7 @@ def card(
     run: Path | None,
     validation: Path | None,
     output: Path | None,
+    force: bool,
 ) -> None:
     """Write a Hugging Face model card for a variant.
 
@@ -447,7 +458,7 @@ def card(
     if output is None:
         click.echo(text, nl=False)
     else:
-        _write(output, text)
+        write_text(output, text, [variant] if source is None else [variant, source], force=force)
         say(f"{printable(output)}: check it before you publish it")
 
 
@@ -594,12 +605,3 @@ def _show_report(run: Any) -> None:
     encoding = (getattr(sys.stdout, "encoding", None) or "ascii").lower().replace("-", "")
     colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     echo(text_report(run, ascii_only=not encoding.startswith("utf"), color=colour))
-
-
-def _write(path: Path, text: str) -> None:
-    from rys_gguf.search.run import write_whole
-
-    try:
-        write_whole(path, text)
-    except OSError as e:
-        raise RysError(f"{printable(path)}: {e.strerror or e}") from e

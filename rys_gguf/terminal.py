@@ -12,7 +12,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -201,6 +201,7 @@ def engine_options(function: F) -> F:
     )(function)
 
 
+force_option = click.option("--force", is_flag=True, help="Replace the output if it exists.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
 
 
@@ -274,3 +275,24 @@ def progress_bar(total: int, what: str, unit: str = "B") -> Iterator[Progress]:
             bar.update(n)
 
         yield advance
+
+
+def require_writable(path: Path, inputs: Sequence[Path], *, force: bool) -> None:
+    """Raise now what `write_text` would raise after an hour of work."""
+    from rys_gguf.files import OutputFile, SourceFile
+
+    with contextlib.ExitStack() as stack:
+        sources = tuple(stack.enter_context(SourceFile(p)) for p in inputs)
+        OutputFile(path, sources, 0, force=force)
+
+
+def write_text(path: Path, text: str, inputs: Sequence[Path], *, force: bool) -> None:
+    """Write a file with the guarantees of a model's: no input is replaced, nothing by accident."""
+    from rys_gguf.files import OutputFile, SourceFile
+
+    data = text.encode("utf-8", "surrogateescape")
+    with contextlib.ExitStack() as stack:
+        sources = tuple(stack.enter_context(SourceFile(p)) for p in inputs)
+        with OutputFile(path, sources, len(data), force=force) as out:
+            out.write(data)
+            out.commit()

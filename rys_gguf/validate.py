@@ -51,10 +51,10 @@ class Report:
         """Whether no rung failed."""
         return all(rung.outcome != "failed" for rung in self.rungs)
 
-    def save(self, path: Path) -> None:
-        """Write the report as JSON."""
+    def dump(self) -> str:
+        """The report as JSON."""
         data = {"rys_gguf": __version__, "passed": self.passed, **dataclasses.asdict(self)}
-        path.write_text(json.dumps(data, indent=2) + "\n")
+        return json.dumps(data, indent=2) + "\n"
 
 
 Step = tuple[str, str, Any]  # outcome, what it shows, details

@@ -254,3 +254,34 @@ def test_missing_parts_are_one_message(smollm2: Path, tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_text("\n")
     assert "no items" in fails("probe", smollm2, "--suite", tmp_path / "empty.jsonl")
     assert "rys-gguf[harness]" in fails("probe", smollm2, "--lm-eval", "gsm8k")
+
+
+def test_answers_replace_nothing_by_accident(smollm2: Path, tmp_path: Path) -> None:
+    """Not the model, not a device, not another file; and no question is asked in vain."""
+    import shutil
+
+    model = shutil.copy(smollm2, tmp_path / "m.gguf")
+    suite = tmp_path / "own.jsonl"
+    suite.write_text(
+        '{"kind": "choice", "question": "Is fire hot?", "answer": "yes"}\n'
+        '{"kind": "choice", "question": "Is ice hot?", "answer": "no"}\n'
+    )
+    other = tmp_path / "thesis.txt"
+    other.write_text("mine")
+    args = ["probe", model, "--suite", suite, "--no-preflight", "--threads", "1"]
+    for out, said in [
+        (model, "is the source model itself"),
+        (suite, "is the source model itself"),
+        (other, "--force replaces it"),
+        (Path("/dev/null"), "not a regular file"),
+    ]:
+        force = ["--force"] if out in (model, suite) else []
+        done = run(*args, "-o", out, *force)
+        assert done.returncode == 1
+        assert said in done.stderr
+        assert done.stdout == ""
+    assert other.read_text() == "mine"
+    assert Path("/dev/null").is_char_device()
+    assert run(*args, "-o", other, "--force").returncode == 0
+    assert json.loads(other.read_text())["item"] == "line-1"
+    assert run(*args).returncode == run(*args).returncode == 0
