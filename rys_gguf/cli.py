@@ -370,10 +370,8 @@ def validate(
     options = engine_of(llama_server, threads, engine_arguments)
     layer_map = map_between(variant, source, blocks, layers)
     # A file named after the variant is the last report on it; one the user names may be anything.
-    path, replace = (
-        report or variant.with_name(variant.name + ".validate.json"),
-        force or not report,
-    )
+    path = report or variant.with_name(variant.name + ".validate.json")
+    replace = force or report is None
     require_writable(path, [variant, source], force=replace)
     found = climb(
         variant,

@@ -13,7 +13,7 @@ from rys_gguf.architectures import ARCHITECTURES
 from rys_gguf.rules import Architecture
 from rys_gguf.validate import validate
 from tests import tiny
-from tests.cli import run
+from tests.cli import fails, run
 from tests.engine import OPTIONS
 
 ARGS = ("--threads", "1")
@@ -88,3 +88,18 @@ def test_a_real_model_passes_every_rung(smollm2: Path, tmp_path: Path) -> None:
     assert report["spec"] == "blocks:12,14"
     assert len(report["rungs"][3]["details"]["prompts"]) >= 6
     assert "next:" in said
+
+
+def test_a_report_replaces_no_model_and_no_other_file(source: Path, tmp_path: Path) -> None:
+    """Told before anything is loaded, with and without --force."""
+    out, other = tmp_path / "out.gguf", tmp_path / "thesis.txt"
+    assert run("apply", source, "--blocks", "3,9", "-o", out).returncode == 0
+    other.write_text("mine")
+    before = out.read_bytes(), source.read_bytes()
+    call = ("validate", out, "--source", source, "--report")
+    for path in (out, source):
+        assert "is the source model itself" in fails(*call, path, "--force")
+    assert "--force replaces it" in fails(*call, other)
+    assert "not a regular file" in fails(*call, "/dev/null")
+    assert (out.read_bytes(), source.read_bytes()) == before
+    assert other.read_text() == "mine"
