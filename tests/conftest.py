@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,11 @@ from hypothesis import settings
 # The machine may be busy; how long an example takes is no property of the code.
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
+
+# A run in the background of a shell ignores these, and so would every command the tests start.
+for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, signal.SIG_DFL)
 
 ROOT = Path(__file__).parent.parent
 
