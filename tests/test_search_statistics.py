@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from rys_gguf.errors import RysError
 from rys_gguf.search import statistics, verdict
-from rys_gguf.search.evidence import Evidence, Families, Pairs
+from rys_gguf.search.evidence import Evidence, Families, Pairs, pair
 from rys_gguf.search.statistics import (
     bootstrap,
     detectable_effect,
@@ -176,7 +176,7 @@ def pairs(
     """Items named by their number."""
     n = len(base)
     return Pairs(
-        tuple(map(str, range(n))), base, window, binary, n, n if parsed is None else parsed
+        tuple(map(str, range(n))), base, window, binary, n, n, n if parsed is None else parsed
     )
 
 
@@ -314,3 +314,14 @@ def test_pareto() -> None:
     points = {"a": (0.10, 4), "b": (0.08, 4), "c": (0.09, 2), "d": (-0.1, 1), "e": (0.11, 8)}
     assert verdict.pareto(points) == ("c", "a", "e")
     assert verdict.pareto({"d": (0.0, 1)}) == ()
+
+
+def test_what_could_not_be_read_has_no_score_but_counts_as_asked() -> None:
+    """Emotions without a readable answer: no zero in the mean, and a lower share of answers."""
+    base = {str(n): {"family": "eq", "status": "ok", "score": 0.5} for n in range(4)}
+    unread = {"family": "eq", "status": "no_answer", "score": None}
+    window = {**base, "1": unread, "2": {**unread, "status": "error"}}
+    found = pair(base, window)["eq"]
+    assert found.items == ("0", "3")
+    assert found.mean == 0
+    assert (found.n_asked, found.base_parsed, found.window_parsed) == (3, 3, 2)
