@@ -14,7 +14,7 @@ from rys_gguf.errors import InvalidLayerMap, RysError, printable
 from rys_gguf.terminal import (
     FILE,
     Group,
-    Size,
+    Parsed,
     echo,
     echo_json,
     engine_of,
@@ -28,6 +28,7 @@ from rys_gguf.terminal import (
     proof_options,
     require_writable,
     say,
+    size_bytes,
     spec_of,
     write_text,
 )
@@ -121,7 +122,7 @@ def plan(
 @click.option("-o", "--output", type=FILE, help="Output file  [default: beside the model]")
 @click.option(
     "--split-max-size",
-    type=Size(),
+    type=Parsed("size", size_bytes),
     help="Write shards of at most this much tensor data, such as 50G, named as llama.cpp wants.",
 )
 @force_option

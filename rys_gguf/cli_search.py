@@ -18,6 +18,7 @@ from rys_gguf.errors import RysError, printable
 from rys_gguf.terminal import (
     FILE,
     F,
+    Parsed,
     echo,
     echo_json,
     engine_of,
@@ -43,56 +44,27 @@ FAMILIES = ("math", "eq", "reasoning")
 SIZES = ("quick", "standard", "validate")
 
 
-class _Names(click.ParamType):  # type: ignore[type-arg]  # generic only in newer click
-    """Names with commas between them."""
-
-    name = "names"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, ...]:
-        """The names, or a usage error."""
-        if isinstance(value, tuple):
-            return value
-        names = tuple(part.strip() for part in str(value).split(","))
-        for name in names:
-            if name not in FAMILIES:
-                self.fail(f"{name!r} is none of {', '.join(FAMILIES)}", param, ctx)
-        return names
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(part.strip() for part in text.split(","))
+    for name in names:
+        if name not in FAMILIES:
+            raise ValueError(f"{name!r} is none of {', '.join(FAMILIES)}")
+    return names
 
 
-class _Level(click.ParamType):  # type: ignore[type-arg]  # generic only in newer click
-    """A level, or one family's: 1 or math=2."""
-
-    name = "level"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[tuple[str, ...], int]:
-        """The families and their level, or a usage error."""
-        if isinstance(value, tuple):
-            return value
-        family, equals, level = str(value).rpartition("=")
-        if level not in ("0", "1", "2", "3") or (equals and family not in FAMILIES):
-            self.fail(f"{value!r} is not 0 to 3, or FAMILY=0 to 3", param, ctx)
-        return (family,) if equals else FAMILIES, int(level)
+def _level(text: str) -> tuple[tuple[str, ...], int]:
+    """Families and their level: all of them for 1, one for math=2."""
+    family, equals, level = text.rpartition("=")
+    if level not in ("0", "1", "2", "3") or (equals and family not in FAMILIES):
+        raise ValueError(f"{text!r} is not 0 to 3, or FAMILY=0 to 3")
+    return (family,) if equals else FAMILIES, int(level)
 
 
-class _Numbers(click.ParamType):  # type: ignore[type-arg]  # generic only in newer click
-    """Positive numbers with commas between them."""
-
-    name = "numbers"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, ...]:
-        """The numbers, or a usage error."""
-        if isinstance(value, tuple):
-            return value
-        parts = str(value).split(",")
-        if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
-            self.fail(f"{value!r} is not a list of numbers such as 8,4", param, ctx)
-        return tuple(int(part) for part in parts)
+def _numbers(text: str) -> tuple[int, ...]:
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+        raise ValueError(f"{text!r} is not a list of numbers such as 8,4")
+    return tuple(int(part) for part in parts)
 
 
 def _suite_options(default_size: str) -> Callable[[F], F]:
@@ -108,11 +80,11 @@ def _suite_options(default_size: str) -> Callable[[F], F]:
                 help="Number of generated items: 136, 312 or 616.",
             ),
             click.option(
-                "--families", type=_Names(), default=",".join(FAMILIES), show_default=True,
-                help="Families of generated items.",
+                "--families", type=Parsed("names", _names), default=",".join(FAMILIES),
+                show_default=True, help="Families of generated items.",
             ),
             click.option(
-                "--level", "levels", type=_Level(), multiple=True,
+                "--level", "levels", type=Parsed("level", _level), multiple=True,
                 help="Difficulty 0 to 3, of all families or one (math=2).  [default: by the "
                 "model's number of parameters]",
             ),
@@ -253,7 +225,7 @@ def probe(
 @click.option("--windows", type=FILE, help="Try the windows of this file, a spec a line, instead.")
 @click.option(
     "--sizes",
-    type=_Numbers(),
+    type=Parsed("numbers", _numbers),
     default="8,4",
     show_default=True,
     help="Layers of a window: of the first and the second pass, or all sizes of the map.",

@@ -34,18 +34,30 @@ F = TypeVar("F", bound=Callable[..., Any])
 FILE = click.Path(path_type=Path)
 
 
-class Size(click.ParamType):  # type: ignore[type-arg]  # generic only in newer click
+class Parsed(click.ParamType):  # type: ignore[type-arg]  # generic only in newer click
+    """An option's text as what `parse` makes of it; its ValueError is a usage error."""
+
+    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
+        self.name = name
+        self._parse = parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The parsed value; click converts defaults, and may do so twice."""
+        if not isinstance(value, str):
+            return value
+        try:
+            return self._parse(value)
+        except ValueError as e:
+            self.fail(str(e), param, ctx)
+
+
+def size_bytes(text: str) -> int:
     """A number of bytes as llama-gguf-split takes it: 500M or 50G, in powers of 1000."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Bytes, or a usage error."""
-        units = {"K": 10**3, "M": 10**6, "G": 10**9}
-        number, unit = str(value)[:-1], str(value)[-1:].upper()
-        if unit not in units or not number.isdecimal() or int(number) == 0:
-            self.fail(f"{value!r} is not a size such as 500M or 50G", param, ctx)
-        return int(number) * units[unit]
+    units = {"K": 10**3, "M": 10**6, "G": 10**9}
+    number, unit = text[:-1], text[-1:].upper()
+    if unit not in units or not number.isdecimal() or int(number) == 0:
+        raise ValueError(f"{text!r} is not a size such as 500M or 50G")
+    return int(number) * units[unit]
 
 
 class Signalled(BaseException):

@@ -92,6 +92,14 @@ def test_a_run_of_other_things_is_refused(tmp_path: Path, identity: Any, said: s
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
 
 
+def test_other_items_are_told_by_the_options_that_choose_them(tmp_path: Path) -> None:
+    """A hash alone would leave the user guessing."""
+    folder = filled(tmp_path / "run")
+    other = {**INFO["identity"], "suite": "xyz"}
+    with pytest.raises(RysError, match="--suite-size"):
+        OpenRun.start(folder, {"identity": other}, {})
+
+
 def test_a_folder_with_other_files_is_not_written_to(tmp_path: Path) -> None:
     """Somebody's folder stays somebody's."""
     (tmp_path / "thesis.txt").write_text("mine")

@@ -476,6 +476,9 @@ def test_wrong_calls_are_one_message(job: list[Any], tmp_path: Path) -> None:
     assert run("sweep", source, "--families", "chess").returncode == 2
     assert run("sweep", source, "--sizes", "x").returncode == 2
     assert "two sizes" in fails("sweep", source, "--sizes", "2", "--dry-run")
+    too_long = ("sweep", source, "--plan", "map", "--sizes", "40")
+    assert "the model has 5 layers, no window of 40" in fails(*too_long, "--dry-run")
+    assert "the model has 5 layers, no window of 40" in fails(*too_long)
 
 
 def test_a_dry_run_lists_and_writes_nothing(job: list[Any], tmp_path: Path) -> None:

@@ -194,12 +194,18 @@ def read_info(folder: Path) -> Line:
     return info
 
 
+# What a user changes to get other items: hashes of suites say nothing by themselves.
+_ITEMS = " (--suite, --suite-size, --families, --level and --seed decide the items)"
+_DECIDED_BY = {"suite": _ITEMS, "heldout": _ITEMS}
+
+
 def _differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted({*old, *new}):
             yield from _differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
     elif old != new:
-        yield f"{path} is {printable(json.dumps(old))} there and {printable(json.dumps(new))} here"
+        there, here = (printable(json.dumps(value)) for value in (old, new))
+        yield f"{path} is {there} there and {here} here{_DECIDED_BY.get(path, '')}"
 
 
 def _lines(path: Path, keys: Sequence[str]) -> Iterator[Line]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from rys_gguf import __version__
 from rys_gguf.engine import EngineOptions
-from rys_gguf.errors import RysError, printable
+from rys_gguf.errors import RysError
 from rys_gguf.model import Model
 from rys_gguf.probes import emotions
 from rys_gguf.probes.item import dump
@@ -53,6 +53,17 @@ class _Resolved:
 
 
 def _resolve(plan: SweepPlan, windows: Windows) -> _Resolved:
+    resolved = _chosen(plan, windows)
+    if not resolved.first.candidates:
+        why = resolved.illegal[0].rule if resolved.illegal else (
+            f"the model has {windows.n_layers} layers, no window of "
+            f"{' or '.join(map(str, plan.sizes))}"
+        )  # fmt: skip
+        raise RysError(f"none of the windows can be tried: {why}")
+    return resolved
+
+
+def _chosen(plan: SweepPlan, windows: Windows) -> _Resolved:
     if plan.windows is not None:
         first = listed(windows, plan.windows)
         return _Resolved(first, None, first.illegal, ())
@@ -101,11 +112,6 @@ def run_sweep(
             "heldout": heldout.suite_id,
             "settings": {**settings.as_json(), "plan": plan.as_json()},
         }
-    if not resolved.first.candidates:
-        raise RysError(
-            f"{printable(model.name)}: none of the windows is legal under schedule "
-            f"{settings.schedule.value}: {resolved.illegal[0].rule}"
-        )
     require_identity(folder, identity)
     for note in resolved.notes:
         watcher.say(f"note: {note}")
