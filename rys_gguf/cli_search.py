@@ -136,6 +136,7 @@ _preflight_option = click.option(
     metavar="ARG",
     help="An argument for lm_eval; repeat the option for more.",
 )
+@click.option("--dry-run", is_flag=True, help="Show what would be asked, and stop.")
 @force_option
 @_context_option
 @engine_options
@@ -154,6 +155,7 @@ def probe(
     no_preflight: bool,
     tasks: str | None,
     task_arguments: tuple[str, ...],
+    dry_run: bool,
     force: bool,
     ctx_size: int,
     llama_server: str | None,
@@ -169,7 +171,7 @@ def probe(
     """
     from rys_gguf.probes.item import dump
     from rys_gguf.probes.preflight import require_above_chance
-    from rys_gguf.probes.session import row_lines, run_probe, summarise
+    from rys_gguf.probes.session import row_lines, run_probe, suite_lines, summarise
 
     engine = engine_of(llama_server, threads, engine_arguments)
     options = dataclasses.replace(engine, n_ctx=ctx_size)
@@ -182,6 +184,13 @@ def probe(
     suites = _suites(model, suite, None, suite_size, families, levels, seed)
     chosen = suites[1 if heldout else 0]
     items = chosen.items
+    if dry_run:
+        statistics = chosen.statistics()
+        if as_json:
+            echo_json(statistics)
+        else:
+            echo(suite_lines(statistics))
+        return
     inputs = [model] if suite is None else [model, suite]
     if save_suite is not None:
         write_text(save_suite, dump(items), inputs, force=force)

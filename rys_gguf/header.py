@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from gguf.constants import (
@@ -142,10 +142,6 @@ class KV:
     def n_value_bytes(self) -> int:
         """Bytes of the value as stored."""
         return self.raw.n_bytes if isinstance(self.raw, Span) else len(self.raw)
-
-    def with_key(self, key: str) -> KV:
-        """The same value under another key."""
-        return replace(self, key=key)
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,13 +78,6 @@ def test_a_value_is_stored_as_struct_stores_it(type_, order):
     assert array.type_name == f"ARRAY[{type_.name}, 3]"
 
 
-def test_a_kv_takes_another_key():
-    """The value goes along untouched."""
-    kv = KV.of("a", T.UINT8, 1)
-    assert kv.with_key("b") == KV.of("b", T.UINT8, 1)
-    assert kv.key == "a"
-
-
 @pytest.mark.parametrize("endianess", GGUFEndian)
 def test_a_header_is_written_as_the_stock_writer_writes_it(tmp_path, endianess):
     """A header made of values has, byte for byte, the encoding that GGUFWriter gives it."""

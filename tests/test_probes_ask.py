@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from rys_gguf.probes.preflight import (
 )
 from rys_gguf.probes.session import row_lines, run_probe, summarise
 from rys_gguf.probes.suite import Suite, build_suite
+from tests import tiny
 from tests.cli import fails, run
 from tests.engine import OPTIONS
 
@@ -246,6 +248,27 @@ def test_a_probe_of_a_real_model_keeps_every_answer(smollm2: Path, tmp_path: Pat
     strip = [{k: v for k, v in line.items() if k != "seconds"} for line in kept]
     assert [{k: v for k, v in line.items() if k != "seconds"} for line in again] == strip
     assert next(iter(row_lines(summarise(Suite(items), again)))).startswith("family")
+
+
+def test_a_dry_run_shows_the_items_and_asks_none(tmp_path: Path) -> None:
+    """By family and topic, with their floors; without an engine, and nothing is written."""
+    model = tiny.write(tmp_path / "m.gguf", "llama", 2)
+    args = ["probe", model, "--dry-run", "--level", "1", "--families", "math,reasoning"]
+    done = run(*args, "--llama-server", sys.executable)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(run(*args, "--json").stdout)
+    assert {s["family"] for s in found} == {"math", "reasoning"}
+    assert {s["level"] for s in found} == {1}
+    suite = build_suite(
+        "quick", levels=dict.fromkeys(("math", "reasoning"), 1), families=("math", "reasoning")
+    )
+    assert sum(s["n"] for s in found) == len(suite.items)
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(found) + 1
+    for line, s in zip(lines[1:], found, strict=True):
+        assert line.startswith(f"{s['family']} {s['topic']}")
+        assert f"{s['constant']:.3f}" in line
+    assert [p.name for p in tmp_path.iterdir()] == ["m.gguf"]
 
 
 def test_missing_parts_are_one_message(smollm2: Path, tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ from rys_gguf.probes.item import Choice, Contrast, Item, Number, Ratings
 from rys_gguf.probes.score import (
     best_constant,
     eq_percent,
-    leading_digits,
     partial_credit,
     score_probabilities,
     score_text,
@@ -96,25 +95,6 @@ def test_many_numbers_are_worth_no_more_than_the_last():
     """The best of all numbers would reward a model that counts."""
     text = " ".join(str(n) for n in (26317, 26316, 11))
     assert score_text(number(26317), text).parsed == 11
-
-
-@given(st.integers(1, 10**20), st.integers(1, 10**20))
-def test_leading_digits_follow_the_error(answer, guess):
-    """A share of 3 in 5 digits is an error of a thousandth."""
-    share = leading_digits(answer, guess)
-    assert 0 <= share <= 1
-    assert (share == 1) == (answer == guess) or share == pytest.approx(1)
-    assume(answer != guess)
-    n = len(str(answer))
-    assert abs(answer - guess) >= answer * 10 ** (-share * n) * 0.999 or share == 0
-
-
-def test_leading_digits_of_known_guesses():
-    """Right, near, wrong, and too large for a float."""
-    assert leading_digits(26317, 26317) == 1
-    assert leading_digits(10000, 10010) == pytest.approx(3 / 5)
-    assert leading_digits(100, 900) == 0
-    assert leading_digits(10**400, 10**400 - 1) == pytest.approx(400 / 401)
 
 
 @pytest.mark.parametrize(

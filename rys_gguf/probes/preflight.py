@@ -76,8 +76,7 @@ def require_above_chance(items: Iterable[Item], lines: Iterable[Mapping[str, Any
                 f"chance {fmean(chances):.2f}, {len(asked)} items, level {level}); {easier}leave "
                 f"the family out (--families), or keep it with --no-preflight"
             )
-    if faults:
-        raise Unsuitable("the suite cannot show a gain on this model\n  " + "\n  ".join(faults))
+    _refuse("the suite cannot show a gain on this model", faults)
 
 
 def _is_above(gains: Sequence[float]) -> bool:
@@ -109,5 +108,9 @@ def require_answers(engine: Engine, items: Sequence[Item], *, chats: bool) -> No
                 f"must), {truncated:.0%} hit the token limit; leave the family out (--families), "
                 f"take an easier --level, or score by probabilities, without --generate"
             )
+    _refuse("this model does not answer the suite", faults)
+
+
+def _refuse(what: str, faults: Sequence[str]) -> None:
     if faults:
-        raise Unsuitable("this model does not answer the suite\n  " + "\n  ".join(faults))
+        raise Unsuitable("\n  ".join([what, *faults]))

@@ -51,17 +51,6 @@ def partial_credit(answer: int, guess: int) -> float:
     return min(filled) / max(filled) * shorter / longer
 
 
-def leading_digits(answer: int, guess: int) -> float:
-    """The share of an answer's digits that a guess has right, 0 to 1: minus log10 of its error."""
-    n = len(str(answer))
-    if answer == guess:
-        return 1.0
-    if answer <= 0:
-        return 0.0
-    # log10 takes integers of any size, a float division does not.
-    return min(max(math.log10(answer) - math.log10(abs(answer - guess)), 0.0), n) / n
-
-
 def _penalty(difference: float) -> float:
     if difference == 0 or difference > 5:  # noqa: PLR2004 - see eq_percent
         return difference

@@ -114,3 +114,16 @@ def row_lines(rows: Sequence[Row]) -> Iterator[str]:
             f"{name:{width}}  {row.n:4}  {score:>6}  {error:>5}  {row.floor:6.3f}  "
             f"{row.answered:8.0%}"
         )
+
+
+def suite_lines(statistics: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """What a suite asks, as a table for a terminal; of `Suite.statistics`."""
+    names = [printable(f"{s['family']} {s['topic']}") for s in statistics]
+    width = max(map(len, names))
+    yield f"{'':{width}}  level     n   asks  characters   floor  answers"
+    for name, s in zip(names, statistics, strict=True):
+        answers = ", ".join(f"{printable(a)} {n}" for a, n in s["answers"].items())
+        yield (
+            f"{name:{width}}  {s['level']:5}  {s['n']:4}  {s['asks']:5}  "
+            f"{s['characters']['median']:10}  {s['constant']:6.3f}  {answers}"
+        )

@@ -64,11 +64,6 @@ class Suite:
         """The suite of a file. Raises InvalidSuite naming file, line and field."""
         return cls(load(path))
 
-    def write(self, path: str | os.PathLike[str]) -> None:
-        """Write the items as lines of JSON. OSError if that fails."""
-        with open(path, "w", encoding="utf-8", newline="\n") as file:
-            file.write(dump(self.items))
-
     @cached_property
     def suite_id(self) -> str:
         """A hash of all items and their order: equal for equal suites only."""

@@ -58,7 +58,7 @@ class Illegal:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class Selection:
     """Candidates, in the order in which they cost least to try, and what was left out."""
 
     candidates: tuple[Candidate, ...]
@@ -79,7 +79,7 @@ class Windows:
         conflicts = reschedule(self._row, self._meta, layer_map, self._schedule).conflicts
         return conflicts[0].text if conflicts else None
 
-    def choose(self, maps: Iterable[LayerMap]) -> Choice:
+    def choose(self, maps: Iterable[LayerMap]) -> Selection:
         """Sort maps into candidates and illegal ones; each map counts once."""
         candidates: dict[str, Candidate] = {}
         illegal: dict[str, Illegal] = {}
@@ -91,7 +91,7 @@ class Windows:
                 candidates[candidate.key] = candidate
             else:
                 illegal[candidate.key] = Illegal(candidate.spec, rule)
-        return Choice(tuple(candidates.values()), tuple(illegal.values()))
+        return Selection(tuple(candidates.values()), tuple(illegal.values()))
 
     def of_size(self, size: int, starts: Iterable[int]) -> Iterator[LayerMap]:
         """The windows of `size` layers that begin at `starts`, as far as the model has them."""
@@ -113,7 +113,7 @@ class Windows:
         )
 
 
-def coarse(windows: Windows, size: int = COARSE_SIZE, stride: int = COARSE_STRIDE) -> Choice:
+def coarse(windows: Windows, size: int = COARSE_SIZE, stride: int = COARSE_STRIDE) -> Selection:
     """The first pass: windows of one size, far apart, and the last one the model has."""
     last = windows.n_layers - size
     return windows.choose(windows.of_size(size, [*range(0, last + 1, stride), last]))
@@ -124,7 +124,7 @@ def fine(
     best: Sequence[tuple[int, int]],
     size: int = FINE_SIZE,
     margin: int = FINE_SIZE,
-) -> Choice:
+) -> Selection:
     """The second pass: every window of a smaller size in the hot zone.
 
     The zone reaches from `margin` layers before to `margin` layers after the best two windows.
@@ -135,7 +135,7 @@ def fine(
     return windows.choose(windows.of_size(size, sorted(starts)))
 
 
-def every(windows: Windows, sizes: Sequence[int], stride: int = 1) -> Choice:
+def every(windows: Windows, sizes: Sequence[int], stride: int = 1) -> Selection:
     """The map: every window of the given sizes."""
     return windows.choose(
         layer_map
@@ -144,7 +144,7 @@ def every(windows: Windows, sizes: Sequence[int], stride: int = 1) -> Choice:
     )
 
 
-def listed(windows: Windows, path: str | os.PathLike[str]) -> Choice:
+def listed(windows: Windows, path: str | os.PathLike[str]) -> Selection:
     """The maps of a file: a spec a line (`8,12`, `blocks:2,4;6,8`, `layers:0..9,4..29`).
 
     Empty lines and what follows # do not count. Raises RysError naming file and line.

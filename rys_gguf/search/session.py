@@ -18,7 +18,7 @@ from rys_gguf.probes.suite import Suite
 from rys_gguf.report import size
 from rys_gguf.rules import Schedule
 from rys_gguf.schedule import architecture_of, metadata_of
-from rys_gguf.search.candidates import Choice, Windows, coarse, every, listed
+from rys_gguf.search.candidates import Selection, Windows, coarse, every, listed
 from rys_gguf.search.pool import Pool
 from rys_gguf.search.run import HELDOUT, SUITE, OpenRun, digest, require_identity
 from rys_gguf.search.sweep import Settings, Sweep, Watcher, prepare, round_ends
@@ -46,7 +46,7 @@ class SweepPlan:
 class _Resolved:
     """A plan on a model: what to begin with, the size of a second pass, words about it."""
 
-    first: Choice
+    first: Selection
     fine_size: int | None
     illegal: tuple[Any, ...]
     notes: tuple[str, ...]

@@ -29,7 +29,7 @@ from rys_gguf.probes.preflight import require_above_chance, require_answers, req
 from rys_gguf.probes.score import best_constant
 from rys_gguf.probes.suite import Suite
 from rys_gguf.rules import Schedule
-from rys_gguf.search.candidates import Candidate, Choice, Windows, fine
+from rys_gguf.search.candidates import Candidate, Selection, Windows, fine
 from rys_gguf.search.pool import Pool
 from rys_gguf.search.ranking import best, ranks
 from rys_gguf.search.run import OpenRun
@@ -204,7 +204,7 @@ class Sweep:
             self._base = Candidate(LayerMap.identity(model.n_trunk))
             self._windows = Windows(model, settings.schedule)
 
-    def run(self, first: Choice, fine_size: int | None = None) -> list[Candidate]:
+    def run(self, first: Selection, fine_size: int | None = None) -> list[Candidate]:
         """Search among the candidates of `first`, and the finalists, best first.
 
         With `fine_size` a second pass follows: windows of that size around the best of the first.

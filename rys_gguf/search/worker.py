@@ -54,7 +54,8 @@ class Setup:
 
     `items` and `questions` are those of a suite, by its name ("search" or "heldout"), in order.
     `texts` are token sequences after which a candidate is compared with the base; `reference` is
-    what the base gives there; `said` are its answers of the loop stage.
+    what the base gives there; `said` are its answers of the loop stage. `in_full` writes a whole
+    file for every candidate: what `scripts/sweep_cost.py` measures a sweep against.
     """
 
     model: str
@@ -80,8 +81,6 @@ class Step:
     stage: str
     suite: str = SEARCH
     items: tuple[int, ...] = ()
-    # Whether what the stage finds can end the job.
-    may_drop: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +199,7 @@ class Worker:
             found = self._probes(engine, step)
         if step.stage == FINAL:
             found.measures |= speed(engine, self._setup.texts[-1])
-        return found if step.may_drop else dataclasses.replace(found, reason=None, status="ok")
+        return found
 
     def _divergence(self, engine: Engine) -> _Found:
         setup = self._setup
