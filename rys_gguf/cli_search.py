@@ -170,7 +170,7 @@ def probe(
     answer. One model's scores say little; differences between variants of one model are the point.
     """
     from rys_gguf.probes.item import dump
-    from rys_gguf.probes.preflight import require_above_chance
+    from rys_gguf.probes.preflight import require_room
     from rys_gguf.probes.session import row_lines, run_probe, suite_lines, summarise
 
     engine = engine_of(llama_server, threads, engine_arguments)
@@ -216,7 +216,7 @@ def probe(
         echo(row_lines(rows))
         say(f"every answer: {printable(path)}")
     if not generate and not no_preflight:
-        require_above_chance(items, lines)
+        require_room(items, lines)
 
 
 @click.command()
@@ -251,6 +251,13 @@ def probe(
     "--heldout",
     type=FILE,
     help="Your own items for the finalists.  [default: every second item of --suite]",
+)
+@click.option(
+    "--control",
+    "controls",
+    type=Parsed("names", _names),
+    help="Families of generated items that only the finalists are asked: what nothing was chosen "
+    "by shows what else a window does.",
 )
 @click.option(
     "--finalists",
@@ -306,6 +313,7 @@ def sweep(
     levels: tuple[tuple[tuple[str, ...], int], ...],
     seed: int,
     heldout: Path | None,
+    controls: tuple[str, ...] | None,
     finalists: int,
     generate: bool,
     no_preflight: bool,
@@ -342,7 +350,9 @@ def sweep(
         preflight=not no_preflight,
     )
     plan = SweepPlan("list" if windows else plan_name, sizes, windows)
-    suites = _suites(model, suite, heldout, suite_size, families, levels, seed)
+    suites = _suites(
+        model, suite, heldout, suite_size, families, levels, seed, controls=controls or ()
+    )
     folder = output or model.with_name(model.name + ".sweep")
     if dry_run:
         from rys_gguf.search.session import dry_lines
@@ -457,13 +467,19 @@ def _suites(
     families: tuple[str, ...],
     levels: tuple[tuple[tuple[str, ...], int], ...],
     seed: int,
+    *,
+    controls: tuple[str, ...] = (),
 ) -> tuple[Suite, Suite]:
-    """The items to search with, and those held out."""
+    """The items to search with, and those held out, which alone hold the families `controls`."""
     from rys_gguf.model import Model
     from rys_gguf.probes.preflight import level_for
     from rys_gguf.probes.suite import Suite, build_suite
 
     if suite is not None:
+        if controls:
+            raise click.UsageError(
+                "--control is of generated items; with --suite, put the family into --heldout only"
+            )
         own = Suite.read(suite)
         if heldout is not None:
             return own, Suite.read(heldout)
@@ -474,14 +490,19 @@ def _suites(
         return Suite(own.items[::2]), Suite(own.items[1::2])
     if heldout is not None:
         raise click.UsageError("--heldout goes with --suite")
+    if both := set(families) & set(controls):
+        raise click.UsageError(
+            f"--control {','.join(sorted(both))}: is in --families as well, so the search asks it"
+        )
     with Model(model) as opened:
         auto = level_for(sum(t.n_elements for t in opened.header.tensors))
-    by_family = dict.fromkeys(families, auto)
+    asked = (*families, *controls)
+    by_family = dict.fromkeys(asked, auto)
     for names, level in levels:
-        by_family |= dict.fromkeys((n for n in names if n in families), level)
+        by_family |= dict.fromkeys((n for n in names if n in asked), level)
     search, held = (
-        build_suite(size, levels=by_family, seed=seed, split=split, families=families)
-        for split in ("search", "heldout")
+        build_suite(size, levels=by_family, seed=seed, split=split, families=chosen)
+        for split, chosen in (("search", families), ("heldout", asked))
     )
     return search, held
 

@@ -18,9 +18,9 @@ from rys_gguf.probes.item import Choice, Contrast, Item, Number, Ratings
 from rys_gguf.probes.preflight import (
     Unsuitable,
     level_for,
-    require_above_chance,
     require_answers,
     require_repeatable,
+    require_room,
 )
 from rys_gguf.probes.session import row_lines, run_probe, summarise
 from rys_gguf.probes.suite import Suite, build_suite
@@ -202,13 +202,34 @@ def test_chance_level_is_found_and_an_easier_level_named() -> None:
     """By score or by probability; a base that is a little above chance every time is above it."""
     hard = Choice(**{**{f: getattr(YES, f) for f in YES.__slots__}, "level": 2, **BASE})
     with pytest.raises(Unsuitable, match="--level reasoning=1"):
-        require_above_chance([hard], lines(hard, [0, 1] * 20, 0.5))
-    require_above_chance([hard], lines(hard, [1, 1, 1, 0] * 20, 0.5))
+        require_room([hard], lines(hard, [0, 1] * 20, 0.5))
+    require_room([hard], lines(hard, [1, 1, 1, 0] * 20, 0.5))
     varied = [{**row, "credit": 0.52 + 0.01 * (n % 2)}
               for n, row in enumerate(lines(hard, [0, 1] * 20, 0))]  # fmt: skip
-    require_above_chance([hard], varied)
+    require_room([hard], varied)
     with pytest.raises(Unsuitable, match=r"leave the family out \(--families\)"):
-        require_above_chance([TWO], lines(TWO, [1, -1] * 20, 0))
+        require_room([TWO], lines(TWO, [1, -1] * 20, 0))
+
+
+def test_a_base_that_knows_everything_asks_for_a_harder_level() -> None:
+    """Nothing is left to gain; at the hardest level there is no harder one to name."""
+    easy, hardest = (
+        Choice(**{**{f: getattr(YES, f) for f in YES.__slots__}, "level": n, **BASE})
+        for n in (2, 3)
+    )
+    require_room([easy], lines(easy, [1] * 37 + [0] * 3, 0.9))
+    with pytest.raises(Unsuitable, match=r"nothing to gain \(0.97.*--level reasoning=3"):
+        require_room([easy], lines(easy, [1] * 39 + [0], 0.9))
+    with pytest.raises(Unsuitable, match=r"level 3\); leave the family out"):
+        require_room([hardest], lines(hardest, [1] * 40, 0.9))
+
+
+def test_a_base_that_gives_no_option_any_probability_is_no_base() -> None:
+    """What could not be read is counted, not taken for a number."""
+    unread: list[Any] = [None] * 5
+    with pytest.raises(Unsuitable, match="on 12% of 40 items the base gives none of the options"):
+        require_room([YES], lines(YES, [*unread, *[1, 1, 1, 0] * 9][:40], 0.6))
+    require_room([YES], lines(YES, [*unread[:2], *[1, 1, 1, 0] * 10], 0.6))
 
 
 BASE = {"id": "h", "family": "reasoning", "topic": "t", "question": "?", "answer": "yes"}

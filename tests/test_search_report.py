@@ -14,7 +14,7 @@ from rys_gguf.errors import OutputFailed, RysError
 from rys_gguf.search.evidence import Evidence
 from rys_gguf.search.heatmap import DROPPED, FAILED, ILLEGAL, NOISE, csv_text, maps, svg, text_map
 from rys_gguf.search.report import text_report, write_report
-from rys_gguf.search.verdict import search
+from rys_gguf.search.verdict import score_text, search, verdicts
 from tests.runs import WINNER, FakeRun, make_run, name_of
 
 HOSTILE = (
@@ -110,6 +110,24 @@ def test_the_page_says_what_was_found(written: Path) -> None:
     lines = data["candidates"][name_of(WINNER)]["stages"]["generate"]
     assert lines["h-reasoning-0"]["response"].startswith("Answer: ")
     assert lines.keys() == data["base"]["generate"].keys()
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_held_out_scores_have_their_intervals_and_controls_are_marked(tmp_path: Path) -> None:
+    """In the table of finalists."""
+    run = make_run(0)
+    run.items = [x for x in run.items if x["stage"] == "final" or x["family"] != "math"]
+    run.folder = tmp_path
+    write_report(run, tmp_path / "report")
+    text = (tmp_path / "report" / "report.html").read_text()
+    table = text[text.index("Finalists on held-out items") : text.index("What the search promised")]
+    assert "math (control)" in table
+    assert "eq (control)" not in table
+    evidence = Evidence(run)
+    for v in verdicts(evidence):
+        for e in v.judgement.families:
+            assert score_text(e.window, e.window_interval) in table
+            assert ("(" in score_text(e.window, e.window_interval)) == (e.name != "eq")
 
 
 def test_what_a_model_says_stays_text(tmp_path: Path) -> None:

@@ -258,6 +258,55 @@ def test_a_planted_winner_is_told_with_its_price() -> None:
         assert part in said
 
 
+def test_scores_of_right_or_wrong_items_have_intervals() -> None:
+    """Wilson's, of the score itself; graded items and the mean over families have none."""
+    judged = verdict.judge({"a": {
+        "reasoning": pairs(ones(17, 4), ones(17, 9), binary=True),
+        "eq": pairs(ones(17, 4), ones(17, 9), binary=False),
+    }})["a"]  # fmt: skip
+    reasoning, eq = judged.families
+    assert reasoning.base_interval == wilson(4, 17)
+    assert reasoning.window_interval == wilson(9, 17)
+    assert verdict.score_text(reasoning.window, wilson(9, 17)) == "52.9 (31.0 to 73.8)"
+    for effect in (eq, judged.overall):
+        assert effect.base_interval is None
+        assert effect.window_interval is None
+    assert verdict.score_text(eq.window, None) == "52.9"
+
+
+def test_a_control_family_is_told_whatever_it_shows() -> None:
+    """And counts for nothing where search and held-out items are compared."""
+    run = make_run(0)
+    plain = verdict.verdicts(Evidence(run))[0]
+    assert plain.controls == ()
+    run.items = [
+        line for line in run.items if line["stage"] == "final" or line["family"] != "math"
+    ]  # fmt: skip
+    found = verdict.verdicts(Evidence(run))[0]
+    assert found.controls == ("math",)
+    (math_effect,) = (e for e in found.judgement.families if e.name == "math")
+    assert f"math (control) {verdict.points(math_effect.difference)}" in found.sentence
+    held_out = Evidence(run).pairs(found.candidate.name, ["final"], "credit")
+    assert found.held_out_gain == pytest.approx(
+        (held_out["eq"].mean + held_out["reasoning"].mean) / 2
+    )
+
+
+def test_answers_of_another_length_are_told() -> None:
+    """What a window gains by longer answers may be no ability."""
+    run = make_run(0, generate=True)
+    for line in run.items:
+        longer = line["candidate"] == name_of(WINNER) and line["stage"] == "generate"
+        line["n_tokens"] = 19 if longer else 10
+    best, *others = verdict.verdicts(Evidence(run))
+    assert best.length == pytest.approx(1.9)
+    assert "answers are 1.9 times as long as the base's" in best.sentence
+    for other in others:
+        assert other.length == 1
+        assert "as long" not in other.sentence
+    assert all(v.length is None for v in verdict.verdicts(Evidence(make_run(0))))
+
+
 def test_failed_requests_are_no_zeros() -> None:
     """An item whose request failed counts for neither side."""
     run = make_run(0)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -147,14 +148,20 @@ def setup_for(model: Path, folder: Path, n: int = 120) -> Setup:
 
 
 def search(
-    model: Path, folder: Path, pool: PlantedPool, fine_size: int | None = None, sizes: Any = (2, 3)
+    model: Path,
+    folder: Path,
+    pool: PlantedPool,
+    fine_size: int | None = None,
+    sizes: Any = (2, 3),
+    setup: Setup | None = None,
 ) -> list[str]:
     """The finalists' specs."""
     with Model(model) as opened:
         windows = Windows(opened, Schedule.PORTABLE)
         first = every(windows, sizes) if fine_size is None else coarse(windows, 4, 2)
     with OpenRun.start(folder, INFO, {}) as opened_run:
-        sweep = Sweep(opened_run, setup_for(model, folder), Settings(), pool, Silent())
+        setup = setup or setup_for(model, folder)
+        sweep = Sweep(opened_run, setup, Settings(), pool, Silent())
         return [c.spec for c in sweep.run(first, fine_size)]
 
 
@@ -265,6 +272,36 @@ def test_a_base_at_chance_ends_the_sweep_unless_told_otherwise(model: Path, tmp_
 
     with pytest.raises(RysError, match="reasoning: the base is at chance level"):
         search(model, tmp_path / "run", Guessing({}))
+
+
+@pytest.mark.parametrize("dull", [False, True])
+def test_control_families_choose_nothing_and_must_show_something(
+    model: Path, tmp_path: Path, dull: bool
+) -> None:
+    """Only finalists are asked; a base at chance in one ends the sweep before it begins."""
+
+    class Dull(PlantedPool):
+        def _answer(self, *args: Any) -> dict[str, Any]:
+            line = super()._answer(*args)
+            if line["family"] == "eq" and dull:
+                right = random.Random(line["item"]).random() < 0.5
+                return {**line, "score": float(right), "credit": 0.5}
+            return line
+
+    pool = Dull({(4, 6): 0.2})
+    setup = setup_for(model, tmp_path / "run")
+    controls = tuple(replace(item, family="eq") for item in items(60, "c"))
+    setup.items[HELDOUT] += controls
+    if dull:
+        with pytest.raises(RysError, match="eq: the base is at chance level"):
+            search(model, tmp_path / "run", pool, setup=setup)
+        assert {job.candidate.is_base for job in pool.jobs} == {True}
+        return
+    assert search(model, tmp_path / "run", pool, setup=setup)[0] == "blocks:4,6"
+    asked = {(i["stage"], i["family"]) for i in Run.open(tmp_path / "run").items}
+    assert asked == {
+        ("round1", "reasoning"), ("round2", "reasoning"), ("final", "reasoning"), ("final", "eq")
+    }  # fmt: skip
 
 
 # -- the parts -----------------------------------------------------------------------------------
@@ -475,6 +512,10 @@ def test_wrong_calls_are_one_message(job: list[Any], tmp_path: Path) -> None:
     assert run("sweep", source, "--level", "9").returncode == 2
     assert run("sweep", source, "--families", "chess").returncode == 2
     assert run("sweep", source, "--sizes", "x").returncode == 2
+    control = ("sweep", source, "--control", "eq", "--dry-run")
+    assert "in --families as well" in run(*control).stderr
+    assert "--heldout only" in run(*control, "--suite", job[3]).stderr
+    assert run(*control, "--families", "math").returncode == 0
     assert "two sizes" in fails("sweep", source, "--sizes", "2", "--dry-run")
     too_long = ("sweep", source, "--plan", "map", "--sizes", "40")
     assert "the model has 5 layers, no window of 40" in fails(*too_long, "--dry-run")

@@ -14,12 +14,15 @@ from rys_gguf.engine import Engine
 from rys_gguf.errors import Refused
 from rys_gguf.probes.ask import Question, answer, ask
 from rys_gguf.probes.item import Choice, Item
+from rys_gguf.probes.suite import LEVELS
 
 MIN_ANSWERED = 0.9
 MAX_TRUNCATED = 0.05
 _TRIED = 20  # answers of a family
 _TWICE = 4  # items that are asked again
 _SIGMAS = 2.0
+_CEILING = 0.95
+_WAYS_OUT = "leave the family out (--families), or keep it with --no-preflight"
 
 
 class Unsuitable(Refused):
@@ -49,11 +52,12 @@ def require_repeatable(
             )
 
 
-def require_above_chance(items: Iterable[Item], lines: Iterable[Mapping[str, Any]]) -> None:
-    """Raise Unsuitable, naming every family at which the base does no better than chance.
+def require_room(items: Iterable[Item], lines: Iterable[Mapping[str, Any]]) -> None:
+    """Raise Unsuitable, naming every family in which the base leaves no room for a difference.
 
-    `lines` are the base's quick answers as in items.jsonl. Better is a mean more than two standard
-    errors above that of answers at random, by score or by the probability of the right option.
+    `lines` are the base's quick answers as in items.jsonl. A base at chance cannot lose, one that
+    knows nearly everything cannot gain. Above chance is a mean more than two standard errors above
+    that of answers at random, by score or by the probability of the right option.
     """
     by_id = {item.id: item for item in items}
     families: dict[str, list[Mapping[str, Any]]] = {}
@@ -61,20 +65,31 @@ def require_above_chance(items: Iterable[Item], lines: Iterable[Mapping[str, Any
         families.setdefault(line["family"], []).append(line)
     faults = []
     for family, asked in families.items():
-        chances = [by_id[line["item"]].chance for line in asked]
-        gains = [line["score"] - c for line, c in zip(asked, chances, strict=True)]
+        scored = [(line, by_id[line["item"]]) for line in asked if line["score"] is not None]
+        level = max(by_id[line["item"]].level for line in asked)
+        if (answered := len(scored) / len(asked)) < MIN_ANSWERED:
+            faults.append(
+                f"{family}: on {1 - answered:.0%} of {len(asked)} items the base gives none of the "
+                f"options any probability; {_WAYS_OUT}"
+            )
+            continue
+        score = fmean(line["score"] for line, _ in scored)
+        gains = [line["score"] - item.chance for line, item in scored]
         credits_ = [
-            line["credit"] - chance
-            for line, chance in zip(asked, chances, strict=True)
-            if isinstance(by_id[line["item"]], Choice)
+            line["credit"] - item.chance for line, item in scored if isinstance(item, Choice)
         ]
         if not _is_above(gains) and not _is_above(credits_):
-            level = max(by_id[line["item"]].level for line in asked)
+            chance = fmean(item.chance for _, item in scored)
             easier = f"use --level {family}={level - 1}, " if level > 0 else ""
             faults.append(
-                f"{family}: the base is at chance level ({fmean(gains) + fmean(chances):.2f}, "
-                f"chance {fmean(chances):.2f}, {len(asked)} items, level {level}); {easier}leave "
-                f"the family out (--families), or keep it with --no-preflight"
+                f"{family}: the base is at chance level ({score:.2f}, chance {chance:.2f}, "
+                f"{len(asked)} items, level {level}); {easier}{_WAYS_OUT}"
+            )
+        elif score > _CEILING:
+            harder = f"use --level {family}={level + 1}, " if level < LEVELS[-1] else ""
+            faults.append(
+                f"{family}: the base has next to nothing to gain ({score:.2f}, {len(asked)} items, "
+                f"level {level}); {harder}{_WAYS_OUT}"
             )
     _refuse("the suite cannot show a gain on this model", faults)
 

@@ -32,6 +32,7 @@ from rys_gguf.search.verdict import (
     interval_text,
     p_text,
     points,
+    score_text,
     verdicts,
 )
 
@@ -250,8 +251,10 @@ def _verdict_lines(verdict: Verdict, info: Mapping[str, Any]) -> Iterator[str]:
     yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"
     for e in (judged.overall, *judged.families):
         name = f"**{e.name}**" if e.name == OVERALL else _md(e.name)
+        name += " (control)" * (e.name in verdict.controls)
         yield (
-            f"| {name} | {e.n} | {100 * e.base:.1f} | {100 * e.window:.1f} "
+            f"| {name} | {e.n} | {score_text(e.base, e.base_interval)} "
+            f"| {score_text(e.window, e.window_interval)} "
             f"| {points(e.difference)} | {interval_text(e.interval)} | {p_text(e.holm_p)} |"
         )
     yield ""

@@ -32,6 +32,7 @@ from rys_gguf.search.verdict import (
     p_text,
     pareto,
     points,
+    score_text,
 )
 
 # The page holds the answers of the best candidates; items.jsonl holds all.
@@ -381,10 +382,10 @@ def _held_out(judged: Sequence[Verdict]) -> Iterator[str]:
             rows.append(
                 [
                     _cell(visible(v.candidate.spec), None, "l mono"),
-                    _cell(visible(e.name), None, "l"),
+                    _cell(visible(e.name) + " (control)" * (e.name in v.controls), None, "l"),
                     _cell(str(e.n)),
-                    _cell(f"{100 * e.base:.1f}", e.base),
-                    _cell(f"{100 * e.window:.1f}", e.window),
+                    _cell(score_text(e.base, e.base_interval), e.base),
+                    _cell(score_text(e.window, e.window_interval), e.window),
                     _gain_cell(e.difference),
                     _cell(interval_text(e.interval), e.interval.low),
                     _cell(
@@ -404,9 +405,10 @@ def _held_out(judged: Sequence[Verdict]) -> Iterator[str]:
     )  # fmt: skip
     yield _table(columns, rows)
     yield (
-        '<p class="note">Scores and differences in points of 100. McNemar is exact, for families '
-        "of right-or-wrong items; elsewhere Holm corrects a sign-flip test. Detectable: the true "
-        "difference that a test of this size, uncorrected, finds four times in five.</p>"
+        '<p class="note">Scores and differences in points of 100; of right-or-wrong items with '
+        "Wilson's 95 % interval. McNemar is exact, for families of such items; elsewhere Holm "
+        "corrects a sign-flip test. Detectable: the true difference that a test of this size, "
+        "uncorrected, finds four times in five. Control: a family the search did not ask.</p>"
     )
     yield "<h2>What the search promised, and what it costs</h2>"
     rows = [

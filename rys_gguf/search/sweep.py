@@ -25,7 +25,7 @@ from rys_gguf.errors import RysError, printable
 from rys_gguf.layer_map import LayerMap
 from rys_gguf.model import Model
 from rys_gguf.probes.ask import Compiler
-from rys_gguf.probes.preflight import require_above_chance, require_answers, require_repeatable
+from rys_gguf.probes.preflight import require_answers, require_repeatable, require_room
 from rys_gguf.probes.score import best_constant
 from rys_gguf.probes.suite import Suite
 from rys_gguf.rules import Schedule
@@ -200,6 +200,9 @@ class Sweep:
         self._watcher = watcher
         n = len(setup.items[SEARCH])
         self._ends = round_ends(n, settings.shares)
+        everything = tuple(range(len(setup.items[HELDOUT])))
+        stages = (FINAL, GENERATE) if settings.generate else (FINAL,)
+        self._last = tuple(Step(stage, HELDOUT, everything) for stage in stages)
         with Model(setup.model) as model:
             self._base = Candidate(LayerMap.identity(model.n_trunk))
             self._windows = Windows(model, settings.schedule)
@@ -230,11 +233,19 @@ class Sweep:
         self._do("base", [Job(self._base, tuple(steps))])
         for step in steps:
             self._require_ok(step.stage)
+        searched = {item.family for item in self._setup.items[SEARCH]}
         if self._settings.preflight:
             asked = [
                 line for step in steps for line in self._run.items_of(self._base.key, step.stage)
             ]
-            require_above_chance(self._setup.items[SEARCH], asked)
+            require_room(self._setup.items[SEARCH], asked)
+        self._do("base, held out", [Job(self._base, self._last)])
+        self._require_ok(FINAL)
+        if self._settings.preflight:
+            # A control family has to be able to show a loss: known before the search, not after.
+            asked = self._run.items_of(self._base.key, FINAL)
+            controls = [line for line in asked if line["family"] not in searched]
+            require_room(self._setup.items[HELDOUT], controls)
 
     def _require_ok(self, stage: str) -> None:
         result = self._run.result(self._base.key, stage)
@@ -268,16 +279,11 @@ class Sweep:
 
     def _finish(self, ranked: list[Candidate]) -> list[Candidate]:
         """Take the best that do not loop through the held-out items, in their real files."""
-        everything = tuple(range(len(self._setup.items[HELDOUT])))
-        last = [Step(FINAL, HELDOUT, everything)]
-        if self._settings.generate:
-            last.append(Step(GENERATE, HELDOUT, everything))
-        self._do("base, held out", [Job(self._base, tuple(last))])
-        self._require_ok(FINAL)
         finalists: list[Candidate] = []
         while (missing := self._settings.n_finalists - len(finalists)) and ranked:
             batch, ranked = ranked[:missing], ranked[missing:]
-            self._do("finalists", [Job(c, (Step(LOOPS), *last), real_file=True) for c in batch])
+            steps = (Step(LOOPS), *self._last)
+            self._do("finalists", [Job(c, steps, real_file=True) for c in batch])
             finalists += [c for c in batch if self._status(c, FINAL) == "ok"]
         return finalists
 

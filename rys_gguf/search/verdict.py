@@ -28,6 +28,7 @@ from rys_gguf.search.evidence import (
 from rys_gguf.search.statistics import (
     ALPHA,
     N_RESAMPLES,
+    Floats,
     Interval,
     McNemar,
     NoiseLine,
@@ -38,6 +39,7 @@ from rys_gguf.search.statistics import (
     noise_line,
     sign_flip_p,
     standard_errors,
+    wilson,
 )
 
 BETTER, TRADE_OFF, NO_EVIDENCE, WORSE = "better", "trade-off", "no evidence", "worse"
@@ -45,6 +47,8 @@ FORMAT_CHANGE = "format change"
 OVERALL = "overall"
 # Parse rates further apart than this compare formats, not abilities.
 _PARSE_GAP = 0.05
+# A window whose answers are this much longer or shorter than the base's answers differently.
+_LENGTH_GAP = 1.5
 HELD_OUT = {
     FINAL: "held-out items, by probability",
     GENERATE: "held-out items, generated answers",
@@ -53,12 +57,17 @@ HELD_OUT = {
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """One measured difference, window minus base; `holm_p` counts all claims of the report."""
+    """One measured difference, window minus base; `holm_p` counts all claims of the report.
+
+    `base` and `window` are the scores themselves, with intervals where items are right or wrong.
+    """
 
     name: str
     n: int
     base: float
     window: float
+    base_interval: Interval | None
+    window_interval: Interval | None
     difference: float
     interval: Interval
     p: float
@@ -87,7 +96,9 @@ class Judgement:
 class Verdict:
     """A finalist's judgement with what the search promised and what the window costs.
 
-    `search_gain` and `held_out_gain` are of one measure (credit), in fractions of 1.
+    `search_gain` and `held_out_gain` are of one measure (credit) and the same families, in
+    fractions of 1. `controls` are families that only finalists were asked. `length` is that of its
+    generated answers in tokens, as a multiple of the base's.
     """
 
     candidate: Candidate
@@ -97,6 +108,8 @@ class Verdict:
     held_out_gain: float | None
     extra_bytes: int | None
     speed: float | None
+    controls: tuple[str, ...] = ()
+    length: float | None = None
 
     @property
     def sentence(self) -> str:
@@ -188,15 +201,18 @@ def verdicts(evidence: Evidence) -> tuple[Verdict, ...]:
         candidate = evidence.candidates[name]
         search = evidence.pairs(name, evidence.rounds, "credit")
         held_out = evidence.pairs(name, [stage], "credit")
+        again = {family: p for family, p in held_out.items() if family in search}
         found.append(
             Verdict(
                 candidate,
                 stage,
                 judgement,
                 overall(search) if search else None,
-                overall(held_out) if held_out else None,
+                overall(again) if again else None,
                 extra_bytes(evidence, candidate),
                 speed(evidence, candidate),
+                tuple(family for family in held_out if search and family not in search),
+                answer_length(evidence, candidate) if stage == GENERATE else None,
             )
         )
     return tuple(sorted(found, key=lambda v: -v.judgement.overall.difference))
@@ -271,6 +287,14 @@ def speed(evidence: Evidence, candidate: Candidate) -> float | None:
     return None
 
 
+def answer_length(evidence: Evidence, candidate: Candidate) -> float | None:
+    """Tokens of a candidate's generated answers, as a multiple of the base's to the same items."""
+    base, window = (evidence.answers(c.name, [GENERATE]) for c in (evidence.base, candidate))
+    both = base.keys() & window.keys()
+    ours, theirs = (sum(int(a[k].get("n_tokens") or 0) for k in both) for a in (window, base))
+    return ours / theirs if theirs else None
+
+
 def points(x: float) -> str:
     """A difference of fractions as points of 100: +12.1."""
     return f"{100 * x:+.1f}" if abs(x) >= 0.0005 else "0.0"  # noqa: PLR2004 - what rounds to 0
@@ -298,11 +322,17 @@ def verdict_sentence(verdict: Verdict) -> str:
             f"Of the answers {window:.0%} could be read, of the base's {base:.0%}: the difference "
             f"may be one of format."
         )
+    if verdict.length is not None and not 1 / _LENGTH_GAP <= verdict.length <= _LENGTH_GAP:
+        said.append(
+            f"Its answers are {verdict.length:.1f} times as long as the base's: what it gains or "
+            f"loses may be that."
+        )
     said.extend(
-        f"{printable(effect.name)} {points(effect.difference)} "
+        f"{printable(effect.name)}{' (control)' * (effect.name in verdict.controls)} "
+        f"{points(effect.difference)} "
         f"({interval_text(effect.interval)}, n = {effect.n}, Holm p {_equals(effect.holm_p)})."
         for effect in judged.families
-        if effect.significant
+        if effect.significant or effect.name in verdict.controls
     )
     if judged.word == NO_EVIDENCE and whole.detectable > 0:
         said.append(
@@ -334,6 +364,12 @@ def interval_text(interval: Interval) -> str:
     return f"{points(interval.low)} to {points(interval.high)}"
 
 
+def score_text(score: float, interval: Interval | None) -> str:
+    """A score in points of 100, with its interval where it has one: 41.2 (30.9 to 52.3)."""
+    shown = f"{100 * score:.1f}"
+    return f"{shown} ({100 * interval.low:.1f} to {100 * interval.high:.1f})" if interval else shown
+
+
 def _equals(p: float) -> str:
     text = p_text(p)
     return text if text.startswith("<") else f"= {text}"
@@ -356,18 +392,25 @@ def _word(whole: Effect, parts: tuple[Effect, ...], pairs: Families) -> str:
 
 
 def _effect(name: str, families: Families, p: float, adjusted: float, n_resamples: int) -> Effect:
+    alone = next(iter(families.values())) if name != OVERALL else None
     return Effect(
         name,
         sum(len(f.items) for f in families.values()),
         float(np.mean([f.base.mean() for f in families.values()])),
         float(np.mean([f.window.mean() for f in families.values()])),
+        _of_right(alone.base) if alone and alone.binary else None,
+        _of_right(alone.window) if alone and alone.binary else None,
         overall(families),
         bootstrap([f.difference for f in families.values()], n_resamples),
         p,
         adjusted,
         detectable_mean(_error(families)),
-        _mcnemar(next(iter(families.values()))) if name != OVERALL else None,
+        _mcnemar(alone) if alone else None,
     )
+
+
+def _of_right(scores: Floats) -> Interval:
+    return wilson(int(scores.sum()), len(scores))
 
 
 def _mcnemar(pairs: Pairs) -> McNemar | None:
