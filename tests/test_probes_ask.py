@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -298,6 +300,46 @@ def test_missing_parts_are_one_message(smollm2: Path, tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_text("\n")
     assert "no items" in fails("probe", smollm2, "--suite", tmp_path / "empty.jsonl")
     assert "rys-gguf[harness]" in fails("probe", smollm2, "--lm-eval", "gsm8k")
+
+
+STAND_IN = """
+import json, sys, urllib.request
+at = sys.argv.index
+options = dict(part.split("=", 1) for part in sys.argv[at("--model_args") + 1].split(","))
+assert sys.argv[at("--model") + 1] == "local-chat-completions"
+assert "--apply_chat_template" in sys.argv
+body = {
+    "model": options["model"],
+    "messages": [{"role": "user", "content": "Say hello."}],
+    "max_tokens": 8,
+    "temperature": 0,
+}
+request = urllib.request.Request(
+    options["base_url"], json.dumps(body).encode(), {"Content-Type": "application/json"}
+)
+reply = json.load(urllib.request.urlopen(request))
+print(sys.argv[at("--tasks") + 1], len(reply["choices"][0]["message"]["content"]))
+sys.exit(int(sys.argv[at("--limit") + 1]))
+"""
+
+
+def test_the_harness_is_given_our_engine(smollm2: Path, tmp_path: Path) -> None:
+    """Called as lm_eval is documented, at the address of a chat that answers; its code counts.
+
+    A stand-in takes the harness's place: the real one brings sixty packages.
+    """
+    package = tmp_path / "lm_eval"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "__main__.py").write_text(STAND_IN)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    args = ["probe", smollm2, "--threads", "1", "--lm-eval", "gsm8k", "--lm-eval-arg=--limit"]
+    done = run(*args, "--lm-eval-arg=0", env=environment)
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(r"gsm8k [1-9]\d*\n", done.stdout)
+    failed = run(*args, "--lm-eval-arg=3", env=environment)
+    assert failed.returncode == 1
+    assert "lm_eval ended with exit code 3" in failed.stderr
 
 
 def test_answers_replace_nothing_by_accident(smollm2: Path, tmp_path: Path) -> None:

@@ -448,6 +448,24 @@ def test_workers_side_by_side_find_the_same(job: list[Any], tmp_path: Path) -> N
     assert scores(tmp_path / "one") == scores(tmp_path / "two")
 
 
+def test_finalists_answer_in_words_as_well(job: list[Any], tmp_path: Path) -> None:
+    """With --generate: base and finalists, on the held-out items, and the verdicts rest on it."""
+    done = run(*job, "--generate", "-o", tmp_path / "run", "--finalists", "1")
+    assert done.returncode == 0, done.stderr
+    opened = Run.open(tmp_path / "run")
+    by_stage = {
+        stage: {r["candidate"] for r in opened.results if r["stage"] == stage and r["n_items"]}
+        for stage in ("final", "generate")
+    }
+    assert by_stage["generate"] == by_stage["final"]
+    assert len(by_stage["generate"]) == 2
+    for line in opened.items:
+        in_words = line["stage"] == "generate"
+        assert (line["scoring"] == "generate") == in_words == isinstance(line["response"], str)
+        assert bool(line["probabilities"]) != in_words
+    assert "generated answers" in done.stdout
+
+
 def test_an_engine_that_dies_is_a_failed_candidate_with_its_last_words(
     job: list[Any], tmp_path: Path
 ) -> None:
