@@ -14,7 +14,7 @@ from rys_gguf.errors import OutputFailed, RysError
 from rys_gguf.search.evidence import Evidence
 from rys_gguf.search.heatmap import DROPPED, FAILED, ILLEGAL, NOISE, csv_text, maps, svg, text_map
 from rys_gguf.search.report import text_report, write_report
-from rys_gguf.search.verdict import score_text, search, verdicts
+from rys_gguf.search.verdict import interval_text, points, score_text, search, verdicts
 from tests.runs import WINNER, FakeRun, make_run, name_of
 
 HOSTILE = (
@@ -126,8 +126,10 @@ def test_held_out_scores_have_their_intervals_and_controls_are_marked(tmp_path: 
     evidence = Evidence(run)
     for v in verdicts(evidence):
         for e in v.judgement.families:
-            assert score_text(e.window, e.window_interval) in table
-            assert ("(" in score_text(e.window, e.window_interval)) == (e.name != "eq")
+            shown, _, rest = score_text(e.window, e.window_interval).partition(" ")
+            below = f"<small>{rest.strip('()')}</small>" if e.name != "eq" else ""
+            assert f">{shown}{below}</td>" in table
+            assert f">{points(e.difference)}<small>{interval_text(e.interval)}</small>" in table
 
 
 def test_what_a_model_says_stays_text(tmp_path: Path) -> None:

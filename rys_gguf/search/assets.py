@@ -74,6 +74,7 @@ background:var(--card)}
 .tall{max-height:560px;overflow-y:auto}
 table{border-collapse:collapse;width:100%;font-size:13.5px;font-variant-numeric:tabular-nums}
 th,td{padding:7px 11px;text-align:right;white-space:nowrap;border-bottom:1px solid var(--line)}
+td small{display:block;font-size:11.5px;color:var(--soft)}
 tr:last-child td{border-bottom:0}
 th{position:sticky;top:0;background:var(--wash);font-weight:600;z-index:1}
 th button{position:relative;font:inherit;color:inherit;

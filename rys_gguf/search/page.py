@@ -19,7 +19,7 @@ from rys_gguf.report import size
 from rys_gguf.search import assets
 from rys_gguf.search.evidence import FINAL, GENERATE, Evidence, Line
 from rys_gguf.search.heatmap import Heatmap, svg
-from rys_gguf.search.statistics import detectable_effect
+from rys_gguf.search.statistics import Interval, detectable_effect
 from rys_gguf.search.verdict import (
     HELD_OUT,
     NO_EVIDENCE,
@@ -356,16 +356,24 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, tall: bool 
     )
 
 
-def _cell(shown: str, sort: Any = None, kind: str = "") -> str:
+def _cell(shown: str, sort: Any = None, kind: str = "", below: str = "") -> str:
     key = shown if sort is None else sort
-    return f'<td data-sort="{text(key)}"{f" class={kind!r}" if kind else ""}>{escape(shown)}</td>'
+    more = f"<small>{escape(below)}</small>" if below else ""
+    kinds = f" class={kind!r}" if kind else ""
+    return f'<td data-sort="{text(key)}"{kinds}>{escape(shown)}{more}</td>'
 
 
-def _gain_cell(x: float | None) -> str:
+def _score_cell(score: float, interval: Interval | None) -> str:
+    shown, _, rest = score_text(score, interval).partition(" ")
+    return _cell(shown, score, below=rest.strip("()"))
+
+
+def _gain_cell(x: float | None, interval: Interval | None = None) -> str:
     if x is None:
         return _cell("", "")
     shown = points(x)
-    return _cell(shown, x, {"+": "pos", "-": "neg"}.get(shown[0], "soft"))
+    kind = {"+": "pos", "-": "neg"}.get(shown[0], "soft")
+    return _cell(shown, x, kind, interval_text(interval) if interval else "")
 
 
 def _held_out(judged: Sequence[Verdict]) -> Iterator[str]:
@@ -384,10 +392,9 @@ def _held_out(judged: Sequence[Verdict]) -> Iterator[str]:
                     _cell(visible(v.candidate.spec), None, "l mono"),
                     _cell(visible(e.name) + " (control)" * (e.name in v.controls), None, "l"),
                     _cell(str(e.n)),
-                    _cell(score_text(e.base, e.base_interval), e.base),
-                    _cell(score_text(e.window, e.window_interval), e.window),
-                    _gain_cell(e.difference),
-                    _cell(interval_text(e.interval), e.interval.low),
+                    _score_cell(e.base, e.base_interval),
+                    _score_cell(e.window, e.window_interval),
+                    _gain_cell(e.difference, e.interval),
                     _cell(
                         f"{test.wins} / {test.losses}" if test else "", test.wins if test else ""
                     ),
@@ -400,15 +407,16 @@ def _held_out(judged: Sequence[Verdict]) -> Iterator[str]:
                 ]
             )
     columns = (
-        "<Window", "<Family", "n", "Base", "Window", "Difference", "95 % interval",
+        "<Window", "<Family", "n", "Base", "Window", "Difference",
         "Wins / losses", "McNemar p (mid-p)", "Holm p", "Detectable",
     )  # fmt: skip
     yield _table(columns, rows)
     yield (
-        '<p class="note">Scores and differences in points of 100; of right-or-wrong items with '
-        "Wilson's 95 % interval. McNemar is exact, for families of such items; elsewhere Holm "
-        "corrects a sign-flip test. Detectable: the true difference that a test of this size, "
-        "uncorrected, finds four times in five. Control: a family the search did not ask.</p>"
+        '<p class="note">Scores and differences in points of 100, with 95 % intervals below: '
+        "bootstrap of differences, Wilson's of right-or-wrong items. McNemar is exact, for "
+        "families of such items; elsewhere Holm corrects a sign-flip test. Detectable: the true "
+        "difference that a test of this size, uncorrected, finds four times in five. Control: a "
+        "family the search did not ask.</p>"
     )
     yield "<h2>What the search promised, and what it costs</h2>"
     rows = [
