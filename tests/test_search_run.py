@@ -95,9 +95,9 @@ def test_a_run_of_other_things_is_refused(tmp_path: Path, identity: Any, said: s
 def test_other_items_are_told_by_the_options_that_choose_them(tmp_path: Path) -> None:
     """A hash alone would leave the user guessing."""
     folder = filled(tmp_path / "run")
-    other = {**INFO["identity"], "suite": "xyz"}
-    with pytest.raises(RysError, match="--suite-size"):
-        OpenRun.start(folder, {"identity": other}, {})
+    for suite, said in (("suite", "--suite-size"), ("heldout", "--control")):
+        with pytest.raises(RysError, match=said):
+            OpenRun.start(folder, {"identity": {**INFO["identity"], suite: "xyz"}}, {})
 
 
 def test_a_folder_with_other_files_is_not_written_to(tmp_path: Path) -> None:

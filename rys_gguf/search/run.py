@@ -195,8 +195,10 @@ def read_info(folder: Path) -> Line:
 
 
 # What a user changes to get other items: hashes of suites say nothing by themselves.
-_ITEMS = " (--suite, --suite-size, --families, --level and --seed decide the items)"
-_DECIDED_BY = {"suite": _ITEMS, "heldout": _ITEMS}
+_DECIDED_BY = {
+    "suite": " (--suite, --suite-size, --families, --level and --seed decide the items)",
+    "heldout": " (--control and --heldout decide these items, and all that decides the others)",
+}
 
 
 def _differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
