@@ -98,6 +98,9 @@ def test_a_score_at_its_floor_keeps_nothing(run: FakeRun) -> None:
          "settings.thinking is False in the first and True in the second"),
         ({"settings": {"threads": 2}},
          "settings.thinking is False in the first and not set in the second"),
+        ({"engine": {"build": "b1", "arguments": ["-ctk", "q4_0"]}},
+         "engine.arguments is not set in the first and"),
+        ({"engine": {"build": "b1", "n_ctx": 512}}, "engine.n_ctx is not set in the first and 512"),
     ],
 )  # fmt: skip
 def test_other_suites_and_settings_are_refused(
@@ -121,6 +124,19 @@ def test_other_models_and_engines_may_differ(run: FakeRun) -> None:
     other.info["model"]["n_layers"] = 30
     with pytest.raises(RysError, match="24 layers, the second 30"):
         compare(run, other)
+
+
+def test_a_family_that_cannot_be_read_in_one_run_is_named(run: FakeRun) -> None:
+    """Left out of the numbers, and said to be."""
+    other = copy.deepcopy(run)
+    for line in other.items:
+        if line["candidate"] == name_of(WINNER) and line["family"] == "eq":
+            line.update(status="no_answer", score=None, credit=None)
+    found = compare(run, other)
+    assert of(found, "blocks:10,14").unread == ("eq",)
+    assert [k.family for k in of(found, "blocks:10,14").kept] == ["overall", "math", "reasoning"]
+    assert of(found, "base").unread == ()
+    assert "  eq         no item that could be read in both runs" in comparison_lines(found)
 
 
 def test_search_only_is_said(run: FakeRun) -> None:

@@ -13,6 +13,7 @@ import pytest
 from rys_gguf.errors import OutputFailed, RysError
 from rys_gguf.search.evidence import Evidence
 from rys_gguf.search.heatmap import DROPPED, FAILED, ILLEGAL, NOISE, csv_text, maps, svg, text_map
+from rys_gguf.search.page import render
 from rys_gguf.search.report import text_report, write_report
 from rys_gguf.search.verdict import interval_text, points, score_text, search, verdicts
 from tests.runs import WINNER, FakeRun, make_run, name_of
@@ -187,6 +188,52 @@ def test_cells_know_their_state() -> None:
     null = cells(make_run(4, gain={(i, i + 4): 0.0 for i in range(21)}))
     n_noise = sum(state == NOISE for state in null.values())
     assert n_noise >= 15, "of 19 windows"
+
+
+def looping() -> FakeRun:
+    """The winner of the search loops: the stage after the rounds."""
+    run = make_run(0, finalists=((9, 13), (2, 6)))
+    last = next(r for r in run.results if r["candidate"] == name_of(WINNER))
+    run.results.append(
+        {**last, "stage": "loops", "status": "dropped", "reason": "loops: 3 of 4", "measures": {}}
+    )
+    return run
+
+
+def test_what_loops_is_no_winner() -> None:
+    """Hatched, not ringed, and told so beside its gain."""
+    run = looping()
+    assert cells(run)[WINNER] == DROPPED
+    evidence = Evidence(run)
+    overall = maps(evidence, search(evidence))[0]
+    assert overall.best != WINNER
+    (line,) = (x for x in text_report(run) if x.startswith(f"  blocks:{WINNER[0]},{WINNER[1]}"))
+    assert "dropped at loops: loops: 3 of 4" in line
+
+
+def test_any_gain_fits_the_plot() -> None:
+    """Skill may fall to -20 and below."""
+    run = make_run(0)
+    for line in run.items:
+        if line["family"] == "eq" and line["candidate"] == name_of(WINNER):
+            line["score"] = line["credit"] = -40.0
+    evidence = Evidence(run)
+    found, judged = search(evidence), verdicts(evidence)
+    page = render(evidence, found, judged, maps(evidence, found), {})
+    assert "-1000.0" in page
+
+
+def test_what_has_no_score_is_no_zero() -> None:
+    """In the items of the page."""
+    run = make_run(0)
+    line = next(x for x in run.items if x["candidate"] == name_of(WINNER) and x["stage"] == "final")
+    line.update(score=None, credit=None, status="no_answer")
+    evidence = Evidence(run)
+    found, judged = search(evidence), verdicts(evidence)
+    page = Page(render(evidence, found, judged, maps(evidence, found), {}))
+    kept = json.loads(page.scripts[0])["candidates"][name_of(WINNER)]["stages"]["final"]
+    assert kept[line["item"]]["score"] is None
+    assert kept[line["item"]]["status"] == "no_answer"
 
 
 def test_svg_marks_and_escapes() -> None:

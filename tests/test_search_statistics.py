@@ -23,7 +23,7 @@ from rys_gguf.search.statistics import (
     sign_flip_p,
     wilson,
 )
-from tests.runs import WINNER, make_run, name_of
+from tests.runs import WINNER, FakeRun, make_run, name_of
 
 # -- known values ------------------------------------------------------------------------------
 
@@ -233,6 +233,47 @@ def test_words() -> None:
     assert word(math=up, eq=down) == verdict.TRADE_OFF
     assert word(math=same, eq=same) == verdict.NO_EVIDENCE
     assert word(math=unread, eq=same) == verdict.FORMAT_CHANGE
+
+
+def unread_eq(run: FakeRun, n_read: int) -> FakeRun:
+    """The winner says of all but `n_read` emotions what nobody can read."""
+    eq = [
+        line for line in run.items
+        if (line["candidate"], line["stage"], line["family"]) == (name_of(WINNER), "final", "eq")
+    ]  # fmt: skip
+    for line in eq[n_read:]:
+        line.update(status="no_answer", score=None, credit=None)
+    return run
+
+
+@pytest.mark.parametrize("n_read", [0, 1, 50])
+def test_a_family_nobody_can_read_is_no_gain(n_read: int) -> None:
+    """However little of it is left, it is a change of format, not a family less."""
+    found = verdict.verdicts(Evidence(unread_eq(make_run(0), n_read)))
+    (winner,) = (v for v in found if v.candidate.window == WINNER)
+    assert winner.judgement.word == verdict.FORMAT_CHANGE
+    assert winner.judgement.parsed[1] == pytest.approx((280 + n_read) / 340)
+
+
+def test_nothing_that_can_be_read_is_still_a_verdict() -> None:
+    """A finalist does not vanish because all of its answers are unreadable."""
+    run = make_run(0)
+    run.items = [line for line in run.items if line["family"] == "eq"]
+    found = verdict.verdicts(Evidence(unread_eq(run, 0)))
+    (winner,) = (v for v in found if v.candidate.window == WINNER)
+    assert (winner.judgement.word, winner.judgement.overall.n) == (verdict.FORMAT_CHANGE, 0)
+    assert "n = 0" in winner.sentence
+
+
+def test_a_loss_that_is_certain_in_one_family_is_said() -> None:
+    """Where the mean over families hides it too."""
+    down = pairs(ones(200, 100), ones(200, 75), binary=True)
+    rng = np.random.default_rng(0)
+    graded = rng.normal(0, 1, 40)
+    other = pairs(graded, graded + rng.normal(0.05, 1, 40), binary=False)
+    judged = verdict.judge({"a": {"reasoning": down, "eq": other}})["a"]
+    assert not judged.overall.significant
+    assert judged.word == verdict.WORSE
 
 
 def test_a_small_loss_is_not_hidden_behind_a_large_gain() -> None:

@@ -147,7 +147,7 @@ const option = (select, value, text) => {
   o.value = value;
   select.append(o);
 };
-const sign = x => (x > 0 ? "+" : "") + x.toFixed(2);
+const sign = x => x === null ? "" : (x > 0 ? "+" : "") + x.toFixed(2);
 function stages() {
   const c = data.candidates[who.value], kept = stage.value;
   stage.replaceChildren();
@@ -159,7 +159,8 @@ function stages() {
 function side(name, line, gold) {
   const box = make("div");
   box.append(make("b", name));
-  box.append(make("div", `${line.status}, parsed ${line.parsed}, score ${line.score}`, "soft"));
+  const score = line.score ?? "none";
+  box.append(make("div", `${line.status}, parsed ${line.parsed}, score ${score}`, "soft"));
   for (const options of line.probabilities || []) {
     const list = make("div", undefined, "probs");
     for (const [o, p] of Object.entries(options).sort((a, b) => b[1] - a[1]).slice(0, 10)) {
@@ -184,7 +185,8 @@ function show() {
   for (const [id, line] of Object.entries(mine || {})) {
     const old = base[id];
     if (!old) continue;
-    const d = line.score - old.score;
+    const unscored = line.score === null || old.score === null;
+    const d = unscored ? null : line.score - old.score;
     const fits = {all: true, wins: d > 0, losses: d < 0, unread: line.status !== "ok"};
     if (!fits[which.value]) continue;
     const item = data.about[id], row = make("tr", undefined, "open-row");

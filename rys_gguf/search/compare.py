@@ -23,6 +23,7 @@ from rys_gguf.search.evidence import (
     RunData,
     overall,
     pair,
+    readable,
 )
 from rys_gguf.search.statistics import Interval, McNemar, bootstrap, mcnemar
 from rys_gguf.search.verdict import HELD_OUT, OVERALL, interval_text, p_text, points
@@ -30,6 +31,7 @@ from rys_gguf.search.verdict import HELD_OUT, OVERALL, interval_text, p_text, po
 SEARCH = "search"
 # Below this a score above its floor is too small to divide by.
 _MIN_ABOVE_FLOOR = 0.02
+_TOLD = ("engine.arguments", "engine.n_ctx")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +72,15 @@ class Gain:
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """A candidate that both runs measured; `gains` are empty for the base."""
+    """A candidate that both runs measured; `gains` are empty for the base.
+
+    `unread` are families of which no item could be read in both runs.
+    """
 
     spec: str
     kept: tuple[Kept, ...]
     gains: tuple[Gain, ...]
+    unread: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +97,8 @@ class Comparison:
 def compare(a: RunData, b: RunData) -> Comparison:
     """Compare what both runs measured, on the latest stage both reached.
 
-    Raises RysError if suites or settings differ, naming the first that does; models and engine
-    builds may differ.
+    Raises RysError if suites, settings or the engine's arguments differ, naming the first that
+    does; models and engine builds may differ.
     """
     _require_same(a.info, b.info)
     one, two = Evidence(a), Evidence(b)
@@ -103,14 +109,16 @@ def compare(a: RunData, b: RunData) -> Comparison:
         if name not in two.candidates:
             continue
         lines = one.answers(name, stages_a), two.answers(name, stages_b)
-        families = pair(*lines)
+        asked = pair(*lines)
+        families = readable(asked)
         if not families:
             continue
         gains: tuple[Gain, ...] = ()
         if name != one.base.name:
             gains = _gains(one, two, name, stages_a, stages_b)
         kept = _kept(families, floors)
-        found.append(Compared(one.candidates[name].label, kept, gains))
+        unread = tuple(family for family in asked if family not in families)
+        found.append(Compared(one.candidates[name].label, kept, gains, unread))
     if not found:
         raise RysError("the two runs measured no candidate on the same items")
     identity = a.info["identity"]
@@ -120,8 +128,11 @@ def compare(a: RunData, b: RunData) -> Comparison:
 
 
 def _require_same(a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
-    for key in ("suite", "heldout", "settings"):
+    for key in ("suite", "heldout", "settings", "engine"):
         said = [_differing(info["identity"].get(key), key) for info in (a, b)]
+        if key == "engine":
+            # What it was told, such as the type of its cache; which build it was may differ.
+            said = [{k: v for k, v in values.items() if k in _TOLD} for values in said]
         for path in sorted({*said[0], *said[1]}):
             left, right = (values.get(path) for values in said)
             if left != right:
@@ -218,7 +229,7 @@ def _gains(
     ]
     common = set.intersection(*(set(lines) for lines in answers))
     kept = [{k: line for k, line in lines.items() if k in common} for lines in answers]
-    in_a, in_b = pair(kept[0], kept[1]), pair(kept[2], kept[3])
+    in_a, in_b = readable(pair(kept[0], kept[1])), readable(pair(kept[2], kept[3]))
     shared = [f for f in in_a if f in in_b and in_a[f].items == in_b[f].items]
     if not shared:
         return ()
@@ -262,6 +273,8 @@ def comparison_lines(found: Comparison) -> Iterator[str]:
                 f"{retention}, {points(kept.change)} ({interval_text(kept.interval)}, "
                 f"n = {kept.n}){test}"
             )
+        for family in candidate.unread:
+            yield f"  {printable(family):10} no item that could be read in both runs"
         for gain in candidate.gains:
             left = "none in A to keep" if gain.retention is None else f"{gain.retention:.0%} kept"
             yield (

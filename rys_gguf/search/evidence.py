@@ -15,8 +15,8 @@ from rys_gguf.search.statistics import Floats
 
 FINAL = "final"
 GENERATE = "generate"
-# What is shown first of what a candidate reached; rounds stand between loops and final.
-_ORDER = {"damage": 0, "loops": 1, FINAL: 1000, GENERATE: 1001}
+# A candidate's way; rounds stand between damage and loops.
+_ORDER = {"damage": 0, "loops": 999, FINAL: 1000, GENERATE: 1001}
 
 Line = Mapping[str, Any]
 
@@ -57,6 +57,11 @@ class Candidate:
     def window(self) -> tuple[int, int] | None:
         """The window, if it is one: the only candidates a map has a place for."""
         return self.windows[0] if len(self.windows) == 1 else None
+
+    @property
+    def is_out(self) -> bool:
+        """Whether its last stage ended it; what was dropped may have been tried again."""
+        return str(list(self.by_stage.values())[-1].get("status", "ok")) != "ok"
 
     @property
     def label(self) -> str:
@@ -163,7 +168,10 @@ class Evidence:
 
 
 def pair(base: Mapping[str, Line], window: Mapping[str, Line], field: str = "score") -> Families:
-    """The lines of two candidates on the same items, by family in the order of the base."""
+    """The lines of two candidates on the same items, by family in the order of the base.
+
+    A family of which nothing could be read on both sides is there, without items.
+    """
     asked: dict[str, list[tuple[Line, Line]]] = defaultdict(list)
     kept: dict[str, list[tuple[str, Line, Line]]] = defaultdict(list)
     for item, a in base.items():
@@ -178,13 +186,19 @@ def pair(base: Mapping[str, Line], window: Mapping[str, Line], field: str = "sco
             tuple(item for item, _, _ in rows),
             np.array([float(a[field]) for _, a, _ in rows]),
             np.array([float(b[field]) for _, _, b in rows]),
-            all(a.get("binary") and b.get("binary") for _, a, b in rows),
+            bool(rows) and all(a.get("binary") and b.get("binary") for _, a, b in rows),
             len(asked[family]),
             sum(a.get("status") == "ok" for a, _ in asked[family]),
             sum(b.get("status") == "ok" for _, b in asked[family]),
         )
-        for family, rows in kept.items()
+        for family in asked
+        for rows in (kept[family],)
     }
+
+
+def readable(families: Families) -> Families:
+    """The families of which something could be read: statistics are of these."""
+    return {family: p for family, p in families.items() if p.items}
 
 
 def overall(families: Families) -> float:

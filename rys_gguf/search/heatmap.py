@@ -132,7 +132,7 @@ def _heatmap(
         state = NOISE if noisy else CLEAR
         if c.status == FAILED:
             state = FAILED
-        elif c.status == DROPPED and c.stage in ("damage", "loops"):
+        elif c.status == DROPPED and c.is_out:
             state = DROPPED
         cells.append(Cell(c.window, value, state, c.name, c.reason))
     for window, rule in illegal_windows(evidence):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
@@ -307,9 +308,8 @@ def _scatter(
         'aria-label="Gain over the base in points against extra layers" font-size="11.5">'
     )
     parts = [head]
-    step = next(
-        s for s in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1) if (top - bottom) / s <= _GRID_LINES
-    )
+    steps = (digit * 10.0**e for e in itertools.count(-2) for digit in (1, 2, 5))
+    step = next(s for s in steps if (top - bottom) / s <= _GRID_LINES)
     for k in range(int(bottom / step), int(top / step) + 1):
         _, y = at(k * step, 0)
         kind = "zero" if k == 0 else "grid"
@@ -562,7 +562,7 @@ def _about(line: Line, questions: Mapping[str, str]) -> dict[str, str]:
 def _answer(line: Line) -> dict[str, Any]:
     answer: dict[str, Any] = {
         "status": visible(line.get("status")),
-        "score": round(float(line.get("score") or 0), 4),
+        "score": None if line.get("score") is None else round(float(line["score"]), 4),
         "parsed": visible(line.get("parsed")),
     }
     if line.get("response"):

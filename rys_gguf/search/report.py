@@ -105,7 +105,8 @@ def _rank_lines(found: Search) -> Iterator[str]:
             continue
         yield (
             f"  {printable(rank.candidate.spec):{width}}  {points(gain.mean):>6} credit, "
-            f"SE {100 * gain.error:.1f}, n = {rank.n_items}, reached {rank.candidate.stage}"
+            f"SE {100 * gain.error:.1f}, n = {rank.n_items}, "
+            + (_ending(rank) if rank.candidate.is_out else f"reached {rank.candidate.stage}")
             + ("" if gain.above_noise else ", within noise")
         )
     if hidden := len(found.ranks) - len(shown):

@@ -34,6 +34,9 @@ class Interval:
     high: float
 
 
+NO_INTERVAL = Interval(-math.inf, math.inf)
+
+
 @dataclass(frozen=True, slots=True)
 class McNemar:
     """Items only the window got right (wins), only the base (losses), and two-sided p-values."""
@@ -74,7 +77,7 @@ def bootstrap(samples: Sequence[Floats], n_resamples: int = N_RESAMPLES) -> Inte
     One sample gives the plain bootstrap of a mean, several the stratified one of the overall.
     """
     if any(len(x) < 2 for x in samples):  # noqa: PLR2004 - one item has no spread
-        return Interval(-math.inf, math.inf)
+        return NO_INTERVAL
 
     def mean_of_means(*resampled: Floats, axis: int = -1) -> Floats:
         return np.asarray(np.mean([np.mean(x, axis=axis) for x in resampled], axis=0))

@@ -24,10 +24,12 @@ from rys_gguf.search.evidence import (
     overall,
     parts_matrix,
     parts_of,
+    readable,
 )
 from rys_gguf.search.statistics import (
     ALPHA,
     N_RESAMPLES,
+    NO_INTERVAL,
     Floats,
     Interval,
     McNemar,
@@ -165,7 +167,7 @@ def judge(
 
     Finalists without a common item with the base are left out.
     """
-    measured = {name: pairs for name, pairs in finalists.items() if pairs}
+    measured = {name: readable(pairs) for name, pairs in finalists.items() if pairs}
     tests = {(name, key): 1.0 for name, pairs in measured.items() for key in (OVERALL, *pairs)}
     for name, pairs in measured.items():
         tests[name, OVERALL] = sign_flip_p(np.array(list(parts_of(pairs).values())), n_resamples)
@@ -181,12 +183,13 @@ def judge(
 
         whole = effect(OVERALL, pairs)
         parts = tuple(effect(family, {family: p}) for family, p in pairs.items())
-        n = sum(p.n_asked for p in pairs.values())
+        asked = finalists[name]
+        n = sum(p.n_asked for p in asked.values())
         parsed = (
-            sum(p.base_parsed for p in pairs.values()) / n,
-            sum(p.window_parsed for p in pairs.values()) / n,
+            sum(p.base_parsed for p in asked.values()) / n,
+            sum(p.window_parsed for p in asked.values()) / n,
         )
-        judged[name] = Judgement(_word(whole, parts, pairs), whole, parts, parsed, len(tests))
+        judged[name] = Judgement(_word(whole, parts, asked), whole, parts, parsed, len(tests))
     return judged
 
 
@@ -199,8 +202,8 @@ def verdicts(evidence: Evidence) -> tuple[Verdict, ...]:
     found = []
     for name, judgement in judged.items():
         candidate = evidence.candidates[name]
-        search = evidence.pairs(name, evidence.rounds, "credit")
-        held_out = evidence.pairs(name, [stage], "credit")
+        search = readable(evidence.pairs(name, evidence.rounds, "credit"))
+        held_out = readable(evidence.pairs(name, [stage], "credit"))
         again = {family: p for family, p in held_out.items() if family in search}
         found.append(
             Verdict(
@@ -226,7 +229,10 @@ def search(evidence: Evidence) -> Search:
     A noise line counts every window that was asked anything: choosing among many is what makes
     the best one look good.
     """
-    pairs = {c.name: evidence.pairs(c.name, evidence.rounds, "credit") for c in evidence.windows}
+    pairs = {
+        c.name: readable(evidence.pairs(c.name, evidence.rounds, "credit"))
+        for c in evidence.windows
+    }
     families = tuple(dict.fromkeys(family for p in pairs.values() for family in p))
     gains: dict[str, dict[str, Gain]] = {c.name: {} for c in evidence.windows}
     noise = {}
@@ -388,10 +394,13 @@ def _word(whole: Effect, parts: tuple[Effect, ...], pairs: Families) -> str:
         return TRADE_OFF if any(e.interval.high < 0 for e in parts) else BETTER
     if whole.significant and whole.interval.high < 0:
         return TRADE_OFF if up else WORSE
-    return NO_EVIDENCE
+    # A loss that is certain in one family is one, though the others hide it in the mean.
+    return WORSE if down else NO_EVIDENCE
 
 
 def _effect(name: str, families: Families, p: float, adjusted: float, n_resamples: int) -> Effect:
+    if not families:
+        return Effect(name, 0, 0.0, 0.0, None, None, 0.0, NO_INTERVAL, p, adjusted, 0.0, None)
     alone = next(iter(families.values())) if name != OVERALL else None
     return Effect(
         name,
