@@ -45,7 +45,7 @@ SIZES = ("quick", "standard", "validate")
 
 
 def _names(text: str) -> tuple[str, ...]:
-    names = tuple(part.strip() for part in text.split(","))
+    names = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
     for name in names:
         if name not in FAMILIES:
             raise ValueError(f"{name!r} is none of {', '.join(FAMILIES)}")
@@ -73,7 +73,8 @@ def _suite_options(default_size: str) -> Callable[[F], F]:
     def decorate(function: F) -> F:
         for option in reversed((
             click.option(
-                "--suite", type=FILE, help="Your own items, one JSON object a line, instead."
+                "--suite", type=FILE,
+                help="Your own items, one JSON object a line, instead of generated ones.",
             ),
             click.option(
                 "--suite-size", type=click.Choice(SIZES), default=default_size, show_default=True,
@@ -172,6 +173,7 @@ def probe(
     from rys_gguf.probes.item import dump
     from rys_gguf.probes.preflight import require_room
     from rys_gguf.probes.session import row_lines, run_probe, suite_lines, summarise
+    from rys_gguf.probes.suite import Suite
 
     engine = engine_of(llama_server, threads, engine_arguments)
     options = dataclasses.replace(engine, n_ctx=ctx_size)
@@ -181,8 +183,13 @@ def probe(
         if code := run_harness(model, tasks, options, task_arguments):
             raise RysError(f"lm_eval ended with exit code {code}; what it said stands above")
         return
-    suites = _suites(model, suite, None, suite_size, families, levels, seed)
-    chosen = suites[1 if heldout else 0]
+    if suite is None:
+        suites = _suites(model, None, None, suite_size, families, levels, seed)
+        chosen = suites[1 if heldout else 0]
+    elif heldout:
+        raise click.UsageError("--heldout is of generated items; with --suite, name their file")
+    else:
+        chosen = Suite.read(suite)
     items = chosen.items
     if dry_run:
         statistics = chosen.statistics()
@@ -215,7 +222,7 @@ def probe(
     else:
         echo(row_lines(rows))
         say(f"every answer: {printable(path)}")
-    if not generate and not no_preflight:
+    if not no_preflight:
         require_room(items, lines)
 
 

@@ -7,6 +7,7 @@ import math
 import os
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from rys_gguf.probes.preflight import (
     require_repeatable,
     require_room,
 )
+from rys_gguf.probes.score import partial_credit_at_random
 from rys_gguf.probes.session import row_lines, run_probe, summarise
 from rys_gguf.probes.suite import Suite, build_suite
 from tests import tiny
@@ -114,6 +116,50 @@ def test_where_digits_are_grouped_a_number_may_begin_with_any_group() -> None:
     assert len({tokens for _, tokens in question.options}) == 1000
 
 
+def test_groups_a_tokenizer_did_not_learn_are_no_options() -> None:
+    """Tokenizers with merges know 391 and not 392; what is two tokens cannot be read off one."""
+
+    class Merges(Grouping):
+        def tokenize(self, text: str, *, special: bool = True) -> list[int]:
+            """Groups of three are one token only if they are odd."""
+            found = super().tokenize(text, special=special)
+            return [
+                part for t in found
+                for part in ((t // 10 - 10_000, t) if t >= 30_000 and t % 2 == 0 else (t,))
+            ]  # fmt: skip
+
+    (question,) = Compiler(Merges(), chats=False).compile(SUM)  # type: ignore[arg-type]
+    names = [name for name, _ in question.options]
+    assert names[:100] == [str(n) for n in range(100)]
+    assert names[100:] == [str(n) for n in range(101, 1000, 2)]
+    assert len({tokens for _, tokens in question.options}) == len(names)
+
+
+def test_only_the_tokenizers_own_beginning_is_taken_off() -> None:
+    """Where a template writes it as well; a text may begin with the same token twice."""
+
+    class Beginning(Grouping):
+        def tokenize(self, text: str, *, special: bool = True) -> list[int]:
+            """1 is what every text begins with."""
+            return [1] * special + [1 if t == ord("^") else t for t in super().tokenize(text)]
+
+    compiler = Compiler(Beginning(), chats=False)  # type: ignore[arg-type]
+    assert compiler.tokens("^a") == [1, ord("a")]
+    assert Compiler(Grouping(), chats=False).tokens("aab") == [*b"aab"]  # type: ignore[arg-type]
+
+
+def test_a_template_that_opens_thoughts_is_refused() -> None:
+    """The question would be put into what the model thinks."""
+
+    class Thinking(Grouping):
+        def templated(self, messages: Any) -> str:
+            """A thought, begun."""
+            return f"user: {messages[0]['content']} assistant: <think>"
+
+    with pytest.raises(RysError, match=r"m.gguf: its chat template lets the model think"):
+        Compiler(Thinking(), chats=True).compile(YES)  # type: ignore[arg-type]
+
+
 def test_options_that_begin_alike_are_refused_by_name() -> None:
     """No forward pass can tell them apart."""
     item = Choice(
@@ -192,12 +238,16 @@ def test_an_engine_that_changes_its_mind_is_found() -> None:
         require_repeatable(engine, [YES], [Compiler(engine, chats=False).compile(YES)])
 
 
-def lines(item: Item, scores: list[float], credit: float) -> list[dict[str, Any]]:
-    """Answers of the base to one item over and over."""
+def lines(item: Item, scores: list[float], p: float) -> list[dict[str, Any]]:
+    """Answers of the base to one item over and over; `p` is what it gives "yes"."""
+    rest = ["no"] if getattr(item, "answer", None) == "yes" else []
     return [
-        {"item": item.id, "family": item.family, "topic": item.topic, "score": s, "credit": credit}
+        {
+            "item": item.id, "family": item.family, "topic": item.topic, "score": s,
+            "probabilities": [{"yes": p, **dict.fromkeys(rest, 1 - p)}],
+        }
         for s in scores
-    ]
+    ]  # fmt: skip
 
 
 def test_chance_level_is_found_and_an_easier_level_named() -> None:
@@ -205,11 +255,15 @@ def test_chance_level_is_found_and_an_easier_level_named() -> None:
     hard = Choice(**{**{f: getattr(YES, f) for f in YES.__slots__}, "level": 2, **BASE})
     with pytest.raises(Unsuitable, match="--level reasoning=1"):
         require_room([hard], lines(hard, [0, 1] * 20, 0.5))
+    theirs = replace(hard, id="mine")
+    with pytest.raises(Unsuitable) as e:
+        require_room([theirs], lines(theirs, [0, 1] * 20, 0.5))
+    assert "--level" not in str(e.value), "own items have no levels to choose from"
+    assert "leave its items out of the suite" in str(e.value)
     require_room([hard], lines(hard, [1, 1, 1, 0] * 20, 0.5))
-    varied = [{**row, "credit": 0.52 + 0.01 * (n % 2)}
-              for n, row in enumerate(lines(hard, [0, 1] * 20, 0))]  # fmt: skip
+    varied = [lines(hard, [n % 2], 0.52 + 0.01 * (n % 2))[0] for n in range(40)]
     require_room([hard], varied)
-    with pytest.raises(Unsuitable, match=r"leave the family out \(--families\)"):
+    with pytest.raises(Unsuitable, match="leave its items out of the suite"):
         require_room([TWO], lines(TWO, [1, -1] * 20, 0))
 
 
@@ -229,12 +283,28 @@ def test_a_base_that_knows_everything_asks_for_a_harder_level() -> None:
 def test_a_base_that_gives_no_option_any_probability_is_no_base() -> None:
     """What could not be read is counted, not taken for a number."""
     unread: list[Any] = [None] * 5
-    with pytest.raises(Unsuitable, match="on 12% of 40 items the base gives none of the options"):
+    with pytest.raises(Unsuitable, match="12% of 40 answers of the base say nothing"):
         require_room([YES], lines(YES, [*unread, *[1, 1, 1, 0] * 9][:40], 0.6))
     require_room([YES], lines(YES, [*unread[:2], *[1, 1, 1, 0] * 10], 0.6))
 
 
-BASE = {"id": "h", "family": "reasoning", "topic": "t", "question": "?", "answer": "yes"}
+def test_in_words_chance_is_that_of_words() -> None:
+    """A guess with the right number of digits earns partial credit, and shows no ability."""
+    item = Number(
+        id="math-1", family="math", topic="sum", level=1, question="?", answer=26317, partial=True
+    )
+    chance = partial_credit_at_random(26317)
+    assert 0.3 < chance < 0.7
+
+    def in_words(*scores: float) -> list[dict[str, Any]]:
+        return [{**line, "probabilities": []} for line in lines(item, [*scores] * 20, 0)]
+
+    with pytest.raises(Unsuitable, match=rf"at chance level \({chance:.2f}, chance {chance:.2f}"):
+        require_room([item], in_words(chance - 0.1, chance + 0.1))
+    require_room([item], in_words(chance, chance + 0.2))
+
+
+BASE = {"id": "reasoning-h", "family": "reasoning", "topic": "t", "question": "?", "answer": "yes"}
 
 
 def test_levels_follow_the_number_of_parameters() -> None:
@@ -263,11 +333,10 @@ def test_a_probe_of_a_real_model_keeps_every_answer(smollm2: Path, tmp_path: Pat
     assert done.returncode == 0, done.stderr
     (row, *_) = json.loads(done.stdout)["rows"]
     kept = [json.loads(line) for line in out.read_text().splitlines()]
-    # Of one's own items every second is held out.
-    assert [k["item"] for k in kept] == [i.id for i in items[::2]]
+    assert [k["item"] for k in kept] == [i.id for i in items]
     assert row["n"] == len(kept)
     assert math.isclose(row["score"], sum(k["score"] for k in kept) / len(kept))
-    again = run_probe(smollm2, OPTIONS, items[::2], preflight=False)
+    again = run_probe(smollm2, OPTIONS, items, preflight=False)
     strip = [{k: v for k, v in line.items() if k != "seconds"} for line in kept]
     assert [{k: v for k, v in line.items() if k != "seconds"} for line in again] == strip
     assert next(iter(row_lines(summarise(Suite(items), again)))).startswith("family")
@@ -276,7 +345,8 @@ def test_a_probe_of_a_real_model_keeps_every_answer(smollm2: Path, tmp_path: Pat
 def test_a_dry_run_shows_the_items_and_asks_none(tmp_path: Path) -> None:
     """By family and topic, with their floors; without an engine, and nothing is written."""
     model = tiny.write(tmp_path / "m.gguf", "llama", 2)
-    args = ["probe", model, "--dry-run", "--level", "1", "--families", "math,reasoning"]
+    # A family named twice is asked once.
+    args = ["probe", model, "--dry-run", "--level", "1", "--families", "math,reasoning,math"]
     done = run(*args, "--llama-server", sys.executable)
     assert done.returncode == 0, done.stderr
     found = json.loads(run(*args, "--json").stdout)
@@ -299,6 +369,9 @@ def test_missing_parts_are_one_message(smollm2: Path, tmp_path: Path) -> None:
     assert "cannot read the suite" in fails("probe", smollm2, "--suite", tmp_path / "none.jsonl")
     (tmp_path / "empty.jsonl").write_text("\n")
     assert "no items" in fails("probe", smollm2, "--suite", tmp_path / "empty.jsonl")
+    (tmp_path / "one.jsonl").write_text('{"kind": "choice", "question": "?", "answer": "no"}\n')
+    both = run("probe", smollm2, "--suite", tmp_path / "one.jsonl", "--heldout")
+    assert (both.returncode, "with --suite, name their file" in both.stderr) == (2, True)
     assert "rys-gguf[harness]" in fails("probe", smollm2, "--lm-eval", "gsm8k")
 
 
@@ -369,5 +442,5 @@ def test_answers_replace_nothing_by_accident(smollm2: Path, tmp_path: Path) -> N
     assert other.read_text() == "mine"
     assert Path("/dev/null").is_char_device()
     assert run(*args, "-o", other, "--force").returncode == 0
-    assert json.loads(other.read_text())["item"] == "line-1"
+    assert [json.loads(x)["item"] for x in other.read_text().splitlines()] == ["line-1", "line-2"]
     assert run(*args).returncode == run(*args).returncode == 0

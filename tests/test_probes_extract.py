@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rys_gguf.probes.extract import named_numbers, number, option, strip_thoughts
+from rys_gguf.probes.extract import named_numbers, number, opens_thoughts, option, strip_thoughts
 
 LETTERS = ("A", "B", "C", "D")
 TEXTS = ("the lamp", "a red fox", "01/03/1963", "Plan B")
@@ -99,6 +99,35 @@ def test_letters(text, found):
 def test_yes_and_no(text, found):
     """Whole words only."""
     assert option(text, ("yes", "no")) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("EVET", "evet"),
+        ("Answer: Hay\u0131r.", "hay\u0131r"),
+        ("HAYIR", None),
+        ("Stra\u00dfe", "STRASSE"),
+        ("It is the STRASSE", "STRASSE"),
+    ],
+)
+def test_words_of_any_language_are_read_or_not(text, found):
+    """Letters that fold to several, or to others than they match, are no crash."""
+    assert option(text, ("evet", "hay\u0131r", "STRASSE")) == found
+
+
+@pytest.mark.parametrize(
+    ("prompt", "opens"),
+    [
+        ("<|im_start|>assistant\n", False),
+        ("<|im_start|>assistant\n<think>\n\n</think>\n\n", False),
+        ("<|im_start|>assistant\n<think>\n", True),
+        ("<think>old</think> user <think>", True),
+    ],
+)
+def test_a_prompt_that_opens_thoughts(prompt, opens):
+    """What is asked next would be part of them."""
+    assert opens_thoughts(prompt) is opens
 
 
 @pytest.mark.parametrize(

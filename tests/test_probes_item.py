@@ -73,6 +73,7 @@ def test_a_users_line_needs_little(tmp_path):
 
 
 NUMBER = {"kind": "number", "question": "How many?", "answer": 3}
+CHOICE = {"kind": "choice", "question": "Which?", "answer": "yes"}
 FAULTS = {
     "not JSON": ("{", "not a line of JSON"),
     "a list": ("[]", "expected an object"),
@@ -88,6 +89,15 @@ FAULTS = {
     "partial zero": ({**NUMBER, "answer": 0, "partial": True}, "answer: expected a number above 0"),
     "answer not in texts": ({**NUMBER, "texts": ["1", "2"]}, "texts: expected the answer, 3"),
     "same text": ({**NUMBER, "texts": ["3", "3"]}, "texts: the same one twice"),
+    "texts alike": (
+        {**CHOICE, "texts": ["<5", ">5", "7"], "answer": "A"},
+        "texts: the same one twice, but for case or what surrounds it",
+    ),
+    "spaced option": (
+        {**CHOICE, "options": [" yes", "no"], "answer": " yes"},
+        "options: expected no space around one",
+    ),
+    "reserved": ({**CHOICE, "family": "overall"}, "family: reports call something else overall"),
     "one text": ({**NUMBER, "texts": ["3"]}, "texts: expected 2 to 8"),
     "not an option": (
         {"kind": "choice", "question": "q", "answer": "maybe"},

@@ -14,6 +14,7 @@ from typing import Any
 
 from rys_gguf.engine import Engine, EngineFailed
 from rys_gguf.errors import RysError, printable
+from rys_gguf.probes.extract import opens_thoughts
 from rys_gguf.probes.item import Ask, Choice, Contrast, Item, Number, Ratings
 from rys_gguf.probes.score import Scored, score_probabilities, score_text
 from rys_gguf.smoke import GREEDY
@@ -58,6 +59,8 @@ class Compiler:
         self._engine = engine
         self._chats = chats
         self._prefix: dict[str, str] = {}
+        # Of nothing the tokenizer makes what it begins every text with, if anything.
+        self._first = engine.tokenize("")[:1]
         self._digits: dict[str, tuple[tuple[str, tuple[int, ...]], ...]] = {}
 
     def compile(self, item: Item) -> tuple[Question, ...]:
@@ -75,7 +78,15 @@ class Compiler:
         if not self._chats:
             return f"{prompt}\n{opening}"
         if prompt not in self._prefix:
-            self._prefix = {prompt: self._engine.templated([{"role": "user", "content": prompt}])}
+            prefix = self._engine.templated([{"role": "user", "content": prompt}])
+            if opens_thoughts(prefix):
+                raise RysError(
+                    f"{printable(self._engine.model)}: its chat template lets the model think "
+                    f"though enable_thinking is false: what it is asked would be part of its "
+                    f"thoughts. Give llama-server a template that does not "
+                    f"(--llama-server PATH ... -- --chat-template-file FILE)"
+                )
+            self._prefix = {prompt: prefix}
         return self._prefix[prompt] + opening
 
     def _question(self, item: Item, ask: Ask, *, follows: bool) -> Question:
@@ -97,17 +108,21 @@ class Compiler:
     def tokens(self, text: str) -> list[int]:
         """Token ids; a template may write the beginning of text that the tokenizer adds as well."""
         ids = self._engine.tokenize(text)
-        return ids[1:] if len(ids) > 1 and ids[0] == ids[1] else ids
+        return ids[1:] if ids[:2] == 2 * self._first else ids
 
     def _numbers(self, opening: str) -> tuple[tuple[str, tuple[int, ...]], ...]:
         """The digit strings that are one token after an opening, and their tokens."""
         if opening not in self._digits:
             found = []
+            before = self._after(opening, "0")[:-1]
             for length in range(1, _LONGEST_NUMBER_TOKEN + 1):
                 names = [str(n) for n in range(10 ** (length - 1) if length > 1 else 0, 10**length)]
-                if len(self._after(opening, names[-1])) != len(self._after(opening, "0")):
+                # Tokenizers that learnt their merges from text have some groups and not others.
+                whole = [(n, self._after(opening, n)) for n in names]
+                one = [(n, (ids[-1],)) for n, ids in whole if ids[:-1] == before]
+                if not one:
                     break
-                found += [(name, (self._after(opening, name)[-1],)) for name in names]
+                found += one
             self._digits[opening] = tuple(found)
         return self._digits[opening]
 

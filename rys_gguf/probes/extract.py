@@ -59,6 +59,16 @@ def _first(text: str, find: Callable[[str, bool], T | None]) -> T | None:
 # -- options -------------------------------------------------------------------------------------
 
 
+def bare_text(text: str) -> str:
+    """A text as an answer is compared with it: without what may surround it."""
+    return text.strip(_DRESS).casefold()
+
+
+def opens_thoughts(prompt: str) -> bool:
+    """Whether what follows this prompt would be thoughts: it opens them and does not close them."""
+    return strip_thoughts(f"{prompt}x")[-1:] != "x"
+
+
 def option(text: str, options: Sequence[str], texts: Sequence[str] = ()) -> str | None:
     """The option that `text` answers with: a letter or its text, or one of some words."""
     if texts:
@@ -68,7 +78,7 @@ def option(text: str, options: Sequence[str], texts: Sequence[str] = ()) -> str 
 
 def _letter(span: str, options: Sequence[str], texts: Sequence[str], *, whole: bool) -> str | None:
     for name, text in zip(options, texts, strict=True):
-        if span.casefold() == text.strip(_DRESS).casefold():
+        if span.casefold() == bare_text(text):
             return name
         bare = rf"(?:option\s+)?{name}(?:[).:*\s-]+{re.escape(text)})?"
         if re.fullmatch(bare, span, re.IGNORECASE):
@@ -85,17 +95,19 @@ def _letter(span: str, options: Sequence[str], texts: Sequence[str], *, whole: b
 
 
 def _word(span: str, options: Sequence[str], *, whole: bool) -> str | None:
+    # Folded here and not by re.IGNORECASE, which takes letters for equal that fold to others.
     names = {o.casefold(): o for o in options}
-    if span.casefold() in names:
-        return names[span.casefold()]
+    span = span.casefold()
+    if span in names:
+        return names[span]
     if whole:
         return None
-    any_of = "|".join(re.escape(o) for o in sorted(options, key=len, reverse=True))
-    found = re.findall(rf"(?<!\w)({any_of})(?!\w)", span, re.IGNORECASE)
+    any_of = "|".join(re.escape(o) for o in sorted(names, key=len, reverse=True))
+    found = re.findall(rf"(?<!\w)({any_of})(?!\w)", span)
     # "Yes, no doubt": a span that begins with an option has said it.
-    if found and span.casefold().startswith(found[0].casefold()):
-        return names[found[0].casefold()]
-    return names[found[-1].casefold()] if found else None
+    if found and span.startswith(found[0]):
+        return names[found[0]]
+    return names[found[-1]] if found else None
 
 
 # -- numbers -------------------------------------------------------------------------------------

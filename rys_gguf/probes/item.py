@@ -15,11 +15,13 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, ClassVar
 
 from rys_gguf.errors import RysError, printable
+from rys_gguf.probes.extract import bare_text
 
 LETTERS = tuple("ABCDEFGH")
 DIGITS = tuple("0123456789")
 YES_NO = ("yes", "no")
 OPENING = "Answer:"
+RESERVED = ("overall", "damage", "base")
 HIGHEST = 9  # of a rating: one digit is one token
 
 
@@ -338,6 +340,8 @@ _CHECKS: dict[str, tuple[str, Callable[[object], bool]]] = {
 
 
 def _faults(item: Item) -> Iterator[str]:
+    if item.family in RESERVED:
+        yield f"family: reports call something else {item.family}; expected another name"
     if isinstance(item, Choice):
         yield from _option_faults(item)
     elif isinstance(item, Number):
@@ -356,6 +360,8 @@ def _option_faults(item: Choice) -> Iterator[str]:
         yield f"options: expected 2 to {len(LETTERS)}"
     if len({o.casefold() for o in item.options}) != len(item.options):
         yield "options: the same one twice"
+    if any(o != o.strip() for o in item.options):
+        yield "options: expected no space around one; whether a space comes first is looked after"
     if item.texts:
         yield from _text_faults(item.texts)
         if item.options != LETTERS[: len(item.texts)]:
@@ -378,5 +384,5 @@ def _number_faults(item: Number) -> Iterator[str]:
 def _text_faults(texts: Sequence[str]) -> Iterator[str]:
     if not 2 <= len(texts) <= len(LETTERS):  # noqa: PLR2004 - a choice needs two
         yield f"texts: expected 2 to {len(LETTERS)}"
-    if len(set(texts)) != len(texts):
-        yield "texts: the same one twice"
+    if len({bare_text(text) for text in texts}) != len(texts):
+        yield "texts: the same one twice, but for case or what surrounds it"

@@ -13,7 +13,8 @@ from typing import Any
 from rys_gguf.engine import Engine
 from rys_gguf.errors import Refused
 from rys_gguf.probes.ask import Question, answer, ask
-from rys_gguf.probes.item import Choice, Item
+from rys_gguf.probes.item import Choice, Item, Number
+from rys_gguf.probes.score import partial_credit_at_random
 from rys_gguf.probes.suite import LEVELS
 
 MIN_ANSWERED = 0.9
@@ -23,6 +24,7 @@ _TWICE = 4  # items that are asked again
 _SIGMAS = 2.0
 _CEILING = 0.95
 _WAYS_OUT = "leave the family out (--families), or keep it with --no-preflight"
+_WAYS_OUT_OF_OWN = "leave its items out of the suite, or keep them with --no-preflight"
 
 
 class Unsuitable(Refused):
@@ -55,9 +57,10 @@ def require_repeatable(
 def require_room(items: Iterable[Item], lines: Iterable[Mapping[str, Any]]) -> None:
     """Raise Unsuitable, naming every family in which the base leaves no room for a difference.
 
-    `lines` are the base's quick answers as in items.jsonl. A base at chance cannot lose, one that
-    knows nearly everything cannot gain. Above chance is a mean more than two standard errors above
-    that of answers at random, by score or by the probability of the right option.
+    `lines` are the base's answers as in items.jsonl, all quick or all generated. A base at chance
+    cannot lose, one that knows nearly everything cannot gain. Above chance is a mean more than two
+    standard errors above that of answers at random, by score or by the probability of the right
+    option.
     """
     by_id = {item.id: item for item in items}
     families: dict[str, list[Mapping[str, Any]]] = {}
@@ -67,31 +70,47 @@ def require_room(items: Iterable[Item], lines: Iterable[Mapping[str, Any]]) -> N
     for family, asked in families.items():
         scored = [(line, by_id[line["item"]]) for line in asked if line["score"] is not None]
         level = max(by_id[line["item"]].level for line in asked)
+        is_ours = all(line["item"].startswith(f"{family}-") for line in asked)
+        ways_out = _WAYS_OUT if is_ours else _WAYS_OUT_OF_OWN
         if (answered := len(scored) / len(asked)) < MIN_ANSWERED:
             faults.append(
-                f"{family}: on {1 - answered:.0%} of {len(asked)} items the base gives none of the "
-                f"options any probability; {_WAYS_OUT}"
+                f"{family}: {1 - answered:.0%} of {len(asked)} answers of the base say nothing of "
+                f"the options; {ways_out}"
             )
             continue
         score = fmean(line["score"] for line, _ in scored)
-        gains = [line["score"] - item.chance for line, item in scored]
-        credits_ = [
-            line["credit"] - item.chance for line, item in scored if isinstance(item, Choice)
+        chances = [_chance(line, item) for line, item in scored]
+        gains = [line["score"] - chance for (line, _), chance in zip(scored, chances, strict=True)]
+        sure = [
+            _probability(line, item) - item.chance
+            for line, item in scored
+            if isinstance(item, Choice) and line["probabilities"]
         ]
-        if not _is_above(gains) and not _is_above(credits_):
-            chance = fmean(item.chance for _, item in scored)
-            easier = f"use --level {family}={level - 1}, " if level > 0 else ""
+        if not _is_above(gains) and not _is_above(sure):
+            easier = f"use --level {family}={level - 1}, " if is_ours and level > 0 else ""
             faults.append(
-                f"{family}: the base is at chance level ({score:.2f}, chance {chance:.2f}, "
-                f"{len(asked)} items, level {level}); {easier}{_WAYS_OUT}"
+                f"{family}: the base is at chance level ({score:.2f}, chance {fmean(chances):.2f}, "
+                f"{len(asked)} items, level {level}); {easier}{ways_out}"
             )
         elif score > _CEILING:
-            harder = f"use --level {family}={level + 1}, " if level < LEVELS[-1] else ""
+            harder = level < LEVELS[-1] and is_ours
             faults.append(
                 f"{family}: the base has next to nothing to gain ({score:.2f}, {len(asked)} items, "
-                f"level {level}); {harder}{_WAYS_OUT}"
+                f"level {level}); {f'use --level {family}={level + 1}, ' * harder}{ways_out}"
             )
     _refuse("the suite cannot show a gain on this model", faults)
+
+
+def _chance(line: Mapping[str, Any], item: Item) -> float:
+    if line["probabilities"] or not isinstance(item, Number):
+        return item.chance
+    return partial_credit_at_random(item.answer) if item.partial else 0.0
+
+
+def _probability(line: Mapping[str, Any], item: Choice) -> float:
+    """Of the right option, among all options."""
+    (given,) = line["probabilities"]
+    return float(given[item.answer] / sum(given.values()))
 
 
 def _is_above(gains: Sequence[float]) -> bool:
@@ -115,7 +134,8 @@ def require_answers(engine: Engine, items: Sequence[Item], *, chats: bool) -> No
         if thinking:
             faults.append(
                 f"{family}: {thinking} of {n} answers hold thoughts, though thinking is off: the "
-                f"model's chat template does not read enable_thinking"
+                f"model's chat template does not read enable_thinking; give llama-server one that "
+                f"does (--llama-server PATH ... -- --chat-template-file FILE)"
             )
         elif answered < MIN_ANSWERED or truncated > MAX_TRUNCATED:
             faults.append(

@@ -23,8 +23,9 @@ _MARGIN = 0.5  # between two expected ratings: what rounds to a step
 class Scored:
     """`status` is "ok", "no_answer" or "truncated"; the last two score 0.
 
-    `score` is the family's own measure, 0 or 1 where `binary`; `credit` the finer one to rank by,
-    equal to the score where there is nothing finer. `parsed` is plain JSON.
+    `score` is the family's own measure, 0 or 1 where `binary`; `credit` the finer one to rank by:
+    the mean of the score and of the probability behind it, or the score where there is nothing
+    finer. `parsed` is plain JSON.
     """
 
     status: str
@@ -49,6 +50,12 @@ def partial_credit(answer: int, guess: int) -> float:
     longer, shorter = max(len(a), len(g)), min(len(a), len(g))
     filled = int(a.ljust(longer, "0")), int(g.ljust(longer, "0"))
     return min(filled) / max(filled) * shorter / longer
+
+
+def partial_credit_at_random(answer: int) -> float:
+    """The mean partial credit of a random number with the right number of digits."""
+    zeros = 10 ** (len(str(answer)) - 1)
+    return fmean(partial_credit(answer, lead * zeros // 10) for lead in range(10, 100))
 
 
 def _penalty(difference: float) -> float:
@@ -160,7 +167,7 @@ def score_probabilities(
             assert isinstance(item, Number)
             return _by_digits(item, p, top)
         right = item.letter if isinstance(item, Number) else item.answer
-        return Scored("ok", float(top == right), p.get(right, 0.0), top, binary=True)
+        return _quick(float(top == right), p.get(right, 0.0), top, binary=True)
     if isinstance(item, Ratings):
         return _rated(item, [_expected(p) for p in given], baseline)
     assert isinstance(item, Contrast)
@@ -168,12 +175,20 @@ def score_probabilities(
     difference = _expected(more) - _expected(less)
     score = float((difference >= _MARGIN) - (difference <= -_MARGIN))
     # P(rated higher) - P(rated lower) of two independent draws: 0 for any constant distribution.
-    credit = sum(
+    sureness = sum(
         p * q * ((int(m) > int(n)) - (int(m) < int(n)))
         for m, p in more.items()
         for n, q in less.items()
     )
-    return Scored("ok", score, credit, [round(_expected(p), 3) for p in given], binary=False)
+    return _quick(score, sureness, [round(_expected(p), 3) for p in given], binary=False)
+
+
+def _quick(score: float, sureness: float, parsed: Any, *, binary: bool) -> Scored:
+    # Of windows of one model the probability alone ranks reliably, but partly by how sure they
+    # are of what they get wrong or right anyway; the score alone is coarse. Measured on 22 windows
+    # of SmolLM2, rank correlation with the score on 150 other items: after 18 items 0.65 by
+    # probability, 0.73 by score, 0.74 by their mean; after 75 items 0.77, 0.89 and 0.88.
+    return Scored("ok", score, (score + sureness) / 2, parsed, binary)
 
 
 def _normalised(p: Mapping[str, float]) -> dict[str, float]:
@@ -193,5 +208,5 @@ def _by_digits(item: Number, p: Mapping[str, float], top: str) -> Scored:
         credits_ = {t: partial_credit(item.answer, int(t.ljust(len(answer), "0"))) for t in p}
     else:
         credits_ = {t: float(answer.startswith(t)) for t in p}
-    credit = sum(p[t] * credits_[t] for t in p)
-    return Scored("ok", float(answer.startswith(top)), credit, top, binary=True)
+    sureness = sum(p[t] * credits_[t] for t in p)
+    return _quick(float(answer.startswith(top)), sureness, top, binary=True)

@@ -246,6 +246,8 @@ class Sweep:
             asked = self._run.items_of(self._base.key, FINAL)
             controls = [line for line in asked if line["family"] not in searched]
             require_room(self._setup.items[HELDOUT], controls)
+            # In words a base may know what it does not by probability, and the other way round.
+            require_room(self._setup.items[HELDOUT], self._run.items_of(self._base.key, GENERATE))
 
     def _require_ok(self, stage: str) -> None:
         result = self._run.result(self._base.key, stage)
