@@ -28,7 +28,8 @@ LEVELS = [
     {"verify", "align", "report"},
     {"validate"},
     # Probes: an item knows how it is asked, a suite is items, asking needs an engine.
-    {"probes.item", "probes.random", "probes.words", "probes.extract"},
+    {"probes.random", "probes.words", "probes.extract"},
+    {"probes.item"},
     {"probes.score", "probes.math", "probes.emotions", "probes.reasoning"},
     {"probes.suite", "probes.ask"},
     {"probes.preflight"},

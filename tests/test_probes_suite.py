@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rys_gguf.probes import emotions, math
+from rys_gguf.probes import emotions, math, reasoning
 from rys_gguf.probes.item import Choice, Contrast, Item, Number, Ratings, dump
 from rys_gguf.probes.random import VERSION
 from rys_gguf.probes.score import eq_percent, partial_credit, score_probabilities, score_text
@@ -40,6 +41,13 @@ def items(topic: str, levels: tuple[int, ...] = LEVELS) -> list[Item]:
         for item in built("quick", family, level, seed, split)
         if item.topic == topic
     ]
+
+
+@cache
+def made(topic: str, level: int, n: int) -> list[Item]:
+    """Many items of one topic of the reasoning family, without a suite around them."""
+    rng = random.Random(f"{topic} {level}")
+    return [reasoning.make(rng, topic, level, k, f"{k}") for k in range(n)]
 
 
 @cache
@@ -71,8 +79,8 @@ def test_math_by_decimals():
                     "product": lambda a, b: a * b,
                     "sum": lambda a, b: a + b,
                     "difference": lambda a, b: a - b,
-                    "mixed": lambda a, b, third=third, divided="divided" in item.question: (
-                        a.sqrt() / b if divided else a * b**third
+                    "mixed": lambda a, b, third=third, divided="dividing" in item.question: (
+                        a.sqrt() / b if divided else a**third * b
                     ),
                 }[topic](*numbers)
                 assert abs(value - item.answer) <= Decimal("0.5"), item.question
@@ -173,33 +181,66 @@ def test_navigate_by_walking():
     assert sum(near) >= 0.4 * len(near)
 
 
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("turning", [False, True])
+def test_parity_does_not_give_a_walk_away(level, turning):
+    """Neither the parity of all steps nor, on walks without turns, of those on one axis."""
+    right: Counter[str] = Counter()
+    walks = [i for i in made("navigate", level, 600) if ("Turn" in i.question) is turning]
+    for item in walks:
+        told = re.findall(r"Take (\d+) steps?(?: (\w+))?\.", item.question)
+        for way, sides in (
+            ("all", {"", "left", "right", "forward", "backward"}),
+            ("x", {"left", "right"}),
+            ("y", {"forward", "backward"}),
+        ):
+            even = sum(int(n) for n, side in told if side in sides) % 2 == 0
+            right[way] += item.gold == ("yes" if even else "no")
+    assert len(walks) > 100
+    for way in ("all",) if turning else ("all", "x", "y"):
+        assert 0.4 <= right[way] / len(walks) <= 0.6, way
+
+
 STEPS: tuple[tuple[str, Callable[..., int]], ...] = (
-    (r"gives \w+ (\d+) more", lambda m, n: m + n),
-    (r"finds another (\d+)", lambda m, n: m + n),
-    (r"buys (\d+) bags with (\d+) .+ in each", lambda m, k, n: m + k * n),
-    (r"gives (\d+) of them to \w+", lambda m, n: m - n),
-    (r"loses (\d+) of them", lambda m, n: m - n),
-    (r"sells (\d+) of them a day for (\d+) days", lambda m, n, k: m - k * n),
-    (r"sells (\d+) percent of them", lambda m, n: m - m * n // 100),
-    (r"puts all of them into (\d+) boxes", lambda m, k: m // k),
+    (r"gives {a} (\d+) more {things}", lambda m, n: m + n),
+    (r"{a} finds another (\d+) {things}", lambda m, n: m + n),
+    (r"{a} buys (\d+) bags with (\d+) {things} in each", lambda m, k, n: m + k * n),
+    (r"{a} gives (\d+) {things} to \w+", lambda m, n: m - n),
+    (r"{a} loses (\d+) {things}", lambda m, n: m - n),
+    (r"{a} sells (\d+) {things} a day for (\d+) days", lambda m, n, k: m - k * n),
+    (r"{a} sells (\d+) percent of all the {things} {a} has", lambda m, n: m - m * n // 100),
+    (
+        r"{a} packs all the {things} {a} has into (\d+) boxes, the same .+ only one of",
+        lambda m, k: m // k,
+    ),
+    (r"Then the number of {things} that {a} has doubles", lambda m: m * 2),
+    (r"Then the number of {things} that {a} has triples", lambda m: m * 3),
+    (r"Then the number of {things} that {a} has quadruples", lambda m: m * 4),
 )
-TIMES = {"twice": 2, "three times": 3, "four times": 4}
+IDLE = r"years old|minutes away|street has|owns \d+ hats|degrees outside|school has"
 
 
 def test_story_by_reading():
     """The sums of the text, sentence by sentence; all numbers on the way are above 0."""
     for item in items("story"):
         assert isinstance(item, Number)
-        have = 0
-        for sentence in item.question.split(". "):
-            if start := re.match(r"\w+ has (\d+) ", sentence):
-                have = have or int(start.group(1))
-            if many := re.search(r"has (twice|\w+ times) as many", sentence):
-                have *= TIMES[many.group(1)]
-            for pattern, change in STEPS:
-                if found := re.search(pattern, sentence):
-                    have = change(have, *map(int, found.groups()))
-            assert 0 <= have <= 100_000
+        *told, question = [s for s in item.question.split(". ") if not re.search(IDLE, s)]
+        asked = re.fullmatch(r"How many (.+) does (\w+) have (?:now|in the end)\?", question)
+        assert asked, question
+        things, a = asked.groups()
+        start = re.fullmatch(f"{a} has (\\d+) {things}", told[0])
+        assert start, told
+        have = int(start.group(1))
+        for sentence in told[1:]:
+            # Every sentence names the things and their owner: no "them", which may be some or all.
+            read = [
+                (change, found.groups())
+                for pattern, change in STEPS
+                if (found := re.search(pattern.format(a=a, things=things), sentence))
+            ]
+            assert len(read) == 1, sentence
+            have = read[0][0](have, *map(int, read[0][1]))
+            assert 0 < have <= 100_000
         assert have == item.answer, item.question
         assert item.texts.count(str(have)) == 1
 
@@ -219,7 +260,7 @@ def test_causal_by_acting_it_out():
             assert item.gold == ("yes" if first else "no"), text
             continue
         question = text.split(". ", 2)[2].split("?")[0]
-        patterns = r"only (\w+) had|if (\w+) alone|Suppose that (\w+), and"
+        patterns = r"[Ii]f (\w+) alone had|if (\w+), and nobody|Suppose that (\w+), and"
         target = next(g for g in re.search(patterns, question).groups() if g)  # type: ignore[union-attr]
         changed = outcome(rule, names, did ^ {target}) != first
         assert item.gold == ("yes" if changed else "no"), text
@@ -233,18 +274,18 @@ def did_part(text: str) -> str:
 
 def outcome(rule: str, names: list[str], did: set[str]) -> bool:
     """Whether the thing happens, by the words of the rule."""
-    if never := re.search(r"but never if (\w+)", rule):
+    # "If" says nothing of the other case, and "only if" nothing of this one.
+    _, rule = rule.split(" if, and only if, ")
+    if never := re.match(r"(\w+) does not .+ but (at least one of the others|either) ", rule):
         if never.group(1) in did:
             return False
-        rule = rule.split(", but never", maxsplit=1)[0]
-    if "any of the others" in rule:
-        return bool(did)
-    if either := re.search(r"if (\w+) \w+.* or both (\w+) and (\w+)", rule):
-        a, b, c = either.groups()
+        if "others" in rule:
+            return bool(did)
+        a, b, c = re.search(r"either (\w+) does or both (\w+) and (\w+) do$", rule).groups()  # type: ignore[union-attr]
         return a in did or {b, c} <= did
-    if both := re.search(r"only if (\w+) and at least one other", rule):
+    if both := re.match(r"(\w+) and at least one of the others", rule):
         return both.group(1) in did and len(did) > 1
-    if first := re.search(r"if (\w+) .*; if not, (\w+), (\w+) and (\w+) all have to", rule):
+    if first := re.match(r"(\w+) .* or all of (\w+), (\w+) and (\w+) do$", rule):
         a, *others = first.groups()
         return a in did or set(others) <= did
     for words, test in (
@@ -267,13 +308,21 @@ def aim(item: Item) -> None:
     assert asked
     who, what = asked.group(1) or asked.group(2), asked.group(3)
     told = item.question[: asked.start()]
-    if pair := re.search(r"(\w+) and \w+ each .+, to (.+) and (.+): \w+ wanted the second", told):
-        first, one, two = pair.groups()
-        wanted = one if who == first else two
-    elif both := re.search(r"(\w+) .+ to (.+), aware that it would also help to (.+)\. For", told):
-        first, one, two = both.groups()
-        wanted = one if who == first else two
+    if pair := re.match(r"(\w+) and (\w+) .+ together", told):
+        # Both did it: each had an aim.
+        a, b = pair.groups()
+        for words in (
+            f"together: {a} in order to (.+), {b} in order to (.+?)\\.",
+            f"together to (.+) and (.+): {a} wanted only the first, {b} the second\\.",
+            f"All that {a} wanted was to (.+); {b} only wanted to (.+?)\\.",
+        ):
+            if aims := re.search(words, told):
+                wanted = aims.group((a, b).index(who) + 1)
+                break
+        else:
+            raise AssertionError(told)
     else:
+        assert re.match(rf"(All that )?{who} ", told), told
         found = re.search(r"(?:in order to|wanted was to) (.+?)(?:\.|,)", told)
         assert found
         wanted = found.group(1)
@@ -338,19 +387,61 @@ def test_dates_by_counting():
             right = today + timedelta(int(m.group(1)))
         else:
             right = {
-                "tomorrow?": today + timedelta(1),
-                "yesterday?": today - timedelta(1),
-                "a week ago?": today - timedelta(7),
-                "in a week?": today + timedelta(7),
-                "two weeks from today?": today + timedelta(14),
-                "one month ago?": months_later(today, -1),
-                "one month from today?": months_later(today, 1),
-                "one year ago?": months_later(today, -12),
-                "one year from today?": months_later(today, 12),
-            }[re.sub(r"^What date (?:is it|was it|will it be) ", "", question)]
+                "tomorrow?": lambda d: d + timedelta(1),
+                "yesterday?": lambda d: d - timedelta(1),
+                "a week ago?": lambda d: d - timedelta(7),
+                "in a week?": lambda d: d + timedelta(7),
+                "two weeks ago?": lambda d: d - timedelta(14),
+                "two weeks from today?": lambda d: d + timedelta(14),
+                "one month ago?": lambda d: months_later(d, -1),
+                "one month from today?": lambda d: months_later(d, 1),
+                "one year ago?": lambda d: months_later(d, -12),
+                "one year from today?": lambda d: months_later(d, 12),
+            }[re.sub(r"^What date (?:is it|was it|will it be) ", "", question)](today)
         options = [dates(t)[0] for t in item.texts]
         assert len(set(options)) == len(options)
         assert options[item.options.index(item.answer)] == right, text
+
+
+Score = Callable[[list[date], date], float]
+HEURISTICS: dict[str, Score] = {
+    "neighbours": lambda o, d: sum(abs((d - x).days) == 1 for x in o),
+    "weeks apart": lambda o, d: sum(abs((d - x).days) % 7 == 0 for x in o),
+    "median": lambda o, d: -abs(sorted(o).index(d) - len(o) // 2),
+    "centre": lambda o, d: -sum(abs((d - x).days) for x in o),
+    "first": lambda _, d: -d.toordinal(),
+    "last": lambda _, d: d.toordinal(),
+    "common day": lambda o, d: sum(d.day == x.day for x in o),
+    "common month": lambda o, d: sum(d.month == x.month for x in o),
+    "common year": lambda o, d: sum(d.year == x.year for x in o),
+    "most in common": lambda o, d: sum(
+        (d.day == x.day) + (d.month == x.month) + (d.year == x.year) for x in o
+    ),
+    "middle of the month": lambda _, d: -abs(d.day - 15),
+}
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_options_do_not_tell_the_date(level):
+    """Whoever sees the options only does no better than chance, however they are compared."""
+    right: Counter[str] = Counter()
+    dated = made("date", level, 300)
+    for item in dated:
+        assert isinstance(item, Choice)
+        options = [dates(t)[0] for t in item.texts]
+        gold = options[item.options.index(item.answer)]
+        for name, score in HEURISTICS.items():
+            scores = [score(options, d) for d in options]
+            picked = [d for d, s in zip(options, scores, strict=True) if s == max(scores)]
+            right[name] += (gold in picked) / len(picked)  # type: ignore[assignment]
+    for name, hits in right.items():
+        assert hits / len(dated) <= dated[0].chance + 0.08, name
+
+
+def test_slips_are_among_the_options():
+    """The date in the text, the wrong way and the like still come: they make items hard."""
+    text = [dates(i.question)[0] in {dates(t)[0] for t in i.texts} for i in made("date", 0, 300)]
+    assert sum(text) >= 0.2 * len(text)
 
 
 def test_contrasts_differ_in_one_clause_and_show_who_is_meant():
@@ -365,6 +456,39 @@ def test_contrasts_differ_in_one_clause_and_show_who_is_meant():
         versions = [re.split(r"(?<=\.) ", v) for v in (item.question, item.other)]
         differ = [a != b for a, b in zip(*versions, strict=False)]
         assert sum(differ) == 1 or len(versions[0]) != len(versions[1]), item
+
+
+CLASHES = (
+    r"spring|summer|autumn|winter|January|March|season|morning|noon|lunch|breakfast|evening|night\b"
+    r"|o'clock|clock|hour|rain|snow|sun|heat|cold|cloud|storm|quiet|earlier|radio|train\b"
+)
+
+
+def test_scenes_contradict_no_case():
+    """They name no season, time of day, weather or sound, which cases do."""
+    for text in emotions._SCENES + emotions._BEFORE:
+        assert not re.search(CLASHES, text), text
+
+
+def test_it_is_what_happened_to_the_one_who_is_asked_for():
+    """Ratings ask about "it": what happened to somebody else is told before."""
+    for item in items("ratings", levels=(3,)):
+        asked = re.search(r"(?:does|make) (\w+) feel", item.question)
+        assert asked
+        case, beside = sorted(told_cases(item.question), key=lambda c: asked.group(1) in c[1])[::-1]
+        assert item.question.index(beside[1]) < item.question.index(case[1])
+        assert asked.group(1) not in beside[1]
+
+
+def told_cases(text: str) -> list[tuple[str, str]]:
+    """The cases that a text tells, each with the words that tell it."""
+    found = []
+    for kind in emotions.KINDS:
+        for shared, *clauses, _ in kind.cases:
+            for clause in clauses:
+                pattern = re.sub(r"\\{\w+\\}", r"\\w+", re.escape(f"{shared} {clause}"))
+                found += [(shared, m.group()) for m in re.finditer(pattern, text)]
+    return found
 
 
 def test_references_are_spread():
@@ -455,12 +579,12 @@ def test_the_same_arguments_make_the_same_bytes(tmp_path):
 def test_suites_stay_what_they_are():
     """Runs are compared by suite id: a change of any item needs a new version of the generators."""
     ids = [build_suite("quick", levels=dict.fromkeys(FAMILIES, k)).suite_id for k in LEVELS]
-    assert VERSION == 1
-    assert ids == ["0ad73ad076c329c9", "7cc7d5af97982239", "89ce175a5da474de", "e6fb11bd6fa76b91"]
+    assert VERSION == 2
+    assert ids == ["fac5abe9208aabea", "cb4ab7663b465909", "d05a5396768bc1bd", "a97979f79340207a"]
 
 
 def test_splits_share_no_question():
-    """Of any seeds, however small the numbers; quick contrasts do not even share an event."""
+    """Of any seeds, however small the numbers."""
     for level in LEVELS:
         levels = dict.fromkeys(FAMILIES, level)
         asked = [
@@ -468,21 +592,40 @@ def test_splits_share_no_question():
             for seed, s in enumerate(SPLITS)
         ]
         assert all(a.isdisjoint(b) for a, b in pairwise([*asked, asked[0]]))
-    events = [
-        {
-            shared_words(i.question, i.other)
-            for i in build_suite("quick", levels={"eq": 0}, split=s, families=["eq"]).items
-            if isinstance(i, Contrast)
-        }
-        for s in SPLITS
-    ]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("level", [0, 3])
+def test_splits_share_no_event(size, level):
+    """Nor one that somebody else goes through; up to standard, contrasts do not repeat any."""
+    events = []
+    for seed, split in enumerate(SPLITS):
+        told: Counter[str] = Counter()
+        first: Counter[str] = Counter()
+        for item in built(size, "eq", level, seed, split):
+            cases = [shared for shared, _ in told_cases(item.question)]
+            assert len(cases) == (2 if level == 3 else 1), item.question
+            told.update(cases)
+            first.update(cases * (isinstance(item, Contrast) and level == 0))
+        assert max(first.values(), default=0) <= (2 if size == "validate" else 1)
+        events.append(set(told))
     assert all(a.isdisjoint(b) for a, b in pairwise([*events, events[0]]))
+    shared = [case[0] for kind in emotions.KINDS for case in kind.cases]
+    assert len(set(shared)) == len(shared)
 
 
-def shared_words(one: str, other: str) -> str:
-    """What two versions tell alike, without names."""
-    words = set(other.split())
-    return " ".join(w for w in one.split() if w in words and not w[0].isupper())
+def test_order_does_not_make_another_sum():
+    """8 times 9 and 9 times 8 are one question, within splits and across them."""
+    asked: Counter[tuple[str, ...]] = Counter()
+    for seed, split in enumerate(SPLITS):
+        mine = set()
+        for item in built("validate", "math", 0, seed, split):
+            numbers = re.findall(r"\d+", item.question)
+            key = (item.topic, *(numbers if item.topic == "difference" else sorted(numbers)))
+            assert key not in mine, item.question
+            mine.add(key)
+        asked.update(mine)
+    assert max(asked.values()) == 1
 
 
 def test_a_longer_suite_keeps_the_items_of_a_shorter_one():

@@ -98,6 +98,30 @@ KINDS = (
                 "{A} was holding it, but a rung had snapped.",
                 1,
             ),
+            (
+                "{A} was told that {B}'s tent had burned down.",
+                "{A} had left a candle alight inside.",
+                "A tree that was struck by lightning had fallen on it.",
+                0,
+            ),
+            (
+                "{B} was punished for a broken window.",
+                "{A} had broken it and said nothing.",
+                "{A} had been away when it broke, and heard of it later.",
+                0,
+            ),
+            (
+                "{B} became ill after a meal at {A}'s house.",
+                "{A} had known that the fish was old and served it.",
+                "{A} had served it fresh; the illness came from a virus.",
+                0,
+            ),
+            (
+                "The bird that {A} was minding for {B} flew away.",
+                "{A} had opened the cage for fun and the window too.",
+                "Burglars had broken the cage open.",
+                -1,
+            ),
         ),
     ),
     Kind(  # on purpose against by accident
@@ -150,6 +174,30 @@ KINDS = (
                 "{B} had pushed hard and meant to.",
                 "{B} had been pushed by a crowd.",
                 -1,
+            ),
+            (
+                "{B} did not pass on the message that {A} was waiting for.",
+                "{B} had thrown it away with a grin.",
+                "{B} had never been given it.",
+                0,
+            ),
+            (
+                "{B} woke {A} up with loud music.",
+                "{B} had put the speaker at the wall to annoy {A}.",
+                "{B} had plugged in the headphones, but they had come loose.",
+                -1,
+            ),
+            (
+                "{B} broke the model ship that {A} had built for a year.",
+                "{B} had thrown it on the floor to see {A} cry.",
+                "{B} had tripped over a cable.",
+                1,
+            ),
+            (
+                "{B} locked {A} out of the house.",
+                "{B} had heard {A} knock and turned the key.",
+                "{B} had thought that {A} was already inside.",
+                0,
             ),
         ),
     ),
@@ -204,6 +252,30 @@ KINDS = (
                 "{A} had just repaired it and switched it on.",
                 -1,
             ),
+            (
+                "A house in Canada was left to {A} in a will.",
+                "{A} had never met the man who left it.",
+                "{A} had been told of it long before.",
+                1,
+            ),
+            (
+                "The lights in {A}'s flat turned green.",
+                "{A} had no idea that they could.",
+                "{A} had bought green bulbs and put them in.",
+                -1,
+            ),
+            (
+                "{A}'s old teacher sat down at the next table in the cafe.",
+                "{A} had believed that the teacher lived in Chile.",
+                "The teacher sat there every day at that hour.",
+                0,
+            ),
+            (
+                "{A}'s horse came first in the race.",
+                "It had come last in every race before.",
+                "It had come first in every race before.",
+                0,
+            ),
         ),
     ),
     Kind(  # a feared outcome averted against one that was never feared
@@ -257,6 +329,30 @@ KINDS = (
                 "{A} had asked only for a yearly statement.",
                 0,
             ),
+            (
+                "{A}'s name was not on the list of workers to be laid off.",
+                "{A} had been told to expect the worst.",
+                "{A} owned the firm and had drawn up the list.",
+                1,
+            ),
+            (
+                "The brakes of {A}'s car worked.",
+                "They had failed twice on the way down the mountain.",
+                "They were new and had never failed.",
+                0,
+            ),
+            (
+                "{A} got to the station before the train left.",
+                "{A} had run all the way and given up hope.",
+                "{A} had come an hour early, as always.",
+                -1,
+            ),
+            (
+                "The judge let {A} go home.",
+                "{A} had feared ten years in prison.",
+                "{A} had only come to watch the trial of a stranger.",
+                1,
+            ),
         ),
     ),
     Kind(  # own effort against chance
@@ -289,7 +385,7 @@ KINDS = (
             (
                 "{A}'s garden was called the finest in town.",
                 "{A} had planted every flower in it.",
-                "It came with the house, and others look after it.",
+                "It came with the house, and others looked after it.",
                 -1,
             ),
             (
@@ -305,10 +401,34 @@ KINDS = (
                 1,
             ),
             (
-                "{A} speaks Japanese without mistakes.",
-                "{A} learned it alone, in ten years of evenings.",
-                "{A} grew up in Japan.",
+                "{A} was praised for speaking Japanese without mistakes.",
+                "{A} had learned it alone, in ten years of evenings.",
+                "{A} had grown up in Japan.",
                 0,
+            ),
+            (
+                "{A} was thanked in front of the whole firm.",
+                "{A} had saved it with an idea of {his} own.",
+                "{A} had been mistaken for somebody else.",
+                0,
+            ),
+            (
+                "{A} stood on the top of the mountain.",
+                "{A} had climbed the steepest wall without help.",
+                "{A} had taken the cable car.",
+                0,
+            ),
+            (
+                "A bridge was named after {A}.",
+                "{A} had designed it and led the work on it.",
+                "{A} happened to be the thousandth to cross it.",
+                1,
+            ),
+            (
+                "{A}'s team got full marks in the quiz.",
+                "{A} had known all the answers.",
+                "{A} had only kept the score, and the others had answered.",
+                -1,
             ),
         ),
     ),
@@ -363,6 +483,30 @@ KINDS = (
                 "It was in {his} own kitchen, with nobody in.",
                 -1,
             ),
+            (
+                "{A} forgot the words of the poem.",
+                "{A} stood on a stage before five hundred people.",
+                "{A} was practising in an empty room.",
+                0,
+            ),
+            (
+                "{A} waved at a stranger by mistake.",
+                "The stranger asked loudly who {A} was, and everyone turned.",
+                "The stranger looked the other way, and nobody saw it.",
+                -1,
+            ),
+            (
+                "{A} had spinach between {his} teeth.",
+                "{A} found out after an interview on live television.",
+                "{A} found out after a meal alone and rinsed it off.",
+                -1,
+            ),
+            (
+                "{A}'s chair broke, and {A} landed on the floor.",
+                "It was in the middle of a wedding dinner.",
+                "It was in the cellar, where nobody else ever went.",
+                0,
+            ),
         ),
     ),
     Kind(  # help at a cost against none
@@ -399,8 +543,8 @@ KINDS = (
                 0,
             ),
             (
-                "{A} was pulled out of the icy lake.",
-                "{B} had jumped in without a thought.",
+                "{A} got out of the icy lake alive.",
+                "{B} had jumped in without a thought to save {him}.",
                 "{A} had climbed out on {his} own.",
                 1,
             ),
@@ -415,6 +559,30 @@ KINDS = (
                 "{B} had sold a watch to lend {him} the money.",
                 "{A} had earned enough that month.",
                 0,
+            ),
+            (
+                "{A}'s stolen violin was back.",
+                "{B} had searched the pawn shops of three cities for it.",
+                "The thief had left it behind on the stairs.",
+                0,
+            ),
+            (
+                "{A} passed the driving test.",
+                "{B} had given up every Sunday to teach {him} for free.",
+                "{A} had practised alone on {his} own farm.",
+                0,
+            ),
+            (
+                "{A} had a place to sleep after the flood.",
+                "{B} had moved to the sofa and given {him} the only bed.",
+                "{A} had a second house on the hill.",
+                1,
+            ),
+            (
+                "{A}'s broken-down van was running again.",
+                "{B}, who was passing, had worked on it for four hours.",
+                "{A} had let the engine cool down and started it again.",
+                -1,
             ),
         ),
     ),
@@ -469,6 +637,30 @@ KINDS = (
                 "{A} watched from a cliff far above.",
                 0,
             ),
+            (
+                "The lift that {A} used every day stopped between two floors.",
+                "{A} was in it, and a cable had begun to snap.",
+                "It was empty, and {A} read of it on a notice.",
+                0,
+            ),
+            (
+                "A man with a knife was in the supermarket.",
+                "He was running straight at {A}.",
+                "{A} heard of it a year after his arrest.",
+                1,
+            ),
+            (
+                "The ice on the lake cracked.",
+                "{A} was standing in the middle of it.",
+                "{A} was watching from a warm cafe on the shore, and nobody was on it.",
+                1,
+            ),
+            (
+                "{A} looked at a wasps' nest.",
+                "The wasps were out and coming at {his} face.",
+                "It had been empty for years and hung in a museum.",
+                -1,
+            ),
         ),
     ),
     Kind(  # hoped for against not cared about
@@ -520,6 +712,30 @@ KINDS = (
                 "The shop had sold out of the blue lamp.",
                 "{A} had crossed the country to buy it.",
                 "{A} had come to buy a broom.",
+                -1,
+            ),
+            (
+                "{A}'s team did not reach the final.",
+                "{A} had lived for that final all year.",
+                "{A} had never cared for the sport.",
+                0,
+            ),
+            (
+                "The museum was closed when {A} got there.",
+                "{A} had flown in for one picture that hangs there.",
+                "{A} had only wanted to ask the way.",
+                0,
+            ),
+            (
+                "{A} was not asked to join the band.",
+                "{A} had practised for it day after day.",
+                "{A} had tried out only because of a lost bet, and did not want to join.",
+                0,
+            ),
+            (
+                "There was no strawberry ice cream left for {A}.",
+                "{A} had looked forward to it all week.",
+                "{A} cannot stand strawberries.",
                 -1,
             ),
         ),
@@ -575,23 +791,50 @@ KINDS = (
                 "It was back in the stable by noon.",
                 1,
             ),
+            (
+                "{A}'s only copy of the family letters was left on a bus.",
+                "It was never seen again.",
+                "The driver brought it to {A}'s door within the hour.",
+                0,
+            ),
+            (
+                "{A}'s parrot, a friend of thirty years, fell ill.",
+                "It did not recover.",
+                "It was well again two days later.",
+                1,
+            ),
+            (
+                "The house where {A} had grown up was for sale.",
+                "It was pulled down soon after.",
+                "{A}'s own brother bought it, and nothing changed.",
+                0,
+            ),
+            (
+                "{A}'s oldest colleague had a heart attack.",
+                "The colleague died in the ambulance.",
+                "The colleague was soon back at work, fit as ever.",
+                1,
+            ),
         ),
     ),
 )
 
+# Neither these nor what was felt before may name a season, an hour or the weather: cases do, and
+# would contradict them.
 _SCENES = (
-    *("It was a Tuesday in March.", "The radio was on.", "It was just after lunch."),
-    *("The street was quiet.", "The week had been an ordinary one.", "It was a cloudy day."),
-    *("A train went by in the distance.", "It happened last autumn.", "The clock had struck four."),
+    *("It was a Tuesday.", "It was a Thursday.", "The calendar showed the seventeenth."),
+    *("It was the second week of the month.", "The price of bread had just gone up."),
+    *("The capital had a new mayor.", "A new spacecraft was on its way to Mars."),
+    *("Everybody was talking about a new novel.", "The papers were full of a new opera."),
 )
-# Something else that was felt that day, the same in both versions.
+# Something else that was felt a few days before, the same in both versions.
 _BEFORE = (
-    "That morning {A} had found a coin in the street.",
+    "The day before, {A} had found a coin in the street.",
     "The day before, {A} had argued with a neighbour about the bins.",
-    "At breakfast {A} had laughed at a joke in the paper.",
-    "{A} had slept badly because of the heat.",
-    "Earlier that day {A} had been stuck in traffic.",
-    "An hour earlier {A} had had good news about a friend.",
+    "Two days before, {A} had laughed at a joke in the paper.",
+    "The week before, {A} had slept badly because of a dripping tap.",
+    "Two days before, {A} had been stuck in traffic.",
+    "The week before, {A} had had good news about a friend.",
 )
 _FEELS = (
     "How does {A} feel about it?",
@@ -610,14 +853,25 @@ def topics(level: int) -> tuple[str, ...]:  # noqa: ARG001 - as in the other fam
     return ("contrast", "ratings", "contrast")
 
 
-def make(rng: random.Random, topic: str, level: int, index: int, name: str) -> Item:
-    """One item. Kinds and cases go round with `index`, and so does the version that has more."""
+def make(
+    rng: random.Random,
+    topic: str,
+    level: int,
+    index: int,
+    name: str,
+    share: slice = slice(None),
+) -> Item:
+    """One item. Kinds and cases go round with `index`, and so does the version that has more.
+
+    Only the `share` of the cases of each kind is told, also as what happened to somebody else.
+    """
     turn, which = divmod(index, len(KINDS))
     kind = KINDS[which]
+    cases = kind.cases[share]
     tell = _Teller(rng, level)
     if topic == "ratings":
-        case = kind.cases[(turn + 2) % len(kind.cases)]
-        beside = rng.choice(rng.choice([k for k in KINDS if k is not kind]).cases)
+        case = cases[(turn + 2) % len(cases)]
+        beside = rng.choice(rng.choice([k for k in KINDS if k is not kind]).cases[share])
         felt = references(kind, case[3])
         main, *names = felt
         mild, absent = rng.sample(names[:2], 2), rng.sample(names[2:], 2)
@@ -628,15 +882,17 @@ def make(rng: random.Random, topic: str, level: int, index: int, name: str) -> I
             family=FAMILY,
             topic=topic,
             level=level,
-            question=tell(case, beside, strong=True, question=rng.choice(_FEELS)),
+            question=tell(case, beside, strong=True, question=rng.choice(_FEELS), last=True),
             emotions=tuple(emotions),
             reference=tuple(felt[e] for e in emotions),
         )
-    case = kind.cases[turn % len(kind.cases)]
-    beside = rng.choice([c for c in kind.cases if c is not case])
+    round_, nth = divmod(turn, len(cases))
+    case = cases[nth]
+    beside = rng.choice([c for c in cases if c is not case])
     ask = f"How much {kind.emotion} does {{A}} feel?"
     versions = [tell(case, beside, strong=strong, question=ask) for strong in (True, False)]
-    first = (index + turn) % 2 == 0
+    # A case that comes again comes in the other order.
+    first = (index + turn + round_) % 2 == 0
     return Contrast(
         id=name,
         family=FAMILY,
@@ -652,7 +908,7 @@ def make(rng: random.Random, topic: str, level: int, index: int, name: str) -> I
 class _Teller:
     """Tells cases with one set of names and one setting, so that versions differ in nothing else.
 
-    Level 0 is the bare case; 1 has a setting; 2 another feeling of the same day; at 3 somebody
+    Level 0 is the bare case; 1 has a setting; 2 another feeling of the days before; at 3 somebody
     else has gone through a case of the opposite version, and must not be mixed up.
     """
 
@@ -663,7 +919,10 @@ class _Teller:
         self._other_first = rng.random() < 0.5  # noqa: PLR2004 - a coin
         self._level = level
 
-    def __call__(self, case: _Case, beside: _Case, *, strong: bool, question: str) -> str:
+    def __call__(
+        self, case: _Case, beside: _Case, *, strong: bool, question: str, last: bool = False
+    ) -> str:
+        """The text; with `last` the case comes last, for a question that says no more than "it"."""
         a, b, c, d = self._people
         told = [_told(case, a, b, strong=strong)]
         if self._level in {1, 2}:
@@ -671,7 +930,9 @@ class _Teller:
         if self._level == 2:  # noqa: PLR2004 - a level
             told.insert(1, self._before.format(A=a))
         if self._level >= 3:  # noqa: PLR2004 - a level
-            told.insert(0 if self._other_first else 1, _told(beside, c, d, strong=not strong))
+            told.insert(
+                0 if last or self._other_first else 1, _told(beside, c, d, strong=not strong)
+            )
         return " ".join([*told, question.format(A=a)])
 
 

@@ -86,7 +86,7 @@ def _multiple(rng: random.Random) -> tuple[str, int]:
     """A root times a number of two digits; the root of a product, so that one rounding is all."""
     n, factor = _digits(rng, rng.randint(12, 13)), _digits(rng, 2)
     answer = nearest_cube_root(n * factor**3)
-    return f"{factor} times the cube root of {n}{_ROUNDED}", answer
+    return f"the result of multiplying the cube root of {n} by {factor}{_ROUNDED}", answer
 
 
 def _quotient(rng: random.Random) -> tuple[str, int]:
@@ -94,7 +94,7 @@ def _quotient(rng: random.Random) -> tuple[str, int]:
     n, divisor = _digits(rng, rng.choice((10, 12))), _digits(rng, 2)
     # (2k - 1) d / 2 <= sqrt(n) < (2k + 1) d / 2, with everything squared.
     k = (isqrt(4 * n) // divisor + 1) // 2
-    return f"the square root of {n}, then divided by {divisor}{_ROUNDED}", k
+    return f"the result of dividing the square root of {n} by {divisor}{_ROUNDED}", k
 
 
 LEVELS: dict[int, dict[str, Draw]] = {
@@ -119,7 +119,14 @@ def topics(level: int) -> tuple[str, ...]:
     return tuple(LEVELS[level])
 
 
-def make(rng: random.Random, topic: str, level: int, index: int, name: str) -> Number:
+def make(
+    rng: random.Random,
+    topic: str,
+    level: int,
+    index: int,
+    name: str,
+    share: slice = slice(None),  # noqa: ARG001 - there are no banks to share
+) -> Number:
     """One item. Its answer's first digit goes round with `index`, from another start by topic."""
     draw = LEVELS[level][topic]
     first = str((index + 3 * topics(level).index(topic)) % 9 + 1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import random
 
-VERSION = 1  # of the generators; any change of what they make needs a new one
+VERSION = 2  # of the generators; any change of what they make needs a new one
 
 
 def item_random(

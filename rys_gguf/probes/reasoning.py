@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from datetime import date, timedelta
 from functools import cache, reduce
 from itertools import permutations
+from math import prod
 from operator import and_
 
 from rys_gguf.probes.item import LETTERS, YES_NO, Choice, Item, Number
@@ -89,8 +90,8 @@ _ASIDES = (
     "{} had never liked the idea.",
 )
 _CHANGES = (
-    "If only {} had done the opposite, would the outcome have been different?",
-    "Would the outcome have changed if {} alone had done the opposite?",
+    "If {} alone had done the opposite, would the outcome have been different?",
+    "Would the outcome have changed if {}, and nobody else, had done the opposite?",
     "Suppose that {}, and nobody else, had done the opposite. Would the outcome be different?",
 )
 
@@ -98,31 +99,37 @@ _Rule = Callable[[frozenset[int]], bool]
 
 
 def _rules(level: int, names: Sequence[str], act: str) -> list[tuple[str, _Rule]]:
-    """Conditions: in words, and as functions of the set of those who act, by number."""
+    """Conditions: in words, and as functions of the set of those who act, by number.
+
+    They go with "if, and only if,": "if" alone or "only if" alone would leave a case open.
+    """
     verb, _, rest = act.partition(" ")
     acts = f"{verb}{'es' if verb.endswith('ss') else 's'} {rest}"
     n = len(names)
     every = "both" if n == 2 else "all"
     simple: list[tuple[str, _Rule]] = [
-        (f"if at least one of them {acts}", bool),
-        (f"only if {every} of them {act}", lambda who: len(who) == n),
+        (f"at least one of them {acts}", bool),
+        (f"{every} of them {act}", lambda who: len(who) == n),
     ]
     counting: list[tuple[str, _Rule]] = [
-        (f"if at least two of them {act}", lambda who: len(who) >= 2),
-        (f"only if exactly one of them {acts}", lambda who: len(who) == 1),
+        (f"at least two of them {act}", lambda who: len(who) >= 2),
+        (f"exactly one of them {acts}", lambda who: len(who) == 1),
     ]
     if level < 3:
         return simple + counting * (level == 2)
     a, b, c, d = names
     return [
         *counting,
-        (f"if any of the others {acts}, but never if {d} {acts}", lambda w: 3 not in w and bool(w)),
         (
-            f"if {a} {acts} or both {b} and {c} {act}, but never if {d} {acts}",
+            f"{d} does not {act} but at least one of the others does",
+            lambda w: 3 not in w and bool(w),
+        ),
+        (
+            f"{d} does not {act} but either {a} does or both {b} and {c} do",
             lambda w: 3 not in w and (0 in w or {1, 2} <= w),
         ),
-        (f"only if {a} and at least one other {act}", lambda w: 0 in w and len(w) > 1),
-        (f"if {a} {acts}; if not, {b}, {c} and {d} all have to", lambda w: 0 in w or len(w) == 3),
+        (f"{a} and at least one of the others {act}", lambda w: 0 in w and len(w) > 1),
+        (f"{a} {acts} or all of {b}, {c} and {d} do", lambda w: 0 in w or len(w) == 3),
     ]
 
 
@@ -142,9 +149,13 @@ def _difference(rng: random.Random, level: int, index: int) -> tuple[str, str]:
     verb, _, rest = act.partition(" ")
     acted = [names[k] for k in rng.sample(range(len(names)), len(names)) if k in who]
     idle = [name for name in names if name not in acted]
-    lines = [f"{_list(names)} can each {may}. {thing} {does} {condition}."]
+    lines = [f"{_list(names)} can each {may}. {thing} {does} if, and only if, {condition}."]
     lines += [f"{_list(acted)} {_PAST[verb]} {rest}."] * bool(acted)
-    lines += [f"{_list(idle)} did not."] * bool(idle)
+    if idle:
+        nobody = "Neither" if len(names) == 2 else "None"
+        lines.append(
+            f"{_list(idle)} did not." if acted else f"{nobody} of them {_PAST[verb]} {rest}."
+        )
     if level == 0:
         what = f"{thing[0].lower()}{thing[1:]}"
         base = {"tips": "tip", "goes": "go", "takes": "take", "passes": "pass"}
@@ -182,8 +193,9 @@ _AIMED = (
     "All that {a} wanted was to {aim}, so {a} {did}. By accident it helped to {side} too.",
 )
 _BOTH_AIMED = (
-    "{a} {did} to {aim}, aware that it would also help to {side}. For {b}, the latter was the aim.",
-    "{a} and {b} each {did}, to {aim} and {side}: {b} wanted the second and {a} the first only.",
+    "{a} and {b} {did} together: {a} in order to {aim}, {b} in order to {side}.",
+    "{a} and {b} {did} together to {aim} and {side}: {a} wanted only the first, {b} the second.",
+    "{a} and {b} {did} together. All that {a} wanted was to {aim}; {b} only wanted to {side}.",
 )
 
 
@@ -227,104 +239,139 @@ _SHORT: tuple[Callable[[date], str], ...] = (
     lambda d: f"{_MONTHS[d.month - 1]} {d.day}",
 )
 
-_Shift = Callable[[date], date]
+_Span = tuple[int, int]  # days and months
 
 
-def _days(n: int) -> _Shift:
-    return lambda d: d + timedelta(n)
-
-
-def _months(n: int) -> _Shift:
-    def shift(d: date) -> date:
-        month = d.year * 12 + d.month - 1 + n
-        # Only slips, which are wrong anyway, come from a day later than the 28th.
-        return d.replace(year=month // 12, month=month % 12 + 1, day=min(d.day, 28))
-
-    return shift
+def _moved(day: date, step: _Span, times: int = 1) -> date:
+    """Some days and months later. Only a day that every month has can be moved by months."""
+    days, months = (n * times for n in step)
+    month = day.year * 12 + day.month - 1 + months
+    return day.replace(year=month // 12, month=month % 12 + 1) + timedelta(days)
 
 
 def _present(
     rng: random.Random, level: int, today: date, say: Callable[[date], str]
-) -> tuple[str, date]:
-    """A text that fixes today's date, and the date that a careless reader takes for today."""
+) -> tuple[str, _Span]:
+    """A text that fixes today's date, and how far the date that it names is from today."""
     kinds = ("today", "yesterday", "tomorrow", "anniversary", "after", "weekday", "deadline")
     kind = rng.choice(kinds[: (1, 3, 7, 7)[level]])
-    if kind == "today":
-        return f"Today is {say(today)}.", today
-    if kind in {"yesterday", "tomorrow"}:
-        shown = today + timedelta(1 if kind == "tomorrow" else -1)
-        return f"{kind.capitalize()} {'is' if kind == 'tomorrow' else 'was'} {say(shown)}.", shown
     n = rng.randint(2, 12)
-    if kind == "anniversary":
-        a, b = rng.sample(NAMES, 2)
-        shown = _months(-12 * n)(today)
-        return f"{a} and {b} married on {say(shown)}. Today is exactly {n} years later.", shown
-    if kind == "after":
-        shown = today - timedelta(n)
-        return f"The fair opened on {say(shown)}. Today, {n} days later, it is still open.", shown
-    if kind == "deadline":
-        shown = today + timedelta(7 * n)
-        return f"The deadline is {say(shown)}. That is exactly {n} weeks from today.", shown
+    a, b = rng.sample(NAMES, 2)
     first = today.replace(day=1)
-    nth = (today.day - 1) // 7
-    text = (
-        f"{say(first)} is a {_DAYS[first.weekday()]}. Today is the {ORDINALS[nth]} "
-        f"{_DAYS[today.weekday()]} of that month."
-    )
-    return text, first
+    away = {
+        "today": (0, 0),
+        "yesterday": (-1, 0),
+        "tomorrow": (1, 0),
+        "anniversary": (0, -12 * n),
+        "after": (-n, 0),
+        "weekday": (1 - today.day, 0),
+        "deadline": (7 * n, 0),
+    }[kind]
+    shown = say(_moved(today, away))
+    text = {
+        "today": f"Today is {shown}.",
+        "yesterday": f"Yesterday was {shown}.",
+        "tomorrow": f"Tomorrow is {shown}.",
+        "anniversary": f"{a} and {b} married on {shown}. Today is exactly {n} years later.",
+        "after": f"The fair opened on {shown}. Today, {n} days later, it is still open.",
+        "weekday": f"{shown} is a {_DAYS[first.weekday()]}. Today is the "
+        f"{ORDINALS[(today.day - 1) // 7]} {_DAYS[today.weekday()]} of that month.",
+        "deadline": f"The deadline is {shown}. That is exactly {n} weeks from today.",
+    }[kind]
+    return text, away
 
 
-def _question(rng: random.Random, level: int) -> tuple[str, _Shift]:
+def _question(rng: random.Random, level: int) -> tuple[str, list[_Span]]:
+    """What is asked, and the steps that lead there from today."""
     if level >= 3:
-        text, shifts = "From today, count", []
+        text, steps = "From today, count", []
         for k in range(3):
             n, unit = rng.randint(2, 12), rng.choice((1, 7))
             sign = rng.choice((-1, 1))
             text += f"{', then' if k else ''} {n} {'weeks' if unit == 7 else 'days'} "
             text += "back" if sign < 0 else "forward"
-            shifts.append(n * unit * sign)
-        return f"{text}. Which date is that?", _days(sum(shifts))
+            steps.append((n * unit * sign, 0))
+        return f"{text}. Which date is that?", steps
     n = rng.randint(2, 5) if level == 0 else rng.randint(3, 20)
     questions = [
-        ("What date is it tomorrow?", _days(1)),
-        ("What date was it yesterday?", _days(-1)),
-        (f"What date was it {n} days ago?", _days(-n)),
-        (f"What date will it be in {n} days?", _days(n)),
-        ("What date was it a week ago?", _days(-7)),
-        ("What date will it be in a week?", _days(7)),
-        ("What date will it be two weeks from today?", _days(14)),
-        ("What date was it one month ago?", _months(-1)),
-        ("What date will it be one month from today?", _months(1)),
-        ("What date was it one year ago?", _months(-12)),
-        ("What date will it be one year from today?", _months(12)),
+        ("What date is it tomorrow?", (1, 0)),
+        ("What date was it yesterday?", (-1, 0)),
+        (f"What date was it {n} days ago?", (-n, 0)),
+        (f"What date will it be in {n} days?", (n, 0)),
+        ("What date was it a week ago?", (-7, 0)),
+        ("What date will it be in a week?", (7, 0)),
+        ("What date was it two weeks ago?", (-14, 0)),
+        ("What date will it be two weeks from today?", (14, 0)),
+        ("What date was it one month ago?", (0, -1)),
+        ("What date will it be one month from today?", (0, 1)),
+        ("What date was it one year ago?", (0, -12)),
+        ("What date will it be one year from today?", (0, 12)),
     ]
-    return rng.choice(questions[: 6 if level == 0 else None])
+    question, step = rng.choice(questions[: 6 if level == 0 else None])
+    return question, [step]
+
+
+def _grid(
+    rng: random.Random, right: date, by: tuple[_Span, _Span], shape: tuple[int, int]
+) -> list[date]:
+    """Dates that lie some steps of either kind apart, among them the right one.
+
+    It is as likely in any place of the grid, so that the options do not tell which of them it is.
+    """
+    down, along = (
+        range(-at, n - at) for at, n in zip(map(rng.randrange, shape), shape, strict=True)
+    )
+    return [_moved(_moved(right, by[0], y), by[1], x) for y in down for x in along]
+
+
+def _dated(
+    rng: random.Random, level: int, say: Callable[[date], str]
+) -> tuple[str, date, list[date]] | None:
+    """A question, the right date and all to choose from, or None if what was drawn will not do.
+
+    Whether it will do may depend on all options, but not on which of them is right.
+    """
+    right = date(1950, 1, 1) + timedelta(rng.randrange(90 * 365))
+    while True:
+        question, steps = _question(rng, level)
+        days, months = (sum(n) for n in zip(*steps, strict=True))
+        # Months have different ends, and only some Februaries a 29th: no question about that.
+        if (level == 0 or months) and right.day > 28:
+            return None
+        today = _moved(right - timedelta(days), (0, -months))
+        if level or (today.month == right.month and today.day <= 28):
+            break
+    try:
+        text, away = _present(rng, level, today, say)
+        # Slips: a step, or the way to the date in the text, forgotten or gone the other way.
+        slips = [away, *steps, *((2 * d, 2 * m) for d, m in steps)]
+        slips = [s for s in slips if abs(s[0]) > 1 or s[1]]
+        near = [(1, 0), (1, 0), (7, 0), (0, 1), *[(0, 12)] * bool(level)]
+        by = rng.choice(slips), rng.choice(near)
+        shape = rng.choice(((2, 3), (3, 2))) if level else (2, 2)
+        dates = _grid(rng, right, by, shape)
+    except ValueError:  # a day that the month does not have
+        return None
+    if len(set(map(say, dates))) < len(dates) or _moved(today, away) == right:
+        return None
+    if level == 0 or months or by[0][1] or by[1][1]:
+        # Short months would warp the grid, and the right date would have a day that others lack.
+        if any(d.day > 28 for d in dates):
+            return None
+        expected = prod(n for n, (_, m) in zip(shape, by, strict=True) if m)
+        if not (months and expected == 1) and len({(d.year, d.month) for d in dates}) > expected:
+            return None
+    return f"{text} {question}", right, dates
 
 
 def _date(rng: random.Random, level: int, index: int, name: str) -> Item:
     say = rng.choice(_SHORT if level == 0 else _FORMATS)
-    while True:
-        today = date(1950, 1, 1) + timedelta(rng.randrange(90 * 365))
-        # Months have different ends, and only some Februaries a 29th: no question about that.
-        if (9 <= today.day <= 20) if level == 0 else (today.day <= 28):
-            break
-    text, shown = _present(rng, level, today, say)
-    question, shift = _question(rng, level)
-    while shift(today) == shown:  # it would be given away
-        question, shift = _question(rng, level)
-    right = shift(today)
-    slips = [shift(shown), today, shown, today - (right - today)]
-    slips += [_days(1)(right), _days(-1)(right)]
-    rng.shuffle(slips)
-    if right.day <= 12 and level:
-        slips.insert(0, right.replace(month=right.day, day=right.month))
-    far = [_days(n)(right) for n in (7, -7, 2, -2, 10, -10)]
-    if level and (right.month, right.day) != (2, 29):
-        far[:0] = [_months(12)(right), _months(-12)(right)]
-    wrong = [s for s in dict.fromkeys(map(say, slips + far)) if s != say(right)]
-    texts = _placed(rng, say(right), wrong[: 5 if level else 3], index)
+    while (drawn := _dated(rng, level, say)) is None:
+        pass
+    question, right, dates = drawn
+    texts = _placed(rng, say(right), [say(d) for d in dates if d != right], index)
     answer = LETTERS[texts.index(say(right))]
-    return _choice("date", level, name, f"{text} {question}", answer, texts)
+    return _choice("date", level, name, question, answer, texts)
 
 
 # -- logic: an order from clues ------------------------------------------------------------------
@@ -487,7 +534,7 @@ _BACK = (
 def _walk(
     rng: random.Random, n: int, most: int, *, turning: bool
 ) -> tuple[list[str], int, int, bool]:
-    """A walk of n instructions of up to `most` steps, where it ends, whether it ever turns back."""
+    """A walk of n instructions of up to `most` steps, its end, whether all ways are undone."""
     said: list[str] = []
     ways: set[tuple[int, int]] = set()
     x = y = heading = 0
@@ -505,20 +552,19 @@ def _walk(
         said.append(f"Take {steps} step{'s' * (steps > 1)} {side}".rstrip() + ".")
         x, y = x + steps * dx, y + steps * dy
         ways.add((dx, dy))
-    return said, x, y, any((-dx, -dy) in ways for dx, dy in ways)
+    return said, x, y, all((-dx, -dy) in ways for dx, dy in ways)
 
 
 def _navigate(rng: random.Random, level: int, index: int, name: str) -> Item:
     wanted, turning, near = YES_NO[index % 2], index // 2 % 2 == 1, index // 4 % 2 == 0
     n = rng.choice(_WALKS[level][turning])
     while True:
-        said, x, y, turns = _walk(rng, n, 10, turning=turning)
-        # Half of those that do not lead back do so on one axis: parity must not give it away.
-        if wanted == "yes":
-            found = (x, y) == (0, 0)
-        else:
-            found = (x, y) != (0, 0) and (0 in (x, y)) is near and (turns or not (near and level))
-        if found:
+        said, x, y, undone = _walk(rng, n, 10, turning=turning)
+        # Those that do not lead back end an even number of steps away on both axes: no parity
+        # gives them away. Half of them lead back on one axis, and go no way without its opposite.
+        back, even = (x, y) == (0, 0), x % 2 == y % 2 == 0
+        no = even and not back and (0 in (x, y)) is near and (undone or not near)
+        if back if wanted == "yes" else no:
             break
     start = rng.choice(_START)
     face = "" if turning else " Always face the same way."
@@ -531,7 +577,7 @@ def _navigate(rng: random.Random, level: int, index: int, name: str) -> Item:
 # A step: its kind, its text, what it makes of the number so far, and what a careless reader does.
 _Step = tuple[str, str, Callable[[int], int], Callable[[int], int]]
 _PERCENT = (10, 20, 25, 50)
-_TIMES = {2: "twice", 3: "three times", 4: "four times"}
+_TIMES = {2: "doubles", 3: "triples", 4: "quadruples"}
 _IDLE = (
     "{a} is {n} years old.",
     "The nearest shop is {n} minutes away.",
@@ -548,24 +594,27 @@ def _steps(rng: random.Random, have: int, a: str, b: str, things: str, level: in
     times, percent = rng.randint(2, 4), rng.choice(_PERCENT)
     gain, loss = lambda m: m + n, lambda m: m - n
     steps: list[_Step] = [
-        ("get", f"{b} gives {a} {n} more.", gain, loss),
-        ("find", f"{a} finds another {n}.", gain, loss),
+        ("get", f"{b} gives {a} {n} more {things}.", gain, loss),
+        ("find", f"{a} finds another {n} {things}.", gain, loss),
         ("buy", f"{a} buys {k} bags with {n} {things} in each.", lambda m: m + k * n, gain),
     ]
     if n < have:
-        steps.append(("give", f"{a} gives {n} of them to {b}.", loss, gain))
-        steps.append(("lose", f"{a} loses {n} of them.", loss, gain))
+        steps.append(("give", f"{a} gives {n} {things} to {b}.", loss, gain))
+        steps.append(("lose", f"{a} loses {n} {things}.", loss, gain))
     if n * k < have:
-        text = f"{a} sells {n} of them a day for {k} days."
+        text = f"{a} sells {n} {things} a day for {k} days."
         steps.append(("daily", text, lambda m: m - k * n, loss))
     if have < 1000:
-        text = f"Soon after, {a} has {_TIMES[times]} as many {things} as before."
+        text = f"Then the number of {things} that {a} has {_TIMES[times]}."
         steps.append(("times", text, lambda m: m * times, lambda m: m + times))
     if have % k == 0 and have > k:
-        text = f"{a} puts all of them into {k} boxes, the same number in each, and keeps one box."
+        text = (
+            f"{a} packs all the {things} {a} has into {k} boxes, the same number in each, "
+            "and keeps only one of the boxes."
+        )
         steps.append(("share", text, lambda m: m // k, lambda m: m - k))
     if level and have * percent % 100 == 0:
-        text = f"{a} sells {percent} percent of them."
+        text = f"{a} sells {percent} percent of all the {things} {a} has."
         part: Callable[[int], int] = lambda m: m * percent // 100  # noqa: E731 - as those around it
         steps.append(("part", text, lambda m: m - part(m), part))
     return steps
@@ -639,6 +688,13 @@ def topics(level: int) -> tuple[str, ...]:  # noqa: ARG001 - as in the other fam
     return tuple(_TOPICS)
 
 
-def make(rng: random.Random, topic: str, level: int, index: int, name: str) -> Item:
+def make(
+    rng: random.Random,
+    topic: str,
+    level: int,
+    index: int,
+    name: str,
+    share: slice = slice(None),  # noqa: ARG001 - all structure is drawn afresh
+) -> Item:
     """One item. The place of its answer goes round with `index`."""
     return _TOPICS[topic](rng, level, index, name)

@@ -2,6 +2,9 @@
 
 The order is shuffled once and stratified: however short a prefix, every family and topic has its
 share of it, so that a search may ask the first items of all candidates and go on with the few.
+
+Splits share no question, whatever the seeds, and no event of the scenarios about emotions. They do
+share names, wordings and kinds of events: they are other draws of one generator.
 """
 
 from __future__ import annotations
@@ -29,7 +32,13 @@ from rys_gguf.probes.item import (
     load,
 )
 from rys_gguf.probes.random import item_random
-from rys_gguf.probes.score import best_constant, eq_percent, partial_credit, skill
+from rys_gguf.probes.score import (
+    best_constant,
+    eq_percent,
+    partial_credit,
+    partial_credit_at_random,
+    skill,
+)
 
 FAMILIES: dict[str, ModuleType] = {m.FAMILY: m for m in (math, emotions, reasoning)}
 SIZES: dict[str, dict[str, int]] = {
@@ -39,10 +48,6 @@ SIZES: dict[str, dict[str, int]] = {
 }
 SPLITS = ("search", "heldout", "audit")
 LEVELS = (0, 1, 2, 3)
-
-# How far apart splits start among events and answers, which go round with the index of an item:
-# as long as suites are short, splits share no event.
-_SPLIT_STRIDE = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +78,18 @@ class Suite:
     def families(self) -> tuple[str, ...]:
         """The families, in the order in which they first come."""
         return tuple(dict.fromkeys(i.family for i in self.items))
+
+    def halves(self) -> tuple[Suite, Suite]:
+        """Two suites, each with half of every answer of every topic; one item is in the first."""
+        groups: dict[tuple[str, str, str], int] = {}
+        sides: tuple[list[Item], list[Item]] = ([], [])
+        for item in self.items:
+            key = (item.family, item.topic, str(item.gold))
+            # The first of every other group goes to the other side: single items are shared, too.
+            first = groups.setdefault(key, len(groups))
+            sides[first % 2].append(item)
+            groups[key] = first + 1
+        return Suite(tuple(sides[0])), Suite(tuple(sides[1]))
 
     @cached_property
     def baseline(self) -> float:
@@ -198,11 +215,7 @@ def _number_floor(answers: Sequence[int], *, partial: bool) -> Floor:
     lengths = range(min(len(str(a)) for a in answers), max(len(str(a)) for a in answers) + 1)
     guesses = {lead * 10 ** (n - 1) // 10 for n in lengths for lead in range(10, 100)} - {0}
     best = max(fmean(partial_credit(a, g) for a in answers) for g in guesses)
-    at_random = fmean(
-        fmean(partial_credit(a, lead * 10 ** (len(str(a)) - 1) // 10) for lead in range(10, 100))
-        for a in answers
-    )
-    return Floor(best, at_random)
+    return Floor(best, fmean(map(partial_credit_at_random, answers)))
 
 
 # -- building ------------------------------------------------------------------------------------
@@ -262,10 +275,11 @@ def _item(
     """An item of the split that is not among those `seen`, to which it is added."""
     name = f"{family}-{topic}-{level}-{split}-{seed}-{index}"
     number = SPLITS.index(split)
+    # Events are dealt out to the splits: what happens in one suite never happens in another's.
+    share = slice(number, None, len(SPLITS))
     for attempt in range(1000):
         rng = item_random(family, topic, level, index, seed=seed, split=split, attempt=attempt)
-        shifted = index + _SPLIT_STRIDE * number
-        item: Item = FAMILIES[family].make(rng, topic, level, shifted, name)
+        item: Item = FAMILIES[family].make(rng, topic, level, index, name, share)
         asked = _essence(item)
         # Every question belongs to one split, whatever the seed: small ones would meet else.
         if hashlib.sha256(asked.encode()).digest()[0] % len(SPLITS) == number and asked not in seen:
@@ -279,5 +293,9 @@ def _essence(item: Item) -> str:
     if isinstance(item, Contrast):
         return min(item.question, item.other)
     if isinstance(item, Number) and item.partial:
-        return " ".join(c for c in item.question.split() if c.strip("?.,").isdigit()) + item.topic
+        numbers = [c.strip("?.,") for c in item.question.split()]
+        numbers = [c for c in numbers if c.isdigit()]
+        if item.topic in {"sum", "product"}:  # 8 times 9 is 9 times 8
+            numbers.sort()
+        return " ".join([*numbers, item.topic])
     return item.question

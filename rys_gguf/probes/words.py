@@ -20,7 +20,7 @@ NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight
 THINGS = (
     *("apples", "books", "coins", "stamps", "marbles", "pencils", "shells", "cards", "buttons"),
     *("plates", "candles", "eggs", "lemons", "stickers", "beads", "bottles", "cups", "tickets"),
-    *("keys", "spoons", "balls", "boxes of tea", "roses", "tulips", "photos", "maps", "pens"),
-    *("bricks", "tiles", "nails", "screws", "jars of jam", "cookies", "pears", "plums", "nuts"),
+    *("keys", "spoons", "balls", "forks", "roses", "tulips", "photos", "maps", "pens"),
+    *("bricks", "tiles", "nails", "screws", "corks", "cookies", "pears", "plums", "nuts"),
     *("ribbons", "postcards", "posters", "notebooks", "rulers", "magnets", "feathers", "stones"),
 )
