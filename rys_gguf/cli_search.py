@@ -257,7 +257,7 @@ def probe(
 @click.option(
     "--heldout",
     type=FILE,
-    help="Your own items for the finalists.  [default: every second item of --suite]",
+    help="Your own items for the finalists.  [default: half of --suite]",
 )
 @click.option(
     "--control",
@@ -488,13 +488,22 @@ def _suites(
                 "--control is of generated items; with --suite, put the family into --heldout only"
             )
         own = Suite.read(suite)
-        if heldout is not None:
-            return own, Suite.read(heldout)
-        if len(own.items) < 2:  # noqa: PLR2004 - one for each
-            raise RysError(
-                f"{printable(suite)}: one item cannot be divided; add some, or --heldout"
-            )
-        return Suite(own.items[::2]), Suite(own.items[1::2])
+        if heldout is None:
+            if len(own.items) < 2:  # noqa: PLR2004 - one for each
+                raise RysError(
+                    f"{printable(suite)}: one item cannot be divided; add some, or --heldout"
+                )
+            return own.halves()
+        held = Suite.read(heldout)
+        known = {item.prompt(): item.id for item in own.items}
+        for item in held.items:
+            if item.prompt() in known:
+                raise RysError(
+                    f"{printable(heldout)}: item {printable(item.id)} asks what "
+                    f"{printable(known[item.prompt()])} of {printable(suite)} does; held-out items "
+                    f"judge only if no choice was made by them"
+                )
+        return own, held
     if heldout is not None:
         raise click.UsageError("--heldout goes with --suite")
     if both := set(families) & set(controls):

@@ -169,7 +169,7 @@ def main() -> None:
 def report(whole: Run, run: Run, n: int) -> None:
     """Print the table of `n` windows."""
     # The loop test runs on a finalist's own file, and so is part of what that costs.
-    last = {"loops", "final", "generate"}
+    last = {"loops", "final", "generate", "speed"}
     stages = sorted({r["stage"] for r in run.results} - last)
     mine, theirs, final = totals(run, stages), totals(whole, [ALL]), totals(run, sorted(last))
     n_items = max(r["n_items"] for r in whole.results)

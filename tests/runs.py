@@ -102,9 +102,11 @@ def make_run(
         if window is None or window in finalists:
             speed = {"tokens_per_second": 100.0 if window is None else 86.0}
             if final:
-                lines.ask("final", held_out, worth, rng, luck, measures=speed)
+                lines.ask("final", held_out, worth, rng, luck)
             if final and generate:
-                lines.ask("generate", held_out, worth, rng, luck, measures=speed)
+                lines.ask("generate", held_out, worth, rng, luck)
+            if final:
+                lines.add("speed", speed)
     return run
 
 
@@ -154,7 +156,6 @@ class _Lines:
         worth: float,
         rng: random.Random,
         luck: dict[str, float],
-        measures: dict[str, Any] | None = None,
     ) -> None:
         """Item lines, and the result; an item is as hard for all, `worth` makes it easier."""
         for item, family, ease in suite:
@@ -181,4 +182,4 @@ class _Lines:
                     "probabilities": [{" A": chance, " B": 1 - chance}],
                 }
             )
-        self.add(stage, measures or {}, n_items=len(suite))
+        self.add(stage, {}, n_items=len(suite))

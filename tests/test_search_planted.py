@@ -41,18 +41,19 @@ def test_the_planted_window_is_found_and_damaging_ones_are_not(
     planted: Path, tmp_path: Path
 ) -> None:
     """Other windows of eight layers, which run twice what is whole, are worse than it."""
-    suite = tmp_path / "kinds.jsonl"
+    suite, heldout = tmp_path / "kinds.jsonl", tmp_path / "heldout.jsonl"
     items = [
         {"kind": "choice", "id": word, "family": "words", "topic": kind, "answer": kind,
          "options": list(KINDS), "question": f"What kind of thing is this: {word}?"}
         for kind, words in KINDS.items() for word in words.split()
     ]  # fmt: skip
     random.Random(0).shuffle(items)
-    suite.write_text("".join(json.dumps(item) + "\n" for item in items[:32]))
+    for path, part in ((suite, items[:32]), (heldout, items[32:])):
+        path.write_text("".join(json.dumps(item) + "\n" for item in part))
     (tmp_path / "windows.txt").write_text("2,10\n16,24\n20,28\n0,8\n")
     done = run(
         "sweep", planted, "--windows", tmp_path / "windows.txt", "--suite", suite,
-        "--heldout", suite, "--threads", "1", "--finalists", "1", "-o", tmp_path / "run",
+        "--heldout", heldout, "--threads", "1", "--finalists", "1", "-o", tmp_path / "run",
         timeout=400,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -43,6 +43,30 @@ def test_what_is_recorded_is_read_again(tmp_path: Path) -> None:
     assert run.info["identity"] == INFO["identity"]
 
 
+def test_items_of_a_stage_that_failed_later_do_not_count(tmp_path: Path) -> None:
+    """Killed between items and result, run again, failed: what was half recorded is no answer."""
+    folder = filled(tmp_path / "run")
+    with (folder / ITEMS).open("a") as file:
+        file.write(json.dumps(line("b", "final", item="i1")) + "\n")
+    with OpenRun.start(folder, INFO, {}) as run:
+        run.record({**line("b", "final"), "status": "failed"}, [])
+        assert run.items_of("b", "final") == []
+        assert {i["stage"] for i in run.items} == {"round1"}
+
+
+def test_a_discarded_run_leaves_nothing_of_its_own(tmp_path: Path) -> None:
+    """What else is in the folder stays."""
+    folder = filled(tmp_path / "run")
+    with OpenRun.start(folder, INFO, {}) as run:
+        run.discard()
+    assert not folder.exists()
+    folder = filled(tmp_path / "again")
+    (folder / "report").mkdir()
+    with OpenRun.start(folder, INFO, {}) as run:
+        run.discard()
+    assert [p.name for p in folder.iterdir()] == ["report"]
+
+
 @pytest.mark.parametrize("name", [RESULTS, ITEMS])
 def test_half_a_line_never_happened(tmp_path: Path, name: str) -> None:
     """Cut at every byte of the last line: the run opens, goes on, and loses that line at most."""

@@ -48,6 +48,11 @@ def items(n: int, name: str) -> tuple[Choice, ...]:
     )  # fmt: skip
 
 
+def surely(p: float) -> list[dict[str, float]]:
+    """The probabilities of an answer whose item, of either kind, gets `p` right."""
+    return [{"yes": p, "no": p, "rest": 1 - 2 * p}]
+
+
 class PlantedPool:
     """Answers as a model would whose windows have known effects; counts what it is asked.
 
@@ -111,7 +116,7 @@ class PlantedPool:
         credit = min(1.0, max(0.0, ability + self.gains.get(window, 0.0) + noise))
         return {
             "candidate": job.candidate.key, "stage": stage, "item": item.id, "family": item.family,
-            "score": float(credit > 0.5), "credit": credit,
+            "score": float(credit > 0.5), "credit": credit, "probabilities": surely(credit),
         }  # fmt: skip
 
 
@@ -259,6 +264,8 @@ def test_a_base_that_fails_ends_the_sweep(model: Path, tmp_path: Path) -> None:
 
     with pytest.raises(RysError, match="no such GPU"):
         search(model, tmp_path / "run", Broken({}))
+    # Once the cause is mended the same command goes on.
+    assert search(model, tmp_path / "run", PlantedPool({(4, 6): 0.2}))[0] == "blocks:4,6"
 
 
 def test_a_base_at_chance_ends_the_sweep_unless_told_otherwise(model: Path, tmp_path: Path) -> None:
@@ -268,7 +275,7 @@ def test_a_base_at_chance_ends_the_sweep_unless_told_otherwise(model: Path, tmp_
         def _answer(self, *args: Any) -> dict[str, Any]:
             line = super()._answer(*args)
             right = random.Random(line["item"] + line["candidate"]).random() < 0.5
-            return {**line, "score": float(right), "credit": 0.5}
+            return {**line, "score": float(right), "credit": 0.5, "probabilities": surely(0.5)}
 
     with pytest.raises(RysError, match="reasoning: the base is at chance level"):
         search(model, tmp_path / "run", Guessing({}))
@@ -285,7 +292,7 @@ def test_control_families_choose_nothing_and_must_show_something(
             line = super()._answer(*args)
             if line["family"] == "eq" and dull:
                 right = random.Random(line["item"]).random() < 0.5
-                return {**line, "score": float(right), "credit": 0.5}
+                return {**line, "score": float(right), "credit": 0.5, "probabilities": surely(0.5)}
             return line
 
     pool = Dull({(4, 6): 0.2})
@@ -448,6 +455,42 @@ def test_workers_side_by_side_find_the_same(job: list[Any], tmp_path: Path) -> N
     assert scores(tmp_path / "one") == scores(tmp_path / "two")
 
 
+def test_a_base_without_room_leaves_no_folder_behind(job: list[Any], tmp_path: Path) -> None:
+    """What the message advises makes it another run, which the first must not stand against."""
+    folder = tmp_path / "run"
+    args = [a for a in job if a != "--no-preflight"]
+    assert "at chance level" in fails(*args, "-o", folder)
+    assert not folder.exists()
+    assert run(*job, "-o", folder).returncode == 0
+
+
+def test_a_working_folder_that_cannot_be_emptied_is_named(job: list[Any], tmp_path: Path) -> None:
+    """A link is not followed to what it points at."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "run" / "work").symlink_to(tmp_path / "precious")
+    # The folder of a run holds nothing else, so the link has to come after its beginning.
+    assert "neither empty nor a run" in fails(*job, "-o", tmp_path / "run")
+    (tmp_path / "run" / "work").unlink()
+    assert run(*job, "-o", tmp_path / "run").returncode == 0
+    (tmp_path / "run" / "work").symlink_to(tmp_path / "precious")
+    assert f"{tmp_path / 'run' / 'work'}: " in fails(*job, "-o", tmp_path / "run")
+    assert (tmp_path / "precious").exists()
+
+
+def test_speeds_are_measured_one_after_another(job: list[Any], tmp_path: Path) -> None:
+    """Of base and finalists, in jobs of their own: beside other engines each would be slower."""
+    assert run(*job, "-o", tmp_path / "run", "--workers", "2").returncode == 0
+    results = Run.open(tmp_path / "run").results
+    finalists = {r["candidate"] for r in results if r["stage"] == "final"}
+    timed = [r for r in results if r["stage"] == "speed"]
+    assert {r["candidate"] for r in timed} == finalists
+    assert [r["stage"] for r in results[-len(timed) :]] == ["speed"] * len(timed)
+    for r in timed:
+        assert r["measures"]["tokens_per_second"] > 0
+    assert all("tokens_per_second" not in r["measures"] for r in results if r["stage"] == "final")
+
+
 def test_finalists_answer_in_words_as_well(job: list[Any], tmp_path: Path) -> None:
     """With --generate: base and finalists, on the held-out items, and the verdicts rest on it."""
     done = run(*job, "--generate", "-o", tmp_path / "run", "--finalists", "1")
@@ -534,6 +577,11 @@ def test_wrong_calls_are_one_message(job: list[Any], tmp_path: Path) -> None:
     assert "in --families as well" in run(*control).stderr
     assert "--heldout only" in run(*control, "--suite", job[3]).stderr
     assert run(*control, "--families", "math").returncode == 0
+    own = Path(job[3])
+    (tmp_path / "other.jsonl").write_text('{"kind": "choice", "question": "?", "answer": "no"}\n')
+    held = ("sweep", source, "--suite", own, "--dry-run", "--heldout")
+    assert "line-1 asks what line-1 of" in fails(*held, own)
+    assert run(*held, tmp_path / "other.jsonl").returncode == 0
     assert "two sizes" in fails("sweep", source, "--sizes", "2", "--dry-run")
     too_long = ("sweep", source, "--plan", "map", "--sizes", "40")
     assert "the model has 5 layers, no window of 40" in fails(*too_long, "--dry-run")

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
-from rys_gguf.errors import RysError
+from rys_gguf.errors import RysError, printable
+from rys_gguf.layer_map import MAX_LAYERS
 from rys_gguf.search.statistics import Floats
 
 FINAL = "final"
 GENERATE = "generate"
-# A candidate's way; rounds stand between damage and loops.
-_ORDER = {"damage": 0, "loops": 999, FINAL: 1000, GENERATE: 1001}
+# A candidate's way, though its speed is measured last; rounds stand between damage and loops.
+SPEED = "speed"
+_ORDER = {"damage": 0, SPEED: 998, "loops": 999, FINAL: 1000, GENERATE: 1001}
 
 Line = Mapping[str, Any]
 
@@ -104,9 +106,11 @@ Families = dict[str, Pairs]
 
 
 class Evidence:
-    """A run, indexed. Raises RysError for a run without a base."""
+    """A run, indexed. Raises RysError for a run without a base, or with what no sweep writes."""
 
     def __init__(self, run: RunData) -> None:
+        for fault in _faults(run):
+            raise RysError(f"not what a sweep writes: {fault}")
         self.info = run.info
         by_candidate: dict[str, dict[str, Line]] = defaultdict(dict)
         for line in run.results:
@@ -229,6 +233,57 @@ def stage_order(stage: str) -> tuple[int, int, str]:
     """Sorts stages as a candidate goes through them; round10 follows round9."""
     digits = "".join(c for c in stage if c.isdecimal())
     return _ORDER.get(stage, 10), int(digits or 0), stage
+
+
+def _faults(run: RunData) -> Iterator[str]:
+    """What a report relies on and a run does not have: files can be edited, or come from anyone."""
+    yield from _faults_of_info(run.info)
+    n = run.info["model"]["n_layers"]
+    for line in run.results:
+        where = (
+            f"results.jsonl, {printable(str(line['candidate']))} {printable(str(line['stage']))}"
+        )
+        for key, kinds in _RESULT_FIELDS.items():
+            if key in line and not isinstance(line[key], kinds):
+                yield f"{where}: {key} is {printable(repr(line[key]))}"
+        windows = line.get("windows", ())
+        if not all(
+            isinstance(w, list) and len(w) == 2 and all(type(k) is int for k in w)  # noqa: PLR2004
+            and 0 <= w[0] < w[1] <= n for w in windows
+        ):  # fmt: skip
+            yield f"{where}: windows are {printable(repr(windows))}, the model has {n} layers"
+    for line in run.items:
+        for key, kinds in _ITEM_FIELDS.items():
+            if not isinstance(line.get(key), kinds):
+                where = f"items.jsonl, {printable(str(line['item']))}"
+                yield f"{where}: {key} is {printable(repr(line.get(key)))}"
+
+
+def _faults_of_info(info: Line) -> Iterator[str]:
+    for key in ("identity", "model", "floors", "provenance"):
+        if not isinstance(info.get(key, {}), Mapping):
+            yield f"run.json: {key} is no object"
+    model, illegal = info.get("model", {}), info.get("illegal", [])
+    n = model.get("n_layers")
+    if type(n) is not int or not 0 < n <= MAX_LAYERS:
+        yield f"run.json: model.n_layers is {printable(repr(n))}"
+    sizes = model.get("layer_bytes")
+    if sizes and not (
+        isinstance(sizes, list) and len(sizes) == n and all(type(x) is int for x in sizes)
+    ):
+        yield f"run.json: model.layer_bytes is not one number for each of {n} layers"
+    if type(model.get("n_bytes", 0)) is not int:
+        yield f"run.json: model.n_bytes is {printable(repr(model['n_bytes']))}"
+    if not isinstance(illegal, list) or not all(isinstance(x, Mapping) for x in illegal):
+        yield "run.json: illegal is no list of objects"
+
+
+_NUMBER = (int, float, type(None))
+_RESULT_FIELDS: dict[str, Any] = {
+    "windows": list, "measures": (Mapping, type(None)), "extra_layers": int, "n_items": _NUMBER,
+    "bytes_written": _NUMBER, "engine_seconds": _NUMBER,
+}  # fmt: skip
+_ITEM_FIELDS: dict[str, Any] = {"family": str, "score": _NUMBER, "credit": _NUMBER}
 
 
 def _counts(line: Line, field: str) -> bool:

@@ -39,7 +39,7 @@ class RayPool:
             import ray
         except ImportError as e:
             raise RysError("Ray is not installed: pip install 'rys-gguf[ray]'") from e
-        self._ray = ray
+        self._ray: Any = ray
         self._n_workers = n_workers
         self._options = options
         self._resources = {"num_cpus": cpus, "num_gpus": gpus}
@@ -52,6 +52,14 @@ class RayPool:
             )
         except (ConnectionError, RuntimeError, ValueError) as e:
             raise RysError(f"no Ray cluster at {address!r}: {e}") from e
+        # A cluster may grow; this machine does not, and would be waited for in vain.
+        here = self._ray.cluster_resources()
+        if address == LOCAL and (here.get("CPU", 0) < cpus or here.get("GPU", 0) < gpus):
+            ray.shutdown()
+            raise RysError(
+                f"a worker needs {cpus:g} CPUs and {gpus:g} GPUs, this machine has "
+                f"{here.get('CPU', 0):g} and {here.get('GPU', 0):g}; take fewer --threads or --gpus"
+            )
 
     def __enter__(self) -> RayPool:
         return self
@@ -60,7 +68,7 @@ class RayPool:
         self._ray.shutdown()
 
     def run(self, setup: Setup, jobs: Sequence[Job]) -> Iterator[Outcome]:
-        """Each actor takes the next job as it becomes free."""
+        """Each actor takes the next job as it becomes free; one without a machine gets none."""
         ray = self._ray
         shared = ray.put(setup)
         remote = ray.remote(**self._resources)(_Actor)
@@ -70,15 +78,20 @@ class RayPool:
         ]
         try:
             waiting = list(jobs)
-            running = {actor.run.remote(waiting.pop(0)): actor for actor in actors}
-            while running:
-                (ready,), _ = ray.wait(list(running), num_returns=1)
-                actor = running.pop(ready)
+            # What is being done and by whom; some may never come up where machines are few.
+            starting = {actor.come_up.remote(): actor for actor in actors}
+            running: dict[Any, Any] = {}
+            up = []
+            while waiting or running:
+                (ready,), _ = ray.wait([*starting, *running], num_returns=1)
                 outcomes = self._outcomes(ready)
+                if (actor := running.pop(ready, None)) is None:
+                    actor = starting.pop(ready)
+                    up.append(actor)
                 if waiting:
                     running[actor.run.remote(waiting.pop(0))] = actor
                 yield from outcomes
-            ray.get([actor.close.remote() for actor in actors])
+            ray.get([actor.close.remote() for actor in up])
         finally:
             for actor in actors:
                 ray.kill(actor)
@@ -102,6 +115,10 @@ class _Actor:
         if not os.path.exists(setup.model):
             raise RysError(f"{setup.model}: not on this machine; put the model on shared storage")
         self._worker = Worker(setup, name, options)
+
+    def come_up(self) -> list[Outcome]:
+        """Nothing, once there is a machine for this worker."""
+        return []
 
     def run(self, job: Job) -> list[Outcome]:
         return list(self._worker.run(job))

@@ -33,7 +33,7 @@ class Run:
     """A run's folder, open for reading. `results` and `items` are lists of lines, in order.
 
     Of several result lines for one candidate and stage the last counts, and items count only if
-    their candidate's result line was written: both lists hold nothing else.
+    their candidate's result line was written, and says no failure: both lists hold nothing else.
     Raises RysError, naming the file, if the folder is not that of a run.
     """
 
@@ -61,10 +61,7 @@ class Run:
     @property
     def items(self) -> list[Line]:
         """The lines of items.jsonl that count."""
-        return [
-            line for key, lines in self._items.items() if key in self._results
-            for line in lines.values()
-        ]  # fmt: skip
+        return [line for key in self._items for line in self.items_of(*key)]
 
     def result(self, candidate: str, stage: str) -> Line | None:
         """The result of a candidate in a stage, or None."""
@@ -72,6 +69,10 @@ class Run:
 
     def items_of(self, candidate: str, stage: str) -> list[Line]:
         """The answers of a candidate in a stage."""
+        # Those of a stage that was cut off before its result are still in the file; had it failed
+        # when it was run again, they would be taken for an answer to every question.
+        if (self.result(candidate, stage) or {"status": "failed"})["status"] == "failed":
+            return []
         return list(self._items.get((candidate, stage), {}).values())
 
     def _keep(self, item: Line) -> None:
@@ -122,11 +123,22 @@ class OpenRun(Run):
             raise RysError(f"{printable(folder)}: {e.strerror or e}") from e
         return cls(folder, info)
 
-    def forget_failed(self) -> None:
-        """Do as if candidates that failed had not been tried; their lines stay in the file."""
+    def forget_failed(self, candidate: str | None = None) -> None:
+        """Do as if what failed had not been tried, of one candidate or of all.
+
+        The lines stay in the file.
+        """
         for key, line in list(self._results.items()):
-            if line["status"] == "failed":
+            if line["status"] == "failed" and candidate in (None, line["candidate"]):
                 del self._results[key]
+
+    def discard(self) -> None:
+        """Remove the run's files, and its folder if nothing else is in it."""
+        for name in (INFO, SUITE, HELDOUT, RESULTS, ITEMS, LOCK):
+            with contextlib.suppress(OSError):
+                (self.folder / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
 
     def record(self, result: Line, items: Sequence[Line]) -> None:
         """Write a result and its items, durably: the items first, so that a result is complete."""

@@ -14,6 +14,7 @@ from rys_gguf.errors import RysError
 from rys_gguf.model import Model
 from rys_gguf.probes import emotions
 from rys_gguf.probes.item import dump
+from rys_gguf.probes.preflight import Unsuitable
 from rys_gguf.probes.suite import Suite
 from rys_gguf.report import size
 from rys_gguf.rules import Schedule
@@ -148,7 +149,14 @@ def run_sweep(
     with OpenRun.start(folder, info, files) as run:
         if retry_failed:
             run.forget_failed()
-        Sweep(run, prepared.setup, settings, pool, watcher).run(resolved.first, resolved.fine_size)
+        sweep = Sweep(run, prepared.setup, settings, pool, watcher)
+        try:
+            sweep.run(resolved.first, resolved.fine_size)
+        except Unsuitable:
+            # Whatever the user changes now makes it another run: no folder is to stand in its way.
+            if all(result["is_base"] for result in run.results):
+                run.discard()
+            raise
         return run
 
 

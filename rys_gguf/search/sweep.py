@@ -40,6 +40,7 @@ from rys_gguf.search.worker import (
     HELDOUT,
     LOOPS,
     SEARCH,
+    SPEED,
     Job,
     Setup,
     Step,
@@ -213,6 +214,8 @@ class Sweep:
         With `fine_size` a second pass follows: windows of that size around the best of the first.
         """
         with _working_folder(Path(self._setup.folder)):
+            # Nothing is to be had without the base: a failure of it is never final.
+            self._run.forget_failed(self._base.key)
             self._measure_base()
             standing = self._enter(first.candidates, "pass 1" if fine_size else "search")
             if fine_size is not None:
@@ -287,6 +290,9 @@ class Sweep:
             steps = (Step(LOOPS), *self._last)
             self._do("finalists", [Job(c, steps, real_file=True) for c in batch])
             finalists += [c for c in batch if self._status(c, FINAL) == "ok"]
+        # One after another: beside other engines each would be slower.
+        for candidate in (self._base, *finalists):
+            self._do("speed", [Job(candidate, (Step(SPEED),))])
         return finalists
 
     def _round(self, n: int) -> Step:
@@ -351,9 +357,9 @@ def _cost(candidates: Iterable[Candidate]) -> dict[str, int]:
 @contextlib.contextmanager
 def _working_folder(folder: Path) -> Any:
     """A folder for working files, empty before and gone after."""
-    with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(folder)
     try:
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(folder)
         folder.mkdir(parents=True)
     except OSError as e:
         raise RysError(f"{printable(folder)}: {e.strerror or e}") from e

@@ -17,6 +17,7 @@ from rys_gguf.report import size
 from rys_gguf.search.evidence import (
     FINAL,
     GENERATE,
+    SPEED,
     Candidate,
     Evidence,
     Families,
@@ -284,13 +285,10 @@ def extra_bytes(evidence: Evidence, candidate: Candidate) -> int | None:
 
 
 def speed(evidence: Evidence, candidate: Candidate) -> float | None:
-    """Tokens per second as a fraction of the base's, measured on the real file."""
-    for stage in (GENERATE, FINAL):
-        lines = (candidate.by_stage.get(stage, {}), evidence.base.by_stage.get(stage, {}))
-        window, base = ((line.get("measures") or {}).get("tokens_per_second") for line in lines)
-        if window and base:
-            return float(window) / float(base)
-    return None
+    """Tokens per second as a fraction of the base's, each measured alone."""
+    lines = (c.by_stage.get(SPEED, {}) for c in (candidate, evidence.base))
+    window, base = ((line.get("measures") or {}).get("tokens_per_second") for line in lines)
+    return float(window) / float(base) if window and base else None
 
 
 def answer_length(evidence: Evidence, candidate: Candidate) -> float | None:

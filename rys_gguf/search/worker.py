@@ -31,7 +31,7 @@ from rys_gguf.smoke import answer as say
 from rys_gguf.verify import find_problems
 from rys_gguf.writer import write_plan
 
-DAMAGE, LOOPS, FINAL, GENERATE = "damage", "loops", "final", "generate"
+DAMAGE, LOOPS, FINAL, GENERATE, SPEED = "damage", "loops", "final", "generate", "speed"
 SEARCH, HELDOUT = "search", "heldout"
 
 # The base's most likely tokens that a divergence looks at; what they leave is one more outcome.
@@ -128,8 +128,9 @@ class Worker:
 
     def stop(self) -> None:
         """End the engine, whatever it is doing; the job then fails."""
-        if self._engine is not None:
-            self._engine.close()
+        # Looked at once: the worker's own thread may let go of it meanwhile.
+        if (engine := self._engine) is not None:
+            engine.close()
 
     def run(self, job: Job) -> Iterator[Outcome]:
         """The job's stages as they end. A stage that drops the candidate or fails is the last.
@@ -195,10 +196,10 @@ class Worker:
             found = self._divergence(engine)
         elif step.stage == LOOPS:
             found = self._loops(engine)
+        elif step.stage == SPEED:
+            found = _Found(speed(engine, self._setup.texts[-1]))
         else:
             found = self._probes(engine, step)
-        if step.stage == FINAL:
-            found.measures |= speed(engine, self._setup.texts[-1])
         return found
 
     def _divergence(self, engine: Engine) -> _Found:
