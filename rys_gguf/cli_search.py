@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rys_gguf.errors import RysError, printable
+from rys_gguf.errors import InvalidLayerMap, RysError, printable
 from rys_gguf.terminal import (
     FILE,
     F,
@@ -582,14 +582,19 @@ def _map_of(
         return map_between(variant, source, blocks, layers)
     if blocks or layers:
         raise click.UsageError("--blocks and --layers go with --source")
+    from gguf.constants import GGUFValueType
+
     from rys_gguf.model import Model
     from rys_gguf.provenance import MAP_KEY, recorded_map
 
     with Model(variant) as opened:
         kv = opened.header.get(MAP_KEY)
         # The last layer is part of every map but those that drop it, which only a source tells.
-        n_source = 1 + max(kv.value, default=0) if kv is not None and kv.is_array else 0
-        layer_map = recorded_map(opened.header, n_source)
+        sources = kv.value if kv is not None and kv.item_type == GGUFValueType.INT32 else []
+        try:
+            layer_map = recorded_map(opened.header, 1 + max(sources, default=0))
+        except InvalidLayerMap as e:
+            raise InvalidLayerMap(f"{printable(variant)}: {MAP_KEY}: {e}") from e
         if layer_map is None:
             raise opened.refuse("records no layer map; name the model it was made from (--source)")
         return layer_map
@@ -610,11 +615,15 @@ def _validation(variant: Path, path: Path | None) -> Any:
     if path is None and not found.exists():
         return None
     try:
-        return json.loads(found.read_text())
+        value = json.loads(found.read_text())
     except OSError as e:
         raise RysError(f"{printable(found)}: {e.strerror or e}") from e
     except ValueError as e:
         raise RysError(f"{printable(found)}: not what validate saved: {printable(str(e))}") from e
+    rungs = value.get("rungs") if isinstance(value, dict) else None
+    if not isinstance(rungs, list) or not all(isinstance(rung, dict) for rung in rungs):
+        raise RysError(f"{printable(found)}: not what validate saved: rungs are missing")
+    return value
 
 
 def _show_report(run: Any) -> None:

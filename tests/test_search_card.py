@@ -14,6 +14,7 @@ from rys_gguf.errors import RysError
 from rys_gguf.model import Model
 from rys_gguf.search.card import card
 from tests import tiny
+from tests.cli import fails
 from tests.cli import run as cli
 from tests.runs import make_run
 
@@ -138,6 +139,36 @@ def test_the_path_is_drawn(source: Path) -> None:
     assert "layers 2 to 3 and layers 10 to 11 run twice" in several
 
 
+def test_what_runs_more_than_twice_or_not_at_all_is_not_said_to_run_twice(source: Path) -> None:
+    """Then the map says it all; and without the source only what the file itself tells."""
+    thrice = make(source, "8,12", "8,12")
+    text = text_of(thrice, source, spec="blocks:8,12;8,12")
+    assert "run twice" not in text
+    assert "its layers run as blocks:8,12;8,12" in text
+    thrice.unlink()
+    done = cli("apply", source, "--layers", "0..20", "-o", thrice)
+    assert done.returncode == 0, done.stderr
+    assert "with another path through its layers" in text_of(thrice, source, spec="layers:0..20")
+    alone = cli("card", thrice)
+    assert alone.returncode == 0, alone.stderr
+    assert "Its 21 layers are made of 21 of the source's." in alone.stdout
+
+
+def test_files_that_are_no_validation_and_no_map_are_one_message(
+    source: Path, tmp_path: Path
+) -> None:
+    """Whatever JSON or array stands there."""
+    variant = make(source)
+    for bad in ("[1]", '{"rungs": 5}', '{"rungs": ["a"]}', "{"):
+        (tmp_path / "v.json").write_text(bad)
+        said = fails("card", variant, "--validation", tmp_path / "v.json")
+        assert f"{tmp_path / 'v.json'}: not what validate saved" in said
+    texts = tiny.write(tmp_path / "t.gguf", "llama", 4, extra={"rys.layer_map": ["a", "b"]})
+    assert "t.gguf: rys.layer_map: is ARRAY[STRING, 2], expected ARRAY[INT32]" in fails(
+        "card", texts
+    )
+
+
 def make_several(source: Path) -> Path:
     """A variant of two windows."""
     source.with_name("m-rys.gguf").unlink(missing_ok=True)
@@ -170,6 +201,28 @@ def test_an_explicit_schedule_is_spelled_out(tmp_path: Path) -> None:
     assert "The map respects this rule" not in text
 
 
+def test_a_schedule_that_is_missing_is_said(tmp_path: Path) -> None:
+    """A file made by renaming tensors alone has no such keys, and the card does not invent them."""
+    source = tiny.write(tmp_path / "m.gguf", "gemma3", 12)
+    layers = [*range(8), *range(5, 12)]
+    renamed = tiny.write(tmp_path / "renamed.gguf", "gemma3", 12, sources=layers)
+    text = text_of(renamed, source, spec="blocks:5,8")
+    assert "spells out what" not in text
+    assert "some layers run as something else than their source" in text
+
+
+def test_scores_of_another_model_are_said_to_be(source: Path) -> None:
+    """Such as those of the unquantised one; the run's own model needs no such word."""
+    variant, run = make(source), make_run(0)
+    said = "The run is of tiny.gguf, which is not the file this variant was made from"
+    assert said in text_of(variant, source, run=run)
+    assert said in text_of(variant, None, run=run), "the variant records its source"
+    with Model(source) as s:
+        run.info["identity"]["model"]["sha256"] = s.header_digest()
+    assert said not in text_of(variant, source, run=run)
+    assert said not in text_of(variant, None, run=run)
+
+
 def test_scores_come_with_interval_suite_and_run(source: Path) -> None:
     """The verdict in words, n, intervals, and which suite it was."""
     text = text_of(make(source), source, run=make_run(0))
@@ -193,7 +246,7 @@ def test_run_and_validation_must_be_of_this_variant(source: Path) -> None:
     """Another model's run, another map's validation: refused."""
     variant = make(source)
     other = copy.deepcopy(make_run(0, final=False))
-    other.info["model"]["n_layers"] = 30
+    other.info["model"] |= {"n_layers": 30, "layer_bytes": [1] * 30}
     with pytest.raises(RysError, match="30 layers, the map of one with 24"):
         text_of(variant, source, run=other)
     with pytest.raises(RysError, match="validation is of blocks:1,2"):

@@ -121,7 +121,7 @@ def test_other_models_and_engines_may_differ(run: FakeRun) -> None:
     other.info["identity"]["model"] = {"name": "other", "sha256": "cd"}
     other.info["identity"]["engine"] = {"build": "b2"}
     assert compare(run, other).candidates
-    other.info["model"]["n_layers"] = 30
+    other.info["model"] |= {"n_layers": 30, "layer_bytes": [1] * 30}
     with pytest.raises(RysError, match="24 layers, the second 30"):
         compare(run, other)
 

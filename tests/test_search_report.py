@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -137,7 +139,7 @@ def test_what_a_model_says_stays_text(tmp_path: Path) -> None:
     """Markup, ends of scripts, control characters and lone surrogates, wherever text can stand."""
     run = make_run(0)
     run.info["model"]["name"] = run.info["identity"]["suite"] = HOSTILE
-    run.info["provenance"] = HOSTILE
+    run.info["provenance"] = {HOSTILE: HOSTILE}
     run.info["illegal"].append({"spec": HOSTILE, "rule": HOSTILE})
     for result in run.results:
         if result["reason"]:
@@ -311,6 +313,54 @@ def test_text_report_leads_with_verdicts() -> None:
     assert lines[1].startswith("blocks:10,14: better.")
     assert any(line.startswith("Were all 19 windows equal to the base") for line in lines)
     assert any("and 11 more windows" in line for line in lines)
+
+
+def info(run: FakeRun) -> dict[str, Any]:
+    """run.json."""
+    return run.info
+
+
+def model(run: FakeRun) -> dict[str, Any]:
+    """What run.json says of the model."""
+    return run.info["model"]
+
+
+def result(run: FakeRun) -> dict[str, Any]:
+    """A line of results.jsonl."""
+    return run.results[3]
+
+
+def answer(run: FakeRun) -> dict[str, Any]:
+    """A line of items.jsonl."""
+    return run.items[3]
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value", "said"),
+    [
+        (info, "identity", None, "run.json: identity is no object"),
+        (info, "model", [], "run.json: model is no object"),
+        (info, "illegal", None, "run.json: illegal is no list of objects"),
+        (info, "floors", [1], "run.json: floors is no object"),
+        (model, "n_layers", "24", "run.json: model.n_layers is '24'"),
+        (model, "n_layers", 10**9, "run.json: model.n_layers is 1000000000"),
+        (model, "layer_bytes", [1], "run.json: model.layer_bytes is not one number for each"),
+        (model, "n_bytes", None, "run.json: model.n_bytes is None"),
+        (result, "windows", [[5, 99]], r"windows are \[\[5, 99\]\], the model has 24 layers"),
+        (result, "windows", 3, "windows is 3"),
+        (result, "measures", {"kl": "x"}, "measures is"),
+        (result, "n_items", math.inf, "n_items is inf"),
+        (answer, "family", None, "family is None"),
+        (answer, "score", "1", "score is '1'"),
+        (answer, "probabilities", [1], r"probabilities is \[1\]"),
+    ],
+)
+def test_what_no_sweep_writes_is_named(part: Any, key: str, value: Any, said: str) -> None:
+    """Files can be edited, or come from anyone: one message with folder, file and field."""
+    run = make_run(0)
+    part(run)[key] = value
+    with pytest.raises(RysError, match=f"nowhere: not what a sweep writes: .*{said}"):
+        Evidence(run)
 
 
 def test_a_run_without_its_base_is_refused() -> None:

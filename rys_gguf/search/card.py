@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from html import escape
 from itertools import groupby
@@ -20,9 +21,9 @@ from rys_gguf.architectures import CHECKED_AGAINST
 from rys_gguf.errors import Refused, RysError, printable
 from rys_gguf.layer_map import LayerMap
 from rys_gguf.model import Model
-from rys_gguf.provenance import recorded_map
+from rys_gguf.provenance import SOURCE_KEY, recorded_map
 from rys_gguf.report import size
-from rys_gguf.rules import Schedule
+from rys_gguf.rules import Metadata, Schedule
 from rys_gguf.schedule import architecture_of, metadata_of, reschedule
 from rys_gguf.search.evidence import Evidence, RunData
 from rys_gguf.search.verdict import (
@@ -56,6 +57,8 @@ def card(
     Raises RysError if the run is of a model with another number of layers, or the validation of
     another map.
     """
+    if run is not None:
+        Evidence(run)  # of what it is, before it is asked
     if run is not None and run.info["model"]["n_layers"] != layer_map.n_source:
         raise RysError(
             f"the run is of a model with {run.info['model']['n_layers']} layers, the map of one "
@@ -76,8 +79,8 @@ def card(
         *_summary(variant, source, layer_map),
         *_files(variant),
         *_paths(layer_map),
-        *_rule(origin, source, layer_map),
-        *_scores(layer_map, run),
+        *_rule(variant, origin, source, layer_map),
+        *_scores(layer_map, run, _digest_of_source(variant, source)),
         *_validated(validation),
         *_usage(variant),
     ]
@@ -112,7 +115,8 @@ def _front_matter(origin: Model) -> Iterator[str]:
 
 def _base_model(origin: Model) -> str | None:
     """The repository the source came from, by the most direct key the header has."""
-    keys = ("general.source.repo_url", "general.repo_url", "general.base_model.0.repo_url")
+    # Not general.base_model.*: that is what the source itself was made from.
+    keys = ("general.source.repo_url", "general.repo_url")
     for key in keys:
         match = _REPOSITORY.fullmatch(_string(origin, key) or "")
         if match:
@@ -142,15 +146,24 @@ def _summary(variant: Model, source: Model | None, layer_map: LayerMap) -> Itera
     kv = variant.header.get("rys.source")
     recorded = recorded_map(variant.header, layer_map.n_source) is not None and kv is not None
     name = source.name if source else printable(kv.value[0]) if kv and recorded else "its source"
-    windows = layer_map.windows()
+    windows = layer_map.windows() or ()
+    passes = Counter(layer_map.sources)
     what = (
         " and ".join(f"layers {i} to {j - 1}" for i, j in windows) + " run twice"
-        if windows
+        if windows and all(passes[k] == 2 for i, j in windows for k in range(i, j))  # noqa: PLR2004
         else f"its layers run as {layer_map.spec}"
     )
+    # What a recorded map does not use at the source's end it does not tell either.
+    became = (
+        f"{layer_map.n_source} layers became {len(layer_map)}."
+        if source
+        else f"Its {len(layer_map)} layers are made of {len(passes)} of the source's."
+    )
+    is_whole = len(passes) == layer_map.n_source
+    how = "with repeated layers" if is_whole else "with another path through its layers"
     yield (
-        f"`{_code(name)}` with repeated layers (RYS): {what}. {layer_map.n_source} layers became "
-        f"{len(layer_map)}. Nothing was trained: a repeated layer is a copy."
+        f"`{_code(name)}` {how} (RYS): {what}. {became} Nothing was trained: a repeated layer is "
+        f"a copy."
     )
     yield ""
     yield f"- Map: `{layer_map.spec}`"
@@ -194,7 +207,9 @@ def _stretches(sources: tuple[int, ...]) -> Iterator[tuple[int, int]]:
         yield stretch[0], stretch[-1]
 
 
-def _rule(origin: Model, source: Model | None, layer_map: LayerMap) -> Iterator[str]:
+def _rule(
+    variant: Model, origin: Model, source: Model | None, layer_map: LayerMap
+) -> Iterator[str]:
     yield from ("", "## Layers and their place", "")
     try:
         row = architecture_of(origin)
@@ -218,13 +233,35 @@ def _rule(origin: Model, source: Model | None, layer_map: LayerMap) -> Iterator[
             f"copy runs as its original."
         )
         return
+    explicit = reschedule(row, meta, layer_map, Schedule.EXPLICIT)
+    if not _is_spelled_out(variant, meta, explicit.target):
+        yield (
+            f"**The map does not respect this rule of llama.cpp ({where}), and the file does not "
+            f"spell out the difference: some layers run as something else than their source.**"
+        )
+        return
     yield f"The file spells out what the place of a layer no longer tells llama.cpp ({where}):"
     yield ""
-    notes = reschedule(row, meta, layer_map, Schedule.EXPLICIT).notes
-    yield from (f"- {_md(note)}" for note in notes)
+    yield from (f"- {_md(note)}" for note in explicit.notes)
 
 
-def _scores(layer_map: LayerMap, run: RunData | None) -> Iterator[str]:
+def _is_spelled_out(variant: Model, source: Metadata, wanted: Metadata) -> bool:
+    """Whether the variant has every KV that `--schedule explicit` changes."""
+    changed = [kv for key, kv in wanted.kvs.items() if source.kvs.get(key) != kv]
+    found = [variant.header.get(kv.key) for kv in changed]
+    return all(f is not None and f.raw == kv.raw for f, kv in zip(found, changed, strict=True))
+
+
+def _digest_of_source(variant: Model, source: Model | None) -> str | None:
+    """SHA-256 of the source's header, or what the variant records of it."""
+    if source is not None:
+        return source.header_digest()
+    kv = variant.header.get(SOURCE_KEY)
+    said = list(kv.value) if kv and kv.item_type == GGUFValueType.STRING else []
+    return str(said[2]).removeprefix("sha256:") if len(said) > 2 else None  # noqa: PLR2004
+
+
+def _scores(layer_map: LayerMap, run: RunData | None, digest: str | None) -> Iterator[str]:
     yield from ("", "## Scores", "")
     if run is None:
         yield "Not measured."
@@ -234,6 +271,13 @@ def _scores(layer_map: LayerMap, run: RunData | None) -> Iterator[str]:
         yield "This window was no finalist of the run: it has no scores on held-out items."
         return
     yield from _verdict_lines(found[0], run.info)
+    measured = run.info["identity"].get("model")
+    if digest and isinstance(measured, Mapping) and measured.get("sha256") != digest:
+        yield ""
+        yield (
+            f"**The run is of {_md(str(measured.get('name')))}, which is not the file this variant "
+            f"was made from**: take its scores for this variant only if the two are one model."
+        )
 
 
 def _verdict_lines(verdict: Verdict, info: Mapping[str, Any]) -> Iterator[str]:

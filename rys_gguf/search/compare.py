@@ -100,8 +100,8 @@ def compare(a: RunData, b: RunData) -> Comparison:
     Raises RysError if suites, settings or the engine's arguments differ, naming the first that
     does; models and engine builds may differ.
     """
-    _require_same(a.info, b.info)
     one, two = Evidence(a), Evidence(b)
+    _require_same(a.info, b.info)
     stage, stages_a, stages_b = _common_stage(one, two)
     floors = {family: floor_of(one.info, family) for family in _families(one, stages_a)}
     found = []

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -25,6 +26,10 @@ Line = Mapping[str, Any]
 
 class RunData(Protocol):
     """A run as `rys_gguf.search.run.Run` opens it."""
+
+    @property
+    def folder(self) -> Path:
+        """Where its files are."""
 
     @property
     def info(self) -> Mapping[str, Any]:
@@ -110,7 +115,7 @@ class Evidence:
 
     def __init__(self, run: RunData) -> None:
         for fault in _faults(run):
-            raise RysError(f"not what a sweep writes: {fault}")
+            raise RysError(f"{printable(run.folder)}: not what a sweep writes: {fault}")
         self.info = run.info
         by_candidate: dict[str, dict[str, Line]] = defaultdict(dict)
         for line in run.results:
@@ -243,8 +248,8 @@ def _faults(run: RunData) -> Iterator[str]:
         where = (
             f"results.jsonl, {printable(str(line['candidate']))} {printable(str(line['stage']))}"
         )
-        for key, kinds in _RESULT_FIELDS.items():
-            if key in line and not isinstance(line[key], kinds):
+        for key, is_right in _RESULT_FIELDS.items():
+            if key in line and not is_right(line[key]):
                 yield f"{where}: {key} is {printable(repr(line[key]))}"
         windows = line.get("windows", ())
         if not all(
@@ -253,15 +258,15 @@ def _faults(run: RunData) -> Iterator[str]:
         ):  # fmt: skip
             yield f"{where}: windows are {printable(repr(windows))}, the model has {n} layers"
     for line in run.items:
-        for key, kinds in _ITEM_FIELDS.items():
-            if not isinstance(line.get(key), kinds):
+        for key, is_right in _ITEM_FIELDS.items():
+            if not is_right(line.get(key)):
                 where = f"items.jsonl, {printable(str(line['item']))}"
                 yield f"{where}: {key} is {printable(repr(line.get(key)))}"
 
 
 def _faults_of_info(info: Line) -> Iterator[str]:
-    for key in ("identity", "model", "floors", "provenance"):
-        if not isinstance(info.get(key, {}), Mapping):
+    for key in ("identity", "model", *({"floors", "provenance"} & info.keys())):
+        if not isinstance(info.get(key), Mapping):
             yield f"run.json: {key} is no object"
     model, illegal = info.get("model", {}), info.get("illegal", [])
     n = model.get("n_layers")
@@ -278,12 +283,30 @@ def _faults_of_info(info: Line) -> Iterator[str]:
         yield "run.json: illegal is no list of objects"
 
 
-_NUMBER = (int, float, type(None))
-_RESULT_FIELDS: dict[str, Any] = {
-    "windows": list, "measures": (Mapping, type(None)), "extra_layers": int, "n_items": _NUMBER,
-    "bytes_written": _NUMBER, "engine_seconds": _NUMBER,
-}  # fmt: skip
-_ITEM_FIELDS: dict[str, Any] = {"family": str, "score": _NUMBER, "credit": _NUMBER}
+def _is_number(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and math.isfinite(value))
+
+
+def _are_probabilities(value: Any) -> bool:
+    return value is None or (
+        isinstance(value, list)
+        and all(isinstance(p, Mapping) and all(map(_is_number, p.values())) for p in value)
+    )
+
+
+_RESULT_FIELDS: dict[str, Callable[[Any], bool]] = {
+    "windows": lambda value: isinstance(value, list),
+    "measures": lambda value: (
+        value is None or (isinstance(value, Mapping) and all(map(_is_number, value.values())))
+    ),
+    "extra_layers": lambda value: type(value) is int,
+    **dict.fromkeys(("n_items", "bytes_written", "engine_seconds"), _is_number),
+}
+_ITEM_FIELDS: dict[str, Callable[[Any], bool]] = {
+    "family": lambda value: isinstance(value, str),
+    "probabilities": _are_probabilities,
+    **dict.fromkeys(("score", "credit", "n_tokens"), _is_number),
+}
 
 
 def _counts(line: Line, field: str) -> bool:

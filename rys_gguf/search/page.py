@@ -581,7 +581,7 @@ def _notes(evidence: Evidence) -> Iterator[str]:
     if not floors and not provenance:
         return
     yield "<section><h2>About the items</h2>"
-    if isinstance(floors, Mapping):
+    if floors:
         yield (
             '<p class="note">What an answer that ignores the question scores; a base near its '
             "floor has no ability the window could improve on.</p>"
@@ -591,9 +591,6 @@ def _notes(evidence: Evidence) -> Iterator[str]:
             for family, floor in floors.items()
         ]
         yield _table(("<Family", "<Floor"), rows)
-    if isinstance(provenance, Mapping):
-        for family, said in provenance.items():
-            yield f"<p><b>{text(family)}</b> {text(said, _MAX_RESPONSE)}</p>"
-    elif provenance:
-        yield f"<p>{text(provenance, _MAX_RESPONSE)}</p>"
+    for family, said in (provenance or {}).items():
+        yield f"<p><b>{text(family)}</b> {text(said, _MAX_RESPONSE)}</p>"
     yield "</section>"

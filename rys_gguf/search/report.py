@@ -8,7 +8,6 @@ import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
 
 from rys_gguf.errors import OutputFailed, printable
 from rys_gguf.search.evidence import Evidence, RunData
@@ -29,15 +28,7 @@ _SUITES = ("suite.jsonl", "heldout.jsonl")
 _SHOWN_RANKS = 10
 
 
-class RunFolder(RunData, Protocol):
-    """A run with the folder it was read from."""
-
-    @property
-    def folder(self) -> Path:
-        """Where suite.jsonl and heldout.jsonl are."""
-
-
-def write_report(run: RunFolder, folder: Path) -> list[Path]:
+def write_report(run: RunData, folder: Path) -> list[Path]:
     """Write report.html, report.csv, and each map as CSV and PNG; the paths written.
 
     Needs scipy and matplotlib (extra `report`), and says so before anything is written. Raises
