@@ -166,9 +166,9 @@ def probe(
 ) -> None:
     """Measure a model: math guesses, emotions, reasoning.
 
-    Generated items with one right answer each. Quick by default: one forward pass an item, read as
-    probabilities of the options; with --generate the model answers in its own words. Keeps every
-    answer. One model's scores say little; differences between variants of one model are the point.
+    Generated items. Quick by default: the model only reads, and its next token is taken as
+    probabilities of the options; with --generate it answers in its own words. Keeps every answer.
+    One model's scores say little; differences between variants of one model are the point.
     """
     from rys_gguf.probes.item import dump
     from rys_gguf.probes.preflight import require_room

@@ -449,9 +449,8 @@ def _held_out(judged: Sequence[Verdict]) -> Iterator[str]:
 def _candidates(found: Search) -> Iterator[str]:
     yield "<section><h2>All windows of the search</h2>"
     yield (
-        '<p class="note">Credit over the base on the search items: the finer measure (such as the '
-        "probability of the right option) that windows are ranked by. It ranks; it proves "
-        "nothing.</p>"
+        '<p class="note">Credit over the base on the search items: half the score, half the '
+        "probability behind it, by which windows are ranked. It ranks; it proves nothing.</p>"
     )
     rows = [_candidate_row(found, rank) for rank in found.ranks]
     columns = (
