@@ -223,7 +223,7 @@ def probe(
         echo(row_lines(rows))
         say(f"every answer: {printable(path)}")
     if not no_preflight:
-        require_room(items, lines)
+        require_room(zip(items, lines, strict=True))
 
 
 @click.command()

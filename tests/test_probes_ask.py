@@ -254,17 +254,17 @@ def test_chance_level_is_found_and_an_easier_level_named() -> None:
     """By score or by probability; a base that is a little above chance every time is above it."""
     hard = Choice(**{**{f: getattr(YES, f) for f in YES.__slots__}, "level": 2, **BASE})
     with pytest.raises(Unsuitable, match="--level reasoning=1"):
-        require_room([hard], lines(hard, [0, 1] * 20, 0.5))
+        require_room([(hard, row) for row in lines(hard, [0, 1] * 20, 0.5)])
     theirs = replace(hard, id="mine")
     with pytest.raises(Unsuitable) as e:
-        require_room([theirs], lines(theirs, [0, 1] * 20, 0.5))
+        require_room([(theirs, row) for row in lines(theirs, [0, 1] * 20, 0.5)])
     assert "--level" not in str(e.value), "own items have no levels to choose from"
     assert "leave its items out of the suite" in str(e.value)
-    require_room([hard], lines(hard, [1, 1, 1, 0] * 20, 0.5))
+    require_room([(hard, row) for row in lines(hard, [1, 1, 1, 0] * 20, 0.5)])
     varied = [lines(hard, [n % 2], 0.52 + 0.01 * (n % 2))[0] for n in range(40)]
-    require_room([hard], varied)
+    require_room([(hard, row) for row in varied])
     with pytest.raises(Unsuitable, match="leave its items out of the suite"):
-        require_room([TWO], lines(TWO, [1, -1] * 20, 0))
+        require_room([(TWO, row) for row in lines(TWO, [1, -1] * 20, 0)])
 
 
 def test_a_base_that_knows_everything_asks_for_a_harder_level() -> None:
@@ -273,19 +273,19 @@ def test_a_base_that_knows_everything_asks_for_a_harder_level() -> None:
         Choice(**{**{f: getattr(YES, f) for f in YES.__slots__}, "level": n, **BASE})
         for n in (2, 3)
     )
-    require_room([easy], lines(easy, [1] * 37 + [0] * 3, 0.9))
+    require_room([(easy, row) for row in lines(easy, [1] * 37 + [0] * 3, 0.9)])
     with pytest.raises(Unsuitable, match=r"nothing to gain \(0.97.*--level reasoning=3"):
-        require_room([easy], lines(easy, [1] * 39 + [0], 0.9))
+        require_room([(easy, row) for row in lines(easy, [1] * 39 + [0], 0.9)])
     with pytest.raises(Unsuitable, match=r"level 3\); leave the family out"):
-        require_room([hardest], lines(hardest, [1] * 40, 0.9))
+        require_room([(hardest, row) for row in lines(hardest, [1] * 40, 0.9)])
 
 
 def test_a_base_that_gives_no_option_any_probability_is_no_base() -> None:
     """What could not be read is counted, not taken for a number."""
     unread: list[Any] = [None] * 5
     with pytest.raises(Unsuitable, match="12% of 40 answers of the base say nothing"):
-        require_room([YES], lines(YES, [*unread, *[1, 1, 1, 0] * 9][:40], 0.6))
-    require_room([YES], lines(YES, [*unread[:2], *[1, 1, 1, 0] * 10], 0.6))
+        require_room([(YES, row) for row in lines(YES, [*unread, *[1, 1, 1, 0] * 9][:40], 0.6)])
+    require_room([(YES, row) for row in lines(YES, [*unread[:2], *[1, 1, 1, 0] * 10], 0.6)])
 
 
 def test_in_words_chance_is_that_of_words() -> None:
@@ -300,8 +300,8 @@ def test_in_words_chance_is_that_of_words() -> None:
         return [{**line, "probabilities": []} for line in lines(item, [*scores] * 20, 0)]
 
     with pytest.raises(Unsuitable, match=rf"at chance level \({chance:.2f}, chance {chance:.2f}"):
-        require_room([item], in_words(chance - 0.1, chance + 0.1))
-    require_room([item], in_words(chance, chance + 0.2))
+        require_room([(item, row) for row in in_words(chance - 0.1, chance + 0.1)])
+    require_room([(item, row) for row in in_words(chance, chance + 0.2)])
 
 
 BASE = {"id": "reasoning-h", "family": "reasoning", "topic": "t", "question": "?", "answer": "yes"}

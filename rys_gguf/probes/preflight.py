@@ -54,23 +54,23 @@ def require_repeatable(
             )
 
 
-def require_room(items: Iterable[Item], lines: Iterable[Mapping[str, Any]]) -> None:
+def require_room(answers: Iterable[tuple[Item, Mapping[str, Any]]]) -> None:
     """Raise Unsuitable, naming every family in which the base leaves no room for a difference.
 
-    `lines` are the base's answers as in items.jsonl, all quick or all generated. A base at chance
+    `answers` are items with the base's lines as in items.jsonl, all quick or all generated. A base
+    at chance
     cannot lose, one that knows nearly everything cannot gain. Above chance is a mean more than two
     standard errors above that of answers at random, by score or by the probability of the right
     option.
     """
-    by_id = {item.id: item for item in items}
-    families: dict[str, list[Mapping[str, Any]]] = {}
-    for line in lines:
-        families.setdefault(line["family"], []).append(line)
+    families: dict[str, list[tuple[Item, Mapping[str, Any]]]] = {}
+    for item, line in answers:
+        families.setdefault(item.family, []).append((item, line))
     faults = []
     for family, asked in families.items():
-        scored = [(line, by_id[line["item"]]) for line in asked if line["score"] is not None]
-        level = max(by_id[line["item"]].level for line in asked)
-        is_ours = all(line["item"].startswith(f"{family}-") for line in asked)
+        scored = [(line, item) for item, line in asked if line["score"] is not None]
+        level = max(item.level for item, _ in asked)
+        is_ours = all(item.id.startswith(f"{family}-") for item, _ in asked)
         ways_out = _WAYS_OUT if is_ours else _WAYS_OUT_OF_OWN
         if (answered := len(scored) / len(asked)) < MIN_ANSWERED:
             faults.append(

@@ -15,7 +15,7 @@ import contextlib
 import dataclasses
 import math
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,6 +25,7 @@ from rys_gguf.errors import RysError, printable
 from rys_gguf.layer_map import LayerMap
 from rys_gguf.model import Model
 from rys_gguf.probes.ask import Compiler
+from rys_gguf.probes.item import Item
 from rys_gguf.probes.preflight import require_answers, require_repeatable, require_room
 from rys_gguf.probes.score import best_constant
 from rys_gguf.probes.suite import Suite
@@ -233,24 +234,24 @@ class Sweep:
 
     def _measure_base(self) -> None:
         steps = [self._round(n) for n in range(1, len(self._ends) + 1)]
-        self._do("base", [Job(self._base, tuple(steps))])
-        for step in steps:
+        self._do("base", [Job(self._base, (*steps, *self._last))])
+        for step in (*steps, *self._last):
             self._require_ok(step.stage)
-        searched = {item.family for item in self._setup.items[SEARCH]}
         if self._settings.preflight:
-            asked = [
-                line for step in steps for line in self._run.items_of(self._base.key, step.stage)
-            ]
-            require_room(self._setup.items[SEARCH], asked)
-        self._do("base, held out", [Job(self._base, self._last)])
-        self._require_ok(FINAL)
-        if self._settings.preflight:
-            # A control family has to be able to show a loss: known before the search, not after.
-            asked = self._run.items_of(self._base.key, FINAL)
-            controls = [line for line in asked if line["family"] not in searched]
-            require_room(self._setup.items[HELDOUT], controls)
+            # All it was asked, so that chance is told from little; control families with it.
+            asked = [(SEARCH, step.stage) for step in steps]
+            require_room(self._answers_of_base([*asked, (HELDOUT, FINAL)]))
             # In words a base may know what it does not by probability, and the other way round.
-            require_room(self._setup.items[HELDOUT], self._run.items_of(self._base.key, GENERATE))
+            require_room(self._answers_of_base([(HELDOUT, GENERATE)]))
+
+    def _answers_of_base(
+        self, asked: Iterable[tuple[str, str]]
+    ) -> Iterator[tuple[Item, dict[str, Any]]]:
+        """Items with the base's lines, of suites and stages."""
+        for suite, stage in asked:
+            by_id = {item.id: item for item in self._setup.items[suite]}
+            for line in self._run.items_of(self._base.key, stage):
+                yield by_id[line["item"]], line
 
     def _require_ok(self, stage: str) -> None:
         result = self._run.result(self._base.key, stage)
