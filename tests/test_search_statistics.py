@@ -315,6 +315,19 @@ def test_scores_of_right_or_wrong_items_have_intervals() -> None:
     assert verdict.score_text(eq.window, None) == "52.9"
 
 
+def test_where_no_item_differs_the_interval_is_no_point() -> None:
+    """None of 17 may be as many as 18 in a hundred; with another family, half of that."""
+    same = pairs(ones(17, 4), ones(17, 4), binary=True)
+    (alone,) = verdict.judge({"a": {"x": same}})["a"].families
+    assert (alone.interval.low, alone.interval.high) == pytest.approx((-0.184, 0.184), abs=5e-4)
+    other = pairs(ones(100, 40), ones(100, 50), binary=True)
+    both = verdict.judge({"a": {"x": same, "y": other}})["a"]
+    (y,) = (e for e in both.families if e.name == "y")
+    half = wilson(0, 17).high / 2
+    assert both.overall.interval.low == pytest.approx(y.interval.low / 2 - half, abs=0.005)
+    assert both.overall.interval.high == pytest.approx(y.interval.high / 2 + half, abs=0.005)
+
+
 def test_a_control_family_is_told_whatever_it_shows() -> None:
     """And counts for nothing where search and held-out items are compared."""
     run = make_run(0)

@@ -408,12 +408,23 @@ def _effect(name: str, families: Families, p: float, adjusted: float, n_resample
         _of_right(alone.base) if alone and alone.binary else None,
         _of_right(alone.window) if alone and alone.binary else None,
         overall(families),
-        bootstrap([f.difference for f in families.values()], n_resamples),
+        _interval(families, n_resamples),
         p,
         adjusted,
         detectable_mean(_error(families)),
         _mcnemar(alone) if alone else None,
     )
+
+
+def _interval(families: Families, n_resamples: int) -> Interval:
+    """95 %, also where nothing differs: drawn again such items never differ either.
+
+    Of n items none of which differs, as many as Wilson's upper end may truly do.
+    """
+    found = bootstrap([f.difference for f in families.values()], n_resamples)
+    same = [f for f in families.values() if not f.difference.any()]
+    margin = sum(wilson(0, len(f.items)).high for f in same) / len(families)
+    return Interval(found.low - margin, found.high + margin)
 
 
 def _of_right(scores: Floats) -> Interval:
