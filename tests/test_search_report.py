@@ -225,6 +225,23 @@ def test_any_gain_fits_the_plot() -> None:
     assert "-1000.0" in page
 
 
+def test_finalists_at_one_point_share_their_label() -> None:
+    """One on the other they could not be read."""
+    run = make_run(0)
+    same = {name_of(w) for w in ((9, 13), (2, 6))}
+    for line in run.items:
+        if line["candidate"] in same and line["stage"] == "final":
+            base = next(
+                x for x in run.items
+                if (x["candidate"], x["stage"], x["item"]) == (name_of(None), "final", line["item"])
+            )  # fmt: skip
+            line["score"] = base["score"]
+    evidence = Evidence(run)
+    found, judged = search(evidence), verdicts(evidence)
+    page = render(evidence, found, judged, maps(evidence, found), {})
+    assert re.search(r'class="name">blocks:(9,13 blocks:2,6|2,6 blocks:9,13)</text>', page)
+
+
 def test_what_has_no_score_is_no_zero() -> None:
     """In the items of the page."""
     run = make_run(0)

@@ -329,11 +329,13 @@ def _scatter(
     corners = [at(0.0, 0), *(at(*shown[name]) for name in front)]
     path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in corners)
     parts.append(f'<path d="{path}" class="front"/>')
-    for name, (gain, n) in held.items():
-        x, y = at(gain, n)
+    names: dict[tuple[float, float], list[str]] = {}
+    for name, point in held.items():
+        names.setdefault(at(*point), []).append(name)
+    for (x, y), there in names.items():
         parts.append(
             f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5.5" class="held"/>'
-            f'<text x="{x + 9:.1f}" y="{y + 4:.1f}" class="name">{text(name)}</text>'
+            f'<text x="{x + 9:.1f}" y="{y + 4:.1f}" class="name">{text(" ".join(there))}</text>'
         )
     return "".join(parts) + "</svg>"
 
