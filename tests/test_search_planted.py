@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 from pathlib import Path
@@ -16,7 +17,7 @@ from gguf.quants import dequantize, quantize
 from rys_gguf.search.run import Run
 from scripts.sweep_cost import KINDS
 from tests import tiny
-from tests.cli import run
+from tests.cli import fails, run
 from tests.test_search_sweep import ARGS, scores
 
 WEAKENED = range(2, 10)
@@ -78,7 +79,11 @@ def test_ray_finds_the_same(tmp_path: Path) -> None:
     suite.write_text("".join(json.dumps(line) + "\n" for line in lines))
     job = ["sweep", source, "--suite", suite, *ARGS]
     assert run(*job, "-o", tmp_path / "here").returncode == 0
-    done = run(*job, "-o", tmp_path / "ray", "--ray", "local", "--workers", "2")
+    # One more than the machine has room for: it never comes up, and nobody waits for it.
+    workers = str((os.cpu_count() or 1) + 1)
+    done = run(*job, "-o", tmp_path / "ray", "--ray", "local", "--workers", workers)
     assert done.returncode == 0, done.stderr
+    alone = fails(*job, "-o", tmp_path / "no", "--ray", "local", "--threads", "999")
+    assert "a worker needs 999 CPUs" in alone
     assert scores(tmp_path / "ray") == scores(tmp_path / "here")
     assert not (tmp_path / "ray" / "work").exists()
