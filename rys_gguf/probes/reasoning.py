@@ -138,8 +138,9 @@ def _difference(rng: random.Random, level: int, index: int) -> tuple[str, str]:
     thing, does, did, did_not, may, act = rng.choice(_DEVICES)
     names = rng.sample(NAMES, max(2, level + 1))
     wanted = YES_NO[index % 2]
+    # Chosen before there is an answer to fit: a rule alone must not give it away.
+    condition, rule = rng.choice(_rules(level, names, act))
     while True:
-        condition, rule = rng.choice(_rules(level, names, act))
         who = frozenset(k for k in range(len(names)) if rng.random() < 0.5)
         target = rng.randrange(len(names))
         happened = rule(who)
