@@ -25,7 +25,7 @@ def record(model: Model, layer_map: LayerMap) -> Iterator[KV]:
     order = model.header.order
     string, array = GGUFValueType.STRING, GGUFValueType.ARRAY
     name = os.fsencode(model.files[0].path.name).decode("utf-8", "surrogateescape")
-    source = [name, str(model.n_bytes), f"sha256:{model.header_digest()}"]
+    source = [name, str(model.n_bytes), _digest(model)]
     yield KV.of(VERSION_KEY, string, __version__, order=order)
     yield KV.of(SPEC_KEY, string, layer_map.spec, order=order)
     yield KV.of(MAP_KEY, array, layer_map.sources, order=order, item_type=GGUFValueType.INT32)
@@ -45,11 +45,21 @@ def recorded_map(header: Header, n_source: int) -> LayerMap | None:
     return LayerMap(n_source, tuple(kv.value))
 
 
+def recorded_source(header: Header) -> tuple[str, str, str] | None:
+    """Name, size in bytes and header's `sha256:...` of the source a file records, if it does."""
+    kv = header.get(SOURCE_KEY)
+    said = tuple(kv.value) if kv and kv.item_type == GGUFValueType.STRING else ()
+    return said if len(said) == 3 else None  # noqa: PLR2004 - what `record` writes
+
+
 def is_source(header: Header, source: Model) -> bool:
     """Whether the source a file records is that model, by size and header."""
-    kv = header.get(SOURCE_KEY)
-    said = list(kv.value) if kv and kv.item_type == GGUFValueType.STRING else []
-    return said[1:] == [str(source.n_bytes), f"sha256:{source.header_digest()}"]
+    said = recorded_source(header)
+    return said is not None and said[1:] == (str(source.n_bytes), _digest(source))
+
+
+def _digest(model: Model) -> str:
+    return f"sha256:{model.header_digest()}"
 
 
 def map_for(variant: Model, source: Model, spec: str | None) -> LayerMap:

@@ -31,9 +31,9 @@ from rys_gguf.rules import Schedule
 from rys_gguf.search.candidates import Candidate, Windows, every
 from rys_gguf.search.pool import LocalPool
 from rys_gguf.search.ranking import best, ranks
-from rys_gguf.search.run import OpenRun, Run
+from rys_gguf.search.run import LOOPS, OpenRun, Run
 from rys_gguf.search.sweep import Settings, Sweep, prepare
-from rys_gguf.search.worker import LOOPS, SEARCH, Job, Setup, Step
+from rys_gguf.search.worker import SEARCH, Job, Setup, Step
 
 ALL = "round1"
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from rys_gguf.probes import emotions, math, reasoning
 from rys_gguf.probes.item import Choice, Contrast, Item, Number, Ratings, dump
-from rys_gguf.probes.random import VERSION
+from rys_gguf.probes.random import VERSION, Place
 from rys_gguf.probes.score import eq_percent, partial_credit, score_probabilities, score_text
 from rys_gguf.probes.suite import FAMILIES, LEVELS, SIZES, SPLITS, Suite, build_suite
 
@@ -47,7 +47,7 @@ def items(topic: str, levels: tuple[int, ...] = LEVELS) -> list[Item]:
 def made(topic: str, level: int, n: int) -> list[Item]:
     """Many items of one topic of the reasoning family, without a suite around them."""
     rng = random.Random(f"{topic} {level}")
-    return [reasoning.make(rng, topic, level, k, f"{k}") for k in range(n)]
+    return [reasoning.make(rng, Place(topic, level, k, f"{k}", slice(None))) for k in range(n)]
 
 
 @cache

@@ -12,6 +12,7 @@ import random
 from dataclasses import dataclass
 
 from rys_gguf.probes.item import HIGHEST, Contrast, Item, Ratings
+from rys_gguf.probes.random import Place
 from rys_gguf.probes.words import HE, SHE
 
 FAMILY = "eq"
@@ -853,18 +854,12 @@ def topics(level: int) -> tuple[str, ...]:  # noqa: ARG001 - as in the other fam
     return ("contrast", "ratings", "contrast")
 
 
-def make(
-    rng: random.Random,
-    topic: str,
-    level: int,
-    index: int,
-    name: str,
-    share: slice = slice(None),
-) -> Item:
-    """One item. Kinds and cases go round with `index`, and so does the version that has more.
+def make(rng: random.Random, place: Place) -> Item:
+    """One item. Kinds and cases go round with the index, and so does the version that has more.
 
-    Only the `share` of the cases of each kind is told, also as what happened to somebody else.
+    Only the place's share of the cases of each kind is told, also as what happened to others.
     """
+    topic, level, index, share = place.topic, place.level, place.index, place.share
     turn, which = divmod(index, len(KINDS))
     kind = KINDS[which]
     cases = kind.cases[share]
@@ -878,7 +873,7 @@ def make(
         emotions = [main, mild[0], absent[0], (absent if index % 2 else mild)[1]]
         rng.shuffle(emotions)
         return Ratings(
-            id=name,
+            id=place.name,
             family=FAMILY,
             topic=topic,
             level=level,
@@ -894,7 +889,7 @@ def make(
     # A case that comes again comes in the other order.
     first = (index + turn + round_) % 2 == 0
     return Contrast(
-        id=name,
+        id=place.name,
         family=FAMILY,
         topic=topic,
         level=level,

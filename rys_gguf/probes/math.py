@@ -12,6 +12,7 @@ from collections.abc import Callable
 from math import isqrt
 
 from rys_gguf.probes.item import Number
+from rys_gguf.probes.random import Place
 
 FAMILY = "math"
 
@@ -119,27 +120,20 @@ def topics(level: int) -> tuple[str, ...]:
     return tuple(LEVELS[level])
 
 
-def make(
-    rng: random.Random,
-    topic: str,
-    level: int,
-    index: int,
-    name: str,
-    share: slice = slice(None),  # noqa: ARG001 - there are no banks to share
-) -> Number:
-    """One item. Its answer's first digit goes round with `index`, from another start by topic."""
-    draw = LEVELS[level][topic]
-    first = str((index + 3 * topics(level).index(topic)) % 9 + 1)
+def make(rng: random.Random, place: Place) -> Number:
+    """One item. Its answer's first digit goes round with the index, from another start by topic."""
+    draw = LEVELS[place.level][place.topic]
+    first = str((place.index + 3 * topics(place.level).index(place.topic)) % 9 + 1)
     template = rng.choice(_TEMPLATES)
     while True:
         what, answer = draw(rng)
         if str(answer)[0] == first:
             break
     return Number(
-        id=name,
+        id=place.name,
         family=FAMILY,
-        topic=topic,
-        level=level,
+        topic=place.topic,
+        level=place.level,
         question=template.format(what),
         answer=answer,
         partial=True,

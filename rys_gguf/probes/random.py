@@ -7,8 +7,24 @@ from __future__ import annotations
 
 import hashlib
 import random
+from dataclasses import dataclass
 
 VERSION = 2  # of the generators; any change of what they make needs a new one
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where in a suite an item stands, which decides what is balanced over items.
+
+    `index` counts the items of the topic. Of its events a family tells the `share`: they are dealt
+    out to the splits.
+    """
+
+    topic: str
+    level: int
+    index: int
+    name: str
+    share: slice
 
 
 def item_random(

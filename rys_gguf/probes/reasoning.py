@@ -18,6 +18,7 @@ from math import prod
 from operator import and_
 
 from rys_gguf.probes.item import LETTERS, YES_NO, Choice, Item, Number
+from rys_gguf.probes.random import Place
 from rys_gguf.probes.words import NAMES, NUMBERS, ORDINALS, THINGS
 
 FAMILY = "reasoning"
@@ -689,13 +690,6 @@ def topics(level: int) -> tuple[str, ...]:  # noqa: ARG001 - as in the other fam
     return tuple(_TOPICS)
 
 
-def make(
-    rng: random.Random,
-    topic: str,
-    level: int,
-    index: int,
-    name: str,
-    share: slice = slice(None),  # noqa: ARG001 - all structure is drawn afresh
-) -> Item:
-    """One item. The place of its answer goes round with `index`."""
-    return _TOPICS[topic](rng, level, index, name)
+def make(rng: random.Random, place: Place) -> Item:
+    """One item. The place of its answer goes round with the index."""
+    return _TOPICS[place.topic](rng, place.level, place.index, place.name)

@@ -31,7 +31,7 @@ from rys_gguf.probes.item import (
     dump,
     load,
 )
-from rys_gguf.probes.random import item_random
+from rys_gguf.probes.random import Place, item_random
 from rys_gguf.probes.score import (
     best_constant,
     eq_percent,
@@ -275,11 +275,11 @@ def _item(
     """An item of the split that is not among those `seen`, to which it is added."""
     name = f"{family}-{topic}-{level}-{split}-{seed}-{index}"
     number = SPLITS.index(split)
-    # Events are dealt out to the splits: what happens in one suite never happens in another's.
-    share = slice(number, None, len(SPLITS))
+    # What happens in one split's suite never happens in another's.
+    place = Place(topic, level, index, name, slice(number, None, len(SPLITS)))
     for attempt in range(1000):
         rng = item_random(family, topic, level, index, seed=seed, split=split, attempt=attempt)
-        item: Item = FAMILIES[family].make(rng, topic, level, index, name, share)
+        item: Item = FAMILIES[family].make(rng, place)
         asked = _essence(item)
         # Every question belongs to one split, whatever the seed: small ones would meet else.
         if hashlib.sha256(asked.encode()).digest()[0] % len(SPLITS) == number and asked not in seen:

@@ -21,7 +21,7 @@ from rys_gguf.architectures import CHECKED_AGAINST
 from rys_gguf.errors import Refused, RysError, printable
 from rys_gguf.layer_map import LayerMap
 from rys_gguf.model import Model
-from rys_gguf.provenance import SOURCE_KEY, recorded_map
+from rys_gguf.provenance import recorded_source
 from rys_gguf.report import size
 from rys_gguf.rules import Metadata, Schedule
 from rys_gguf.schedule import architecture_of, metadata_of, reschedule
@@ -57,12 +57,12 @@ def card(
     Raises RysError if the run is of a model with another number of layers, or the validation of
     another map.
     """
-    if run is not None:
-        Evidence(run)  # of what it is, before it is asked
-    if run is not None and run.info["model"]["n_layers"] != layer_map.n_source:
+    evidence = None if run is None else Evidence(run)
+    n_layers = layer_map.n_source if evidence is None else evidence.info["model"]["n_layers"]
+    if n_layers != layer_map.n_source:
         raise RysError(
-            f"the run is of a model with {run.info['model']['n_layers']} layers, the map of one "
-            f"with {layer_map.n_source}"
+            f"the run is of a model with {n_layers} layers, the map of one with "
+            f"{layer_map.n_source}"
         )
     if validation is not None and validation.get("spec") != layer_map.spec:
         raise RysError(
@@ -80,7 +80,7 @@ def card(
         *_files(variant),
         *_paths(layer_map),
         *_rule(variant, origin, source, layer_map),
-        *_scores(layer_map, run, _digest_of_source(variant, source)),
+        *_scores(layer_map, evidence, _digest_of_source(variant, source)),
         *_validated(validation),
         *_usage(variant),
     ]
@@ -143,9 +143,8 @@ def _name(variant: Model) -> str:
 
 
 def _summary(variant: Model, source: Model | None, layer_map: LayerMap) -> Iterator[str]:
-    kv = variant.header.get("rys.source")
-    recorded = recorded_map(variant.header, layer_map.n_source) is not None and kv is not None
-    name = source.name if source else printable(kv.value[0]) if kv and recorded else "its source"
+    recorded = recorded_source(variant.header)
+    name = source.name if source else printable(recorded[0]) if recorded else "its source"
     windows = layer_map.windows() or ()
     passes = Counter(layer_map.sources)
     what = (
@@ -256,17 +255,16 @@ def _digest_of_source(variant: Model, source: Model | None) -> str | None:
     """SHA-256 of the source's header, or what the variant records of it."""
     if source is not None:
         return source.header_digest()
-    kv = variant.header.get(SOURCE_KEY)
-    said = list(kv.value) if kv and kv.item_type == GGUFValueType.STRING else []
-    return str(said[2]).removeprefix("sha256:") if len(said) > 2 else None  # noqa: PLR2004
+    recorded = recorded_source(variant.header)
+    return recorded[2].removeprefix("sha256:") if recorded else None
 
 
-def _scores(layer_map: LayerMap, run: RunData | None, digest: str | None) -> Iterator[str]:
+def _scores(layer_map: LayerMap, run: Evidence | None, digest: str | None) -> Iterator[str]:
     yield from ("", "## Scores", "")
     if run is None:
         yield "Not measured."
         return
-    found = [v for v in verdicts(Evidence(run)) if v.candidate.spec == layer_map.spec]
+    found = [v for v in verdicts(run) if v.candidate.spec == layer_map.spec]
     if not found:
         yield "This window was no finalist of the run: it has no scores on held-out items."
         return

@@ -14,8 +14,6 @@ import numpy as np
 
 from rys_gguf.errors import RysError, printable
 from rys_gguf.search.evidence import (
-    FINAL,
-    GENERATE,
     Evidence,
     Families,
     Line,
@@ -25,13 +23,15 @@ from rys_gguf.search.evidence import (
     pair,
     readable,
 )
+from rys_gguf.search.run import FINAL, GENERATE
 from rys_gguf.search.statistics import Interval, McNemar, bootstrap, mcnemar
 from rys_gguf.search.verdict import HELD_OUT, OVERALL, interval_text, p_text, points
 
 SEARCH = "search"
 # Below this a score above its floor is too small to divide by.
 _MIN_ABOVE_FLOOR = 0.02
-_TOLD = ("engine.arguments", "engine.n_ctx")
+# Of the engine what it was told, such as the type of its cache; which build it was may differ.
+_SAME = ("suite", "heldout", "settings", "engine.arguments", "engine.n_ctx")
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,18 +128,14 @@ def compare(a: RunData, b: RunData) -> Comparison:
 
 
 def _require_same(a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
-    for key in ("suite", "heldout", "settings", "engine"):
-        said = [_differing(info["identity"].get(key), key) for info in (a, b)]
-        if key == "engine":
-            # What it was told, such as the type of its cache; which build it was may differ.
-            said = [{k: v for k, v in values.items() if k in _TOLD} for values in said]
-        for path in sorted({*said[0], *said[1]}):
-            left, right = (values.get(path) for values in said)
-            if left != right:
-                raise RysError(
-                    f"the runs cannot be compared: {printable(path)} is {_show(left)} in the first "
-                    f"and {_show(right)} in the second"
-                )
+    said = [_differing(info["identity"]) for info in (a, b)]
+    for path in sorted({*said[0], *said[1]}):
+        left, right = (values.get(path) for values in said)
+        if left != right and (path in _SAME or path.startswith("settings.")):
+            raise RysError(
+                f"the runs cannot be compared: {printable(path)} is {_show(left)} in the first "
+                f"and {_show(right)} in the second"
+            )
     n_a, n_b = (info["model"]["n_layers"] for info in (a, b))
     if n_a != n_b:
         raise RysError(
@@ -148,12 +144,12 @@ def _require_same(a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
         )
 
 
-def _differing(value: Any, path: str) -> dict[str, Any]:
+def _differing(value: Any, path: str = "") -> dict[str, Any]:
     """A nested value as flat paths, so that an error can name the one that differs."""
     if isinstance(value, Mapping):
         flat: dict[str, Any] = {}
         for key, inner in value.items():
-            flat |= _differing(inner, f"{path}.{key}")
+            flat |= _differing(inner, f"{path}.{key}" if path else str(key))
         return flat
     return {path: value}
 

@@ -13,13 +13,11 @@ import numpy as np
 
 from rys_gguf.errors import RysError, printable
 from rys_gguf.layer_map import MAX_LAYERS
+from rys_gguf.search.run import DAMAGE, FINAL, GENERATE, LOOPS, SPEED
 from rys_gguf.search.statistics import Floats
 
-FINAL = "final"
-GENERATE = "generate"
 # A candidate's way, though its speed is measured last; rounds stand between damage and loops.
-SPEED = "speed"
-_ORDER = {"damage": 0, SPEED: 998, "loops": 999, FINAL: 1000, GENERATE: 1001}
+_ORDER = {DAMAGE: 0, SPEED: 998, LOOPS: 999, FINAL: 1000, GENERATE: 1001}
 
 Line = Mapping[str, Any]
 

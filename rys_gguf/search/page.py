@@ -18,8 +18,9 @@ from typing import Any
 from rys_gguf import __version__
 from rys_gguf.report import size
 from rys_gguf.search import assets
-from rys_gguf.search.evidence import FINAL, GENERATE, Evidence, Line
+from rys_gguf.search.evidence import Evidence, Line
 from rys_gguf.search.heatmap import Heatmap, svg
+from rys_gguf.search.run import FINAL, GENERATE
 from rys_gguf.search.statistics import Interval, detectable_effect
 from rys_gguf.search.verdict import (
     HELD_OUT,

@@ -23,6 +23,8 @@ from rys_gguf.files import lock_file
 SCHEMA = 1
 INFO, RESULTS, ITEMS = "run.json", "results.jsonl", "items.jsonl"
 SUITE, HELDOUT = "suite.jsonl", "heldout.jsonl"
+# The stages a candidate goes through; round1, round2, ... stand after the first.
+DAMAGE, LOOPS, FINAL, GENERATE, SPEED = "damage", "loops", "final", "generate", "speed"
 LOCK = "lock"
 _PART = ".part"
 

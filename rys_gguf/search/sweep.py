@@ -33,15 +33,10 @@ from rys_gguf.rules import Schedule
 from rys_gguf.search.candidates import Candidate, Selection, Windows, fine
 from rys_gguf.search.pool import Pool
 from rys_gguf.search.ranking import best, ranks
-from rys_gguf.search.run import OpenRun
+from rys_gguf.search.run import DAMAGE, FINAL, GENERATE, LOOPS, SPEED, OpenRun
 from rys_gguf.search.worker import (
-    DAMAGE,
-    FINAL,
-    GENERATE,
     HELDOUT,
-    LOOPS,
     SEARCH,
-    SPEED,
     Job,
     Setup,
     Step,

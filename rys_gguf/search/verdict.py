@@ -15,9 +15,6 @@ import numpy as np
 from rys_gguf.errors import printable
 from rys_gguf.report import size
 from rys_gguf.search.evidence import (
-    FINAL,
-    GENERATE,
-    SPEED,
     Candidate,
     Evidence,
     Families,
@@ -27,6 +24,7 @@ from rys_gguf.search.evidence import (
     parts_of,
     readable,
 )
+from rys_gguf.search.run import FINAL, GENERATE, SPEED
 from rys_gguf.search.statistics import (
     ALPHA,
     N_RESAMPLES,

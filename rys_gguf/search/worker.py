@@ -24,6 +24,7 @@ from rys_gguf.probes.ask import Answer, Question, answer, answer_line, ask
 from rys_gguf.probes.item import Item
 from rys_gguf.rules import Schedule
 from rys_gguf.search.candidates import Candidate
+from rys_gguf.search.run import DAMAGE, GENERATE, LOOPS, SPEED
 from rys_gguf.search.slots import CandidateFile
 from rys_gguf.smoke import PROMPTS, compare
 from rys_gguf.smoke import Answer as Said
@@ -31,7 +32,6 @@ from rys_gguf.smoke import answer as say
 from rys_gguf.verify import find_problems
 from rys_gguf.writer import write_plan
 
-DAMAGE, LOOPS, FINAL, GENERATE, SPEED = "damage", "loops", "final", "generate", "speed"
 SEARCH, HELDOUT = "search", "heldout"
 
 # The base's most likely tokens that a divergence looks at; what they leave is one more outcome.
