@@ -2,10 +2,11 @@
 
 usage: python scripts/sweep_cost.py MODEL FOLDER [--sizes 4] [--first N] [--threads 1]
 
-Both flows see the same windows, items, engine and machine, window by window in turn, and score
-alike. FOLDER keeps what was measured: run again, it goes on where it was. Prints bytes written,
-engine-seconds and prompt tokens per window, and the first three windows of each flow that do not
-loop: the naive flow, too, has to reject a window that wins on the items and cannot write.
+Both flows see the same windows, items, engine and machine, one flow after the other, and score
+alike: keep the machine as quiet for the one as for the other. FOLDER keeps what was measured: run
+again, it goes on where it was. Prints bytes written, engine-seconds and prompt tokens per window,
+and the first three windows of each flow that do not loop: the naive flow, too, has to reject a
+window that wins on the items and cannot write.
 
 The items are 300 questions of one kind that small models can answer (which of five kinds a word
 names), so that windows of a model of 135M parameters differ in something.

@@ -122,6 +122,9 @@ def test_other_items_are_told_by_the_options_that_choose_them(tmp_path: Path) ->
     for suite, said in (("suite", "--suite-size"), ("heldout", "--control")):
         with pytest.raises(RysError, match=said):
             OpenRun.start(folder, {"identity": {**INFO["identity"], suite: "xyz"}}, {})
+    both = {**INFO["identity"], "suite": "xyz", "heldout": "xyz"}
+    with pytest.raises(RysError, match="--suite-size"):
+        OpenRun.start(folder, {"identity": both}, {})
 
 
 def test_a_folder_with_other_files_is_not_written_to(tmp_path: Path) -> None:
@@ -161,9 +164,13 @@ def test_files_of_others_are_named(tmp_path: Path, name: str, content: str, said
 
 
 def test_no_run_is_said_so(tmp_path: Path) -> None:
-    """A folder without run.json."""
-    with pytest.raises(RysError, match="no run here"):
-        Run.open(tmp_path)
+    """A folder without run.json, or a file, such as the model."""
+    (tmp_path / "m.gguf").touch()
+    for path in (tmp_path, tmp_path / "m.gguf", tmp_path / "nowhere"):
+        with pytest.raises(
+            RysError, match=f"{path}: no run here: expected a folder that sweep wrote"
+        ):
+            Run.open(path)
 
 
 def test_a_full_disk_leaves_whole_lines(small_disk: Path) -> None:  # noqa: F811 - the fixture

@@ -58,10 +58,9 @@ def require_room(answers: Iterable[tuple[Item, Mapping[str, Any]]]) -> None:
     """Raise Unsuitable, naming every family in which the base leaves no room for a difference.
 
     `answers` are items with the base's lines as in items.jsonl, all quick or all generated. A base
-    at chance
-    cannot lose, one that knows nearly everything cannot gain. Above chance is a mean more than two
-    standard errors above that of answers at random, by score or by the probability of the right
-    option.
+    at chance cannot lose, one that knows nearly everything cannot gain. Above chance is a mean more
+    than two standard errors above that of answers at random, by score or by the probability of the
+    right option.
     """
     families: dict[str, list[tuple[Item, Mapping[str, Any]]]] = {}
     for item, line in answers:

@@ -192,8 +192,10 @@ def read_info(folder: Path) -> Line:
     path = folder / INFO
     try:
         info = json.loads(path.read_text())
-    except FileNotFoundError as e:
-        raise RysError(f"{printable(folder)}: no run here: {INFO} is missing") from e
+    except (FileNotFoundError, NotADirectoryError) as e:
+        raise RysError(
+            f"{printable(folder)}: no run here: expected a folder that sweep wrote, with {INFO}"
+        ) from e
     except OSError as e:
         raise RysError(f"{printable(path)}: {e.strerror or e}") from e
     except ValueError as e:
@@ -217,7 +219,8 @@ _DECIDED_BY = {
 
 def _differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
     if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted({*old, *new}):
+        # In the order in which they were decided: held-out items follow from the suite's options.
+        for key in dict.fromkeys((*new, *old)):
             yield from _differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
     elif old != new:
         there, here = (printable(json.dumps(value)) for value in (old, new))
