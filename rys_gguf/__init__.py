@@ -13,27 +13,27 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from rys_gguf._version import __version__
 
 if TYPE_CHECKING:
-    from rys_gguf.diff import HeaderDiff, diff_models
+    from rys_gguf.checks.verify import Problem, find_problems
     from rys_gguf.errors import InvalidGGUF, InvalidLayerMap, OutputFailed, Refused, RysError
-    from rys_gguf.layer_map import LayerMap
-    from rys_gguf.model import Model
-    from rys_gguf.plan import Plan, default_output, make_plan
-    from rys_gguf.rules import Schedule
-    from rys_gguf.verify import Problem, find_problems
-    from rys_gguf.writer import write_plan
+    from rys_gguf.formats.model import Model
+    from rys_gguf.layers.layer_map import LayerMap
+    from rys_gguf.layers.schedule import Schedule
+    from rys_gguf.patch.diff import HeaderDiff, diff_models
+    from rys_gguf.patch.plan import Plan, default_output, make_plan
+    from rys_gguf.patch.writer import write_plan
 
 _HOMES = {
-    "diff": ("HeaderDiff", "diff_models"),
+    "checks.verify": ("Problem", "find_problems"),
     "errors": ("InvalidGGUF", "InvalidLayerMap", "OutputFailed", "Refused", "RysError"),
-    "layer_map": ("LayerMap",),
-    "model": ("Model",),
-    "plan": ("Plan", "default_output", "make_plan"),
-    "rules": ("Schedule",),
-    "verify": ("Problem", "find_problems"),
-    "writer": ("write_plan",),
+    "formats.model": ("Model",),
+    "layers.layer_map": ("LayerMap",),
+    "layers.schedule": ("Schedule",),
+    "patch.diff": ("HeaderDiff", "diff_models"),
+    "patch.plan": ("Plan", "default_output", "make_plan"),
+    "patch.writer": ("write_plan",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -49,6 +49,7 @@ __all__ = [
     "Refused",
     "RysError",
     "Schedule",
+    "__version__",
     "default_output",
     "diff_models",
     "find_problems",

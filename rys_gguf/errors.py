@@ -1,14 +1,21 @@
-"""The one exception family a caller has to know, and text that is safe to print.
+"""Every exception this package raises on purpose.
 
-Everything the package refuses, and every failure of a file or an engine that it expects, is
-a `RysError` whose text is written for the person who typed the command: it names the file, the
-key or tensor, what was expected, and where possible what to do. Any other exception is a bug.
+RysError
+├── InvalidGGUF       a file that llama.cpp would not open
+├── InvalidLayerMap   a layer spec that does not parse or fit
+├── Refused           a well-formed request whose result would be wrong
+│   └── Unsuitable    a suite that cannot show a difference on this model
+├── OutputFailed      a file that could not be written
+├── InvalidSuite      a file of items that is not one
+└── EngineFailed      llama.cpp did not start, died, or did not answer
+
+Each message is written for the person who typed the command: it names the file, the key or
+tensor, what was expected and, where possible, what to do. Any other exception is a bug.
 """
 
 from __future__ import annotations
 
-import os
-import sys
+from collections.abc import Sequence
 
 
 class RysError(Exception):
@@ -27,26 +34,24 @@ class Refused(RysError):
     """The model and the map are well formed, but the result would not compute what the map says."""
 
 
+class Unsuitable(Refused):
+    """The base cannot answer the suite in a way that would show a difference."""
+
+
 class OutputFailed(RysError):
     """The output could not be written; nothing is left behind and nothing was replaced."""
 
 
-def printable(text: str | bytes | os.PathLike[str], limit: int = 200) -> str:
-    r"""`text` with everything a terminal might act on escaped, at most about `limit` characters.
+class InvalidSuite(RysError):
+    """A file of items does not say what to ask or what is right."""
 
-    Names and values come from files of strangers: control characters, lone surrogates and
-    bidirectional overrides must not reach the terminal as they are.
 
-    printable("a\x1b[2Jb") == "a\\x1b[2Jb"
+class EngineFailed(RysError):
+    """The engine could not be started, died, or did not answer as llama.cpp does.
+
+    `log` holds its last lines, safe to print.
     """
-    shown = os.fsdecode(text) if not isinstance(text, str) else text
-    cut = len(shown) > limit
-    escaped = "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in shown[:limit]
-    )
-    return escaped + "..." if cut else escaped
 
-
-def harmless(text: str, limit: int = sys.maxsize) -> str:
-    """`text` of any number of lines with each made `printable`: the last guard before printing."""
-    return "\n".join(printable(line, limit) for line in text.split("\n"))
+    def __init__(self, message: str, log: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.log = tuple(log)

@@ -30,9 +30,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from rys_gguf import LayerMap, Model, Refused, RysError, Schedule, make_plan, write_plan
-from rys_gguf.engine import EngineFailed, EngineOptions, find_engine
-from rys_gguf.plan import Plan
-from rys_gguf.prove import prove
+from rys_gguf.checks.prove import prove
+from rys_gguf.engines.base import EngineOptions
+from rys_gguf.engines.find import find_engine
+from rys_gguf.errors import EngineFailed
+from rys_gguf.patch.plan import Plan
 
 WINDOWS = ["4,8", "3,5", "6,7", "0,1", "0,12", "11,12"]
 TOLERANCE = 1e-3
@@ -43,8 +45,8 @@ BAD = ("differs", "does-not-load")
 
 def naive_plan(model: Model, layer_map: LayerMap) -> Plan:
     """Tensors by the map whatever the rules say, metadata untouched."""
-    from rys_gguf import plan as planning
-    from rys_gguf.rules import Architecture
+    from rys_gguf.layers.rules import Architecture
+    from rys_gguf.patch import plan as planning
 
     bare = Architecture(model.architecture, (), "")
     moves = tuple(planning._moves(model, layer_map, bare, {}))  # noqa: SLF001 - no legal way to err

@@ -32,12 +32,13 @@ from gguf.constants import GGUFValueType
 sys.path.insert(0, str(Path(__file__).parent.parent))
 with atheris.instrument_imports(include=["rys_gguf"]):
     from rys_gguf import LayerMap, Model, RysError, make_plan
-    from rys_gguf.describe import describe
-    from rys_gguf.errors import InvalidGGUF, harmless
-    from rys_gguf.header import KV, SCALAR_FORMAT, Header, Span, TensorInfo
-    from rys_gguf.reader import HeaderReader
-    from rys_gguf.report import description_json, description_lines, plan_json, plan_lines
-    from rys_gguf.rules import Schedule
+    from rys_gguf.cli.render import description_json, description_lines, plan_json, plan_lines
+    from rys_gguf.errors import InvalidGGUF
+    from rys_gguf.formats.header import KV, SCALAR_FORMAT, Header, Span, TensorInfo
+    from rys_gguf.formats.reader import HeaderReader
+    from rys_gguf.layers.describe import describe
+    from rys_gguf.layers.schedule import Schedule
+    from rys_gguf.text import harmless
 
 from tests import tiny
 

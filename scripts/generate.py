@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import sys
 
-from rys_gguf.engine import Engine, EngineOptions, find_engine
+from rys_gguf.engines.base import EngineOptions
+from rys_gguf.engines.find import find_engine
+from rys_gguf.engines.server import Engine
 
 
 def main() -> None:

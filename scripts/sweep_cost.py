@@ -23,18 +23,20 @@ from typing import Any
 
 from tqdm import tqdm
 
-from rys_gguf.engine import EngineOptions, find_engine
-from rys_gguf.layer_map import LayerMap
-from rys_gguf.model import Model
+from rys_gguf.engines.base import EngineOptions
+from rys_gguf.engines.find import find_engine
+from rys_gguf.formats.model import Model
+from rys_gguf.layers.layer_map import LayerMap
+from rys_gguf.layers.schedule import Schedule
 from rys_gguf.probes.item import Choice
 from rys_gguf.probes.suite import Suite
-from rys_gguf.rules import Schedule
-from rys_gguf.search.candidates import Candidate, Windows, every
-from rys_gguf.search.pool import LocalPool
-from rys_gguf.search.ranking import best, ranks
-from rys_gguf.search.run import LOOPS, OpenRun, Run
-from rys_gguf.search.sweep import Settings, Sweep, prepare
-from rys_gguf.search.worker import SEARCH, Job, Setup, Step
+from rys_gguf.runs.candidate import Candidate
+from rys_gguf.runs.storage import LOOPS, OpenRun, Run
+from rys_gguf.search.executors.local import LocalPool
+from rys_gguf.search.objective import SEARCH, Job, Setup, Step
+from rys_gguf.search.space import Windows, every
+from rys_gguf.search.study import Settings, Sweep, prepare
+from rys_gguf.stats.ranking import best, ranks
 
 ALL = "round1"
 

@@ -9,8 +9,8 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-from rys_gguf.architectures import ARCHITECTURES, CHECKED_AGAINST
-from rys_gguf.catalogue import entry
+from rys_gguf.layers.architectures import ARCHITECTURES, CHECKED_AGAINST
+from rys_gguf.layers.catalogue import entry
 
 README = Path(__file__).parent.parent / "README.md"
 BEGIN, END = "<!-- architectures -->\n", "<!-- /architectures -->\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -40,3 +41,15 @@ def smollm2() -> Path:
 def gemma3() -> Path:
     """Gemma 3 270M Q4_K_M: 18 layers, 262k tokens, a period of 6 the header does not tell."""
     return _real_model("gemma3")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path):
+    """A file system of 64 MiB, where the machine lets the tests mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("cannot mount a tmpfs here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)

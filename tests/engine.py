@@ -9,8 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from rys_gguf import Model
-from rys_gguf.engine import Engine, EngineOptions, find_engine
-from rys_gguf.prove import make_prompts
+from rys_gguf.checks.prove import make_prompts
+from rys_gguf.engines.base import EngineOptions
+from rys_gguf.engines.find import find_engine
+from rys_gguf.engines.server import Engine
 from tests import tiny
 
 # xllamacpp, or with LLAMA_SERVER in the environment that binary.

@@ -6,7 +6,8 @@ import gguf
 import numpy as np
 import pytest
 
-from rys_gguf.engine import Engine, EngineFailed
+from rys_gguf.engines.server import Engine
+from rys_gguf.errors import EngineFailed
 from tests import engine, tiny
 
 GENERATING = sorted(tiny.ARCHITECTURES.keys() - {"bert"})

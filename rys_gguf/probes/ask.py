@@ -12,12 +12,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rys_gguf.engine import Engine, EngineFailed
-from rys_gguf.errors import RysError, printable
+from rys_gguf.engines.sampling import GREEDY
+from rys_gguf.engines.server import Engine
+from rys_gguf.errors import EngineFailed, RysError
 from rys_gguf.probes.extract import opens_thoughts
 from rys_gguf.probes.item import Ask, Choice, Contrast, Item, Number, Ratings
 from rys_gguf.probes.score import Scored, score_probabilities, score_text
-from rys_gguf.smoke import GREEDY
+from rys_gguf.text import printable
 
 _LONGEST_NUMBER_TOKEN = 3  # tokenizers that group digits group at most three
 

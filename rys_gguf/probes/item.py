@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, ClassVar
 
-from rys_gguf.errors import RysError, printable
+from rys_gguf.errors import InvalidSuite
 from rys_gguf.probes.extract import bare_text
+from rys_gguf.text import printable
 
 LETTERS = tuple("ABCDEFGH")
 DIGITS = tuple("0123456789")
@@ -23,10 +24,6 @@ YES_NO = ("yes", "no")
 OPENING = "Answer:"
 RESERVED = ("overall", "damage", "base")
 HIGHEST = 9  # of a rating: one digit is one token
-
-
-class InvalidSuite(RysError):
-    """A file of items that does not say what to ask or what is right."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any
 
-from rys_gguf.engine import Engine
-from rys_gguf.errors import Refused
+from rys_gguf.engines.server import Engine
+from rys_gguf.errors import Unsuitable
 from rys_gguf.probes.ask import Question, answer, ask
 from rys_gguf.probes.item import Choice, Item, Number
 from rys_gguf.probes.score import partial_credit_at_random
@@ -25,10 +25,6 @@ _SIGMAS = 2.0
 _CEILING = 0.95
 _WAYS_OUT = "leave the family out (--families), or keep it with --no-preflight"
 _WAYS_OUT_OF_OWN = "leave its items out of the suite, or keep them with --no-preflight"
-
-
-class Unsuitable(Refused):
-    """The base cannot answer the suite in a way that would show a difference."""
 
 
 def level_for(n_parameters: int) -> int:

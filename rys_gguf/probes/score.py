@@ -8,12 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from rys_gguf.probes.extract import (
-    named_numbers,
-    number,
-    option,
-    without_last_line,
-)
+from rys_gguf.probes.extract import named_numbers, number, option, without_last_line
 from rys_gguf.probes.item import HIGHEST, Choice, Contrast, Item, Number, Ratings
 
 _MARGIN = 0.5  # between two expected ratings: what rounds to a step

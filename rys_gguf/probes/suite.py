@@ -21,17 +21,10 @@ from statistics import fmean, pstdev
 from types import ModuleType
 from typing import Any
 
-from rys_gguf.probes import emotions, math, reasoning
-from rys_gguf.probes.item import (
-    DIGITS,
-    Contrast,
-    Item,
-    Number,
-    Ratings,
-    dump,
-    load,
-)
-from rys_gguf.probes.random import Place, item_random
+from rys_gguf.probes.draw import Place, item_random
+from rys_gguf.probes.families import arithmetic as math
+from rys_gguf.probes.families import emotions, reasoning
+from rys_gguf.probes.item import DIGITS, Contrast, Item, Number, Ratings, dump, load
 from rys_gguf.probes.score import (
     best_constant,
     eq_percent,

@@ -8,21 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rys_gguf import __version__
-from rys_gguf.engine import EngineOptions
-from rys_gguf.errors import RysError
-from rys_gguf.model import Model
-from rys_gguf.probes import emotions
+from rys_gguf._version import __version__
+from rys_gguf.engines.base import EngineOptions
+from rys_gguf.errors import RysError, Unsuitable
+from rys_gguf.formats.model import Model
+from rys_gguf.layers.carry import architecture_of, metadata_of
+from rys_gguf.layers.schedule import Schedule
+from rys_gguf.probes.families import emotions
 from rys_gguf.probes.item import dump
-from rys_gguf.probes.preflight import Unsuitable
 from rys_gguf.probes.suite import Suite
-from rys_gguf.report import size
-from rys_gguf.rules import Schedule
-from rys_gguf.schedule import architecture_of, metadata_of
-from rys_gguf.search.candidates import Selection, Windows, coarse, every, listed
-from rys_gguf.search.pool import Pool
-from rys_gguf.search.run import HELDOUT, SUITE, OpenRun, digest, require_identity
-from rys_gguf.search.sweep import Settings, Sweep, Watcher, prepare, round_ends
+from rys_gguf.runs.storage import HELDOUT, SUITE, OpenRun, digest, require_identity
+from rys_gguf.search.executors.local import Pool
+from rys_gguf.search.space import Selection, Windows, coarse, every, listed
+from rys_gguf.search.study import Settings, Sweep, Watcher, prepare, round_ends
+from rys_gguf.text import size
 
 
 @dataclass(frozen=True, slots=True)

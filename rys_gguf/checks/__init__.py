@@ -1,0 +1,1 @@
+"""Whether a variant is right: verify, prove, smoke."""

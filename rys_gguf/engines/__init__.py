@@ -1,0 +1,1 @@
+"""llama.cpp: running it, and its answers as values."""

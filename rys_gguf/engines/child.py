@@ -1,0 +1,43 @@
+"""The child process of `engine` for xllamacpp: serve one model until told to stop.
+
+usage: python -m rys_gguf.engines.child '{"model": ..., "port": ..., "n_ctx": ...,
+           "n_threads": ..., "n_ubatch": ...}'
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+
+
+def main() -> None:
+    """Load the model, serve it, wait for a signal."""
+    import xllamacpp
+
+    settings = json.loads(sys.argv[1])
+    params = xllamacpp.CommonParams()
+    params.model.path = settings["model"]
+    params.hostnames = ["127.0.0.1"]
+    params.port = settings["port"]
+    params.n_ctx = settings["n_ctx"]
+    params.n_parallel = 1
+    params.warmup = False
+    # Sizes are ours to choose; fitting them to the device would load the model once more.
+    params.fit_params = False
+    if settings["n_threads"]:
+        params.cpuparams.n_threads = settings["n_threads"]
+        params.cpuparams_batch.n_threads = settings["n_threads"]
+    if settings["n_ubatch"]:
+        params.n_ubatch = settings["n_ubatch"]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    try:
+        server = xllamacpp.Server(params)
+    except RuntimeError as e:
+        sys.exit(str(e))  # llama.cpp's own words stand above it in the log
+    print("serving", server.listening_address, flush=True)  # noqa: T201 - the parent's log
+    signal.pause()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,241 @@
+"""Files to write: each appears under its name only once it is complete.
+
+A fresh file under a short random name in the output's own folder is filled, synced, and given its
+name in one step that cannot replace anything unless asked to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+from rys_gguf.errors import OutputFailed
+from rys_gguf.files.copying import CHUNK_BYTES, copy_bytes, start_writing
+from rys_gguf.files.source import Progress, SourceFile, reason
+from rys_gguf.text import printable
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+_NO_LINKS = frozenset({
+    errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK,
+})  # fmt: skip
+
+
+def commit_all(outputs: Sequence[OutputFile]) -> None:
+    """Give several complete files their names, or none of them."""
+    try:
+        for output in outputs:
+            output.commit()
+    except BaseException:
+        # Also the one that a signal stopped between having its name and saying so.
+        for output in outputs:
+            output.withdraw()
+        raise
+
+
+class OutputFile:
+    """A file that exists under its name only once it is complete.
+
+    with OutputFile(path, inputs, n_bytes, force=False) as out:
+        out.write(...); out.copy(source, offset, n)
+        out.commit()
+
+    Leaving the block without `commit` removes everything. `n_bytes` is the room it will need; of
+    what was copied `n_shared` bytes are blocks of the source and took none. Raises OutputFailed.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        inputs: tuple[SourceFile, ...],
+        n_bytes: int,
+        *,
+        force: bool,
+    ) -> None:
+        self.name = printable(Path(path).name)
+        try:
+            # Writing through a symbolic link writes what it points to, as cp and the shell do.
+            self.path = Path(os.path.realpath(path))
+        except OSError as e:  # a relative path in a folder that is gone
+            raise OutputFailed(f"{self.name}: {reason(e)}") from e
+        self.name = printable(self.path.name)
+        self.n_shared = 0
+        self._n_appended = 0
+        self._n_sent = 0  # of those, how many the disk was told to begin with
+        self._inputs = inputs
+        self._force = force
+        self._fd = -1
+        self._tmp: Path | None = None
+        self._made: os.stat_result | None = None
+        self._check_target()
+        self._check_space(n_bytes)
+
+    def __enter__(self) -> OutputFile:
+        self.create()
+        return self
+
+    def create(self) -> None:
+        """Make the file, under its random name."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        flags |= getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+        tmp = self.path.parent / f".rys-{secrets.token_hex(6)}.tmp"
+        self._tmp = tmp
+        try:
+            self._fd = os.open(tmp, flags, 0o666)
+        except OSError as e:
+            self._tmp = None
+            raise OutputFailed(
+                f"{printable(self.path.parent)}: cannot write here: {reason(e)}"
+            ) from e
+        self._made = os.fstat(self._fd)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            # A complete file is closed by now; what this one could not keep is of no interest.
+            with contextlib.suppress(OSError):
+                self._close()
+        finally:
+            if self._tmp is not None:
+                with contextlib.suppress(OSError):
+                    self._tmp.unlink()
+                self._tmp = None
+        if isinstance(error, OSError):
+            raise OutputFailed(f"{self.name}: {reason(error)}; nothing was written") from error
+
+    def write(self, data: bytes) -> None:
+        """Append `data`, however many system calls it takes."""
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._fd, view) :]
+        self._n_appended += len(data)
+
+    def copy(self, source: SourceFile, offset: int, n: int, progress: Progress) -> None:
+        """Append `n` bytes of `source` from `offset`: shared, or copied inside the kernel."""
+        for done, is_shared in copy_bytes(source, self._fd, offset, n):
+            self.n_shared += done if is_shared else 0
+            self._n_appended += done
+            if self._n_appended - self._n_sent >= CHUNK_BYTES:
+                start_writing(self._fd, self._n_sent, self._n_appended - self._n_sent)
+                self._n_sent = self._n_appended
+            progress(done)
+
+    def commit(self) -> None:
+        """Sync the file and give it its name; replaces an existing file only with `force`."""
+        assert self._tmp is not None
+        _sync(self._fd)
+        self._close()
+        if self._force:
+            # Looked at again: what stood here when the run began may have been swapped since.
+            self._check_target()
+            os.replace(self._tmp, self.path)
+        else:
+            self._name_without_clobbering(self._tmp)
+        self._tmp = None
+        _sync_folder(self.path.parent)
+
+    def withdraw(self) -> None:
+        """Take the file's name away again if it has it, unless it replaced another."""
+        if self._force or self._made is None:
+            return
+        with contextlib.suppress(OSError):
+            if os.path.samestat(self._made, os.lstat(self.path)):
+                self.path.unlink()
+
+    def _name_without_clobbering(self, tmp: Path) -> None:
+        try:
+            if os.name == "nt":
+                tmp.rename(self.path)  # refuses an existing name, unlike POSIX rename
+                return
+            os.link(tmp, self.path)
+        except FileExistsError as e:
+            raise OutputFailed(
+                f"{self.name}: somebody else wrote this file meanwhile; theirs was kept"
+            ) from e
+        except OSError as e:
+            if e.errno not in _NO_LINKS:
+                raise
+            # No hard links here (FAT, some network and FUSE file systems): reserve, then replace.
+            os.close(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+            try:
+                os.replace(tmp, self.path)
+            except BaseException:
+                self.path.unlink()
+                raise
+        else:
+            tmp.unlink()
+
+    def _check_target(self) -> None:
+        if not os.path.isdir(self.path.parent):
+            raise OutputFailed(f"{printable(self.path.parent)}: no such folder")
+        info = self._require_replaceable()
+        if info is None:
+            return
+        if any(source.same_file(info) for source in self._inputs):
+            raise OutputFailed(
+                f"{self.name}: is the source model itself; choose another output (not even --force "
+                f"replaces the source)"
+            )
+        if not self._force:
+            raise OutputFailed(f"{self.name}: exists already; --force replaces it")
+
+    def _require_replaceable(self) -> os.stat_result | None:
+        try:
+            info = os.lstat(self.path)
+        except FileNotFoundError:
+            return None
+        except OSError as e:
+            raise OutputFailed(f"{self.name}: {reason(e)}") from e
+        if not stat.S_ISREG(info.st_mode):
+            raise OutputFailed(f"{self.name}: is not a regular file; choose another output")
+        return info
+
+    def _check_space(self, n_bytes: int) -> None:
+        with contextlib.suppress(OSError):
+            free = shutil.disk_usage(self.path.parent).free
+            if free < n_bytes:
+                raise OutputFailed(
+                    f"{printable(self.path.parent)}: {n_bytes} bytes needed, {free} free; "
+                    f"choose another folder with -o"
+                )
+
+    def _close(self) -> None:
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            os.close(fd)
+
+
+def _sync(fd: int) -> None:
+    if hasattr(fcntl, "F_FULLFSYNC"):
+        # macOS: fsync there leaves the data in the drive's cache. Not every file system can do it.
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+            return
+    os.fsync(fd)
+
+
+def _sync_folder(folder: Path) -> None:
+    # Not every platform and file system lets a folder be opened or synced; the file itself is.
+    with contextlib.suppress(OSError):
+        fd = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        except OSError as e:
+            if e.errno == errno.EIO:
+                raise OutputFailed(f"{printable(folder)}: cannot be synced: {reason(e)}") from e
+        finally:
+            os.close(fd)

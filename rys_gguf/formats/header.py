@@ -1,0 +1,360 @@
+"""A GGUF header as values: keys with their bytes as stored, tensor infos, and how to encode them.
+
+A plan's target is a `Header`, and so is what the reader finds: writing is encoding the one,
+checking starts with comparing the two. Values keep the bytes they came with; they are decoded
+to be looked at and never re-encoded, so signalling NaNs and invalid UTF-8 survive. Long values
+(a vocabulary) stay in their file as a `Span`.
+
+Layout: ggml/include/gguf.h, "file structure". Byte order is "<" or ">", as in `struct`.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from gguf.constants import (
+    GGML_QUANT_SIZES,
+    GGUF_DEFAULT_ALIGNMENT,
+    GGMLQuantizationType,
+    GGUFValueType,
+)
+
+from rys_gguf.errors import InvalidGGUF
+from rys_gguf.text import printable
+
+# ASCII digits without leading zeros, at the start only: int() and \d take far more than llama.cpp.
+_LAYER = re.compile(r"\Ablk\.(0|[1-9][0-9]{0,8})\.", re.ASCII)
+
+Order = Literal["<", ">"]
+
+SCALAR_FORMAT = {
+    GGUFValueType.UINT8: "B",
+    GGUFValueType.INT8: "b",
+    GGUFValueType.UINT16: "H",
+    GGUFValueType.INT16: "h",
+    GGUFValueType.UINT32: "I",
+    GGUFValueType.INT32: "i",
+    GGUFValueType.FLOAT32: "f",
+    GGUFValueType.BOOL: "?",
+    GGUFValueType.UINT64: "Q",
+    GGUFValueType.INT64: "q",
+    GGUFValueType.FLOAT64: "d",
+}
+SCALAR_BYTES = {t: struct.calcsize("<" + f) for t, f in SCALAR_FORMAT.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """`n_bytes` bytes of a model file, from `offset`; `shard` counts the files of a split model."""
+
+    offset: int
+    n_bytes: int
+    shard: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class KV:
+    """One key and its value as stored, without the value's type tag.
+
+    For arrays `item_type` and `n_items` repeat what the value starts with.
+    """
+
+    key: str
+    type: GGUFValueType
+    raw: bytes | Span
+    order: Order = "<"
+    item_type: GGUFValueType | None = None
+    n_items: int = 0
+
+    @classmethod
+    def of(
+        cls,
+        key: str,
+        type_: GGUFValueType,
+        value: Any,
+        *,
+        order: Order = "<",
+        item_type: GGUFValueType | None = None,
+    ) -> KV:
+        """A KV from a Python value; arrays take a sequence and the type of their items."""
+        if type_ != GGUFValueType.ARRAY:
+            return cls(key, type_, _pack(type_, value, order), order)
+        assert item_type is not None
+        if item_type not in SCALAR_FORMAT:
+            return cls.of_items(key, item_type, [_pack(item_type, v, order) for v in value], order)
+        n = len(value)
+        raw = struct.pack(f"{order}IQ{n}{SCALAR_FORMAT[item_type]}", item_type, n, *value)
+        return cls(key, GGUFValueType.ARRAY, raw, order, item_type, n)
+
+    @classmethod
+    def of_items(
+        cls, key: str, item_type: GGUFValueType, items: Sequence[bytes], order: Order
+    ) -> KV:
+        """An array KV from its items as they are stored."""
+        raw = struct.pack(order + "IQ", item_type, len(items)) + b"".join(items)
+        return cls(key, GGUFValueType.ARRAY, raw, order, item_type, len(items))
+
+    @property
+    def is_array(self) -> bool:
+        """Whether the value is an array of any item type."""
+        return self.type == GGUFValueType.ARRAY
+
+    @property
+    def value(self) -> Any:
+        """The decoded value; strings keep bytes that are not UTF-8 as surrogate escapes.
+
+        Raises InvalidGGUF for a value that stays in its file (see `Model.raw`): nothing that is
+        looked at here is that long in a model.
+        """
+        if isinstance(self.raw, Span):
+            msg = f"{printable(self.key)} is {self.raw.n_bytes} bytes long; no model has that much"
+            raise InvalidGGUF(msg)
+        return decode(self.type, self.raw, self.order)
+
+    @property
+    def items(self) -> list[bytes]:
+        """The items of an array as they are stored."""
+        assert isinstance(self.raw, bytes)
+        assert self.item_type is not None
+        items, pos = [], 12
+        for _ in range(self.n_items):
+            end = _value_end(self.item_type, self.raw, pos, self.order)
+            items.append(self.raw[pos:end])
+            pos = end
+        return items
+
+    @property
+    def type_name(self) -> str:
+        """`UINT32`, or `ARRAY[BOOL, 36]` with the number of items."""
+        if not self.is_array:
+            return self.type.name
+        return (
+            f"ARRAY[{self.item_type.name if self.item_type is not None else '-'}, {self.n_items}]"
+        )
+
+    @property
+    def n_value_bytes(self) -> int:
+        """Bytes of the value as stored."""
+        return self.raw.n_bytes if isinstance(self.raw, Span) else len(self.raw)
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """One row of the tensor table.
+
+    `ne` is in GGUF order (the contiguous dimension first), `offset` counts from the start of the
+    data section, `n_bytes` is the size of the data without padding. A type that gguf-py does not
+    know keeps its number; its size reaches to the next tensor.
+    """
+
+    name: str
+    ne: tuple[int, ...]
+    type: int
+    offset: int
+    n_bytes: int
+
+    @property
+    def type_name(self) -> str:
+        """`Q4_K`, or `type 144` where the gguf package has no name for it."""
+        return type_name(self.type)
+
+    @property
+    def n_elements(self) -> int:
+        """Number of weights."""
+        n = 1
+        for dim in self.ne:
+            n *= dim
+        return n
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """Everything before the tensor data."""
+
+    version: int
+    order: Order
+    kvs: tuple[KV, ...]
+    tensors: tuple[TensorInfo, ...]
+
+    def get(self, key: str) -> KV | None:
+        """The KV of that key, or None."""
+        return next((kv for kv in self.kvs if kv.key == key), None)
+
+    @property
+    def alignment(self) -> int:
+        """general.alignment, or GGUF's default of 32 bytes."""
+        kv = self.get("general.alignment")
+        return int(kv.value) if kv else GGUF_DEFAULT_ALIGNMENT
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the encoded header, without the padding before the data."""
+        return (
+            24
+            + sum(12 + len(encode_text(kv.key)) + kv.n_value_bytes for kv in self.kvs)
+            + sum(24 + len(encode_text(t.name)) + 8 * len(t.ne) for t in self.tensors)
+        )
+
+    @property
+    def data_offset(self) -> int:
+        """Where the tensor data starts in the file."""
+        return padded(self.n_bytes, self.alignment)
+
+    @property
+    def n_data_bytes(self) -> int:
+        """Bytes of the data section, every tensor padded."""
+        return sum(padded(t.n_bytes, self.alignment) for t in self.tensors)
+
+    def encode(self) -> Iterator[bytes | Span]:
+        """The header's bytes in order, up to and including the padding before the data.
+
+        Values that stayed in the source file come as their Span.
+        """
+        u32, u64 = self.order + "I", self.order + "Q"
+        out = bytearray(b"GGUF")
+        out += struct.pack(u32, self.version)
+        out += struct.pack(self.order + "QQ", len(self.tensors), len(self.kvs))
+        for kv in self.kvs:
+            out += _pack_string(encode_text(kv.key), self.order) + struct.pack(u32, kv.type)
+            if isinstance(kv.raw, Span):
+                yield bytes(out)
+                yield kv.raw
+                out.clear()
+            else:
+                out += kv.raw
+        for t in self.tensors:
+            out += _pack_string(encode_text(t.name), self.order)
+            out += struct.pack(u32, len(t.ne))
+            out += b"".join(struct.pack(u64, dim) for dim in t.ne)
+            out += struct.pack(self.order + "IQ", t.type, t.offset)
+        padding = zeros(self.data_offset - self.n_bytes)
+        yield bytes(out) + next(padding, b"")
+        yield from padding
+
+    def offset_issues(self) -> list[str]:
+        """Where the table breaks llama.cpp's rule: each offset is the running sum of padded sizes.
+
+        Source: ggml/src/gguf.cpp, "tensor '%s' has offset %, expected %".
+        """
+        issues = []
+        expected = 0
+        for t in self.tensors:
+            if t.offset != expected:
+                issues.append(
+                    f"tensor {printable(t.name)!r} has offset {t.offset}, "
+                    f"llama.cpp expects {expected}"
+                )
+            expected = t.offset + padded(t.n_bytes, self.alignment)
+        return issues
+
+
+def layer_of(name: str) -> int | None:
+    """The block number in a tensor name, or None for a tensor of the whole model.
+
+    layer_of("blk.7.attn_q.weight") == 7
+    """
+    match = _LAYER.match(name)
+    return int(match[1]) if match else None
+
+
+def rename(name: str, layer: int) -> str:
+    """The tensor name with another block number."""
+    return _LAYER.sub(f"blk.{layer}.", name, count=1)
+
+
+def padded(n: int, alignment: int) -> int:
+    """`n` rounded up to a multiple of `alignment` (a power of two)."""
+    return (n + alignment - 1) & -alignment
+
+
+def zeros(n: int) -> Iterator[bytes]:
+    """`n` bytes of padding, at most 1 MiB at a time: an alignment can be as large as 2 GiB."""
+    for done in range(0, n, 1 << 20):
+        yield bytes(min(1 << 20, n - done))
+
+
+def type_name(type_: int) -> str:
+    """The name of a ggml tensor type, or `type N` if the gguf package does not know it."""
+    try:
+        return GGMLQuantizationType(type_).name
+    except ValueError:
+        return f"type {type_}"
+
+
+def tensor_bytes(type_: int, ne: Sequence[int]) -> int | None:
+    """Size of a tensor's data in bytes, or None for a type the gguf package does not know.
+
+    Raises InvalidGGUF if a row is not a whole number of quantisation blocks.
+    """
+    sizes = _QUANT_SIZES.get(type_)
+    if sizes is None:
+        return None
+    quant_block, quant_bytes = sizes
+    row = ne[0] if ne else 1
+    if row % quant_block:
+        msg = f"rows of {row} weights, {type_name(type_)} needs multiples of {quant_block}"
+        raise InvalidGGUF(msg)
+    n_elements = 1
+    for dim in ne:
+        n_elements *= dim
+    return n_elements // quant_block * quant_bytes
+
+
+_QUANT_SIZES: dict[int, tuple[int, int]] = {int(t): s for t, s in GGML_QUANT_SIZES.items()}
+
+
+def encode_text(text: str) -> bytes:
+    """Text to the bytes it was read from."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+def decode_text(raw: bytes) -> str:
+    """Bytes to text; what is not UTF-8 becomes surrogate escapes and survives the way back."""
+    return raw.decode("utf-8", "surrogateescape")
+
+
+def decode(type_: GGUFValueType, raw: bytes, order: Order) -> Any:
+    """A stored value as a Python value; arrays become lists, nested arrays nested lists."""
+    return _decode(type_, raw, 0, order)[0]
+
+
+def _decode(type_: GGUFValueType, raw: bytes, pos: int, order: Order) -> tuple[Any, int]:
+    if type_ == GGUFValueType.STRING:
+        end = _value_end(type_, raw, pos, order)
+        return decode_text(raw[pos + 8 : end]), end
+    if type_ == GGUFValueType.ARRAY:
+        item, n = struct.unpack_from(order + "IQ", raw, pos)
+        pos += 12
+        item_type = GGUFValueType(item)
+        if (fmt := SCALAR_FORMAT.get(item_type)) is not None:
+            end = pos + n * SCALAR_BYTES[item_type]
+            return list(struct.unpack_from(f"{order}{n}{fmt}", raw, pos)), end
+        values = []
+        for _ in range(n):
+            value, pos = _decode(item_type, raw, pos, order)
+            values.append(value)
+        return values, pos
+    (value,) = struct.unpack_from(order + SCALAR_FORMAT[type_], raw, pos)
+    return value, pos + SCALAR_BYTES[type_]
+
+
+def _value_end(type_: GGUFValueType, raw: bytes, pos: int, order: Order) -> int:
+    if type_ == GGUFValueType.STRING:
+        return pos + 8 + int(struct.unpack_from(order + "Q", raw, pos)[0])
+    if type_ == GGUFValueType.ARRAY:
+        return _decode(type_, raw, pos, order)[1]
+    return pos + SCALAR_BYTES[type_]
+
+
+def _pack(type_: GGUFValueType, value: Any, order: Order) -> bytes:
+    if type_ == GGUFValueType.STRING:
+        return _pack_string(encode_text(value), order)
+    return struct.pack(order + SCALAR_FORMAT[type_], value)
+
+
+def _pack_string(raw: bytes, order: Order) -> bytes:
+    return struct.pack(order + "Q", len(raw)) + raw

@@ -1,0 +1,1 @@
+"""Which layer is which, and which maps an architecture may take."""

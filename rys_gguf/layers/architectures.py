@@ -1,0 +1,800 @@
+"""What llama.cpp makes of a layer's position, one row per architecture.
+
+Read from llama.cpp's source at b11434; each row names the file and its lines. To add an
+architecture, add a row and a model of it to the tests.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from gguf.constants import GGUFValueType
+
+from rys_gguf.formats.limits import MAX_LAYERS
+from rys_gguf.layers.rules import (
+    Anchored,
+    Architecture,
+    BoundToPreceding,
+    CountSwitch,
+    Injection,
+    LayerIndex,
+    Leading,
+    Listed,
+    Looped,
+    Metadata,
+    Periodic,
+    Pin,
+    Rescale,
+    SharedTail,
+    TensorNames,
+    TiedTail,
+    Unsupported,
+)
+
+CHECKED_AGAINST = "b11434"
+
+FULL, LINEAR, SLIDING = "full attention", "linear attention", "sliding-window attention"
+RECURRENT, CONVOLUTION = "recurrent", "short convolution"
+DENSE, EXPERTS = "dense", "MoE"
+ROPE, NO_ROPE = "RoPE", "no RoPE"
+
+# Arrays of one value per block under any architecture's prefix (llama-model.cpp, load_hparams:
+# get_key_or_arr, which demands exactly block_count entries). Element 0 also sizes the whole model.
+PER_LAYER = (
+    "attention.head_count",
+    "attention.head_count_kv",
+    "feed_forward_length",
+    "expert_used_count",
+    "expert_feed_forward_length",
+)
+# Arrays that are not per layer even where a small model makes their length equal block_count.
+NOT_PER_LAYER = frozenset({
+    "rope.dimension_sections",
+    "classifier.output_labels",
+    "target_layers",
+    "ple.layers",
+    "ple.layer_multipliers",
+    "ple.head_offsets",
+    "ple.head_vocab_sizes",
+})  # fmt: skip
+
+# Read into 512 slots without a look at the length (llama-model-loader.cpp, get_arr), and written
+# with 512 by llama.cpp's own saver.
+_SWA_ARRAY = ("attention.sliding_window_pattern",)
+_DEEPSTACK_ARRAY = ("deepstack_mapping",)
+# Checked for their length, applied layer by layer.
+_CLAMP_ARRAYS = ("swiglu_clamp_exp", "swiglu_clamp_shexp")
+
+# Why a layer that writes zeros is not as good as none (Architecture.unprovable).
+_MIXED_STREAMS = "every layer mixes the residual's streams, even if it adds nothing"
+_NORMED_RESIDUAL = "every layer norms the sum of its input and its output"
+_PER_LAYER_INPUT = "every layer adds an embedding of its own, or scales its output"
+
+_INTERVAL = Periodic(
+    special=FULL,
+    regular=LINEAR,
+    default=4,
+    period_key="full_attention_interval",
+    array="attention.recurrent_layers",
+    array_read_by="read by llama.cpp from mid-2026 on; engines that know only "
+    "full_attention_interval (older llama.cpp, ik_llama.cpp) refuse the file",
+    whole=True,
+)
+
+
+def _sliding(default: int, *, at: int = -1, always: bool = False) -> Periodic:
+    """Full attention once in `default` layers; `always`, whatever attention.sliding_window says."""
+    return Periodic(
+        special=FULL,
+        regular=SLIDING,
+        default=default,
+        period_key="attention.sliding_window_pattern",
+        at=at,
+        when=None if always else "attention.sliding_window",
+        array="attention.sliding_window_pattern",
+        array_read_by="read by current llama.cpp; older engines may ignore it without a word and "
+        "run the layers by position",
+    )
+
+
+def _hybrid(other: str) -> Listed:
+    """Layers without K/V heads run as `other`."""
+    return Listed("attention.head_count_kv", nonzero=FULL, zero=other)
+
+
+# The array is the only form these loaders take: no default, no period.
+_SWA_LISTED = Listed("attention.sliding_window_pattern", nonzero=SLIDING, zero=FULL)
+_FFN_LISTED = Listed("feed_forward_length", nonzero="FFN", zero="no FFN")
+_DENSE_FIRST = Leading("leading_dense_block_count", inside=DENSE, outside=EXPERTS)
+_EVERY_MOE_STEP = Periodic(
+    special=EXPERTS, regular=DENSE, default=1, period_key="interleave_moe_layer_step"
+)
+# n_no_rope_layer_step is a constant no key reaches: an array of the windows moves the windows only.
+_NO_ROPE_LAST = Periodic(special=NO_ROPE, regular=ROPE, default=4)
+_DEEPSTACK = Anchored(
+    "n_deepstack_layers", "each adds its own slice of the image embedding, whose number is fixed"
+)
+_VALUE_RESIDUAL = Anchored(
+    1, "its values are mixed into every later layer, and its own mixing weights are dummies"
+)
+
+
+def _head_widths(meta: Metadata) -> tuple[int, int]:
+    """What the attention scale of gemma2 and gemma3 is made of: at one layer count, and else."""
+    n_head = (meta.array("attention.head_count") or [meta.scalar("attention.head_count", 0)])[0]
+    width = meta.scalar("embedding_length", 0) // (n_head or 1)
+    return width, meta.scalar("attention.key_length", width)
+
+
+def _query_scale_switch(count: int, tensor: str, *, new: bool = False) -> CountSwitch:
+    def factor(source: Metadata, target: Metadata) -> float:
+        """The scale before by the scale after, which are 1/sqrt(width)."""
+        before, after = (_head_widths(meta)[meta.n_trunk != count] for meta in (source, target))
+        return float((after / before) ** 0.5)
+
+    return CountSwitch(
+        frozenset({count}),
+        f"the attention scale (1/sqrt(embedding_length/head_count) with exactly {count} layers, "
+        "1/sqrt(key_length) otherwise)",
+        lambda meta: len(set(_head_widths(meta))) > 1,
+        Rescale(tensor, factor, new=new),
+    )
+
+
+# deepseek2.cpp, which mistral4 shares: counts that stand for the lite models and GLM-4.7-Flash.
+_LITE_COUNTS, _LITE_COUNT_128K, _VOCAB_128K = frozenset({26, 27}), 48, 128256
+_GLM_FLASH_COUNTS, _GLM_FLASH_VOCAB = (47, 48), 154880
+_SOFTMAX, _SIGMOID = 1, 2  # llama_expert_gating_func_type
+
+
+def _is_lite(meta: Metadata) -> bool:
+    return meta.n_trunk in _LITE_COUNTS or (
+        meta.n_trunk == _LITE_COUNT_128K and meta.n_vocab == _VOCAB_128K
+    )
+
+
+def _q_is_low_rank(meta: Metadata) -> bool:
+    return meta.positive("attention.q_lora_rank")
+
+
+def _default_gating(meta: Metadata) -> int | None:
+    """The router llama.cpp takes where the file names none, if the count has a say in it."""
+    if meta.n_vocab != _GLM_FLASH_VOCAB:
+        return None
+    return _SIGMOID if meta.n_trunk in _GLM_FLASH_COUNTS else _SOFTMAX
+
+
+_LITE_Q = "how Q is loaded (in one piece with as many layers as a lite model, by q_lora_rank else)"
+_DEEPSEEK2_COUNTS = (
+    # A lite model says nothing of a rank, and any other count asks for it: 0 means Q in one piece.
+    Pin("attention.q_lora_rank", GGUFValueType.UINT32, lambda meta: 0 if _is_lite(meta) else None),
+    CountSwitch(_LITE_COUNTS, _LITE_Q, _q_is_low_rank),
+    CountSwitch(
+        frozenset({_LITE_COUNT_128K}),
+        _LITE_Q,
+        lambda meta: _q_is_low_rank(meta) and meta.n_vocab == _VOCAB_128K,
+    ),
+    Pin("expert_gating_func", GGUFValueType.UINT32, _default_gating),
+)
+
+
+# exaone4.cpp: the one layer count with sliding windows.
+_EXAONE4_HYBRID = 64
+
+
+def _minicpm_residual_scale(meta: Metadata) -> float:
+    """1.4f / sqrtf(n_layer), in single precision like the engine."""
+    return float(np.float32(1.4) / np.sqrt(np.float32(meta.n_trunk)))
+
+
+# glm-dsa.cpp: files without indexer types and with a context of 1M follow a table of 78 entries.
+_LONG_CONTEXT, _INDEXER_TABLE = 1 << 20, 78
+
+
+def _glm_dsa_indexers(meta: Metadata) -> list[int] | None:
+    if meta.scalar("context_length", 0) < _LONG_CONTEXT:
+        return None  # every layer chooses for itself
+    own = (il < 2 or il % 4 == 2 for il in range(min(meta.n_trunk, _INDEXER_TABLE)))  # noqa: PLR2004
+    return [int(flag) for flag in own] + [0] * (meta.n_trunk - _INDEXER_TABLE)
+
+
+def _has_tekken_without_template(meta: Metadata) -> bool:
+    pre = meta.kvs.get("tokenizer.ggml.pre")
+    return pre is not None and pre.value == "tekken" and "tokenizer.chat_template" not in meta.kvs
+
+
+# Every architecture: llama-model.cpp, llama_model_chat_template.
+ALWAYS = (
+    CountSwitch(
+        frozenset({40}),
+        "the default chat template (mistral-v7-tekken with exactly 40 layers); "
+        "add a tokenizer.chat_template to the source to settle it",
+        _has_tekken_without_template,
+    ),
+    # Tensors whose activations stay precise, by name (llama-model.cpp:1242-1277).
+    TensorNames("general.tensor_extra.name", ("general.tensor_extra.prec_a4",)),
+)
+
+# Layers that know nothing of their place and number: each runs alike, or as its own tensors and
+# entries in per-layer arrays say.
+_UNIFORM = {
+    "arcee": "src/models/arcee.cpp:7-10,27,68",
+    "arctic": "src/models/arctic.cpp:6-10,30,74",
+    "bailingmoe": "src/models/bailingmoe.cpp:11-15,30,75",
+    "bitnet": "src/models/bitnet.cpp:6-9,20,68",
+    "bloom": "src/models/bloom.cpp:6-14,38,85",
+    "chameleon": "src/models/chameleon.cpp:9-13,29,71",
+    "chatglm": "src/models/chatglm.cpp:6-23,38,75",
+    "codeshell": "src/models/codeshell.cpp:6-9,27,71",
+    "cogvlm": "src/models/cogvlm.cpp:6-9,26,80",
+    "dbrx": "src/models/dbrx.cpp:7-10,26,65",
+    "dream": "src/models/dream.cpp:7-13,32,72",
+    "ernie4_5": "src/models/ernie4-5.cpp:15-20,36,95",
+    "eurobert": "src/models/eurobert.cpp:6-8,18,54",
+    "exaone": "src/models/exaone.cpp:6-9,26,65",
+    "falcon-h1": "src/models/falcon-h1.cpp:14-30,54-60,68-104,132",
+    "falcon": "src/models/falcon.cpp:6-10,29,68",
+    "gemma": "src/models/gemma.cpp:6-10,22-33,59-122",
+    "glm4": "src/models/glm4.cpp:3-13,28-61,94-172",
+    "gpt2": "src/models/gpt2.cpp:6-12,31-51,82-132",
+    "gptneox": "src/models/gptneox.cpp:7-48,60-80,104-203",
+    "granitemoe": "src/models/granite-moe.cpp:10-19,35-79",
+    "grok": "src/models/grok.cpp:15,29-32,53-79,104-198",
+    "grovemoe": "src/models/grovemoe.cpp:4-13,33-60,87-177",
+    "hunyuan-dense": "src/models/hunyuan-vl.cpp:3-21,36-53,85-176",
+    "hunyuan-moe": "src/models/hunyuan-moe.cpp:3-12,27-49,76-171",
+    "hunyuan_vl": "src/models/hunyuan-vl.cpp:3-21,36-53,85-176",
+    "internlm2": "src/models/internlm2.cpp:6-10,22-34,59-122",
+    "jais": "src/models/jais.cpp:4-13,25-48,69-117",
+    "jais2": "src/models/jais2.cpp:6-10,26-45,73-137",
+    "llada": "src/models/llada.cpp:4-18,34-59,86-138",
+    "llada-moe": "src/models/llada-moe.cpp:4-13,28-47,72-146",
+    "llama": "src/models/llama.cpp:9-31,48-91,126-228",
+    "llama-embed": "src/models/models.h:175-183",
+    "maincoder": "src/models/maincoder.cpp:6-9,25-40,65-134",
+    "mamba": "src/models/mamba.cpp:3-31,58-80,98-122",
+    "mamba2": "src/models/mamba2.cpp:3-33,61-83",
+    "minimax-m2": "src/models/minimax-m2.cpp:3-11,23-40,62-150",
+    "mistral3": "src/models/mistral3.cpp:3-27,43-86,119-218",
+    "mpt": "src/models/mpt.cpp:3-13,30-60,92-155",
+    "nemotron": "src/models/nemotron.cpp:3-10,22-43,68-122",
+    "neo-bert": "src/models/neo-bert.cpp:3-9,24-37,60-123",
+    "olmo": "src/models/olmo.cpp:3-13,27-37,61-119",
+    "olmoe": "src/models/olmoe.cpp:3-10,21-46,71-151",
+    "openelm": "src/models/openelm.cpp:25-43,66-95",
+    "orion": "src/models/orion.cpp:3-10,21-36,61-116",
+    "paddleocr": "src/models/models.h:1996-2005",
+    "pangu-embedded": "src/models/pangu-embed.cpp:3-11,27-52,76-138",
+    "phi2": "src/models/phi2.cpp:3-11,24-41,66-126",
+    "phi3": "src/models/phi3.cpp:3-25,41-57,91-166",
+    "phimoe": "src/models/phimoe.cpp:3-10,25-46",
+    "plamo": "src/models/plamo.cpp:3-10,21-33,57-112",
+    "plm": "src/models/plm.cpp:3-11,27-41,69-190",
+    "pockettts": "src/models/pockettts.cpp:6-14,26-42,65-128",
+    "qwen": "src/models/qwen.cpp:3-11,22-37,60-117",
+    "qwen2": "src/models/qwen2.cpp:3-17,33-47,71-128",
+    "qwen2moe": "src/models/qwen2moe.cpp:3-14,25-58,83-172",
+    "qwen2vl": "src/models/qwen2vl.cpp:3-6,22-36,63-122",
+    "qwen3": "src/models/qwen3.cpp:3-13,31-47,71-134",
+    "qwen3moe": "src/models/qwen3moe.cpp:3-12,27-56,80-157",
+    "refact": "src/models/refact.cpp:3-13,29-72,93-150",
+    "rnd1": "src/models/rnd1.cpp:3-14,29-58,84-157",
+    "rwkv6qwen2": "src/models/rwkv6qwen2.cpp:3-24,46-78,100-150",
+    "seed_oss": "src/models/seed-oss.cpp:3-10,29-43,69-126",
+    "stablelm": "src/models/stablelm.cpp:3-12,24-45,68-150",
+    "starcoder": "src/models/starcoder.cpp:3-13,33-54,83-129",
+    "starcoder2": "src/models/starcoder2.cpp:3-14,31-53,77-142",
+    "xverse": "src/models/xverse.cpp:3-12,22-35,59-115",
+}
+
+_ROWS = (
+    *(Architecture(name, (), source) for name, source in _UNIFORM.items()),
+    Architecture("bert", (), "src/models/bert.cpp:6-20,43,102", unprovable=_NORMED_RESIDUAL),
+    Architecture(
+        "jina-bert-v2", (), "src/models/jina-bert-v2.cpp:3-12,25-60", unprovable=_NORMED_RESIDUAL
+    ),
+    Architecture(
+        "jina-bert-v3", (), "src/models/jina-bert-v3.cpp:3-11,25-43", unprovable=_NORMED_RESIDUAL
+    ),
+    Architecture(
+        "nomic-bert", (), "src/models/nomic-bert.cpp:3-11,25-46", unprovable=_NORMED_RESIDUAL
+    ),
+    Architecture(
+        "talkie",
+        (),
+        "src/models/talkie.cpp:3-11,19-34,51,64-123",
+        unprovable="every layer adds the input embedding",
+    ),
+    # One kind of layer, with something else that hangs on place or count.
+    Architecture(
+        "apertus",
+        (),
+        "src/models/apertus.cpp:6-9,132-138",
+        # The activation of each layer has its parameters in the metadata, not in tensors.
+        bare_arrays=("xielu.alpha_n", "xielu.alpha_p", "xielu.beta", "xielu.eps"),
+    ),
+    Architecture("arwkv7", (_VALUE_RESIDUAL,), "src/models/arwkv7.cpp:74-83,125,153"),
+    Architecture("rwkv7", (_VALUE_RESIDUAL,), "src/models/rwkv7.cpp:67-117,143"),
+    Architecture(
+        "baichuan",
+        (
+            CountSwitch(frozenset({32}), "RoPE, which is there with exactly 32 layers only"),
+            CountSwitch(frozenset({40}), "ALiBi, which is there with exactly 40 layers only"),
+        ),
+        "src/models/baichuan.cpp:5-14,58,77-95",
+    ),
+    Architecture(
+        "command-r",
+        (
+            CountSwitch(
+                range(64, MAX_LAYERS + 1),
+                "whether Q and K are normed: from 64 layers on llama.cpp demands the norms, below "
+                "it knows none",
+            ),
+        ),
+        "src/models/command-r.cpp:23,28-31,66,78-88",
+    ),
+    Architecture(
+        "granite",
+        (Injection("deepstack_mapping"),),
+        "src/models/granite.cpp:12-37,147-160",
+        longer_arrays=_DEEPSTACK_ARRAY,
+    ),
+    Architecture(
+        "graniteswitch",
+        (
+            CountSwitch(
+                frozenset({MAX_LAYERS}),
+                f"whether the router fits, which llama.cpp adds as one layer more of {MAX_LAYERS}",
+            ),
+        ),
+        "src/models/granite-switch.cpp:12-21,56-71",
+    ),
+    Architecture(
+        "hy_v3", (), "src/models/hy-v3.cpp:16-19,46-96,162-202", absent_mtp=True
+    ),  # dense or MoE as the tensors say
+    Architecture(
+        "minicpm",
+        (Pin("residual_scale", GGUFValueType.FLOAT32, _minicpm_residual_scale),),
+        "src/models/minicpm.cpp:3-24",
+    ),
+    Architecture(
+        "minicpm3",
+        (
+            CountSwitch(
+                None, "the scale of each residual branch, 1.4/sqrt(layers), which no key holds"
+            ),
+        ),
+        "src/models/minicpm3.cpp:91,196-199,219-220",
+    ),
+    Architecture(
+        "nanbeige",
+        (Looped("num_loops"),),
+        "src/models/nanbeige.cpp:6-34,105-168",
+    ),
+    Architecture("qwen3vl", (_DEEPSTACK,), "src/models/qwen3vl.cpp:3-14,153-157"),
+    Architecture("qwen3vlmoe", (_DEEPSTACK,), "src/models/qwen3vlmoe.cpp:3-14,164-168"),
+    Architecture("qwen3tts", (_DEEPSTACK,), "src/models/qwen3tts.cpp:3"),
+    # The first K layers are of another kind.
+    Architecture("bailingmoe2", (_DENSE_FIRST,), "src/models/bailingmoe2.cpp:5-6,54-83,117,153"),
+    Architecture("deepseek", (_DENSE_FIRST,), "src/models/deepseek.cpp:5-6,35-67,136"),
+    Architecture(
+        "deepseek2",
+        (_DENSE_FIRST, *_DEEPSEEK2_COUNTS),
+        "src/models/deepseek2.cpp:4-16,21-32,94-160",
+        absent_mtp=True,
+    ),
+    Architecture("deepseek2-ocr", (_DENSE_FIRST,), "src/models/deepseek2ocr.cpp:4-20,40-72"),
+    Architecture(
+        "deepseek32",
+        (_DENSE_FIRST,),
+        "src/models/deepseek32.cpp:7-40,87-151,210-330",
+        absent_mtp=True,
+    ),
+    Architecture(
+        "deepseek4",
+        (
+            Listed(
+                "attention.compress_ratios", nonzero="compressed attention", zero="sliding window"
+            ),
+            Leading("hash_layer_count", inside="routed by token", outside="routed by score"),
+        ),
+        "src/models/deepseek4.cpp:20-39,51-61,96-183",
+        arrays=_CLAMP_ARRAYS,
+        # The converter writes the model's list as it is, MTP entries past block_count included.
+        longer_arrays=("attention.compress_ratios",),
+        unprovable=_MIXED_STREAMS,
+    ),
+    Architecture("dots1", (_DENSE_FIRST,), "src/models/dots1.cpp:5-6,29-66,137"),
+    Architecture(
+        "ernie4_5-moe",
+        # The loader takes experts from layer K on, the graph runs them at every step only.
+        (_DENSE_FIRST, _EVERY_MOE_STEP),
+        "src/models/ernie4-5-moe.cpp:25,63-76",
+    ),
+    Architecture(
+        "glm4moe", (_DENSE_FIRST,), "src/models/glm4-moe.cpp:3-26,55-122", absent_mtp=True
+    ),
+    Architecture("minimax-m3", (_DENSE_FIRST,), "src/models/minimax-m3.cpp:13-38,52-89,303,334"),
+    Architecture(
+        "mistral4",
+        (_DENSE_FIRST, *_DEEPSEEK2_COUNTS),
+        "src/models/deepseek2.cpp:7-32,94-160",
+        absent_mtp=True,
+    ),
+    # Full attention once in a period.
+    Architecture("clef", (_INTERVAL,), "src/models/clef.cpp:8-22,58-80"),
+    Architecture("qwen35", (_INTERVAL,), "src/models/qwen35.cpp:4-39"),
+    Architecture("qwen35moe", (_INTERVAL,), "src/models/qwen35moe.cpp:4-43"),
+    Architecture("qwen3next", (_INTERVAL,), "src/models/qwen3next.cpp:4-41"),
+    Architecture(
+        "qwen4exp",
+        (_INTERVAL, LayerIndex("ple.layers", "the layer with n-gram embeddings")),
+        "src/models/qwen4exp.cpp:26-169,171-303,450-497",
+        arrays=("attention.compress_ratios",),
+        unprovable=_MIXED_STREAMS,
+    ),
+    Architecture(
+        "afmoe",
+        (_sliding(4), _NO_ROPE_LAST, _DENSE_FIRST),
+        "src/models/afmoe.cpp:5,17,77,135-136,212",
+        longer_arrays=_SWA_ARRAY,
+    ),
+    Architecture(
+        "cohere2",
+        (_sliding(4, always=True),),
+        "src/models/cohere2.cpp:4-5,70,89-101",
+        longer_arrays=_SWA_ARRAY,
+    ),
+    Architecture(
+        "cohere2moe",
+        # RoPE runs on sliding and on dense layers: what either rule keeps, keeps it too.
+        (_sliding(4, at=0, always=True), _DENSE_FIRST),
+        "src/models/cohere2moe.cpp:15-16,28,137-142,169-184",
+        longer_arrays=_SWA_ARRAY,
+        absent_mtp=True,
+    ),
+    Architecture(
+        "exaone-moe",
+        (_sliding(4, always=True), _DENSE_FIRST),
+        "src/models/exaone-moe.cpp:4-6,14,47-100,131,150",
+        longer_arrays=_SWA_ARRAY,
+    ),
+    Architecture(
+        "exaone4",
+        (
+            replace(_sliding(4), when=lambda meta: meta.n_trunk == _EXAONE4_HYBRID),
+            CountSwitch(
+                frozenset({_EXAONE4_HYBRID}),
+                "every layer: sliding windows and layers without RoPE are there with exactly 64 "
+                "layers only, whatever the file lists",
+            ),
+        ),
+        "src/models/exaone4.cpp:4-13,111",
+        longer_arrays=_SWA_ARRAY,
+    ),
+    Architecture(
+        "gemma-embedding",
+        (_sliding(6, always=True),),
+        "src/models/gemma-embedding.cpp:4-5,91-93",
+        longer_arrays=_SWA_ARRAY,
+    ),
+    Architecture(
+        "gemma2",
+        (_sliding(2, always=True), _query_scale_switch(46, "attn_q.scale", new=True)),
+        "src/models/gemma2.cpp:4-7,17-27,108",
+        longer_arrays=_SWA_ARRAY,
+    ),
+    Architecture(
+        "gemma3",
+        (_sliding(6), _query_scale_switch(62, "attn_q_norm.weight")),
+        "src/models/gemma3.cpp:4-31",
+        longer_arrays=_SWA_ARRAY,
+    ),
+    Architecture(
+        "gemma3n",
+        (
+            _sliding(5, always=True),
+            Anchored(
+                20,
+                "llama.cpp has sparse gates in layers 0-9 and lets layers from 20 on read the K/V "
+                "of 18 and 19, by number",
+            ),
+        ),
+        "src/models/gemma3n.cpp:4-8,129-196,215-218,331-363",
+        arrays=("activation_sparsity_scale",),
+        longer_arrays=_SWA_ARRAY,
+        sliced=(("per_layer_token_embd.weight", 0), ("per_layer_model_proj.weight", 1)),
+        unprovable=_MIXED_STREAMS,
+    ),
+    Architecture(
+        "gpt-oss",
+        (_sliding(2, always=True),),
+        "src/models/openai-moe.cpp:3-20",
+        longer_arrays=_SWA_ARRAY,
+    ),
+    Architecture(
+        "laguna",
+        (_sliding(4, at=0), _DENSE_FIRST),
+        "src/models/laguna.cpp:10-63,80-145,172-191",
+        longer_arrays=_SWA_ARRAY,
+    ),
+    Architecture(
+        "llama4",
+        (
+            _sliding(4, always=True),
+            _NO_ROPE_LAST,
+            _EVERY_MOE_STEP,
+            Unsupported(
+                "with a sliding_window of 0 only the last layer lacks RoPE, wherever that is",
+                when=lambda meta: meta.scalar("attention.sliding_window") == 0,
+            ),
+        ),
+        "src/models/llama4.cpp:6-24,61-93,136-186",
+        longer_arrays=_SWA_ARRAY,
+    ),
+    Architecture(
+        "mellum", (_sliding(4),), "src/models/mellum.cpp:3-25,99-152", longer_arrays=_SWA_ARRAY
+    ),
+    Architecture(
+        "modern-bert",
+        (
+            _sliding(3, at=0),
+            Anchored(1, "it has no norm before its attention, and only layer 0 may lack one"),
+            TiedTail("decision.block_count", "they are the decision head"),
+        ),
+        "src/models/modern-bert.cpp:6-14,31-42,63-112,153-168",
+        longer_arrays=_SWA_ARRAY,
+    ),
+    Architecture(
+        "muse-glimmer",
+        (_sliding(4, always=True),),
+        "src/models/muse-glimmer.cpp:3-19,78-124",
+        longer_arrays=_SWA_ARRAY,
+    ),
+    Architecture(
+        "nomic-bert-moe",
+        (
+            Periodic(
+                special=EXPERTS, regular=DENSE, default=0, period_key="moe_every_n_layers", at=1
+            ),
+        ),
+        "src/models/nomic-bert-moe.cpp:3-12,37-46",
+        unprovable=_NORMED_RESIDUAL,
+    ),
+    Architecture(
+        "olmo2", (_sliding(4),), "src/models/olmo2.cpp:3-25,115-149", longer_arrays=_SWA_ARRAY
+    ),
+    Architecture(
+        "plamo3", (_sliding(8),), "src/models/plamo3.cpp:3-18,89-103", longer_arrays=_SWA_ARRAY
+    ),
+    Architecture(
+        "smallthinker",
+        (
+            _sliding(4, at=0),
+            Periodic(
+                special=NO_ROPE,
+                regular=ROPE,
+                default=4,
+                at=0,
+                when="attention.sliding_window",
+                otherwise=ROPE,
+            ),
+            CountSwitch(
+                frozenset({4}),
+                "RoPE, which every layer has with exactly 4 layers",
+                lambda meta: meta.positive("attention.sliding_window"),
+            ),
+        ),
+        "src/models/smallthinker.cpp:3-21,106-107",
+        longer_arrays=_SWA_ARRAY,
+    ),
+    Architecture("smollm3", (_NO_ROPE_LAST,), "src/models/smollm3.cpp:5,69"),
+    # The file lists what each layer is.
+    Architecture(
+        "bailingmoe3",
+        (_hybrid(LINEAR), _DENSE_FIRST),
+        "src/models/bailingmoe3.cpp:18-27,67-75,82-159",
+        arrays=_CLAMP_ARRAYS,
+        absent_mtp=True,
+    ),
+    Architecture(
+        "deci",
+        (
+            Listed("attention.head_count", nonzero="attention", zero="no attention"),
+            Listed("attention.head_count_kv", nonzero="K/V heads", zero="no K/V heads"),
+            replace(_FFN_LISTED, at_end=True),
+        ),
+        "src/models/deci.cpp:28-76,101-150",
+        empty_blocks=True,
+    ),
+    Architecture(
+        "dots3note",
+        (_SWA_LISTED, _DENSE_FIRST),
+        "src/models/dots3note.cpp:14-15,32-40,70-146",
+        longer_arrays=(*_SWA_ARRAY, "attention.indexer.types"),
+    ),
+    Architecture(
+        "gemma4",
+        (_SWA_LISTED, SharedTail("attention.shared_kv_layers")),
+        "src/models/gemma4.cpp:6-11,66-112,136-140,183-273",
+        longer_arrays=_SWA_ARRAY,
+        sliced=(("per_layer_token_embd.weight", 0), ("per_layer_model_proj.weight", 1)),
+        unprovable=_PER_LAYER_INPUT,
+    ),
+    Architecture(
+        "granite_swa",
+        (
+            _SWA_LISTED,
+            Listed("attention.rope_pattern", nonzero=ROPE, zero=NO_ROPE),
+            Injection("deepstack_mapping"),
+        ),
+        "src/models/granite-swa.cpp:16-43,145-155,211-225",
+        longer_arrays=(*_SWA_ARRAY, "attention.rope_pattern", *_DEEPSTACK_ARRAY),
+    ),
+    Architecture("granitehybrid", (_hybrid(RECURRENT),), "src/models/granite-hybrid.cpp:22-127"),
+    Architecture("jamba", (_hybrid(RECURRENT),), "src/models/jamba.cpp:11-20,47-101"),
+    Architecture(
+        "kimi-linear", (_hybrid(LINEAR), _DENSE_FIRST), "src/models/kimi-linear.cpp:15-31,43-166"
+    ),
+    Architecture("lfm2", (_hybrid(CONVOLUTION),), "src/models/lfm2.cpp:11-31,46-82"),
+    Architecture(
+        "lfm2moe", (_hybrid(CONVOLUTION), _DENSE_FIRST), "src/models/lfm2moe.cpp:5-20,35-71"
+    ),
+    Architecture(
+        "maple",
+        (_SWA_LISTED,),
+        "src/models/maple.cpp:4-22,76-108",
+        arrays=("swiglu_clamp_exp",),
+        longer_arrays=_SWA_ARRAY,
+    ),
+    Architecture(
+        "mimo2",
+        (_SWA_LISTED,),
+        "src/models/mimo2.cpp:3-23,44-83,175-187",
+        longer_arrays=_SWA_ARRAY,
+        absent_mtp=True,
+    ),
+    Architecture(
+        "nemotron_h",
+        (_hybrid("no attention"), _FFN_LISTED),
+        "src/models/nemotron-h.cpp:5-46,79-139,204-220",
+    ),
+    Architecture(
+        "nemotron_h_moe",
+        (_hybrid("no attention"), _FFN_LISTED),
+        "src/models/nemotron-h.cpp:5-46,79-183,252-307",
+    ),
+    # Layer 0 also decides whether the model has RoPE at all; entry 0 of the head counts stays.
+    Architecture("plamo2", (_hybrid(RECURRENT),), "src/models/plamo2.cpp:4-33,59-103"),
+    Architecture(
+        "spark2_5", (_SWA_LISTED,), "src/models/spark2-5.cpp:3-18,69-95", longer_arrays=_SWA_ARRAY
+    ),
+    Architecture(
+        "step35",
+        (_SWA_LISTED,),
+        "src/models/step35.cpp:3-35,62-127,201-330",
+        arrays=_CLAMP_ARRAYS,
+        longer_arrays=_SWA_ARRAY,
+        absent_mtp=True,
+    ),
+    # A layer works with what an earlier one chose.
+    Architecture(
+        "glm-dsa",
+        (
+            BoundToPreceding("attention.indexer.types", "indexer", by_default=_glm_dsa_indexers),
+            _DENSE_FIRST,
+        ),
+        "src/models/glm-dsa.cpp:5-71,119-185,243-367",
+        absent_mtp=True,
+    ),
+    Architecture(
+        "glm5-next",
+        (
+            _hybrid(LINEAR),
+            # Linear layers neither choose nor use a choice.
+            BoundToPreceding("attention.indexer.types", "indexer", users="attention.head_count_kv"),
+            _DENSE_FIRST,
+        ),
+        "src/models/glm5-next.cpp:18-72,79-185,945-954",
+        arrays=_CLAMP_ARRAYS,
+        unprovable=_MIXED_STREAMS,
+    ),
+    Architecture(
+        "hy_v4",
+        (
+            BoundToPreceding("attention.indexer.types", "indexer", when="attention.indexer.top_k"),
+            _DENSE_FIRST,
+        ),
+        "src/models/hy-v4.cpp:24-68,94-154,430-443",
+        arrays=("swiglu_clamp_exp",),
+        unprovable=_MIXED_STREAMS,
+    ),
+    # What no map can keep, or what is no stack of layers.
+    Architecture(
+        "kimi-k3",
+        (
+            _hybrid(LINEAR),
+            _DENSE_FIRST,
+            Unsupported(
+                "every attn_res.block_size layers the residual is banked and starts anew, and all "
+                "later layers mix over the banks, of which more layers make more",
+                when="attn_res.block_size",
+            ),
+        ),
+        "src/models/kimi-k3.cpp:28-50,82-165,273-329",
+    ),
+    Architecture(
+        "minimax-01",
+        (
+            Unsupported(
+                "the decay of each linear layer is scaled by its place in the stack, "
+                "1 - layer/(layers - 1), and no key holds it"
+            ),
+        ),
+        "src/models/minimax-01.cpp:288-289,326-330,365",
+    ),
+    Architecture(
+        "rwkv6",
+        (
+            Unsupported(
+                "two weights of each layer were divided by 2^(layer // rescale_every_n_layers) "
+                "when the file was made, so they fit their own place only",
+                when="rescale_every_n_layers",
+            ),
+        ),
+        "src/models/rwkv6.cpp:3-24,164-166",
+    ),
+    Architecture(
+        "hrm_text",
+        (
+            Unsupported(
+                "its two stacks run in loops, and block_count counts the runs, not the blocks"
+            ),
+        ),
+        "src/models/hrm-text.cpp:10-23,48-84,91-167",
+    ),
+    Architecture(
+        "t5",
+        (
+            Unsupported(
+                "it is an encoder and a decoder with a count each, and its layers are named "
+                "enc.blk and dec.blk"
+            ),
+        ),
+        "src/models/t5.cpp:3-36,56-105",
+    ),
+    Architecture(
+        "t5encoder",
+        (Unsupported("its layers are named enc.blk, and the first one lends all its biases"),),
+        "src/models/t5encoder.cpp:3-38",
+    ),
+    Architecture(
+        "clip",
+        (Unsupported("it is a projector for images or sound, not a language model"),),
+        "src/models/clip.cpp:5-17",
+    ),
+    Architecture(
+        "wavtokenizer-dec",
+        (Unsupported("it decodes audio, and each of its layers has its own fixed part in that"),),
+        "src/models/wavtokenizer-dec.cpp:17-108",
+    ),
+    Architecture(
+        "dflash",
+        (Unsupported("it drafts for another model, whose layers it reads by number"),),
+        "src/models/dflash.cpp:37-103,625-675",
+    ),
+    Architecture(
+        "eagle3",
+        (Unsupported("it drafts for another model and has exactly one layer"),),
+        "src/models/eagle3.cpp:6-22,156",
+    ),
+    Architecture(
+        "gemma4-assistant",
+        (Unsupported("it drafts for another model, whose K/V it reads"),),
+        "src/models/gemma4-assistant.cpp:3-19,108-184",
+    ),
+)
+
+ARCHITECTURES = {row.name: row for row in _ROWS}

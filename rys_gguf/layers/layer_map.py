@@ -1,0 +1,289 @@
+"""Which source layer each output layer is: the one map that decides everything else.
+
+A map is built once, from a spec, and handed down: names, counts, per-layer metadata and the
+order of the bytes all follow from it. Two notations are understood, both found in published
+recipes:
+
+    blocks:8,12             layers 8..11 once more, right after layer 11 (half-open, as in RYS)
+    blocks:2,4;6,8          several windows, all in source coordinates
+    layers:0..11,8..23      the whole path, ends included
+
+The map is ancestry, not control flow: the output runs 0, 1, 2, ... and never jumps back.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from rys_gguf.errors import InvalidLayerMap
+from rys_gguf.formats.limits import MAX_LAYERS
+from rys_gguf.text import printable
+
+_NUMBER = re.compile(r"[0-9]{1,9}", re.ASCII)
+_LABEL_LENGTH = 48
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A stretch of outputs whose sources are consecutive: `n_layers` of them from `out`."""
+
+    out: int
+    source: int
+    n_layers: int
+
+    def __str__(self) -> str:
+        return (
+            f"output {_span(self.out, self.n_layers)} <- source {_span(self.source, self.n_layers)}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class LayerMap:
+    """`sources[out]` is the source layer of output layer `out`; `n_source` layers exist.
+
+    Layers are trunk layers: a multi-token-prediction tail is no part of the map.
+    Raises InvalidLayerMap for an empty map, a source out of range, or more than 512 outputs.
+    """
+
+    n_source: int
+    sources: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not self.sources:
+            raise InvalidLayerMap("the layer map is empty: a model needs at least one layer")
+        if len(self.sources) > MAX_LAYERS:
+            raise InvalidLayerMap(
+                f"the layer map has {len(self.sources)} layers; llama.cpp stops at {MAX_LAYERS}"
+            )
+        for out, source in enumerate(self.sources):
+            if not 0 <= source < self.n_source:
+                raise InvalidLayerMap(
+                    f"output {out} <- source {source}: the model has layers 0..{self.n_source - 1}"
+                )
+
+    @classmethod
+    def identity(cls, n_source: int) -> LayerMap:
+        """Every layer once, in order."""
+        return cls(n_source, tuple(range(n_source)))
+
+    @classmethod
+    def from_blocks(cls, windows: Iterable[tuple[int, int]], n_source: int) -> LayerMap:
+        """Insert a copy of each half-open window (i, j) after the last output copy of layer j-1.
+
+        LayerMap.from_blocks([(2, 4)], 6).sources == (0, 1, 2, 3, 2, 3, 4, 5)
+        """
+        sources = list(range(n_source))
+        for i, j in windows:
+            if not 0 <= i < j <= n_source:
+                raise InvalidLayerMap(
+                    f"blocks:{i},{j}: need 0 <= i < j <= {n_source}, the model has layers "
+                    f"0..{n_source - 1}"
+                )
+            after = len(sources) - sources[::-1].index(j - 1)
+            sources[after:after] = range(i, j)
+            if len(sources) > MAX_LAYERS:
+                raise InvalidLayerMap(
+                    f"blocks:{i},{j} makes {len(sources)} layers; llama.cpp stops at {MAX_LAYERS}"
+                )
+        return cls(n_source, tuple(sources))
+
+    @classmethod
+    def parse(cls, spec: str, n_source: int) -> LayerMap:
+        """The map a spec means on a model of `n_source` trunk layers.
+
+        Raises InvalidLayerMap, pointing at the part at fault, if the spec does not parse, leaves
+        the model's range, or describes the model as it is.
+        """
+        kind, _, body = spec.partition(":")
+        if kind.strip() == "blocks":
+            windows = [_window(part, n_source) for part in _Part.split(spec, body, ";")]
+            result = cls.from_blocks(windows, n_source)
+        elif kind.strip() == "layers":
+            path: list[int] = []
+            for part in _Part.split(spec, body, ","):
+                path.extend(_path_range(part, n_source))
+                if len(path) > MAX_LAYERS:
+                    raise part.error(f"more than {MAX_LAYERS} layers, llama.cpp's limit", n_source)
+            result = cls(n_source, tuple(path))
+        else:
+            raise InvalidLayerMap(
+                f"layer spec {printable(spec)!r}: expected blocks:i,j (half-open) or "
+                f"layers:a..b,... (ends included)"
+            )
+        if result.is_identity:
+            raise InvalidLayerMap(
+                f"{printable(spec)}: this is the model as it is, there is nothing to change"
+            )
+        return result
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    def __getitem__(self, out: int) -> int:
+        return self.sources[out]
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether the output is the source, layer for layer."""
+        return self.sources == tuple(range(self.n_source))
+
+    @property
+    def n_added(self) -> int:
+        """Outputs more than the source has layers; negative if the map drops layers."""
+        return len(self.sources) - self.n_source
+
+    def outputs_of(self, source: int) -> tuple[int, ...]:
+        """Output layers that are copies of `source`, ascending.
+
+        LayerMap.parse("blocks:2,4", 6).outputs_of(2) == (2, 4)
+        """
+        return tuple(out for out, s in enumerate(self.sources) if s == source)
+
+    def runs(self) -> tuple[Run, ...]:
+        """The map as stretches of consecutive sources, originals and repeats apart, in order.
+
+        str(LayerMap.parse("blocks:15,20", 64).runs()[1]) == "output 20..24 <- source 15..19"
+        """
+        seen: Counter[int] = Counter()
+        passes = []
+        for source in self.sources:
+            passes.append(seen[source])
+            seen[source] += 1
+        return self._stretches(
+            lambda out: (
+                passes[out] == passes[out - 1] and self.sources[out] == self.sources[out - 1] + 1
+            )
+        )
+
+    def _stretches(self, follows: Callable[[int], bool]) -> tuple[Run, ...]:
+        starts = [out for out in range(len(self.sources)) if out == 0 or not follows(out)]
+        stops = [*starts[1:], len(self.sources)]
+        return tuple(Run(a, self.sources[a], b - a) for a, b in zip(starts, stops, strict=True))
+
+    def path(self) -> tuple[Run, ...]:
+        """The fewest stretches of consecutive sources."""
+        return self._stretches(lambda out: self.sources[out] == self.sources[out - 1] + 1)
+
+    def seams(self) -> tuple[tuple[int, int], ...]:
+        """(output, source) on both sides of every place where one run ends and the next starts.
+
+        For one window these are the four points to check by hand:
+        LayerMap.parse("blocks:15,20", 64).seams() == ((19, 19), (20, 15), (24, 19), (25, 20))
+        """
+        points: list[tuple[int, int]] = []
+        for run in self.runs():
+            if run.out:
+                points.append((run.out - 1, self.sources[run.out - 1]))
+                points.append((run.out, run.source))
+        return tuple(dict.fromkeys(points))
+
+    def windows(self) -> tuple[tuple[int, int], ...] | None:
+        """The half-open windows whose insertion gives this map, or None if it is no insertion."""
+        runs = self.path()
+        found = tuple((b.source, a.source + a.n_layers) for a, b in itertools.pairwise(runs))
+        if runs[0].source or any(i >= j for i, j in found):
+            return None
+        try:
+            rebuilt = LayerMap.from_blocks(found, self.n_source)
+        except InvalidLayerMap:
+            return None
+        return found if rebuilt == self else None
+
+    @property
+    def spec(self) -> str:
+        """The canonical spec: equal maps have equal specs, however they were written."""
+        windows = self.windows()
+        if windows:
+            return "blocks:" + ";".join(f"{i},{j}" for i, j in windows)
+        return "layers:" + ",".join(_span(run.source, run.n_layers) for run in self.path())
+
+    @property
+    def label(self) -> str:
+        """What published files put in their name, ends included: `rys_8-11` for blocks:8,12.
+
+        A map that is no insertion is named by its path, or by its length and a checksum of its
+        spec where that would be too long for a file name.
+        """
+        windows = self.windows()
+        parts = (
+            [f"{i}-{j - 1}" for i, j in windows]
+            if windows
+            else [_span(run.source, run.n_layers).replace("..", "-") for run in self.path()]
+        )
+        label = "_".join(parts if windows else ["path", *parts])
+        if len(label) > _LABEL_LENGTH:
+            label = f"{len(self)}L_{zlib.crc32(self.spec.encode()):08x}"
+        return f"rys_{label}"
+
+
+def join_blocks(values: Sequence[str]) -> str:
+    """One spec from the values of a repeated `--blocks`; a `blocks:` prefix pastes in unchanged."""
+    return "blocks:" + ";".join(v.strip().removeprefix("blocks:") for v in values)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A piece of a spec and where it stands in it, so that an error can point at it."""
+
+    spec: str
+    start: int
+    text: str
+
+    @classmethod
+    def split(cls, spec: str, body: str, separator: str) -> list[_Part]:
+        parts = []
+        start = len(spec) - len(body)
+        for text in body.split(separator):
+            parts.append(cls(spec, start, text))
+            start += len(text) + len(separator)
+        return parts
+
+    def error(self, what: str, n_source: int) -> InvalidLayerMap:
+        text = f"layer spec: {what}; the model has layers 0..{n_source - 1}"
+        # Carets only line up under text that is printed as it was typed.
+        if self.spec.isprintable() and len(self.spec) <= 100:  # noqa: PLR2004 - a terminal line
+            lead = len(self.text) - len(self.text.lstrip())
+            width = max(1, len(self.text.strip()))
+            text += f"\n  {self.spec}\n  {' ' * (self.start + lead)}{'^' * width}"
+        else:
+            text += f"\n  at {printable(self.text)!r}"
+        return InvalidLayerMap(text)
+
+    def number(self, text: str, n_source: int) -> int:
+        if not _NUMBER.fullmatch(text.strip()):
+            raise self.error(f"{printable(text.strip())!r} is not a layer number", n_source)
+        return int(text)
+
+
+def _window(part: _Part, n_source: int) -> tuple[int, int]:
+    i_text, comma, j_text = part.text.partition(",")
+    if not comma:
+        raise part.error("expected i,j (half-open: i is copied, j is not)", n_source)
+    i, j = part.number(i_text, n_source), part.number(j_text, n_source)
+    if i >= j:
+        raise part.error(f"{i},{j} copies nothing: i must be below j", n_source)
+    if j > n_source:
+        raise part.error(f"{j} is past the end: j is at most {n_source}", n_source)
+    return i, j
+
+
+def _path_range(part: _Part, n_source: int) -> range:
+    first, dots, last = part.text.partition("..")
+    if not first.strip():
+        raise part.error("expected a layer number or a..b", n_source)
+    a = part.number(first, n_source)
+    b = part.number(last, n_source) if dots else a
+    if b >= n_source:
+        raise part.error(f"layer {b} does not exist", n_source)
+    if a > b:
+        raise part.error(f"{a}..{b} runs backwards: write the layers one by one", n_source)
+    return range(a, b + 1)
+
+
+def _span(first: int, n: int) -> str:
+    return str(first) if n == 1 else f"{first}..{first + n - 1}"

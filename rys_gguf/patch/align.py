@@ -1,0 +1,81 @@
+"""Rewrite a model once so that its variants can share its blocks.
+
+File systems share whole blocks, mostly of 4096 bytes; GGUF aligns tensors to 32. With
+`general.alignment` 4096 every tensor of a model, and of every variant of it, starts on a block and
+fills whole ones, and a variant costs the blocks of its header.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from gguf.constants import GGUFValueType
+
+from rys_gguf.files.copying import BLOCK_BYTES
+from rys_gguf.files.source import Progress
+from rys_gguf.formats.header import KV, Header, padded
+from rys_gguf.formats.model import Model
+from rys_gguf.patch.plan import Move, PlannedFile
+from rys_gguf.patch.writer import Written, write_files
+
+_KEY = "general.alignment"
+# llama.cpp wants 32 for the vectors of its kernels; 16 MiB is the largest record of ZFS.
+_MIN_ALIGNMENT = 32
+_MAX_ALIGNMENT = 1 << 24
+
+
+def plan_aligned(model: Model, alignment: int = BLOCK_BYTES) -> PlannedFile:
+    """The model as one file with that `general.alignment`; every other key and all data stay.
+
+    Raises Refused for an alignment that is no power of two from 32 to 16 MiB, InvalidGGUF for a
+    tensor table that llama.cpp would not load.
+    """
+    if alignment & (alignment - 1) or not _MIN_ALIGNMENT <= alignment <= _MAX_ALIGNMENT:
+        raise model.refuse(
+            f"cannot be aligned to {alignment} bytes: a power of two from {_MIN_ALIGNMENT} to "
+            f"{_MAX_ALIGNMENT} is needed"
+        )
+    if issues := model.offset_issues():
+        raise model.invalid(issues[0])
+    moves = tuple(_moves(model, alignment))
+    old = model.header
+    header = Header(
+        old.version, old.order, tuple(_kvs(old, alignment)), tuple(m.target for m in moves)
+    )
+    return PlannedFile(header, moves, model.n_trailing_bytes)
+
+
+def align(
+    model: Model,
+    out_path: str | os.PathLike[str],
+    *,
+    alignment: int = BLOCK_BYTES,
+    force: bool = False,
+    progress: Progress = lambda _: None,
+) -> Written:
+    """Write `plan_aligned` to a file, as safely as any output; shards become one file.
+
+    `progress` is called with the bytes each step wrote. Raises Refused and InvalidGGUF as
+    `plan_aligned`, OutputFailed if the output cannot be written; nothing is left behind then.
+    """
+    file = plan_aligned(model, alignment)
+    return write_files(model, [file], [Path(out_path)], force=force, progress=progress)
+
+
+def _kvs(header: Header, alignment: int) -> Iterator[KV]:
+    new = KV.of(_KEY, GGUFValueType.UINT32, alignment, order=header.order)
+    for kv in header.kvs:
+        yield new if kv.key == _KEY else kv
+    if header.get(_KEY) is None:
+        yield new
+
+
+def _moves(model: Model, alignment: int) -> Iterator[Move]:
+    offset = 0
+    for tensor in model.header.tensors:
+        target = replace(tensor, offset=offset)
+        yield Move(target, tensor, model.data(tensor))
+        offset = padded(offset + tensor.n_bytes, alignment)

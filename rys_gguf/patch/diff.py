@@ -1,0 +1,189 @@
+"""What changes between two headers: keys, tensor table, sizes. Tensor data is not looked at."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gguf.constants import GGUFValueType
+
+from rys_gguf.formats.header import KV, Header, Span, TensorInfo
+from rys_gguf.formats.model import Model
+from rys_gguf.patch.plan import Plan
+from rys_gguf.text import printable
+
+_SHOWN_ITEMS = 8
+_SHOWN_CHARACTERS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class KVChange:
+    """A key whose value or type differs, or that only one side has (the other is None)."""
+
+    old: KV | None
+    new: KV | None
+
+    @property
+    def key(self) -> str:
+        """The key."""
+        kv = self.new or self.old
+        assert kv is not None
+        return kv.key
+
+    @property
+    def sign(self) -> str:
+        """`+` added, `-` removed, `~` changed."""
+        if self.old is None:
+            return "+"
+        return "-" if self.new is None else "~"
+
+
+@dataclass(frozen=True, slots=True)
+class TensorChange:
+    """A tensor whose table row differs in shape or type, or that only one side has."""
+
+    old: TensorInfo | None
+    new: TensorInfo | None
+
+    @property
+    def name(self) -> str:
+        """The tensor's name."""
+        tensor = self.new or self.old
+        assert tensor is not None  # one side exists
+        return tensor.name
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderDiff:
+    """The differences between two headers, and the totals on both sides."""
+
+    kvs: tuple[KVChange, ...]
+    tensors: tuple[TensorChange, ...]
+    n_tensors: tuple[int, int]
+    n_bytes: tuple[int, int]
+    layout: tuple[str, ...]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the headers say the same."""
+        return not (self.kvs or self.tensors or self.layout)
+
+
+def diff_plan(plan: Plan) -> HeaderDiff:
+    """What a plan changes in its source's header."""
+    # Values that stayed in the source are the same span on both sides.
+    return _diff(
+        plan.model.header,
+        plan.header,
+        (plan.model.n_bytes, plan.n_bytes),
+        _same_raw,
+    )
+
+
+def diff_models(old: Model, new: Model) -> HeaderDiff:
+    """What differs between the headers of two models."""
+    return _diff(
+        old.header, new.header, (old.n_bytes, new.n_bytes), lambda a, b: _same_bytes(old, a, new, b)
+    )
+
+
+def diff_kvs(
+    old: Sequence[KV], new: Sequence[KV], equal: Callable[[KV, KV], bool]
+) -> list[KVChange]:
+    """Changed and removed keys in the old order, then added ones in the new."""
+    after = {kv.key: kv for kv in new}
+    before = {kv.key for kv in old}
+    changes = [
+        KVChange(kv, other)
+        for kv in old
+        if (other := after.get(kv.key)) is None
+        or (kv.type, kv.item_type, kv.n_items) != (other.type, other.item_type, other.n_items)
+        or not equal(kv, other)
+    ]
+    return changes + [KVChange(None, kv) for kv in new if kv.key not in before]
+
+
+def show_value(kv: KV, *, full: bool = False) -> str:
+    """A value for people: one line, nothing a terminal would act on, shortened unless `full`."""
+    if isinstance(kv.raw, Span):
+        return f"{kv.n_items} items" if kv.is_array else f"{kv.raw.n_bytes - 8} bytes of text"
+    if kv.is_array:
+        items = kv.value
+        shown = items if full else items[:_SHOWN_ITEMS]
+        more = f", ... {len(items)} in all" if len(shown) < len(items) else ""
+        return "[" + ", ".join(_show_item(item) for item in shown) + more + "]"
+    limit = 1 << 16 if full else _SHOWN_CHARACTERS
+    return _show_item(kv.value, limit)
+
+
+def json_value(kv: KV | None) -> Any:
+    """A value for JSON; one that stays in its file is described by its size."""
+    if kv is None:
+        return None
+    value = {"n_bytes": kv.raw.n_bytes} if isinstance(kv.raw, Span) else kv.value
+    return {"type": kv.type_name, "value": value}
+
+
+def _show_item(value: Any, limit: int = _SHOWN_CHARACTERS) -> str:
+    if isinstance(value, str):
+        return f'"{printable(value, limit)}"'
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value)
+
+
+def _diff(
+    old: Header,
+    new: Header,
+    n_bytes: tuple[int, int],
+    equal: Callable[[KV, KV], bool],
+) -> HeaderDiff:
+    before, after = ({t.name: t for t in h.tensors} for h in (old, new))
+    tensors = [
+        TensorChange(t, other)
+        for t in old.tensors
+        if (other := after.get(t.name)) is None or (t.ne, t.type) != (other.ne, other.type)
+    ]
+    tensors += [TensorChange(None, t) for t in new.tensors if t.name not in before]
+    layout = [
+        f"{what} {a} -> {b}"
+        for what, a, b in (
+            ("GGUF version", old.version, new.version),
+            ("byte order", _ORDER[old.order], _ORDER[new.order]),
+            ("alignment", old.alignment, new.alignment),
+        )
+        if a != b
+    ]
+    return HeaderDiff(
+        tuple(diff_kvs(old.kvs, new.kvs, equal)),
+        tuple(tensors),
+        (len(old.tensors), len(new.tensors)),
+        n_bytes,
+        tuple(layout),
+    )
+
+
+_ORDER = {"<": "little-endian", ">": "big-endian"}
+
+
+def _same_raw(a: KV, b: KV) -> bool:
+    return a.raw == b.raw
+
+
+def _same_bytes(old: Model, a: KV, new: Model, b: KV) -> bool:
+    if a.n_value_bytes != b.n_value_bytes:
+        return False
+    if a.order != b.order and a.type != GGUFValueType.STRING:
+        return bool(_decoded(a) == _decoded(b))
+    pieces: Iterable[tuple[bytes | None, bytes | None]] = itertools.zip_longest(
+        old.raw(a), new.raw(b)
+    )
+    return all(x == y for x, y in pieces)
+
+
+def _decoded(kv: KV) -> Any:
+    return None if isinstance(kv.raw, Span) else kv.value

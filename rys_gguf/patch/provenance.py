@@ -1,0 +1,86 @@
+"""What a file says of its making: rys.version, rys.spec, rys.layer_map and rys.source."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from gguf.constants import GGUFValueType
+
+from rys_gguf._version import __version__
+from rys_gguf.errors import InvalidLayerMap
+from rys_gguf.formats.header import KV, Header, Span
+from rys_gguf.formats.model import Model
+from rys_gguf.layers.layer_map import LayerMap
+from rys_gguf.text import printable
+
+PROVENANCE = "rys."
+VERSION_KEY = "rys.version"
+SPEC_KEY = "rys.spec"
+MAP_KEY = "rys.layer_map"
+SOURCE_KEY = "rys.source"
+
+
+def record(model: Model, layer_map: LayerMap) -> Iterator[KV]:
+    """The KVs that record a map and its source: file name, size, SHA-256 of the header."""
+    order = model.header.order
+    string, array = GGUFValueType.STRING, GGUFValueType.ARRAY
+    name = os.fsencode(model.files[0].path.name).decode("utf-8", "surrogateescape")
+    source = [name, str(model.n_bytes), _digest(model)]
+    yield KV.of(VERSION_KEY, string, __version__, order=order)
+    yield KV.of(SPEC_KEY, string, layer_map.spec, order=order)
+    yield KV.of(MAP_KEY, array, layer_map.sources, order=order, item_type=GGUFValueType.INT32)
+    yield KV.of(SOURCE_KEY, array, source, order=order, item_type=string)
+
+
+def recorded_map(header: Header, n_source: int) -> LayerMap | None:
+    """The map a file records, None if it records none.
+
+    Raises InvalidLayerMap if what it records is no map of `n_source` layers.
+    """
+    kv = header.get(MAP_KEY)
+    if kv is None:
+        return None
+    if kv.item_type != GGUFValueType.INT32 or isinstance(kv.raw, Span):
+        raise InvalidLayerMap(f"is {kv.type_name}, expected ARRAY[INT32]")
+    return LayerMap(n_source, tuple(kv.value))
+
+
+def recorded_source(header: Header) -> tuple[str, str, str] | None:
+    """Name, size in bytes and header's `sha256:...` of the source a file records, if it does."""
+    kv = header.get(SOURCE_KEY)
+    said = tuple(kv.value) if kv and kv.item_type == GGUFValueType.STRING else ()
+    return said if len(said) == 3 else None  # noqa: PLR2004 - what `record` writes
+
+
+def is_source(header: Header, source: Model) -> bool:
+    """Whether the source a file records is that model, by size and header."""
+    said = recorded_source(header)
+    return said is not None and said[1:] == (str(source.n_bytes), _digest(source))
+
+
+def _digest(model: Model) -> str:
+    return f"sha256:{model.header_digest()}"
+
+
+def map_for(variant: Model, source: Model, spec: str | None) -> LayerMap:
+    """The map between two models: `spec` if given, else the one the variant records.
+
+    Raises InvalidLayerMap if there is none, or it does not fit the two.
+    """
+    layer_map = (
+        LayerMap.parse(spec, source.n_trunk)
+        if spec
+        else recorded_map(variant.header, source.n_trunk)
+    )
+    if layer_map is None:
+        raise InvalidLayerMap(
+            f"{printable(variant.name)}: records no layer map; say what it should be with "
+            f"--blocks or --layers"
+        )
+    if len(layer_map) != variant.n_trunk:
+        raise InvalidLayerMap(
+            f"{printable(variant.name)}: has {variant.n_trunk} layers, {layer_map.spec} makes "
+            f"{len(layer_map)} of {source.name}"
+        )
+    return layer_map

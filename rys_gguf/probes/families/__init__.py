@@ -1,0 +1,1 @@
+"""The generated families of items."""

@@ -1,0 +1,140 @@
+"""Arithmetic to be guessed at a glance: one number, and credit for coming near.
+
+What is asked cannot be worked out in the few tokens of an answer; how many leading digits are
+right says how far the model got inside. First digits of answers are drawn evenly, so that no
+constant answer helps. All arithmetic is of exact integers.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from math import isqrt
+
+from rys_gguf.probes.draw import Place
+from rys_gguf.probes.item import Number
+
+FAMILY = "math"
+
+Draw = Callable[[random.Random], tuple[str, int]]
+
+_TEMPLATES = (
+    "What is {}?",
+    "Compute {}.",
+    "Your best guess: what is {}?",
+    "Without writing anything down, how much is {}?",
+)
+_ROUNDED = ", rounded to the nearest integer"
+
+
+def nearest_root(n: int) -> int:
+    """The integer nearest to the square root of n >= 0; it is never half way between two."""
+    root = isqrt(n)
+    return root + (n - root * root > root)
+
+
+def nearest_cube_root(n: int) -> int:
+    """The integer nearest to the cube root of n >= 0; it is never half way between two."""
+    low, high = 0, 1 << (n.bit_length() // 3 + 1)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if middle**3 <= n else (low, middle)
+    return low + (8 * n > (2 * low + 1) ** 3)
+
+
+def _digits(rng: random.Random, n: int) -> int:
+    """A number of n digits, the first two of which are uniform."""
+    return rng.randrange(1, 10) if n == 1 else rng.randrange(10 ** (n - 1), 10**n)
+
+
+def _root(least: int, most: int) -> Draw:
+    def draw(rng: random.Random) -> tuple[str, int]:
+        n = _digits(rng, rng.randint(least, most))
+        return f"the square root of {n}{_ROUNDED}", nearest_root(n)
+
+    return draw
+
+
+def _cube_root(least: int, most: int) -> Draw:
+    def draw(rng: random.Random) -> tuple[str, int]:
+        n = _digits(rng, rng.randint(least, most))
+        return f"the cube root of {n}{_ROUNDED}", nearest_cube_root(n)
+
+    return draw
+
+
+def _product(lengths: tuple[tuple[int, int], ...]) -> Draw:
+    def draw(rng: random.Random) -> tuple[str, int]:
+        m, n = rng.choice(lengths)
+        a, b = _digits(rng, m), _digits(rng, n)
+        a, b = (a, b) if rng.random() < 0.5 else (b, a)  # noqa: PLR2004 - a coin
+        return f"{a} times {b}", a * b
+
+    return draw
+
+
+def _sum(rng: random.Random) -> tuple[str, int]:
+    a, b = _digits(rng, 2), _digits(rng, rng.choice((1, 2)))
+    return f"{a} plus {b}", a + b
+
+
+def _difference(rng: random.Random) -> tuple[str, int]:
+    a, b = _digits(rng, 2), _digits(rng, rng.choice((1, 2)))
+    return f"{max(a, b)} minus {min(a, b)}", abs(a - b)
+
+
+def _multiple(rng: random.Random) -> tuple[str, int]:
+    """A root times a number of two digits; the root of a product, so that one rounding is all."""
+    n, factor = _digits(rng, rng.randint(12, 13)), _digits(rng, 2)
+    answer = nearest_cube_root(n * factor**3)
+    return f"the result of multiplying the cube root of {n} by {factor}{_ROUNDED}", answer
+
+
+def _quotient(rng: random.Random) -> tuple[str, int]:
+    """Half the answer's unit has to be cleared: round(r / d) for r the root of n."""
+    n, divisor = _digits(rng, rng.choice((10, 12))), _digits(rng, 2)
+    # (2k - 1) d / 2 <= sqrt(n) < (2k + 1) d / 2, with everything squared.
+    k = (isqrt(4 * n) // divisor + 1) // 2
+    return f"the result of dividing the square root of {n} by {divisor}{_ROUNDED}", k
+
+
+LEVELS: dict[int, dict[str, Draw]] = {
+    0: {"sum": _sum, "difference": _difference, "product": _product(((1, 1), (2, 1)))},
+    1: {"sqrt": _root(6, 8), "product": _product(((3, 3), (3, 2))), "cbrt": _cube_root(6, 9)},
+    2: {
+        "sqrt": _root(9, 10),
+        "product": _product(((6, 6), (7, 6), (7, 7))),
+        "cbrt": _cube_root(12, 14),
+    },
+    3: {
+        "sqrt": _root(17, 18),
+        "product": _product(((14, 14),)),
+        "cbrt": _cube_root(17, 19),
+        "mixed": lambda rng: rng.choice((_multiple, _quotient))(rng),
+    },
+}
+
+
+def topics(level: int) -> tuple[str, ...]:
+    """The topics of a level."""
+    return tuple(LEVELS[level])
+
+
+def make(rng: random.Random, place: Place) -> Number:
+    """One item. Its answer's first digit goes round with the index, from another start by topic."""
+    draw = LEVELS[place.level][place.topic]
+    first = str((place.index + 3 * topics(place.level).index(place.topic)) % 9 + 1)
+    template = rng.choice(_TEMPLATES)
+    while True:
+        what, answer = draw(rng)
+        if str(answer)[0] == first:
+            break
+    return Number(
+        id=place.name,
+        family=FAMILY,
+        topic=place.topic,
+        level=place.level,
+        question=template.format(what),
+        answer=answer,
+        partial=True,
+    )

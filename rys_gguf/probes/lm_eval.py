@@ -1,0 +1,48 @@
+"""Ask a model the tasks of lm-evaluation-harness (extra `harness`), through our engine.
+
+llama.cpp's server gives no log-probabilities of a prompt, so only tasks that generate can be run;
+of the others the harness says so itself.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from rys_gguf.engines.base import EngineOptions
+from rys_gguf.engines.sampling import has_template
+from rys_gguf.engines.server import Engine
+from rys_gguf.errors import RysError
+
+
+def run_harness(
+    model: Path, tasks: str, options: EngineOptions, arguments: Sequence[str] = ()
+) -> int:
+    """Run `lm_eval` on the tasks (names, comma-separated); its output is the user's, its code ours.
+
+    `arguments` go to lm_eval as they are. Raises RysError if it is not installed, EngineFailed.
+    """
+    if find_spec("lm_eval") is None:
+        raise RysError("lm-evaluation-harness is not installed: pip install 'rys-gguf[harness]'")
+    chats = has_template(model, options)
+    with Engine(model, options) as engine:
+        kind, path = ("chat-completions", "chat/completions") if chats else ("completions",) * 2
+        settings = {
+            "model": model.name,
+            "base_url": f"{engine.url}/v1/{path}",
+            "num_concurrent": "1",
+            "tokenizer_backend": "None",
+            "tokenized_requests": "False",
+        }
+        command = [
+            *(sys.executable, "-m", "lm_eval"),
+            *("--model", f"local-{kind}"),
+            *("--model_args", ",".join(f"{key}={value}" for key, value in settings.items())),
+            *("--tasks", tasks),
+            *(("--apply_chat_template",) if chats else ()),
+            *arguments,
+        ]
+        return subprocess.run(command, check=False).returncode

@@ -1,0 +1,1 @@
+"""What a sweep measured, as values and as files."""

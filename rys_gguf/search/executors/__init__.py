@@ -1,0 +1,1 @@
+"""Where jobs run: in this process's threads, or on a cluster."""

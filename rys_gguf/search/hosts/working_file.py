@@ -1,0 +1,214 @@
+"""One file that becomes candidate after candidate: only what differs is written.
+
+A window repeats d layers, so a candidate is the source and d layers more. The order of the tensors
+in a GGUF is free, so here the source's tensors stand first, where they stood in the source, and
+the copies after them. From one candidate to the next the source's part changes its names only,
+which are in the header; of the copies a window that moved on by one layer has one layer that was
+not there before. What the engine computes is what it computes of the file `apply` writes: it finds
+tensors by their names.
+
+The header is given room to grow, as an array that nobody reads, so that data never has to move.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from gguf.constants import GGUFValueType
+
+from rys_gguf.errors import OutputFailed
+from rys_gguf.files.copying import BLOCK_BYTES, copy_bytes
+from rys_gguf.files.source import SourceFile
+from rys_gguf.formats.header import KV, Header, Span, padded
+from rys_gguf.formats.model import Model
+from rys_gguf.formats.shards import TensorData
+from rys_gguf.layers.layer_map import LayerMap
+from rys_gguf.layers.schedule import Schedule
+from rys_gguf.patch.plan import Move, Plan, PlannedFile, Slices, make_plan
+from rys_gguf.patch.writer import sliced, write_files
+from rys_gguf.text import printable
+
+_ROOM_KEY = "rys.search.room"
+# Tables of about 50 more layers.
+_ROOM_BYTES = 64 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What it took to become a candidate: bytes written, and bytes shared with the source."""
+
+    n_written: int
+    n_shared: int
+
+
+class CandidateFile:
+    """A file at `path` that holds one candidate of `model` at a time.
+
+    Raises Refused for a map that would not compute what it says, OutputFailed if the disk is full
+    or the folder cannot be written to; then the file is made anew by the next `become`.
+    """
+
+    def __init__(self, model: Model, path: Path, schedule: Schedule = Schedule.PORTABLE) -> None:
+        self.path = path
+        self._model = model
+        self._schedule = schedule
+        self._held: PlannedFile | None = None
+
+    def become(self, layer_map: LayerMap) -> Change:
+        """Make the file the model of that map."""
+        plan = make_plan(self._model, layer_map, schedule=self._schedule, provenance=False)
+        held, self._held = self._held, None
+        data_offset = held.header.data_offset if held else 0
+        file = _arranged(plan, held, data_offset)
+        if held is None or file.header.data_offset != data_offset:
+            written = write_files(
+                self._model, [file], [self.path], force=True, progress=lambda _: None
+            )
+            change = Change(written.n_copied, written.n_shared)
+        else:
+            change = self._patch(held, file)
+        self._held = file
+        return change
+
+    def _patch(self, held: PlannedFile, file: PlannedFile) -> Change:
+        n_written = n_shared = 0
+        try:
+            fd = os.open(self.path, os.O_RDWR | getattr(os, "O_BINARY", 0))
+            try:
+                for offset, piece in _difference(self._model, held, file):
+                    os.lseek(fd, offset, os.SEEK_SET)
+                    if isinstance(piece, bytes):
+                        _write(fd, piece)
+                        n_written += len(piece)
+                        continue
+                    source: SourceFile = self._model.files[piece.shard]
+                    for done, is_shared in copy_bytes(source, fd, piece.offset, piece.n_bytes):
+                        n_shared += done if is_shared else 0
+                        n_written += 0 if is_shared else done
+                os.ftruncate(fd, file.n_bytes)
+            finally:
+                os.close(fd)
+        except OSError as e:
+            what = e.strerror or str(e)
+            raise OutputFailed(f"{printable(self.path)}: {what}") from e
+        self._model.require_unchanged()
+        return Change(n_written, n_shared)
+
+
+def _write(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+# -- where everything stands ---------------------------------------------------------------------
+
+
+def _arranged(plan: Plan, held: PlannedFile | None, data_offset: int) -> PlannedFile:
+    """The plan's tensors in an order that keeps as many as can be where they are."""
+    home: list[Move] = []
+    extra: list[Move] = []
+    seen: set[Span] = set()
+    for move in plan.moves:
+        if isinstance(move.data, TensorData) and move.data.span not in seen:
+            seen.add(move.data.span)
+            home.append(move)
+        else:
+            extra.append(move)
+    home.sort(key=_place)
+    alignment = plan.header.alignment
+    standing = held.moves[len(home) :] if held else ()
+    moves = []
+    offset = 0
+    for move in (*home, *_refilled(standing, extra, alignment)):
+        moves.append(replace(move, target=replace(move.target, offset=offset)))
+        offset = padded(offset + move.target.n_bytes, alignment)
+    # Long values first: whatever else changes its length, a vocabulary need not be written again.
+    kvs = sorted(plan.header.kvs, key=lambda kv: not isinstance(kv.raw, Span))
+    header = replace(plan.header, kvs=tuple(kvs), tensors=tuple(m.target for m in moves))
+    return PlannedFile(_roomy(header, plan.model, data_offset), tuple(moves))
+
+
+def _place(move: Move) -> tuple[int, int]:
+    assert isinstance(move.data, TensorData)
+    return move.data.span.shard, move.data.span.offset
+
+
+def _refilled(standing: tuple[Move, ...], extra: list[Move], alignment: int) -> list[Move]:
+    """`extra` in an order close to what stands there: a freed place takes what has its size."""
+    wanted = list(extra)
+    kept = [_take(wanted, [m for m in wanted if m.data == old.data]) for old in standing]
+    order: list[Move] = []
+    for old, same in zip(standing, kept, strict=True):
+        size = padded(old.target.n_bytes, alignment)
+        move = same or _take(
+            wanted, [m for m in wanted if padded(m.target.n_bytes, alignment) == size]
+        )
+        if move is not None:
+            order.append(move)
+    return order + wanted
+
+
+def _take(wanted: list[Move], fitting: list[Move]) -> Move | None:
+    if not fitting:
+        return None
+    wanted.remove(fitting[0])
+    return fitting[0]
+
+
+def _roomy(header: Header, model: Model, data_offset: int) -> Header:
+    """The header with an array that makes its data start at `data_offset`, or with room to grow.
+
+    A new data offset has the source's place within a block, so that file systems can share.
+    """
+    room = KV.of_items(_ROOM_KEY, GGUFValueType.UINT8, [], header.order)
+    n = padded(replace(header, kvs=(*header.kvs, room)).n_bytes, header.alignment)
+    if not n <= data_offset <= n + 2 * _ROOM_BYTES:
+        phase = model.header.data_offset % max(BLOCK_BYTES, header.alignment)
+        data_offset = padded(n + _ROOM_BYTES, max(BLOCK_BYTES, header.alignment)) + phase
+    room = KV.of_items(_ROOM_KEY, GGUFValueType.UINT8, [b"\0"] * (data_offset - n), header.order)
+    return replace(header, kvs=(*header.kvs, room))
+
+
+# -- what differs --------------------------------------------------------------------------------
+
+
+def _difference(
+    model: Model, held: PlannedFile, file: PlannedFile
+) -> Iterator[tuple[int, bytes | Span]]:
+    """(offset, what comes there) for everything in which the new file differs from the old."""
+    before = dict(_header_pieces(held.header))
+    for offset, piece in _header_pieces(file.header):
+        old = before.get(offset)
+        if piece == old:
+            continue
+        if isinstance(piece, bytes) and isinstance(old, bytes):
+            for at in range(0, len(piece), BLOCK_BYTES):
+                block = piece[at : at + BLOCK_BYTES]
+                if block != old[at : at + BLOCK_BYTES]:
+                    yield offset + at, block
+        else:
+            yield offset, piece
+    stands = {move.target.offset: move.data for move in held.moves}
+    for move in file.moves:
+        if stands.get(move.target.offset) == move.data:
+            continue
+        offset = file.header.data_offset + move.target.offset
+        if isinstance(move.data, TensorData):
+            yield offset, move.data.span
+        elif isinstance(move.data, Slices):
+            for rows in sliced(model, move.data):
+                yield offset, rows
+                offset += len(rows)
+        else:
+            yield offset, move.data
+
+
+def _header_pieces(header: Header) -> Iterator[tuple[int, bytes | Span]]:
+    offset = 0
+    for piece in header.encode():
+        yield offset, piece
+        offset += len(piece) if isinstance(piece, bytes) else piece.n_bytes

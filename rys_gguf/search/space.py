@@ -1,0 +1,142 @@
+"""Which windows a sweep tries: candidates, each known by its layer map, and what is not legal."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rys_gguf.errors import InvalidLayerMap, RysError
+from rys_gguf.formats.model import Model
+from rys_gguf.layers.carry import architecture_of, metadata_of, reschedule
+from rys_gguf.layers.layer_map import LayerMap
+from rys_gguf.layers.schedule import Schedule
+from rys_gguf.runs.candidate import Candidate
+from rys_gguf.text import printable
+
+# The method's two passes: long windows far apart, then short ones where the long ones did best.
+COARSE_SIZE, COARSE_STRIDE = 8, 4
+FINE_SIZE = 4
+_HOT = 2  # windows of the first pass that the second looks around
+
+
+@dataclass(frozen=True, slots=True)
+class Illegal:
+    """A window that is not tried, and the rule that forbids it."""
+
+    spec: str
+    rule: str
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Candidates, in the order in which they cost least to try, and what was left out."""
+
+    candidates: tuple[Candidate, ...]
+    illegal: tuple[Illegal, ...]
+
+
+class Windows:
+    """The windows of one model: which are legal, and why the others are not."""
+
+    def __init__(self, model: Model, schedule: Schedule) -> None:
+        self.n_layers = model.n_trunk
+        self._row = architecture_of(model)
+        self._meta = metadata_of(model)
+        self._schedule = schedule
+
+    def rule_against(self, layer_map: LayerMap) -> str | None:
+        """Why a map would not compute what it says, or None if it would."""
+        conflicts = reschedule(self._row, self._meta, layer_map, self._schedule).conflicts
+        return conflicts[0].text if conflicts else None
+
+    def choose(self, maps: Iterable[LayerMap]) -> Selection:
+        """Sort maps into candidates and illegal ones; each map counts once."""
+        candidates: dict[str, Candidate] = {}
+        illegal: dict[str, Illegal] = {}
+        for layer_map in maps:
+            candidate = Candidate(layer_map)
+            if candidate.is_base:
+                continue
+            if (rule := self.rule_against(layer_map)) is None:
+                candidates[candidate.key] = candidate
+            else:
+                illegal[candidate.key] = Illegal(candidate.spec, rule)
+        return Selection(tuple(candidates.values()), tuple(illegal.values()))
+
+    def of_size(self, size: int, starts: Iterable[int]) -> Iterator[LayerMap]:
+        """The windows of `size` layers that begin at `starts`, as far as the model has them."""
+        for i in starts:
+            if 0 <= i <= self.n_layers - size:
+                yield LayerMap.from_blocks([(i, i + size)], self.n_layers)
+
+    def legal_size(self, wanted: int) -> int:
+        """The window length nearest to `wanted` of which some window is legal.
+
+        Raises RysError if no window of the model is.
+        """
+        for size in sorted(range(1, self.n_layers + 1), key=lambda n: (abs(n - wanted), -n)):
+            if any(self.rule_against(m) is None for m in self.of_size(size, range(self.n_layers))):
+                return size
+        raise RysError(
+            f"no window of this model is legal under schedule {self._schedule.value}; "
+            f"rys-gguf inspect shows the rule"
+        )
+
+
+def coarse(windows: Windows, size: int = COARSE_SIZE, stride: int = COARSE_STRIDE) -> Selection:
+    """The first pass: windows of one size, far apart, and the last one the model has."""
+    last = windows.n_layers - size
+    return windows.choose(windows.of_size(size, [*range(0, last + 1, stride), last]))
+
+
+def fine(
+    windows: Windows,
+    best: Sequence[tuple[int, int]],
+    size: int = FINE_SIZE,
+    margin: int = FINE_SIZE,
+) -> Selection:
+    """The second pass: every window of a smaller size in the hot zone.
+
+    The zone reaches from `margin` layers before to `margin` layers after the best two windows.
+    """
+    starts: set[int] = set()
+    for i, j in best[:_HOT]:
+        starts.update(range(i - margin, j + margin - size + 1))
+    return windows.choose(windows.of_size(size, sorted(starts)))
+
+
+def every(windows: Windows, sizes: Sequence[int], stride: int = 1) -> Selection:
+    """The map: every window of the given sizes."""
+    return windows.choose(
+        layer_map
+        for size in sorted(set(sizes))
+        for layer_map in windows.of_size(size, range(0, windows.n_layers, stride))
+    )
+
+
+def listed(windows: Windows, path: str | os.PathLike[str]) -> Selection:
+    """The maps of a file: a spec a line (`8,12`, `blocks:2,4;6,8`, `layers:0..9,4..29`).
+
+    Empty lines and what follows # do not count. Raises RysError naming file and line.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as e:
+        reason = getattr(e, "strerror", None) or "not UTF-8 text"
+        raise RysError(f"{printable(path)}: cannot read the windows: {reason}") from e
+    maps = []
+    for number, line in enumerate(lines, 1):
+        spec = line.partition("#")[0].strip()
+        if not spec:
+            continue
+        if ":" not in spec:
+            spec = f"blocks:{spec}"
+        try:
+            maps.append(LayerMap.parse(spec, windows.n_layers))
+        except InvalidLayerMap as e:
+            raise RysError(f"{printable(path)}, line {number}: {e}") from e
+    if not maps:
+        raise RysError(f"{printable(path)}: no windows; expected a line such as 8,12 for each")
+    return windows.choose(maps)

@@ -1,0 +1,288 @@
+"""Verification finds each deviation, names it, and lists them all."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import gguf
+import pytest
+
+from rys_gguf import LayerMap, Model, find_problems, make_plan, write_plan
+from rys_gguf.formats.reader import HeaderReader
+from tests import tiny
+from tests.command import fails, run
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[Path, Path]:
+    """A hybrid source with an MTP tail and a per-layer array, and its variant of blocks:4,8."""
+    source = tiny.write(
+        tmp_path / "source.gguf",
+        "qwen35",
+        8,
+        n_mtp=1,
+        recurrent_layers=True,
+        extra={"general.name": "Tiny"},
+    )
+    out = tmp_path / "out.gguf"
+    with Model(source) as model:
+        write_plan(make_plan(model, LayerMap.parse("blocks:4,8", 8)), out)
+    return out, source
+
+
+def problems(out: Path, source: Path, spec: str | None = None) -> list[str]:
+    """What verification says, as text."""
+    return [str(problem) for problem in find_problems(out, source, spec)]
+
+
+def patch(path: Path, offset: int, data: bytes) -> None:
+    """Overwrite bytes in place."""
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write(data)
+
+
+def position(path: Path, needle: bytes, nth: int = 0) -> int:
+    """Where the nth occurrence of some bytes starts."""
+    raw, at = path.read_bytes(), -1
+    for _ in range(nth + 1):
+        at = raw.index(needle, at + 1)
+    return at
+
+
+def test_a_written_file_has_no_problems(pair) -> None:
+    """The map recorded in the file and the one given agree, and all is as it should be."""
+    assert problems(*pair) == []
+    assert problems(*pair, "blocks:4,8") == []
+    assert problems(*pair, "layers:0..7,4..7") == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "blk.10.ffn_down.weight",
+        "blk.5.ffn_down.weight",
+        "output_norm.weight",
+        "blk.12.nextn.eh_proj.weight",
+    ],
+)
+@pytest.mark.parametrize("where", ["first", "last"])
+def test_one_changed_byte_is_named_with_its_tensor(pair, name: str, where: str) -> None:
+    """Copies, originals, globals and the MTP tail alike, at either end."""
+    out, source = pair
+    tensor = next(t for t in gguf.GGUFReader(out).tensors if t.name == name)
+    at = 0 if where == "first" else tensor.n_bytes - 1
+    raw = out.read_bytes()[tensor.data_offset + at]
+    patch(out, tensor.data_offset + at, bytes([raw ^ 1]))
+    found = problems(out, source)
+    assert len(found) == 1
+    assert f"tensor {name}" in found[0]
+    assert f"byte {at} " in found[0]
+
+
+def test_one_changed_array_entry_is_named(pair) -> None:
+    """The entry, its value and the source's; and that the layer would run as something else."""
+    out, source = pair
+    field = gguf.GGUFReader(out).fields["qwen35.attention.recurrent_layers"]
+    patch(out, field.offset + sum(p.nbytes for p in field.parts[:5]) + 9, b"\x00")
+    found = problems(out, source)
+    assert any("recurrent_layers[9]" in p and "source layer 5" in p for p in found)
+    assert any(p.startswith("layer 9: runs as full attention") for p in found)
+    assert len(found) == 2
+
+
+def test_one_changed_name_is_named(pair) -> None:
+    """The tensor that is missing and the one that is not expected."""
+    out, source = pair
+    patch(out, position(out, b"blk.10.ffn_down.weight"), b"blk.10.ffn_dawn.weight")
+    found = problems(out, source)
+    assert sorted(p.split(":")[0] for p in found) == [
+        "tensor blk.10.ffn_dawn.weight",
+        "tensor blk.10.ffn_down.weight",
+    ]
+
+
+def test_a_name_that_stands_twice_is_named(pair) -> None:
+    """Two table rows of one name are no table."""
+    out, source = pair
+    patch(out, position(out, b"blk.10.ffn_down.weight"), b"blk.11.ffn_down.weight")
+    assert any("blk.11.ffn_down.weight" in p and "twice" in p for p in problems(out, source))
+
+
+def test_every_problem_is_listed(pair) -> None:
+    """Three faults give three problems, and the command ends with 1."""
+    out, source = pair
+    tensors = gguf.GGUFReader(out).tensors
+    for tensor in (tensors[3], tensors[-1]):
+        patch(out, tensor.data_offset, b"\xff\xff")
+    patch(out, position(out, b"tokenizer.ggml.bos_token_id") + 27 + 4, b"\x63")
+    done = run("verify", out, "--source", source, "--json")
+    assert done.returncode == 1
+    report = json.loads(done.stdout)
+    assert report["ok"] is False
+    wheres = {p["where"] for p in report["problems"]}
+    assert wheres == {
+        f"tensor {tensors[3].name}",
+        f"tensor {tensors[-1].name}",
+        "tokenizer.ggml.bos_token_id",
+    }
+
+
+def edit(pair, change: Callable[[dict], None]) -> list[str]:
+    """Rewrite the variant's header with stock gguf after changing its KVs, and verify."""
+    out, source = pair
+    with HeaderReader(out) as reader:
+        header = reader.header
+        kvs = {kv.key: kv for kv in header.kvs}
+        change(kvs)
+        from dataclasses import replace
+
+        new = replace(header, kvs=tuple(kvs.values()))
+        data = reader.file.read(reader.data_offset, reader.file.n_bytes - reader.data_offset)
+        encoded = b"".join(
+            p if isinstance(p, bytes) else reader.file.read(p.offset, p.n_bytes)
+            for p in new.encode()
+        )
+    out.write_bytes(encoded + data)
+    return problems(out, source)
+
+
+def set_scalar(key: str, value: object) -> Callable[[dict], None]:
+    """Give a scalar another value."""
+
+    def change(kvs: dict) -> None:
+        kv = kvs[key]
+        kvs[key] = type(kv).of(key, kv.type, value, order=kv.order)
+
+    return change
+
+
+def drop(key: str) -> Callable[[dict], None]:
+    """Leave a key out."""
+
+    def change(kvs: dict) -> None:
+        del kvs[key]
+
+    return change
+
+
+def add(key: str) -> Callable[[dict], None]:
+    """Add a string."""
+
+    def change(kvs: dict) -> None:
+        kv = next(iter(kvs.values()))
+        kvs[key] = type(kv).of(key, gguf.GGUFValueType.STRING, "x")
+
+    return change
+
+
+def swap(a: str, b: str) -> Callable[[dict], None]:
+    """Exchange the places of two keys."""
+
+    def change(kvs: dict) -> None:
+        order = list(kvs)
+        i, j = order.index(a), order.index(b)
+        order[i], order[j] = order[j], order[i]
+        moved = {key: kvs[key] for key in order}
+        kvs.clear()
+        kvs.update(moved)
+
+    return change
+
+
+def shorten(key: str) -> Callable[[dict], None]:
+    """Take the last entry off an array."""
+
+    def change(kvs: dict) -> None:
+        kv = kvs[key]
+        kvs[key] = type(kv).of_items(key, kv.item_type, kv.items[:-1], kv.order)
+
+    return change
+
+
+HEADER_FAULTS = [
+    (set_scalar("qwen35.block_count", 9), "qwen35.block_count", "12 layers"),
+    (set_scalar("qwen35.embedding_length", 1), "qwen35.embedding_length", "the source has"),
+    (drop("qwen35.embedding_length"), "qwen35.embedding_length", "is missing"),
+    (add("new.key"), "new.key", "is new"),
+    (swap("general.architecture", "qwen35.block_count"), "keys", "another order"),
+    (shorten("qwen35.attention.recurrent_layers"), "recurrent_layers", "expected 13"),
+    (shorten("tokenizer.ggml.tokens"), "tokenizer.ggml.tokens", "the source has"),
+    (drop("rys.spec"), "rys.spec", "missing"),
+    (drop("rys.source"), "rys.source", "missing"),
+    (set_scalar("general.name", "other"), "general.name", "the source has"),
+]
+
+
+@pytest.mark.parametrize(("change", "where", "what"), HEADER_FAULTS)
+def test_each_fault_of_the_header_is_named(pair, change, where: str, what: str) -> None:
+    """Any key that is not what the source and the map make of it."""
+    del what
+    found = edit(pair, change)
+    assert any(where in p for p in found), found
+
+
+def test_a_map_that_differs_from_the_record_is_a_problem(pair) -> None:
+    """The record in the file is checked against the map given."""
+    out, source = pair
+    found = problems(out, source, "blocks:0,4")
+    assert any(p.startswith("rys.layer_map: records blocks:4,8") for p in found)
+
+
+def test_another_source_is_a_problem(pair, tmp_path: Path) -> None:
+    """A file of the same layout but other weights is not the source."""
+    out, _ = pair
+    other = tiny.write(tmp_path / "other.gguf", "qwen35", 8, n_mtp=1, recurrent_layers=True, seed=1)
+    found = problems(out, other)
+    assert sum(p.startswith("tensor") for p in found) > 20
+
+
+def test_without_record_the_map_has_to_be_said(pair, tmp_path: Path) -> None:
+    """A file that records nothing is verified against --blocks, and refused without."""
+    _, source = pair
+    bare = tmp_path / "bare.gguf"
+    assert run("apply", source, "--blocks", "4,8", "--no-provenance", "-o", bare).returncode == 0
+    assert "--blocks" in fails("verify", bare, "--source", source)
+    assert run("verify", bare, "--source", source, "--blocks", "4,8").returncode == 0
+    assert run("verify", bare, "--source", source, "--blocks", "0,4").returncode == 1
+
+
+def test_a_file_cut_short_is_a_problem(pair) -> None:
+    """The tensor that is not whole any more."""
+    out, source = pair
+    with out.open("r+b") as file:
+        file.truncate(out.stat().st_size - 100)
+    assert any("incomplete" in p for p in problems(out, source))
+
+
+def test_bytes_appended_are_a_problem(pair) -> None:
+    """Nothing but the source's own trailing bytes may follow the data."""
+    out, source = pair
+    with out.open("ab") as file:
+        file.write(b"x" * 40)
+    assert any("after the last tensor" in p for p in problems(out, source))
+
+
+def test_a_naive_copy_fails_by_its_kinds(tmp_path: Path) -> None:
+    """Tensors renamed and the count raised, nothing else: every byte right, the layers wrong."""
+    source = tiny.write(tmp_path / "m.gguf", "gemma3", 12)
+    naive = tiny.write(
+        tmp_path / "naive.gguf", "gemma3", 12, sources=[0, 1, 2, 3, 4, 5, 4, 5, *range(6, 12)]
+    )
+    found = problems(naive, source, "blocks:4,6")
+    assert [p for p in found if p.startswith("tensor")] == []
+    assert any(p.startswith("layer 7: runs as sliding") for p in found)
+
+
+def test_offsets_out_of_order_are_named(pair) -> None:
+    """llama.cpp wants the table's offsets to be the running sum."""
+    out, source = pair
+    with HeaderReader(out) as reader:
+        first, second = reader.header.tensors[:2]
+    at = position(out, second.name.encode()) + len(second.name) + 4 + 8 * len(second.ne) + 4
+    patch(out, at, struct.pack("<Q", second.offset + 32))
+    assert any("tensor table" in p and second.name in p for p in problems(out, source))
+    assert first.offset == 0

@@ -1,0 +1,84 @@
+"""The real engine loads what apply writes, and computes what a model built that way computes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rys_gguf import LayerMap, Model, Schedule, make_plan, write_plan
+from rys_gguf.checks.prove import prove
+from rys_gguf.engines.base import EngineOptions
+from rys_gguf.engines.server import Engine
+from rys_gguf.errors import EngineFailed
+from tests import tiny
+from tests.engine import OPTIONS, logprobs
+
+CASES = [
+    (24, "blocks:8,12", Schedule.PORTABLE),
+    (24, "blocks:7,11", Schedule.PORTABLE),
+    (24, "blocks:8,11", Schedule.EXPLICIT),
+    (64, "blocks:16,20", Schedule.PORTABLE),
+    (64, "blocks:15,20", Schedule.EXPLICIT),
+]
+
+
+@pytest.mark.parametrize("recurrent_layers", [False, True])
+@pytest.mark.parametrize("n_mtp", [0, 1])
+@pytest.mark.parametrize(("n", "spec", "schedule"), CASES)
+def test_hybrid_variants_run_as_if_built_that_way(
+    tmp_path: Path, n: int, spec: str, schedule: Schedule, n_mtp: int, recurrent_layers: bool
+) -> None:
+    """A written qwen35 file gives bit for bit what a file of the repeated layers gives."""
+    source = tiny.write(
+        tmp_path / "m.gguf", "qwen35", n, n_mtp=n_mtp, recurrent_layers=recurrent_layers
+    )
+    out = tmp_path / "out.gguf"
+    layer_map = LayerMap.parse(spec, n)
+    with Model(source) as model:
+        write_plan(make_plan(model, layer_map, schedule=schedule), out)
+    direct = tiny.write(
+        tmp_path / "direct.gguf",
+        "qwen35",
+        n,
+        sources=layer_map.sources,
+        n_mtp=n_mtp,
+        recurrent_layers=True,
+    )
+    assert np.array_equal(logprobs(out), logprobs(direct))
+
+
+def test_smollm2_generates_after_the_patch(smollm2: Path, tmp_path: Path) -> None:
+    """The real model, 34 layers, answers."""
+    out = tmp_path / "out.gguf"
+    with Model(smollm2) as model:
+        write_plan(make_plan(model, LayerMap.parse("blocks:10,14", 30)), out)
+    with Engine(out, OPTIONS) as engine:
+        answer = engine.complete("The capital of France is", n_predict=16, temperature=0)
+    assert len(answer["content"].split()) >= 3
+
+
+def test_the_real_gemma3_is_bit_exact_with_its_schedule_and_not_without(
+    gemma3: Path, tmp_path: Path
+) -> None:
+    """blocks:5,8 explicit computes what the map says; the same tensors without the array do not."""
+    layer_map = LayerMap.parse("blocks:5,8", 18)
+    explicit, naive = tmp_path / "explicit.gguf", tmp_path / "naive.gguf"
+    with Model(gemma3) as model:
+        plan = make_plan(model, layer_map, schedule=Schedule.EXPLICIT)
+        write_plan(plan, explicit)
+        bare = tuple(kv for kv in plan.header.kvs if "sliding_window_pattern" not in kv.key)
+        from dataclasses import replace
+
+        write_plan(replace(plan, header=replace(plan.header, kvs=bare)), naive)
+    options = EngineOptions(n_threads=2)
+    assert prove(explicit, gemma3, layer_map, options).holds()
+    assert not prove(naive, gemma3, layer_map, options).holds()
+
+
+def test_a_file_that_is_no_model_fails_with_the_engines_last_words(tmp_path: Path) -> None:
+    """The engine's process ends; its log says why."""
+    path = tiny.write(tmp_path / "m.gguf", "qwen35", 8, n_mtp=1, extra={".block_count": 11})
+    with pytest.raises(EngineFailed, match="ended while it loaded"), Engine(path, OPTIONS):
+        pass

@@ -1,0 +1,159 @@
+"""The spec grammar and the map: one list of sources decides everything else."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rys_gguf.errors import InvalidLayerMap
+from rys_gguf.formats.limits import MAX_LAYERS
+from rys_gguf.layers.layer_map import LayerMap, join_blocks
+
+SAME_MAP = [
+    ("blocks:2,4", 6, [0, 1, 2, 3, 2, 3, 4, 5]),
+    ("layers:0..3,2..5", 6, [0, 1, 2, 3, 2, 3, 4, 5]),
+    ("layers:0..1,2,3,2,3,4..5", 6, [0, 1, 2, 3, 2, 3, 4, 5]),
+    ("blocks: 2 , 4 ", 6, [0, 1, 2, 3, 2, 3, 4, 5]),
+    ("blocks:0,6", 6, [0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4, 5]),
+    ("blocks:1,2;4,5", 6, [0, 1, 1, 2, 3, 4, 4, 5]),
+    ("blocks:4,5;1,2", 6, [0, 1, 1, 2, 3, 4, 4, 5]),
+    ("blocks:2,4;2,4", 6, [0, 1, 2, 3, 2, 3, 2, 3, 4, 5]),
+    # The second window ends inside the first one's copy: it goes after the last copy of layer 3.
+    ("blocks:2,4;3,4", 6, [0, 1, 2, 3, 2, 3, 3, 4, 5]),
+    ("blocks:2,4;3,5", 6, [0, 1, 2, 3, 2, 3, 4, 3, 4, 5]),
+    ("layers:5,4,3,2,1,0", 6, [5, 4, 3, 2, 1, 0]),
+    ("layers:0..2,5", 6, [0, 1, 2, 5]),
+    ("layers:0..13,10..13,14..29", 30, [*range(14), *range(10, 30)]),
+]
+
+
+@pytest.mark.parametrize(("spec", "n", "sources"), SAME_MAP)
+def test_a_spec_means_its_sources(spec, n, sources):
+    """Both notations give the list of sources they are documented to give."""
+    assert list(LayerMap.parse(spec, n).sources) == sources
+
+
+def test_the_published_example_has_its_four_seam_points():
+    """blocks:15,20 on 64 layers gives 69, with the runs and seams of the method's description."""
+    layer_map = LayerMap.parse("blocks:15,20", 64)
+    assert len(layer_map) == 69
+    assert [str(run) for run in layer_map.runs()] == [
+        "output 0..19 <- source 0..19",
+        "output 20..24 <- source 15..19",
+        "output 25..68 <- source 20..63",
+    ]
+    assert layer_map.seams() == ((19, 19), (20, 15), (24, 19), (25, 20))
+
+
+BAD = [
+    ("blocks:8", "expected i,j", "8"),
+    ("blocks:", "expected i,j", None),
+    ("blocks:8,12;", "expected i,j", None),
+    ("blocks:12,8", "copies nothing", "12,8"),
+    ("blocks:8,8", "copies nothing", "8,8"),
+    ("blocks:8,31", "31 is past the end", "8,31"),
+    ("blocks:-1,4", "'-1' is not a layer number", "-1,4"),
+    ("blocks:8-12", "expected i,j", "8-12"),
+    ("blocks:8,12,14", "'12,14' is not a layer number", "8,12,14"),
+    ("blocks:٣,12", "is not a layer number", None),
+    ("blocks:1_0,12", "is not a layer number", "1_0,12"),
+    ("layers:0..40", "layer 40 does not exist", "0..40"),
+    ("layers:0..3,x..4", "'x' is not a layer number", "x..4"),
+    ("layers:0..3,,4", "expected a layer number", None),
+    ("layers:0..3,9..5", "runs backwards", "9..5"),
+    ("layers:0-3", "'0-3' is not a layer number", "0-3"),
+    ("layers:", "expected a layer number", None),
+    ("8,12", "expected blocks:i,j", None),
+    ("", "expected blocks:i,j", None),
+    ("layers:0..29", "nothing to change", None),
+]
+
+
+@pytest.mark.parametrize(("spec", "message", "marked"), BAD)
+def test_a_bad_spec_is_refused_at_the_bad_part(spec, message, marked):
+    """The message says what is wrong and the range, with carets under the part at fault."""
+    with pytest.raises(InvalidLayerMap) as caught:
+        LayerMap.parse(spec, 30)
+    text = str(caught.value)
+    assert message in text
+    if "nothing to change" not in message and "expected blocks" not in message:
+        assert "0..29" in text
+    if marked is not None:
+        _, shown, carets = text.split("\n")
+        assert shown[carets.index("^") : carets.rindex("^") + 1] == marked
+
+
+@pytest.mark.parametrize("spec", ["blocks:" + ";".join(["0,300"] * 2), "layers:" + "0..299," * 2])
+def test_more_than_512_layers_are_refused(spec):
+    """llama.cpp's limit is checked before a list of any size is built."""
+    with pytest.raises(InvalidLayerMap, match=str(MAX_LAYERS)):
+        LayerMap.parse(spec.rstrip(","), 300)
+
+
+def test_a_control_character_in_a_spec_does_not_reach_the_message():
+    """What the user pasted is escaped before it is printed."""
+    with pytest.raises(InvalidLayerMap) as caught:
+        LayerMap.parse("blocks:1,\x1b[2J", 30)
+    assert "\x1b" not in str(caught.value)
+
+
+def test_repeated_blocks_options_join_into_one_spec():
+    """Recipes paste in with or without their prefix."""
+    assert join_blocks(["8,12", "blocks:14,16"]) == "blocks:8,12;14,16"
+
+
+@pytest.mark.parametrize(
+    ("spec", "label"),
+    [
+        ("blocks:8,12", "rys_8-11"),
+        ("blocks:7,11;7,11", "rys_7-10_7-10"),
+        ("layers:0..11,8..23", "rys_8-11"),
+        ("layers:0..2,5..23", "rys_path_0-2_5-23"),
+    ],
+)
+def test_labels_are_those_of_published_files(spec, label):
+    """A window's label has both ends included."""
+    assert LayerMap.parse(spec, 24).label == label
+
+
+maps = st.integers(1, 40).flatmap(
+    lambda n: st.lists(st.integers(0, n - 1), min_size=1, max_size=60).map(
+        lambda sources: LayerMap(n, tuple(sources))
+    )
+)
+
+
+@given(maps)
+def test_the_canonical_spec_parses_to_the_same_map(layer_map):
+    """Equal maps have equal specs, and the spec says all there is to say."""
+    if not layer_map.is_identity:
+        assert LayerMap.parse(layer_map.spec, layer_map.n_source) == layer_map
+    assert len(layer_map.label) < 60
+
+
+@given(maps)
+def test_runs_cover_every_output_once(layer_map):
+    """Runs are the map, cut; seams are points of the map."""
+    rebuilt = [run.source + k for run in layer_map.runs() for k in range(run.n_layers)]
+    assert rebuilt == list(layer_map.sources)
+    assert all(layer_map[out] == source for out, source in layer_map.seams())
+
+
+@given(
+    st.integers(2, 64).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n - 1))), st.data()
+)
+def test_a_window_follows_the_piecewise_rule(n_and_i, data):
+    """Below j the layer itself; then i + (out - j) for the copy; then out - (j - i)."""
+    n, i = n_and_i
+    j = data.draw(st.integers(i + 1, n))
+    layer_map = LayerMap.from_blocks([(i, j)], n)
+    for out, source in enumerate(layer_map.sources):
+        if out < j:
+            assert source == out
+        elif out < j + (j - i):
+            assert source == i + (out - j)
+        else:
+            assert source == out - (j - i)
+    assert layer_map.windows() == ((i, j),)
+    assert layer_map.spec == f"blocks:{i},{j}"

@@ -1,0 +1,269 @@
+"""A model card: valid front matter whatever a header says, and only what is known."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rys_gguf import LayerMap
+from rys_gguf.errors import RysError
+from rys_gguf.formats.model import Model
+from rys_gguf.report.card import card
+from tests import tiny
+from tests.command import fails
+from tests.command import run as cli
+from tests.fake_runs import make_run
+
+SPEC = "blocks:10,14"
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A model of 24 layers that says where it comes from."""
+    path = tmp_path / "m.gguf"
+    extra: dict[str, Any] = {
+        "general.license": "apache-2.0",
+        "general.source.repo_url": "https://huggingface.co/owner/tiny-1.5B",
+        "general.languages": ["en", "de"],
+    }
+    return tiny.write(path, "llama", 24, extra=extra)
+
+
+def make(source: Path, *blocks: str) -> Path:
+    """The variant, written by the tool."""
+    out = source.with_name("m-rys.gguf")
+    args = [a for b in blocks or ("10,14",) for a in ("--blocks", b)]
+    done = cli("apply", source, *args, "-o", out)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def text_of(variant: Path, source: Path | None, spec: str = SPEC, **kwargs: Any) -> str:
+    """The card of two files."""
+    with Model(variant) as v:
+        if source is None:
+            return card(v, None, LayerMap.parse(spec, 24), **kwargs)
+        with Model(source) as s:
+            return card(v, s, LayerMap.parse(spec, s.n_trunk), **kwargs)
+
+
+def front_matter(text: str) -> dict[str, Any]:
+    """The lines between the dashes: the subset of YAML the card writes, read strictly."""
+    lines = text.split("\n---\n", 1)[0].splitlines()
+    assert lines[0] == "---"
+    found: dict[str, Any] = {}
+    key = ""
+    for line in lines[1:]:
+        if line.startswith("#"):
+            continue
+        if line.startswith("  - "):
+            found[key].append(json.loads(line[4:]) if line[4] == '"' else line[4:])
+            continue
+        key, _, value = line.partition(":")
+        assert key.replace("_", "").isalpha(), line
+        value = value.strip()
+        found[key] = [] if not value else json.loads(value) if value[0] == '"' else value
+    return found
+
+
+def test_front_matter_says_what_the_header_says(source: Path) -> None:
+    """Base model, licence and languages come from the source's header."""
+    text = text_of(make(source), source)
+    assert front_matter(text) == {
+        "base_model": "owner/tiny-1.5B",
+        "base_model_relation": "merge",
+        "license": "apache-2.0",
+        "library_name": "gguf",
+        "language": ["en", "de"],
+        "tags": ["gguf", "rys", "layer-duplication"],
+    }
+    assert front_matter(text_of(make_again(source), None)) == front_matter(text)
+
+
+def make_again(source: Path) -> Path:
+    """The variant that is there already."""
+    return source.with_name("m-rys.gguf")
+
+
+def test_what_the_header_does_not_say_is_left_open(tmp_path: Path) -> None:
+    """No licence is `other`, no base model a comment for the author."""
+    source = tiny.write(tmp_path / "m.gguf", "llama", 24)
+    text = text_of(make(source), source)
+    found = front_matter(text)
+    assert found["license"] == "other"
+    assert "base_model" not in found
+    assert "# base_model: OWNER/NAME" in text
+    assert "language" not in found
+    assert "Not measured." in text
+    assert "No validation report." in text
+
+
+@pytest.mark.parametrize(
+    "hostile", ['a"\nlicense: mit\n---\n# x', "x: [y", "<script>|`*", "\x1b[2J\u202e", "- y # z"]
+)
+def test_hostile_headers_stay_values(tmp_path: Path, hostile: str) -> None:
+    """Whatever a header holds can neither add keys nor end the front matter nor be markup."""
+    extra = {
+        "general.license": hostile,
+        "general.license.link": hostile,
+        "general.source.repo_url": "https://huggingface.co/" + hostile,
+        "general.languages": [hostile, "en"],
+    }
+    source = tiny.write(tmp_path / "m.gguf", "llama", 24, extra=extra)
+    text = text_of(make(source), source)
+    found = front_matter(text)
+    assert found["license"] == "other"
+    assert found["license_name"] == found["license_link"]
+    assert "base_model" not in found
+    assert found["language"] == ["en"]
+    assert "\x1b" not in text
+    assert "<script>" not in text.split("\n---\n", 1)[1]
+
+
+def test_the_path_is_drawn(source: Path) -> None:
+    """One line per pass, at the place of its layers, in the order they run."""
+    text = text_of(make(source), source)
+    drawn = text.split("```text\n")[1].split("```")[0].splitlines()
+    assert [(line.split()[-3], line.split()[-1]) for line in drawn] == [
+        ("0", "23"), ("0", "13"), ("10", "23")
+    ]  # fmt: skip
+    assert drawn[2].index("10") > drawn[1].index("0")
+    assert len(drawn[0]) == len(drawn[2])
+    assert "24 layers became 28" in text
+    assert "layers 10 to 13 run twice" in text
+    several = text_of(make_several(source), source, spec="blocks:2,4;10,12")
+    assert "layers 2 to 3 and layers 10 to 11 run twice" in several
+
+
+def test_what_runs_more_than_twice_or_not_at_all_is_not_said_to_run_twice(source: Path) -> None:
+    """Then the map says it all; and without the source only what the file itself tells."""
+    thrice = make(source, "8,12", "8,12")
+    text = text_of(thrice, source, spec="blocks:8,12;8,12")
+    assert "run twice" not in text
+    assert "its layers run as blocks:8,12;8,12" in text
+    thrice.unlink()
+    done = cli("apply", source, "--layers", "0..20", "-o", thrice)
+    assert done.returncode == 0, done.stderr
+    assert "with another path through its layers" in text_of(thrice, source, spec="layers:0..20")
+    alone = cli("card", thrice)
+    assert alone.returncode == 0, alone.stderr
+    assert "Its 21 layers are made of 21 of the source's." in alone.stdout
+
+
+def test_files_that_are_no_validation_and_no_map_are_one_message(
+    source: Path, tmp_path: Path
+) -> None:
+    """Whatever JSON or array stands there."""
+    variant = make(source)
+    for bad in ("[1]", '{"rungs": 5}', '{"rungs": ["a"]}', "{"):
+        (tmp_path / "v.json").write_text(bad)
+        said = fails("card", variant, "--validation", tmp_path / "v.json")
+        assert f"{tmp_path / 'v.json'}: not what validate saved" in said
+    texts = tiny.write(tmp_path / "t.gguf", "llama", 4, extra={"rys.layer_map": ["a", "b"]})
+    assert "t.gguf: rys.layer_map: is ARRAY[STRING, 2], expected ARRAY[INT32]" in fails(
+        "card", texts
+    )
+
+
+def make_several(source: Path) -> Path:
+    """A variant of two windows."""
+    source.with_name("m-rys.gguf").unlink(missing_ok=True)
+    return make(source, "2,4", "10,12")
+
+
+def test_files_rule_and_usage(source: Path) -> None:
+    """Size to the byte, the architecture's rule, a command that runs."""
+    variant = make(source)
+    text = text_of(variant, source)
+    assert f"| m-rys.gguf | {text_size(variant)} | {variant.stat().st_size} |" in text
+    assert "every layer alike" in text
+    assert "The map respects this rule" in text
+    assert "llama-server -m m-rys.gguf" in text
+
+
+def text_size(path: Path) -> str:
+    """As the card writes it."""
+    return f"{path.stat().st_size / 2**20:.1f} MiB"
+
+
+def test_an_explicit_schedule_is_spelled_out(tmp_path: Path) -> None:
+    """Where the file says what the place of a layer no longer does, so does the card."""
+    source = tiny.write(tmp_path / "m.gguf", "gemma3", 12)
+    out = tmp_path / "out.gguf"
+    done = cli("apply", source, "--blocks", "5,8", "--schedule", "explicit", "-o", out)
+    assert done.returncode == 0, done.stderr
+    text = text_of(out, source, spec="blocks:5,8")
+    assert "sliding\\_window\\_pattern lists each layer's kind" in text
+    assert "The map respects this rule" not in text
+
+
+def test_a_schedule_that_is_missing_is_said(tmp_path: Path) -> None:
+    """A file made by renaming tensors alone has no such keys, and the card does not invent them."""
+    source = tiny.write(tmp_path / "m.gguf", "gemma3", 12)
+    layers = [*range(8), *range(5, 12)]
+    renamed = tiny.write(tmp_path / "renamed.gguf", "gemma3", 12, sources=layers)
+    text = text_of(renamed, source, spec="blocks:5,8")
+    assert "spells out what" not in text
+    assert "some layers run as something else than their source" in text
+
+
+def test_scores_of_another_model_are_said_to_be(source: Path) -> None:
+    """Such as those of the unquantised one; the run's own model needs no such word."""
+    variant, run = make(source), make_run(0)
+    said = "The run is of tiny.gguf, which is not the file this variant was made from"
+    assert said in text_of(variant, source, run=run)
+    assert said in text_of(variant, None, run=run), "the variant records its source"
+    with Model(source) as s:
+        run.info["identity"]["model"]["sha256"] = s.header_digest()
+    assert said not in text_of(variant, source, run=run)
+    assert said not in text_of(variant, None, run=run)
+
+
+def test_scores_come_with_interval_suite_and_run(source: Path) -> None:
+    """The verdict in words, n, intervals, and which suite it was."""
+    text = text_of(make(source), source, run=make_run(0))
+    assert "**better** than the base" in text
+    assert "suite `heldout-1`" in text
+    assert "run `0123456789abcdef`" in text
+    row = next(line for line in text.splitlines() if line.startswith("| **overall** |"))
+    assert [part.strip() for part in row.split("|")][2] == "340"
+    assert " to +" in row
+
+
+def test_a_window_that_was_no_finalist_has_no_scores(source: Path) -> None:
+    """The search's numbers do not appear on a card."""
+    run = make_run(0, finalists=((9, 13),))
+    text = text_of(make(source), source, run=run)
+    assert "no finalist of the run" in text
+    assert "credit" not in text
+
+
+def test_run_and_validation_must_be_of_this_variant(source: Path) -> None:
+    """Another model's run, another map's validation: refused."""
+    variant = make(source)
+    other = copy.deepcopy(make_run(0, final=False))
+    other.info["model"] |= {"n_layers": 30, "layer_bytes": [1] * 30}
+    with pytest.raises(RysError, match="30 layers, the map of one with 24"):
+        text_of(variant, source, run=other)
+    with pytest.raises(RysError, match="validation is of blocks:1,2"):
+        text_of(variant, source, validation={"spec": "blocks:1,2", "rungs": []})
+
+
+def test_what_was_checked_is_listed(source: Path) -> None:
+    """Each rung of the ladder with its outcome, and the engine's build."""
+    validation = {
+        "spec": SPEC,
+        "rungs": [
+            {"name": "verify", "outcome": "passed", "shows": "a | b", "details": []},
+            {"name": "load", "outcome": "passed", "shows": "loads", "details": {"build": "b7"}},
+            {"name": "prove", "outcome": "open", "shows": "cannot tell", "details": None},
+        ],
+    }
+    text = text_of(make(source), source, validation=validation)
+    assert "| verify | passed | a \\| b |" in text
+    assert "| prove | open | cannot tell |" in text
+    assert "build `b7`" in text
