@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
+from rys_gguf.errors import InvalidLayerMap
 from rys_gguf.layers.layer_map import LayerMap
+from rys_gguf.text import printable
+
+_STRETCH = re.compile(r"([0-9]{1,4})(?:-([0-9]{1,4}))?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,9 +18,37 @@ class Candidate:
 
     layer_map: LayerMap
 
+    @classmethod
+    def from_key(cls, key: str, n_layers: int) -> Candidate:
+        """The candidate of a model with `n_layers` that has this `key`.
+
+        Raises InvalidLayerMap if the text is no key, or the model lacks such layers.
+        """
+        sources: list[int] = []
+        for part in key.split(","):
+            match = _STRETCH.fullmatch(part)
+            if match is None:
+                raise InvalidLayerMap(f"{printable(key)!r} is no path such as 0-11,8-29")
+            first, last = int(match[1]), int(match[2] or match[1])
+            if not first <= last < n_layers:
+                raise InvalidLayerMap(
+                    f"{printable(key)!r}: {printable(part)} is not in a model with layers "
+                    f"0..{n_layers - 1}"
+                )
+            sources.extend(range(first, last + 1))
+        candidate = cls(LayerMap(n_layers, tuple(sources)))
+        if candidate.key != key:
+            raise InvalidLayerMap(f"{printable(key)!r}: expected {candidate.key} for this path")
+        return candidate
+
+    @classmethod
+    def base(cls, n_layers: int) -> Candidate:
+        """The model as it is."""
+        return cls(LayerMap.identity(n_layers))
+
     @property
     def key(self) -> str:
-        """The path in few characters: `0-11,8-29`."""
+        """The path in few characters: `0-11,8-29`. Run folders know candidates by it."""
         return ",".join(
             f"{run.source}-{run.source + run.n_layers - 1}" if run.n_layers > 1 else f"{run.source}"
             for run in self.layer_map.path()
@@ -35,3 +68,14 @@ class Candidate:
     def windows(self) -> tuple[tuple[int, int], ...]:
         """The half-open windows that are repeated; empty for the base and other paths."""
         return () if self.is_base else self.layer_map.windows() or ()
+
+    @property
+    def window(self) -> tuple[int, int] | None:
+        """The window, if it is exactly one: only such a candidate has a place on a map."""
+        windows = self.windows
+        return windows[0] if len(windows) == 1 else None
+
+    @property
+    def n_added(self) -> int:
+        """Layers more than the base has; negative for a path that drops some."""
+        return self.layer_map.n_added

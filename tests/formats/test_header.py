@@ -59,7 +59,7 @@ def encoded(header: Header) -> bytes:
 
 @pytest.mark.parametrize("order", "<>")
 @pytest.mark.parametrize("type_", VALUES)
-def test_a_value_is_stored_as_struct_stores_it(type_, order):
+def test_a_value_is_stored_as_struct_stores_it(type_, order) -> None:
     """Scalars and arrays of every type become the format's bytes, and the value again."""
     value = VALUES[type_]
     raw = (
@@ -79,7 +79,7 @@ def test_a_value_is_stored_as_struct_stores_it(type_, order):
 
 
 @pytest.mark.parametrize("endianess", GGUFEndian)
-def test_a_header_is_written_as_the_stock_writer_writes_it(tmp_path, endianess):
+def test_a_header_is_written_as_the_stock_writer_writes_it(tmp_path, endianess) -> None:
     """A header made of values has, byte for byte, the encoding that GGUFWriter gives it."""
     order = "<" if endianess == GGUFEndian.LITTLE else ">"
     writer = gguf.GGUFWriter(str(tmp_path / "m.gguf"), "llama", endianess=endianess)
@@ -105,7 +105,7 @@ def test_a_header_is_written_as_the_stock_writer_writes_it(tmp_path, endianess):
 
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(made=files())
-def test_what_is_encoded_is_read_again(tmp_path_factory, made):
+def test_what_is_encoded_is_read_again(tmp_path_factory, made) -> None:
     """Writing a header and reading it gives an equal one; its sizes are those of the file."""
     folder = tmp_path_factory.mktemp("header")
     (folder / "a.gguf").write_bytes(made.content)
@@ -118,7 +118,7 @@ def test_what_is_encoded_is_read_again(tmp_path_factory, made):
         assert second.header == first.header
 
 
-def test_a_value_in_a_file_is_encoded_as_its_span():
+def test_a_value_in_a_file_is_encoded_as_its_span() -> None:
     """The encoder does not read: where the value belongs it hands out the span."""
     span = Span(1000, 70_000, 2)
     tokens = KV("tokens", T.ARRAY, span, "<", T.STRING, 9)
@@ -133,7 +133,7 @@ def test_a_value_in_a_file_is_encoded_as_its_span():
         _ = tokens.value
 
 
-def test_keys_are_looked_up_by_their_name():
+def test_keys_are_looked_up_by_their_name() -> None:
     """A key that is missing is None; the first of its name counts."""
     made = header(KV.of("a", T.UINT8, 1), KV.of("b", T.UINT8, 2))
     assert made.get("b").value == 2
@@ -141,7 +141,7 @@ def test_keys_are_looked_up_by_their_name():
 
 
 @pytest.mark.parametrize(("alignment", "padding"), [(None, 32), (1, 1), (64, 64), (4096, 4096)])
-def test_the_alignment_pads_header_and_tensors(alignment, padding):
+def test_the_alignment_pads_header_and_tensors(alignment, padding) -> None:
     """The data starts on a multiple of general.alignment, of 32 without it, and so do tensors."""
     kvs = [KV.of("general.alignment", T.UINT32, alignment)] if alignment else []
     tensors = (TensorInfo("a", (1,), F32, 0, 4), TensorInfo("b", (2,), F32, padded(4, padding), 8))
@@ -169,14 +169,14 @@ def test_the_alignment_pads_header_and_tensors(alignment, padding):
         ),
     ],
 )
-def test_offsets_that_llama_cpp_refuses_are_listed(offsets, issues):
+def test_offsets_that_llama_cpp_refuses_are_listed(offsets, issues) -> None:
     """Holes, overlaps and another order break the rule that each tensor follows the one before."""
     rows = zip("abc", offsets, strict=True)
     tensors = tuple(TensorInfo(name, (5,), F32, offset, 20) for name, offset in rows)
     assert header(tensors=tensors).offset_issues() == issues
 
 
-def test_tensor_sizes_are_those_of_the_stock_package():
+def test_tensor_sizes_are_those_of_the_stock_package() -> None:
     """Rows, blocks and bytes per block multiply to the size; an unknown type has none."""
     for type_, (block, n_block_bytes) in GGML_QUANT_SIZES.items():
         assert tensor_bytes(type_, (3 * block, 5, 2)) == 30 * n_block_bytes
@@ -190,13 +190,13 @@ def test_tensor_sizes_are_those_of_the_stock_package():
     assert tensor_bytes(UNKNOWN_TYPE, (256,)) is None
 
 
-def test_types_are_called_by_their_names():
+def test_types_are_called_by_their_names() -> None:
     """A type that the gguf package does not know is called by its number."""
     assert type_name(F32) == TensorInfo("a", (1,), F32, 0, 4).type_name == "F32"
     assert type_name(UNKNOWN_TYPE) == f"type {UNKNOWN_TYPE}"
 
 
-def test_a_tensor_counts_its_weights():
+def test_a_tensor_counts_its_weights() -> None:
     """The product of the dimensions, one without any."""
     assert TensorInfo("a", (4, 3, 2), F32, 0, 96).n_elements == 24
     assert TensorInfo("a", (), F32, 0, 4).n_elements == 1
@@ -204,13 +204,13 @@ def test_a_tensor_counts_its_weights():
 
 
 @given(st.integers(0, 1 << 64), st.sampled_from([1 << n for n in range(32)]))
-def test_padding_reaches_the_next_multiple(n, alignment):
+def test_padding_reaches_the_next_multiple(n, alignment) -> None:
     """The least multiple that is not below the number."""
     assert padded(n, alignment) % alignment == 0 <= padded(n, alignment) - n < alignment
 
 
 @given(st.binary())
-def test_any_bytes_are_text_and_back(raw):
+def test_any_bytes_are_text_and_back(raw) -> None:
     """Text keeps what is not UTF-8; what is UTF-8 reads as such."""
     assert encode_text(decode_text(raw)) == raw
     try:
@@ -242,7 +242,7 @@ def test_any_bytes_are_text_and_back(raw):
         ("blk.9999999999999999999.x", None),
     ],
 )
-def test_layers_are_named_as_llama_cpp_names_them(name, layer):
+def test_layers_are_named_as_llama_cpp_names_them(name, layer) -> None:
     """Only `blk.`, a plain number and a dot at the very start make a tensor one of a layer."""
     assert layer_of(name) == layer
     renamed = rename(name, 12)

@@ -29,12 +29,12 @@ SAME_MAP = [
 
 
 @pytest.mark.parametrize(("spec", "n", "sources"), SAME_MAP)
-def test_a_spec_means_its_sources(spec, n, sources):
+def test_a_spec_means_its_sources(spec, n, sources) -> None:
     """Both notations give the list of sources they are documented to give."""
     assert list(LayerMap.parse(spec, n).sources) == sources
 
 
-def test_the_published_example_has_its_four_seam_points():
+def test_the_published_example_has_its_four_seam_points() -> None:
     """blocks:15,20 on 64 layers gives 69, with the runs and seams of the method's description."""
     layer_map = LayerMap.parse("blocks:15,20", 64)
     assert len(layer_map) == 69
@@ -71,7 +71,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("spec", "message", "marked"), BAD)
-def test_a_bad_spec_is_refused_at_the_bad_part(spec, message, marked):
+def test_a_bad_spec_is_refused_at_the_bad_part(spec, message, marked) -> None:
     """The message says what is wrong and the range, with carets under the part at fault."""
     with pytest.raises(InvalidLayerMap) as caught:
         LayerMap.parse(spec, 30)
@@ -85,20 +85,20 @@ def test_a_bad_spec_is_refused_at_the_bad_part(spec, message, marked):
 
 
 @pytest.mark.parametrize("spec", ["blocks:" + ";".join(["0,300"] * 2), "layers:" + "0..299," * 2])
-def test_more_than_512_layers_are_refused(spec):
+def test_more_than_512_layers_are_refused(spec) -> None:
     """llama.cpp's limit is checked before a list of any size is built."""
     with pytest.raises(InvalidLayerMap, match=str(MAX_LAYERS)):
         LayerMap.parse(spec.rstrip(","), 300)
 
 
-def test_a_control_character_in_a_spec_does_not_reach_the_message():
+def test_a_control_character_in_a_spec_does_not_reach_the_message() -> None:
     """What the user pasted is escaped before it is printed."""
     with pytest.raises(InvalidLayerMap) as caught:
         LayerMap.parse("blocks:1,\x1b[2J", 30)
     assert "\x1b" not in str(caught.value)
 
 
-def test_repeated_blocks_options_join_into_one_spec():
+def test_repeated_blocks_options_join_into_one_spec() -> None:
     """Recipes paste in with or without their prefix."""
     assert join_blocks(["8,12", "blocks:14,16"]) == "blocks:8,12;14,16"
 
@@ -112,7 +112,7 @@ def test_repeated_blocks_options_join_into_one_spec():
         ("layers:0..2,5..23", "rys_path_0-2_5-23"),
     ],
 )
-def test_labels_are_those_of_published_files(spec, label):
+def test_labels_are_those_of_published_files(spec, label) -> None:
     """A window's label has both ends included."""
     assert LayerMap.parse(spec, 24).label == label
 
@@ -125,7 +125,7 @@ maps = st.integers(1, 40).flatmap(
 
 
 @given(maps)
-def test_the_canonical_spec_parses_to_the_same_map(layer_map):
+def test_the_canonical_spec_parses_to_the_same_map(layer_map) -> None:
     """Equal maps have equal specs, and the spec says all there is to say."""
     if not layer_map.is_identity:
         assert LayerMap.parse(layer_map.spec, layer_map.n_source) == layer_map
@@ -133,7 +133,7 @@ def test_the_canonical_spec_parses_to_the_same_map(layer_map):
 
 
 @given(maps)
-def test_runs_cover_every_output_once(layer_map):
+def test_runs_cover_every_output_once(layer_map) -> None:
     """Runs are the map, cut; seams are points of the map."""
     rebuilt = [run.source + k for run in layer_map.runs() for k in range(run.n_layers)]
     assert rebuilt == list(layer_map.sources)
@@ -143,7 +143,7 @@ def test_runs_cover_every_output_once(layer_map):
 @given(
     st.integers(2, 64).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n - 1))), st.data()
 )
-def test_a_window_follows_the_piecewise_rule(n_and_i, data):
+def test_a_window_follows_the_piecewise_rule(n_and_i, data) -> None:
     """Below j the layer itself; then i + (out - j) for the copy; then out - (j - i)."""
     n, i = n_and_i
     j = data.draw(st.integers(i + 1, n))

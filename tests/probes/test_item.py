@@ -22,14 +22,14 @@ ITEMS: tuple[Item, ...] = (
 )
 
 
-def test_items_survive_a_file(tmp_path):
+def test_items_survive_a_file(tmp_path) -> None:
     """What is written is read back as it was."""
     path = tmp_path / "suite.jsonl"
     path.write_text(dump(ITEMS), encoding="utf-8")
     assert load(path) == ITEMS
 
 
-def test_the_forms_of_asks():
+def test_the_forms_of_asks() -> None:
     """Options have names; a number without texts is read digit by digit; ratings share a prompt."""
     asks = [item.asks() for item in ITEMS]
     assert [len(a) for a in asks] == [1, 1, 1, 1, 2, 2]
@@ -47,7 +47,7 @@ def test_the_forms_of_asks():
     assert asks[5][0].names == tuple("0123456789")
 
 
-def test_a_users_line_needs_little(tmp_path):
+def test_a_users_line_needs_little(tmp_path) -> None:
     """Id, family, topic, level, the letters and yes or no need not be said; blank lines may be."""
     path = tmp_path / "own.jsonl"
     path.write_text(
@@ -124,7 +124,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize(("line", "message"), FAULTS.values(), ids=FAULTS)
-def test_a_fault_is_named_with_file_line_and_field(tmp_path, line, message):
+def test_a_fault_is_named_with_file_line_and_field(tmp_path, line, message) -> None:
     """Each fault alone in a file whose first line is sound."""
     path = tmp_path / "own.jsonl"
     text = line if isinstance(line, str) else json.dumps(line)
@@ -136,7 +136,7 @@ def test_a_fault_is_named_with_file_line_and_field(tmp_path, line, message):
     assert message in str(caught.value)
 
 
-def test_the_same_id_or_question_twice(tmp_path):
+def test_the_same_id_or_question_twice(tmp_path) -> None:
     """Both would make one item of two."""
     path = tmp_path / "own.jsonl"
     path.write_text(json.dumps({**NUMBER, "id": "a"}) + "\n" + json.dumps({**NUMBER, "id": "b"}))
@@ -148,7 +148,7 @@ def test_the_same_id_or_question_twice(tmp_path):
         load(path)
 
 
-def test_a_file_that_cannot_be_read(tmp_path):
+def test_a_file_that_cannot_be_read(tmp_path) -> None:
     """Missing, binary, empty."""
     with pytest.raises(InvalidSuite, match="cannot read"):
         load(tmp_path / "none.jsonl")
@@ -174,7 +174,7 @@ JSON = st.recursive(
         st.sampled_from(["kind", *{k for item in ITEMS for k in item.as_json()}]), JSON, max_size=3
     ),
 )
-def test_any_line_is_an_item_or_a_fault(tmp_path_factory, item, changes):
+def test_any_line_is_an_item_or_a_fault(tmp_path_factory, item, changes) -> None:
     """Whatever is put into the fields: no other exception, and what is taken can be asked."""
     path = tmp_path_factory.mktemp("own") / "own.jsonl"
     path.write_text(json.dumps({**item, **changes}), encoding="utf-8")

@@ -44,7 +44,7 @@ def by_definition(answer: int, guess: int) -> float:
 
 
 @given(st.integers(0, 10**30), st.integers(0, 10**30))
-def test_the_closed_form_is_the_definition(answer, guess):
+def test_the_closed_form_is_the_definition(answer, guess) -> None:
     """The ratio of the two is one minus their difference over the larger."""
     assert partial_credit(answer, guess) == pytest.approx(by_definition(answer, guess), abs=1e-12)
 
@@ -70,7 +70,7 @@ def test_the_closed_form_is_the_definition(answer, guess):
         (1000, "1", 1, 0.25),
     ],
 )
-def test_partial_credit_of_answers(answer, text, parsed, score):
+def test_partial_credit_of_answers(answer, text, parsed, score) -> None:
     """Known values, by way of the text that is scored."""
     scored = score_text(number(answer), text)
     assert scored.status == "ok"
@@ -80,18 +80,18 @@ def test_partial_credit_of_answers(answer, text, parsed, score):
     assert not scored.binary
 
 
-def test_partial_credit_of_zero_is_none():
+def test_partial_credit_of_zero_is_none() -> None:
     """By the definition, even for a right guess."""
     assert partial_credit(0, 0) == 0
 
 
-def test_no_digits_is_no_answer():
+def test_no_digits_is_no_answer() -> None:
     """Which is not a wrong answer."""
     scored = score_text(number(26317), "I cannot say.")
     assert (scored.status, scored.score, scored.parsed) == ("no_answer", 0.0, None)
 
 
-def test_many_numbers_are_worth_no_more_than_the_last():
+def test_many_numbers_are_worth_no_more_than_the_last() -> None:
     """The best of all numbers would reward a model that counts."""
     text = " ".join(str(n) for n in (26317, 26316, 11))
     assert score_text(number(26317), text).parsed == 11
@@ -110,7 +110,7 @@ def test_many_numbers_are_worth_no_more_than_the_last():
         ((0, 0, 0, 0), (10, 10, 10, 10), -199.08),
     ],
 )
-def test_eq_percent(reference, answer, percent):
+def test_eq_percent(reference, answer, percent) -> None:
     """Known values of the formula of version 2."""
     assert eq_percent(reference, answer) == pytest.approx(percent, abs=1e-4)
 
@@ -118,7 +118,7 @@ def test_eq_percent(reference, answer, percent):
 # -- generated answers ---------------------------------------------------------------------------
 
 
-def test_exact_numbers_are_right_or_wrong():
+def test_exact_numbers_are_right_or_wrong() -> None:
     """A fraction is not cut off where there is no partial credit."""
     item = number(39, partial=False)
     assert score_text(item, "The answer is 39.0").score == 1
@@ -126,7 +126,7 @@ def test_exact_numbers_are_right_or_wrong():
     assert score_text(item, "38").binary
 
 
-def test_a_truncated_answer_counts_only_if_it_was_given():
+def test_a_truncated_answer_counts_only_if_it_was_given() -> None:
     """The last line is cut off: nobody knows how it would have gone on."""
     item = number(39, partial=False)
     assert score_text(item, "So 35 + 4 = 39", truncated=True).status == "truncated"
@@ -138,7 +138,7 @@ def test_a_truncated_answer_counts_only_if_it_was_given():
 RATINGS = Ratings(**BASE, emotions=("joy", "fear", "guilt", "anger"), reference=(8, 3, 0, 6))
 
 
-def test_ratings_are_skill_over_the_baseline():
+def test_ratings_are_skill_over_the_baseline() -> None:
     """The best constant is 0, the reference 1, and half an answer none."""
     scored = score_text(RATINGS, "joy: 5\nfear: 5\nguilt: 5\nanger: 5", baseline=46.0646)
     assert scored.score == pytest.approx(0, abs=1e-5)
@@ -154,7 +154,7 @@ CONTRAST = Contrast(**BASE, other="Ill?", emotion="joy", higher="other")
     ("text", "score"),
     [("Case 1: 3\nCase 2: 4", 1), ("Case 1: 4\nCase 2: 4", 0), ("Case 1: 9\nCase 2: 0", -1)],
 )
-def test_contrasts_count_their_direction(text, score):
+def test_contrasts_count_their_direction(text, score) -> None:
     """A tie is worth nothing, the wrong direction less."""
     assert score_text(CONTRAST, text).score == score
 
@@ -162,7 +162,7 @@ def test_contrasts_count_their_direction(text, score):
 # -- probabilities -------------------------------------------------------------------------------
 
 
-def test_the_most_likely_option_is_the_answer():
+def test_the_most_likely_option_is_the_answer() -> None:
     """Its credit is the mean of the score and of its share of all options."""
     scored = score_probabilities(yes_no("no"), [{"yes": 0.2, "no": 0.3}])
     assert (scored.score, scored.credit, scored.parsed) == (1, pytest.approx((1 + 0.6) / 2), "no")
@@ -173,7 +173,7 @@ def test_the_most_likely_option_is_the_answer():
     assert score_probabilities(item, [{"A": 0.4, "B": 0.6}]).score == 1
 
 
-def test_first_tokens_of_a_number():
+def test_first_tokens_of_a_number() -> None:
     """Tokens of one to three digits, completed with zeros; others cannot start the answer."""
     scored = score_probabilities(number(26317), [{"2": 0.5, "263": 0.25, "9": 0.25}])
     expected = 0.5 * 20000 / 26317 + 0.25 * 26300 / 26317 + 0.25 * 26317 / 90000
@@ -194,7 +194,7 @@ def one(digit: int) -> dict[str, float]:
     return {str(d): float(d == digit) for d in range(10)}
 
 
-def test_ratings_and_contrasts_by_expectation():
+def test_ratings_and_contrasts_by_expectation() -> None:
     """Ratings are means of their digits; contrasts compare them."""
     scored = score_probabilities(RATINGS, [one(8), one(3), one(0), one(6)], baseline=50)
     assert scored.score == 1
@@ -211,7 +211,7 @@ DISTRIBUTIONS = st.lists(st.floats(0, 1), min_size=10, max_size=10).filter(lambd
 
 
 @given(DISTRIBUTIONS, st.sampled_from(["question", "other"]))
-def test_a_constant_distribution_earns_nothing_in_contrasts(values, higher):
+def test_a_constant_distribution_earns_nothing_in_contrasts(values, higher) -> None:
     """However it is spread: the credit of an answer that does not depend on the text is 0."""
     p = {str(d): v for d, v in enumerate(values)}
     item = Contrast(**BASE, other="Ill?", emotion="joy", higher=higher)
@@ -221,7 +221,7 @@ def test_a_constant_distribution_earns_nothing_in_contrasts(values, higher):
 
 
 @given(st.lists(st.tuples(*[st.integers(0, 9)] * 4), min_size=1, max_size=8), st.integers(0, 9))
-def test_no_constant_answer_beats_the_baseline(references, digit):
+def test_no_constant_answer_beats_the_baseline(references, digit) -> None:
     """Skill of a constant answer is at most 0."""
     items: list[Item] = [
         Ratings(**BASE, emotions=("a", "b", "c", "d"), reference=r) for r in references

@@ -65,7 +65,7 @@ def suites(size: str = "quick") -> list[Suite]:
 # -- right answers, found again ------------------------------------------------------------------
 
 
-def test_math_by_decimals():
+def test_math_by_decimals() -> None:
     """Every answer is within half of the value that high precision gives."""
     for topic in ("sqrt", "cbrt", "product", "mixed", "sum", "difference"):
         for item in items(topic):
@@ -88,7 +88,7 @@ def test_math_by_decimals():
 
 
 @given(st.integers(0, 10**40))
-def test_roots_are_the_nearest(n):
+def test_roots_are_the_nearest(n) -> None:
     """Compared without fractions: (2r - 1) / 2 is below the root, (2r + 1) / 2 is not."""
     r = math.nearest_root(n)
     assert max(2 * r - 1, 0) ** 2 <= 4 * n < (2 * r + 1) ** 2
@@ -146,7 +146,7 @@ def clue(text: str, n: int) -> Callable[[dict[str, int]], bool]:
     raise AssertionError(text)
 
 
-def test_logic_by_brute_force():
+def test_logic_by_brute_force() -> None:
     """All orders tried: exactly one fits the clues, none of which can be spared."""
     for item in items("logic", levels=(0, 1, 2)) + items("logic", levels=(3,))[:8]:
         assert isinstance(item, Choice)
@@ -165,7 +165,7 @@ def test_logic_by_brute_force():
             assert sum(all(c(at) for c in clues if c is not spared) for at in orders) > 1
 
 
-def test_navigate_by_walking():
+def test_navigate_by_walking() -> None:
     """The walk in the text, step by step."""
     near = []
     for item in items("navigate"):
@@ -184,7 +184,7 @@ def test_navigate_by_walking():
 
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("turning", [False, True])
-def test_parity_does_not_give_a_walk_away(level, turning):
+def test_parity_does_not_give_a_walk_away(level, turning) -> None:
     """Neither the parity of all steps nor, on walks without turns, of those on one axis."""
     right: Counter[str] = Counter()
     walks = [i for i in made("navigate", level, 600) if ("Turn" in i.question) is turning]
@@ -221,7 +221,7 @@ STEPS: tuple[tuple[str, Callable[..., int]], ...] = (
 IDLE = r"years old|minutes away|street has|owns \d+ hats|degrees outside|school has"
 
 
-def test_story_by_reading():
+def test_story_by_reading() -> None:
     """The sums of the text, sentence by sentence; all numbers on the way are above 0."""
     for item in items("story"):
         assert isinstance(item, Number)
@@ -246,7 +246,7 @@ def test_story_by_reading():
         assert item.texts.count(str(have)) == 1
 
 
-def test_causal_by_acting_it_out():
+def test_causal_by_acting_it_out() -> None:
     """Both outcomes from the words of the rule; aims are read where they are stated."""
     for item in items("causal"):
         text = item.question
@@ -268,7 +268,7 @@ def test_causal_by_acting_it_out():
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_no_rule_gives_its_answer_away(level):
+def test_no_rule_gives_its_answer_away(level) -> None:
     """Of every rule half of the items are answered yes: what is known before anybody acts."""
     answers: dict[str, Counter[str]] = {}
     for item in made("causal", level, 2000):
@@ -373,7 +373,7 @@ def months_later(day: date, n: int) -> date:
     return day.replace(year=month // 12, month=month % 12 + 1)
 
 
-def test_dates_by_counting():
+def test_dates_by_counting() -> None:
     """Today from the first sentences, then what is asked for; one option only is right."""
     for item in items("date"):
         assert isinstance(item, Choice)
@@ -440,7 +440,7 @@ HEURISTICS: dict[str, Score] = {
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_options_do_not_tell_the_date(level):
+def test_options_do_not_tell_the_date(level) -> None:
     """Whoever sees the options only does no better than chance, however they are compared."""
     right: Counter[str] = Counter()
     dated = made("date", level, 300)
@@ -456,13 +456,13 @@ def test_options_do_not_tell_the_date(level):
         assert hits / len(dated) <= dated[0].chance + 0.08, name
 
 
-def test_slips_are_among_the_options():
+def test_slips_are_among_the_options() -> None:
     """The date in the text, the wrong way and the like still come: they make items hard."""
     text = [dates(i.question)[0] in {dates(t)[0] for t in i.texts} for i in made("date", 0, 300)]
     assert sum(text) >= 0.2 * len(text)
 
 
-def test_contrasts_differ_in_one_clause_and_show_who_is_meant():
+def test_contrasts_differ_in_one_clause_and_show_who_is_meant() -> None:
     """Whoever is asked for occurs in both versions, and nothing but one respect differs."""
     for kind in emotions.KINDS:
         for shared, strong, weak, weight in kind.cases:
@@ -482,13 +482,13 @@ CLASHES = (
 )
 
 
-def test_scenes_contradict_no_case():
+def test_scenes_contradict_no_case() -> None:
     """They name no season, time of day, weather or sound, which cases do."""
     for text in emotions._SCENES + emotions._BEFORE:
         assert not re.search(CLASHES, text), text
 
 
-def test_it_is_what_happened_to_the_one_who_is_asked_for():
+def test_it_is_what_happened_to_the_one_who_is_asked_for() -> None:
     """Ratings ask about "it": what happened to somebody else is told before."""
     for item in items("ratings", levels=(3,)):
         asked = re.search(r"(?:does|make) (\w+) feel", item.question)
@@ -509,7 +509,7 @@ def told_cases(text: str) -> list[tuple[str, str]]:
     return found
 
 
-def test_references_are_spread():
+def test_references_are_spread() -> None:
     """One emotion is high, at least one absent; no constant answer does well."""
     for size in SIZES:
         for level in LEVELS:
@@ -526,7 +526,7 @@ def test_references_are_spread():
 
 
 @pytest.mark.parametrize(("size", "n"), [("quick", 136), ("standard", 312), ("validate", 616)])
-def test_sizes_and_no_repeats(size, n):
+def test_sizes_and_no_repeats(size, n) -> None:
     """As many items as promised, in all levels, none of them twice."""
     for suite in suites(size):
         assert len(suite.items) == n
@@ -535,7 +535,7 @@ def test_sizes_and_no_repeats(size, n):
         assert len({i.question for i in suite.items}) == n
 
 
-def test_answers_are_balanced():
+def test_answers_are_balanced() -> None:
     """By topic: no answer is more than one turn ahead of the others."""
     for suite in suites("quick"):
         for record in suite.statistics():
@@ -545,7 +545,7 @@ def test_answers_are_balanced():
             assert max(counts) - min(counts) <= 1, record
 
 
-def test_no_constant_answer_helps():
+def test_no_constant_answer_helps() -> None:
     """Floors of quick scores are those of chance, but for the remainder of the division."""
     for suite in suites("quick"):
         for topics in suite.floors.values():
@@ -556,7 +556,7 @@ def test_no_constant_answer_helps():
         assert suite.generated_floors["math"][""].constant < 0.7
 
 
-def test_floors_are_what_such_answers_score():
+def test_floors_are_what_such_answers_score() -> None:
     """The best constant first digit, option and rating, scored as an answer would be."""
     suite = build_suite("quick", levels={"math": 2})
     by_math = [i for i in suite.items if i.topic == "sqrt"]
@@ -574,7 +574,7 @@ def test_floors_are_what_such_answers_score():
     assert suite.floors["eq"]["ratings"].random == pytest.approx(sum(scores) / 10)
 
 
-def test_generated_floor_of_math():
+def test_generated_floor_of_math() -> None:
     """No constant of two leading digits does better on partial credit."""
     suite = build_suite("quick", levels={"math": 2}, families=["math"])
     numbers = [i.answer for i in suite.items if isinstance(i, Number) and i.topic == "cbrt"]
@@ -583,7 +583,7 @@ def test_generated_floor_of_math():
         assert sum(partial_credit(a, guess) for a in numbers) / len(numbers) <= floor + 1e-9
 
 
-def test_the_same_arguments_make_the_same_bytes(tmp_path):
+def test_the_same_arguments_make_the_same_bytes(tmp_path) -> None:
     """And the file of a suite is the suite, with its id."""
     one, two = build_suite("quick", seed=3), build_suite("quick", seed=3)
     assert dump(one.items) == dump(two.items)
@@ -594,14 +594,14 @@ def test_the_same_arguments_make_the_same_bytes(tmp_path):
     assert Suite(one.items[::-1]).suite_id != one.suite_id
 
 
-def test_suites_stay_what_they_are():
+def test_suites_stay_what_they_are() -> None:
     """Runs are compared by suite id: a change of any item needs a new version of the generators."""
     ids = [build_suite("quick", levels=dict.fromkeys(FAMILIES, k)).suite_id for k in LEVELS]
     assert VERSION == 2
     assert ids == ["f27bad1385dc0a4f", "08c8f24583513f10", "344609ff8dce234f", "ee87e50138ef6199"]
 
 
-def test_splits_share_no_question():
+def test_splits_share_no_question() -> None:
     """Of any seeds, however small the numbers."""
     for level in LEVELS:
         levels = dict.fromkeys(FAMILIES, level)
@@ -614,7 +614,7 @@ def test_splits_share_no_question():
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("level", [0, 3])
-def test_splits_share_no_event(size, level):
+def test_splits_share_no_event(size, level) -> None:
     """Nor one that somebody else goes through; up to standard, contrasts do not repeat any."""
     events = []
     for seed, split in enumerate(SPLITS):
@@ -632,7 +632,7 @@ def test_splits_share_no_event(size, level):
     assert len(set(shared)) == len(shared)
 
 
-def test_order_does_not_make_another_sum():
+def test_order_does_not_make_another_sum() -> None:
     """8 times 9 and 9 times 8 are one question, within splits and across them."""
     asked: Counter[tuple[str, ...]] = Counter()
     for seed, split in enumerate(SPLITS):
@@ -646,7 +646,7 @@ def test_order_does_not_make_another_sum():
     assert max(asked.values()) == 1
 
 
-def test_a_longer_suite_keeps_the_items_of_a_shorter_one():
+def test_a_longer_suite_keeps_the_items_of_a_shorter_one() -> None:
     """Items hang on their address, not on how many there are."""
     short, long = (set(build_suite(size).items) for size in ("quick", "standard"))
     assert short < long
@@ -654,7 +654,7 @@ def test_a_longer_suite_keeps_the_items_of_a_shorter_one():
 
 @settings(deadline=None)
 @given(st.integers(1, 136), st.sampled_from(LEVELS))
-def test_every_prefix_is_stratified(n, level):
+def test_every_prefix_is_stratified(n, level) -> None:
     """No family is more than one item off its share, no topic more than one round."""
     suite = suites("quick")[level]
     prefix = suite.items[:n]
@@ -667,7 +667,7 @@ def test_every_prefix_is_stratified(n, level):
             assert abs(sum(i.topic == topic for i in have) - share) <= topics.count(topic)
 
 
-def test_prompts_are_short():
+def test_prompts_are_short() -> None:
     """At the levels of small models, about 120 tokens at most: four characters are one token."""
     for level in (0, 1):
         suite = suites("quick")[level]
@@ -676,7 +676,7 @@ def test_prompts_are_short():
         assert all(len(i.question) <= 360 for i in suite.items if i.family == "eq")
 
 
-def test_what_does_not_exist():
+def test_what_does_not_exist() -> None:
     """Names are checked, so that a typing error makes no other suite."""
     for wrong in ({"size": "tiny"}, {"split": "test"}, {"families": ["maths"]}, {"families": []}):
         with pytest.raises(ValueError, match="no such suite"):
@@ -685,7 +685,7 @@ def test_what_does_not_exist():
         build_suite(levels={"math": 4})
 
 
-def test_mixed_users_suites_have_floors():
+def test_mixed_users_suites_have_floors() -> None:
     """A topic may hold several kinds; each has its own floor, weighted."""
     base = {"family": "own", "topic": "t", "level": 0}
     suite = Suite(

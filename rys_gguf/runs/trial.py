@@ -1,0 +1,60 @@
+"""One candidate and everything a run knows about it: what samplers and statistics read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from rys_gguf.runs.candidate import Candidate
+from rys_gguf.runs.records import ItemAnswer, StageResult
+from rys_gguf.runs.stage import Stage, Status
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A candidate's results and answers by stage. Treat both as read-only.
+
+    Of several results of one stage the last counts; answers count only if their stage's result is
+    there and says no failure. Storage keeps to that: a trial holds nothing else.
+    """
+
+    candidate: Candidate
+    results: Mapping[Stage, StageResult] = field(default_factory=dict)
+    answers: Mapping[Stage, Mapping[str, ItemAnswer]] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """The candidate's key."""
+        return self.candidate.key
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages that are over, in the order of a candidate's way."""
+        return tuple(sorted(self.results))
+
+    @property
+    def rounds(self) -> tuple[Stage, ...]:
+        """The rounds it got through, in order."""
+        return tuple(s for s in self.stages if s.is_round and self.status(s) is Status.OK)
+
+    def status(self, stage: Stage) -> Status | None:
+        """How a stage ended, None if it is not over."""
+        result = self.results.get(stage)
+        return None if result is None else result.status
+
+    def is_ok(self, stage: Stage) -> bool:
+        """Whether it got through a stage."""
+        return self.status(stage) is Status.OK
+
+    def answers_in(self, stages: Iterable[Stage]) -> dict[str, ItemAnswer]:
+        """Its answers in some stages, by item."""
+        return {item: a for s in stages for item, a in self.answers.get(s, {}).items()}
+
+    def measure(self, stage: Stage, name: str) -> float | None:
+        """A number that a stage measured, None if it did not."""
+        result = self.results.get(stage)
+        return None if result is None else result.measures.get(name)
+
+
+# By the candidate's key, in the order in which the log first names them; the base is one of them.
+Trials = Mapping[str, Trial]

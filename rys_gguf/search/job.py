@@ -1,0 +1,69 @@
+"""What a worker is told: a candidate, and the stages to take it through. Plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from rys_gguf.runs.candidate import Candidate
+from rys_gguf.runs.stage import Stage
+from rys_gguf.runs.trial import Trials
+
+# The two suites of a sweep: what is searched by, and what was never chosen by.
+SEARCH, HELDOUT = "search", "heldout"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A stage of a job: `items` are positions in the suite `suite`."""
+
+    stage: Stage
+    suite: str = SEARCH
+    items: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A candidate, and the stages to take it through while its engine runs.
+
+    `as_written`: on the file that `apply` would write, verified, whatever the host uses else.
+    """
+
+    candidate: Candidate
+    steps: tuple[Step, ...]
+    as_written: bool = False
+
+    def left(self, trials: Trials) -> Job | None:
+        """What of the job is still to be done: None if it is over, or one of its stages ended it.
+
+        A stage that dropped or failed the candidate ends the job; what follows it is never asked.
+        """
+        trial = trials.get(self.candidate.key)
+        if trial is None:
+            return self
+        if any(s.stage in trial.results and not trial.is_ok(s.stage) for s in self.steps):
+            return None
+        steps = tuple(s for s in self.steps if s.stage not in trial.results)
+        return replace(self, steps=steps) if steps else None
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Jobs that may run side by side, in the order in which they cost least; `label` is for people.
+
+    Nothing outside a batch may be asked until all of it is recorded.
+    """
+
+    label: str
+    jobs: tuple[Job, ...]
+
+    @property
+    def n_stages(self) -> int:
+        """How many results it will give if nothing is dropped or fails."""
+        return sum(len(job.steps) for job in self.jobs)
+
+
+def batch_left(label: str, jobs: Iterable[Job], trials: Trials) -> Batch | None:
+    """The batch of what is still to be done of some jobs, None if nothing is."""
+    left = tuple(todo for job in jobs if (todo := job.left(trials)) is not None)
+    return Batch(label, left) if left else None
