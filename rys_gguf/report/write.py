@@ -31,7 +31,7 @@ def write_report(run: RunData, folder: Path | None = None) -> list[Path]:
     if packages are missing, and OutputFailed if the folder cannot be written or is a link that
     came with the run.
     """
-    require("a report", "scipy", "matplotlib", "jinja2")
+    require("the report", "scipy", "matplotlib", "jinja2")
     folder = run.folder / FOLDER if folder is None else folder
     _require_no_planted_link(run.folder, folder)
     files = _contents(run)
