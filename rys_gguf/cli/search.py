@@ -218,7 +218,7 @@ def probe(
             "model": model.name,
             "suite": chosen.suite_id,
             "answers": str(path),
-            "rows": [dataclasses.asdict(row) for row in rows],
+            "rows": [row.as_json() for row in rows],
         })  # fmt: skip
     else:
         echo(row_lines(rows))
