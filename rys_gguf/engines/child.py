@@ -2,6 +2,8 @@
 
 usage: python child.py '{"model": PATH, "port": N, "n_ctx": N, "n_threads": N, "n_ubatch": N}'
 
+The API key that clients must send is in the environment's LLAMA_API_KEY, as for llama-server.
+
 It is run as a file and imports nothing of this package, so that it is always the code the parent
 was loaded with.
 """
@@ -9,6 +11,7 @@ was loaded with.
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 
@@ -27,6 +30,8 @@ def main() -> None:
     params.warmup = False
     # The caller chooses the sizes; fitting them to the device would load the model a second time.
     params.fit_params = False
+    # In the environment, since other users can read the arguments of a process.
+    params.api_keys = [os.environ["LLAMA_API_KEY"]]
     if settings["n_threads"]:
         params.cpuparams.n_threads = settings["n_threads"]
         params.cpuparams_batch.n_threads = settings["n_threads"]

@@ -9,13 +9,14 @@ from typing import Any
 
 
 class Connection:
-    """Sends requests to one port of 127.0.0.1.
+    """Sends requests with an API key to one port of 127.0.0.1.
 
     Threads may share it: each request takes an idle connection or opens one.
     """
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, key: str) -> None:
         self.port = port
+        self._headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
         self._idle: deque[http.client.HTTPConnection] = deque()
 
     def close(self) -> None:
@@ -55,7 +56,7 @@ class Connection:
             if connection.sock is not None:
                 connection.sock.settimeout(seconds)
             data = None if body is None else json.dumps(body)
-            connection.request(method, path, data, {"Content-Type": "application/json"})
+            connection.request(method, path, data, self._headers)
             reply = connection.getresponse()
             content = reply.read()
         except BaseException:

@@ -14,6 +14,7 @@ import http.client
 import json
 import math
 import os
+import secrets
 import socket
 import time
 from collections.abc import Iterator, Sequence
@@ -51,7 +52,9 @@ class ServerEngine:
         self.model = Path(model).resolve()
         self.options = options
         self.build = ""
-        self._connection = Connection(_free_port())
+        # Without a key, every user of the machine and every web page could ask the engine.
+        self.api_key = secrets.token_hex(16)
+        self._connection = Connection(_free_port(), self.api_key)
         self._process: EngineProcess | None = None
         self._closed = False
         self._letter: int | None = None
@@ -242,7 +245,7 @@ class ServerEngine:
 
     def _start(self) -> None:
         name = "llama.cpp (xllamacpp)" if (b := self.options.binary) is None else b.name
-        environment = dict(self.options.environment)
+        environment = {**dict(self.options.environment), "LLAMA_API_KEY": self.api_key}
         self._process = EngineProcess(self._command(), environment, name, self.model.name)
         if self._closed:  # from another thread, which found no process to stop
             self._process.stop()

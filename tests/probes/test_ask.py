@@ -370,7 +370,7 @@ def test_missing_parts_are_one_message(smollm2: Path, tmp_path: Path) -> None:
 
 
 STAND_IN = """
-import json, sys, urllib.request
+import json, os, sys, urllib.request
 at = sys.argv.index
 options = dict(part.split("=", 1) for part in sys.argv[at("--model_args") + 1].split(","))
 assert sys.argv[at("--model") + 1] == "local-chat-completions"
@@ -381,9 +381,11 @@ body = {
     "max_tokens": 8,
     "temperature": 0,
 }
-request = urllib.request.Request(
-    options["base_url"], json.dumps(body).encode(), {"Content-Type": "application/json"}
-)
+headers = {
+    "Authorization": f"Bearer {os.environ['OPENAI_API_KEY']}",
+    "Content-Type": "application/json",
+}
+request = urllib.request.Request(options["base_url"], json.dumps(body).encode(), headers)
 reply = json.load(urllib.request.urlopen(request))
 print(sys.argv[at("--tasks") + 1], len(reply["choices"][0]["message"]["content"]))
 sys.exit(int(sys.argv[at("--limit") + 1]))
