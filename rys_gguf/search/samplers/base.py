@@ -25,6 +25,10 @@ class Sampler(Protocol):
         """The candidates it starts with, and all windows that it leaves out as illegal."""
 
     @property
+    def n_most(self) -> int:
+        """At most how many candidates it tries."""
+
+    @property
     def notes(self) -> Sequence[str]:
         """What it does differently from what the user asked for."""
 

@@ -1,15 +1,31 @@
-"""Which sampler a plan asks for."""
+"""The sampler and the rounds that a request asks for."""
 
 from __future__ import annotations
 
 from rys_gguf.errors import RysError
+from rys_gguf.formats.model import Model
+from rys_gguf.runs.candidate import Candidate
 from rys_gguf.search.samplers.base import Sampler
 from rys_gguf.search.samplers.grid import Grid
 from rys_gguf.search.samplers.halving import Halving
 from rys_gguf.search.samplers.listed import Listed
 from rys_gguf.search.samplers.two_pass import TwoPass
-from rys_gguf.search.settings import SweepPlan
+from rys_gguf.search.samplers.rounds import Rounds, round_ends
+from rys_gguf.search.settings import SweepPlan, SweepRequest
 from rys_gguf.search.space import Windows
+
+
+def rounds_of(request: SweepRequest) -> Rounds:
+    """The rounds of a sweep: they follow from the suite's length and the settings."""
+    settings = request.settings
+    ends = round_ends(len(request.suites[0].items), settings.shares)
+    return Rounds(ends, settings.keep, settings.n_finalists)
+
+
+def sampler_of(request: SweepRequest, model: Model) -> Sampler:
+    """The sampler of a request. Raises RysError if there is no legal window to try."""
+    halving = Halving(Candidate.base(model.n_trunk).key, rounds_of(request))
+    return make_sampler(request.plan, Windows(model, request.settings.schedule), halving)
 
 
 def make_sampler(plan: SweepPlan, windows: Windows, halving: Halving) -> Sampler:

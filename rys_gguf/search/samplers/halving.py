@@ -111,6 +111,7 @@ class OneSet:
 
     def __init__(self, first: Selection, halving: Halving) -> None:
         self.first = first
+        self.n_most = len(first.candidates)
         self._halving = halving
 
     def describe(self) -> Iterator[str]:

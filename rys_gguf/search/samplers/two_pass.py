@@ -9,7 +9,7 @@ from rys_gguf.runs.candidate import Candidate
 from rys_gguf.runs.trial import Trials
 from rys_gguf.search.job import Batch
 from rys_gguf.search.samplers.halving import Halving
-from rys_gguf.search.space import Selection, Windows, coarse, fine
+from rys_gguf.search.space import Selection, Windows, coarse, fine, most_fine
 
 
 class TwoPass:
@@ -34,6 +34,8 @@ class TwoPass:
         first = coarse(windows, self._coarse_size)
         later = windows.choose(windows.of_size(self._fine_size, range(windows.n_layers)))
         self.first = Selection(first.candidates, first.illegal + later.illegal)
+        n_fine = min(len(later.candidates), most_fine(*legal))
+        self.n_most = len(first.candidates) + n_fine
 
     def describe(self) -> Iterator[str]:
         """The first pass's candidates, and how the second pass chooses."""
