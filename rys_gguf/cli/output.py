@@ -51,9 +51,12 @@ def _wrapped(line: str, width: int | None) -> Iterator[str]:
     if width is None or len(line) <= width or not is_sentence:
         yield line
         return
-    yield from textwrap.wrap(
-        line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
-    )
+    # "n = 32" stays together: a no-break space is no place to break for textwrap.
+    wrapped = textwrap.wrap(
+        line.replace(" = ", "\xa0=\xa0"),
+        width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip
+    yield from (part.replace("\xa0", " ") for part in wrapped)
 
 
 def is_colour_wanted() -> bool:

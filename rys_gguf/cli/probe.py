@@ -24,10 +24,11 @@ from rys_gguf.cli.progress import Progress
 from rys_gguf.cli.suite import SuiteOptions, build_suites, preflight_option, suite_options
 from rys_gguf.engines.base import EngineOptions
 from rys_gguf.errors import RysError
+from rys_gguf.extras import require
 from rys_gguf.probes.item import dump
 from rys_gguf.probes.lm_eval import run_harness
 from rys_gguf.probes.preflight import require_room
-from rys_gguf.probes.run import row_lines, run_probe, suite_lines, summarise
+from rys_gguf.probes.run import Line, row_lines, run_probe, suite_lines, summarise
 from rys_gguf.probes.suite import Suite
 from rys_gguf.text import printable
 
@@ -51,13 +52,29 @@ class _ProbeOutput:
     force: bool
     as_json: bool
 
-    def answers(self, model: Path, inputs: Sequence[Path]) -> TextOutput:
-        """The file of all answers; the next probe may replace one that `probe` named itself."""
+    def answers(self, model: Path, asked: SuiteOptions, suite: Suite) -> TextOutput:
+        """The file for all answers, once it is clear that it and the suite's can be written."""
+        inputs = [model] if asked.suite is None else [model, asked.suite]
         default = model.with_name(model.name + ".probe.jsonl")
-        path = output_path(self.output, default)
         if self.output is None:
-            return TextOutput.default(path, inputs, _is_answers, force=self.force)
-        return TextOutput.named(path, inputs, force=self.force)
+            output = TextOutput.default(default, inputs, _is_answers, force=self.force)
+        else:
+            output = TextOutput.named(output_path(self.output, default), inputs, force=self.force)
+        output.require()
+        if self.save_suite is not None:
+            TextOutput.named(self.save_suite, inputs, force=self.force).write(dump(suite.items))
+        return output
+
+    def show(self, model: Path, suite: Suite, lines: Sequence[Line], path: Path) -> None:
+        """Print the table of scores."""
+        rows = summarise(suite, lines)
+        if self.as_json:
+            echo_json(
+                {"model": model.name, "suite": suite.suite_id, "answers": str(path), "rows": rows}
+            )
+        else:
+            echo(row_lines(rows))
+            say(f"every answer: {printable(path)}")
 
 
 def _is_answers(head: bytes) -> bool:
@@ -139,6 +156,7 @@ def probe(
     words. Every answer is saved. The scores of one model say little: compare variants of one model.
     """
     if harness.tasks is not None:
+        require("--lm-eval", "lm_eval")
         if code := run_harness(model, harness.tasks, engine, harness.task_arguments):
             raise RysError(f"lm_eval ended with exit code {code}; its output stands above")
         return
@@ -146,11 +164,7 @@ def probe(
     if method.dry_run:
         _show_suite(suite, as_json=write.as_json)
         return
-    inputs = [model] if asked.suite is None else [model, asked.suite]
-    if write.save_suite is not None:
-        TextOutput.named(write.save_suite, inputs, force=write.force).write(dump(suite.items))
-    answers = write.answers(model, inputs)
-    answers.require()
+    answers = write.answers(model, asked, suite)
     with Progress(log_file) as progress:
         progress.begin("probe", len(suite.items), "item")
         lines = run_probe(
@@ -158,15 +172,7 @@ def probe(
             generate=method.generate, preflight=not method.no_preflight, progress=progress.advance,
         )  # fmt: skip
     answers.write("".join(json.dumps(line) + "\n" for line in lines))
-    rows = summarise(suite, lines)
-    if write.as_json:
-        echo_json(
-            {"model": model.name, "suite": suite.suite_id, "answers": str(answers.path),
-             "rows": rows}
-        )  # fmt: skip
-    else:
-        echo(row_lines(rows))
-        say(f"every answer: {printable(answers.path)}")
+    write.show(model, suite, lines, answers.path)
     if not method.no_preflight:
         require_room(zip(suite.items, lines, strict=True))
 
