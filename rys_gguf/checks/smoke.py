@@ -22,10 +22,9 @@ from enum import Enum
 from statistics import fmean
 from typing import Any
 
-from rys_gguf.engines.base import EngineOptions
-from rys_gguf.engines.sampling import GREEDY, has_template
-from rys_gguf.engines.server import Engine
-from rys_gguf.errors import EngineFailed
+from rys_gguf.engines.base import Engine, EngineOptions
+from rys_gguf.engines.find import open_engine
+from rys_gguf.engines.sampling import has_template
 from rys_gguf.text import printable
 
 # -- detectors: text in, findings out ------------------------------------------------------------
@@ -398,7 +397,7 @@ def run_smoke(
     """
     chats = has_template(model, options)
     answers = []
-    with Engine(model, options) as engine:
+    with open_engine(model, options) as engine:
         for prompt in prompts:
             answers.append(answer(engine, prompt, n_predict, chats=chats))
             progress(answers[-1])
@@ -407,46 +406,13 @@ def run_smoke(
 
 def answer(engine: Engine, prompt: Prompt, n_predict: int, *, chats: bool) -> Answer:
     """One answer of a running engine. Raises EngineFailed."""
-    return (_chat if chats else _continue)(engine, prompt, n_predict)
-
-
-def _chat(engine: Engine, prompt: Prompt, n_predict: int) -> Answer:
-    messages = [{"role": "user", "content": prompt.question}]
-    answer = engine.chat(messages, max_tokens=n_predict, logprobs=True, top_logprobs=1, **GREEDY)
-    try:
-        choice = answer["choices"][0]
-        message = choice["message"]
-        # A model may think whatever it is told; its thoughts must not loop either.
-        parts = [message.get("reasoning_content"), message.get("content")]
-        text = "\n".join(part for part in parts if part)
-        truncated = choice["finish_reason"] == "length"
-        n_tokens = int(answer["usage"]["completion_tokens"])
-        chosen = (choice.get("logprobs") or {}).get("content")
-        return Answer(prompt.name, text, truncated, n_tokens, _surprise(chosen))
-    except (KeyError, IndexError, TypeError, AttributeError) as e:
-        raise _no_answer(engine, prompt) from e
-
-
-def _continue(engine: Engine, prompt: Prompt, n_predict: int) -> Answer:
-    answer = engine.complete(prompt.as_text, n_predict=n_predict, n_probs=1, **GREEDY)
-    try:
-        truncated = answer["stop_type"] == "limit"
-        n_tokens = int(answer["tokens_predicted"])
-        surprise = _surprise(answer.get("completion_probabilities"))
-        return Answer(prompt.name, answer["content"], truncated, n_tokens, surprise)
-    except (KeyError, TypeError) as e:
-        raise _no_answer(engine, prompt) from e
-
-
-def _surprise(chosen: Sequence[dict[str, Any]] | None) -> float | None:
-    if not chosen:
-        return None
-    # JSON has no NaN: llama.cpp writes null.
-    return fmean(math.inf if t["logprob"] is None else -t["logprob"] for t in chosen)
-
-
-def _no_answer(engine: Engine, prompt: Prompt) -> EngineFailed:
-    return EngineFailed(f"{printable(engine.model.name)}: no text in the answer to {prompt.name!r}")
+    if chats:
+        reply = engine.chat(prompt.question, n_predict, with_nll=True)
+    else:
+        reply = engine.generate(prompt.as_text, n_predict, with_nll=True)
+    # A model may think although it was told not to; its thoughts must not loop either.
+    text = "\n".join(part for part in (reply.thoughts, reply.text) if part)
+    return Answer(prompt.name, text, reply.truncated, reply.n_tokens, reply.mean_nll)
 
 
 # -- the verdict ---------------------------------------------------------------------------------

@@ -79,7 +79,7 @@ class Compiler:
         if not self._chats:
             return f"{prompt}\n{opening}"
         if prompt not in self._prefix:
-            prefix = self._engine.templated([{"role": "user", "content": prompt}])
+            prefix = self._engine.templated(prompt)
             if opens_thoughts(prefix):
                 raise RysError(
                     f"{printable(self._engine.model)}: its chat template lets the model think "
@@ -177,7 +177,7 @@ def answer(engine: Engine, item: Item, *, chats: bool, baseline: float = 0.0) ->
     start = time.monotonic()
     limit = n_predict(item)
     if chats:
-        reply = engine.chat(
+        reply = engine.chat_messages(
             [{"role": "user", "content": item.prompt()}], max_tokens=limit, **GREEDY
         )
     else:
