@@ -27,7 +27,7 @@ from rys_gguf.formats.model import Model
 from rys_gguf.layers.schedule import Schedule
 from rys_gguf.patch.plan import make_plan
 from rys_gguf.patch.writer import write_plan
-from rys_gguf.probes.ask import Answer, Question, answer, answer_line, ask
+from rys_gguf.probes.ask import Answer, TokenizedRequest, answer, answer_line, ask
 from rys_gguf.probes.item import Item
 from rys_gguf.runs.candidate import Candidate
 from rys_gguf.runs.storage import DAMAGE, GENERATE, LOOPS, SPEED
@@ -66,7 +66,7 @@ class Setup:
     options: EngineOptions
     chats: bool
     items: dict[str, tuple[Item, ...]]
-    questions: dict[str, tuple[tuple[Question, ...], ...]]
+    questions: dict[str, tuple[tuple[TokenizedRequest, ...], ...]]
     baselines: dict[str, float]
     texts: tuple[tuple[int, ...], ...]
     reference: tuple[dict[int, float], ...] = ()

@@ -137,7 +137,7 @@ def run_sweep(
         "floors": {
             family: dataclasses.asdict(topics[""])
             for family, topics in (
-                heldout.generated_floors if settings.generate else heldout.floors
+                heldout.generated_baselines if settings.generate else heldout.baselines
             ).items()
         },
         "provenance": {emotions.FAMILY: emotions.PROVENANCE}

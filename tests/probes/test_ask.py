@@ -61,7 +61,7 @@ def test_probabilities_are_those_of_the_whole_vocabulary(
             for name, value in found.items():
                 assert value == pytest.approx(mass[name] / total, abs=close)
             assert sum(found.values()) == pytest.approx(1)
-    assert len(questions) == len(item.asks())
+    assert len(questions) == len(item.requests())
 
 
 def test_the_prompt_ends_where_the_option_begins(smollm2: Path) -> None:
@@ -337,7 +337,7 @@ def test_a_probe_of_a_real_model_keeps_every_answer(smollm2: Path, tmp_path: Pat
 
 
 def test_a_dry_run_shows_the_items_and_asks_none(tmp_path: Path) -> None:
-    """By family and topic, with their floors; without an engine, and nothing is written."""
+    """By family and topic, with their baselines; without an engine, and nothing is written."""
     model = tiny.write(tmp_path / "m.gguf", "llama", 2)
     # A family named twice is asked once.
     args = ["probe", model, "--dry-run", "--level", "1", "--families", "math,reasoning,math"]
