@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from rys_gguf.engines.base import Engine
@@ -69,13 +69,13 @@ def run_job(job: Job, host: Host, setup: Setup) -> Iterator[Outcome]:
 # -- stages --------------------------------------------------------------------------------------
 
 
-def _diverge(engine: Engine, setup: Setup, step: Step) -> Evaluation:
+def _diverge(engine: Engine, setup: Setup, _step: Step) -> Evaluation:
     found = measure_divergence(engine, setup.texts, setup.reference)
     kl = found.kl if math.isfinite(found.kl) else None
     return _filtered({"kl": kl, "agreement": found.agreement}, damage(found, setup.limits))
 
 
-def _loop(engine: Engine, setup: Setup, step: Step) -> Evaluation:
+def _loop(engine: Engine, setup: Setup, _step: Step) -> Evaluation:
     written = replies(engine, chats=setup.chats)
     measures: Measures = {
         "loops": n_loops(written),
@@ -98,9 +98,7 @@ def _ask(engine: Engine, setup: Setup, step: Step) -> Evaluation:
 
 def _generate(engine: Engine, setup: Setup, step: Step) -> Evaluation:
     items, baseline = setup.items[step.suite], setup.baselines[step.suite]
-    answers = (
-        answer(engine, items[n], chats=setup.chats, baseline=baseline) for n in step.items
-    )
+    answers = (answer(engine, items[n], chats=setup.chats, baseline=baseline) for n in step.items)
     return Evaluation({}, tuple(answers))
 
 

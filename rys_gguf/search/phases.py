@@ -13,6 +13,7 @@ from rys_gguf.errors import RysError
 from rys_gguf.probes.item import Item
 from rys_gguf.probes.preflight import require_room
 from rys_gguf.runs.candidate import Candidate
+from rys_gguf.runs.records import builtins
 from rys_gguf.runs.stage import FINAL, GENERATE, LOOPS, SPEED
 from rys_gguf.runs.trial import Trial, Trials
 from rys_gguf.search.job import HELDOUT, SEARCH, Batch, Job, Step, batch_left
@@ -59,13 +60,11 @@ class BasePhase:
         return batch
 
     def _require_room(self, trial: Trial) -> None:
-        by_id = {
-            (suite, item.id): item for suite, items in self.items.items() for item in items
-        }
+        by_id = {(suite, item.id): item for suite, items in self.items.items() for item in items}
         # Probabilities and words apart: a base may know by one what it does not by the other.
         for in_words in (False, True):
             require_room(
-                (by_id[step.suite, name], answer)
+                (by_id[step.suite, name], builtins(answer))
                 for step in self.steps
                 if (step.stage == GENERATE) == in_words
                 for name, answer in trial.answers_in([step.stage]).items()

@@ -90,9 +90,7 @@ def prepare(request: SweepRequest, progress: Callable[[], None] = lambda: None) 
             limits=Limits(settings.max_divergence, settings.min_agreement),
         )
         if not all(math.isfinite(v) for p in setup.reference for v in p.values()):
-            raise RysError(
-                f"{printable(request.model)}: the model's probabilities are not numbers"
-            )
+            raise RysError(f"{printable(request.model)}: the model's probabilities are not numbers")
         return Prepared(setup, engine.build)
 
 

@@ -85,9 +85,10 @@ def run_sweep(
             generate=settings.generate, preflight=settings.preflight,
         )  # fmt: skip
         try:
-            with _working_folder(Path(prepared.setup.folder)), make_executor(
-                prepared.setup
-            ) as executor:
+            with (
+                _working_folder(Path(prepared.setup.folder)),
+                make_executor(prepared.setup) as executor,
+            ):
                 run_phases(run, parts, executor, watcher)
         except Unsuitable:
             # Whatever the user changes now makes it another run, which needs the folder.
@@ -97,9 +98,7 @@ def run_sweep(
     return run
 
 
-def run_phases(
-    run: OpenRun, parts: Sequence[Phase], executor: Executor, watcher: Watcher
-) -> None:
+def run_phases(run: OpenRun, parts: Sequence[Phase], executor: Executor, watcher: Watcher) -> None:
     """Run one phase after the other, each until it asks for nothing more."""
     for part in parts:
         while (batch := part.next(run.trials)) is not None:

@@ -25,6 +25,9 @@ class Hosts:
     as_written: MakeHost = WrittenHost
 
 
+DEFAULT_HOSTS = Hosts()
+
+
 class Worker:
     """Runs jobs of one setup; keeps its files and hosts from job to job until it is closed.
 
@@ -36,7 +39,7 @@ class Worker:
         setup: Setup,
         name: str,
         options: EngineOptions | None = None,
-        hosts: Hosts = Hosts(),  # noqa: B008 - frozen
+        hosts: Hosts = DEFAULT_HOSTS,
     ) -> None:
         self._setup = setup
         self._model = Model(setup.model)

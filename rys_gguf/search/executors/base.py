@@ -52,9 +52,7 @@ class JobLists:
 
     def __init__(self, jobs: Sequence[Job], n_workers: int) -> None:
         n = n_workers
-        self._lists = [
-            deque(jobs[k * len(jobs) // n : (k + 1) * len(jobs) // n]) for k in range(n)
-        ]
+        self._lists = [deque(jobs[k * len(jobs) // n : (k + 1) * len(jobs) // n]) for k in range(n)]
 
     def __len__(self) -> int:
         return sum(map(len, self._lists))

@@ -44,9 +44,7 @@ class WorkingFileHost:
 
     def __init__(self, place: Workplace) -> None:
         self._source = place.model.files[0].path
-        self._file = CandidateFile(
-            place.model, place.folder / f"{place.name}.gguf", place.schedule
-        )
+        self._file = CandidateFile(place.model, place.folder / f"{place.name}.gguf", place.schedule)
         self._loader = Loader(place.options)
 
     @contextlib.contextmanager

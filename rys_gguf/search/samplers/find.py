@@ -9,8 +9,8 @@ from rys_gguf.search.samplers.base import Sampler
 from rys_gguf.search.samplers.grid import Grid
 from rys_gguf.search.samplers.halving import Halving
 from rys_gguf.search.samplers.listed import Listed
-from rys_gguf.search.samplers.two_pass import TwoPass
 from rys_gguf.search.samplers.rounds import Rounds, round_ends
+from rys_gguf.search.samplers.two_pass import TwoPass
 from rys_gguf.search.settings import SweepPlan, SweepRequest
 from rys_gguf.search.space import Windows
 

@@ -11,7 +11,5 @@ from rys_gguf.search.space import Windows, listed
 class Listed(OneSet):
     """The layer maps of a file. Raises RysError naming the file and the line that is wrong."""
 
-    def __init__(
-        self, windows: Windows, path: str | os.PathLike[str], halving: Halving
-    ) -> None:
+    def __init__(self, windows: Windows, path: str | os.PathLike[str], halving: Halving) -> None:
         super().__init__(listed(windows, path), halving)
