@@ -10,6 +10,8 @@ from pathlib import Path
 import click
 
 from rys_gguf.checks import smoke as smoking
+from rys_gguf.checks.smoke_report import as_json as as_json_of
+from rys_gguf.checks.smoke_report import smoke_lines
 from rys_gguf.checks.ladder import Report, Rung
 from rys_gguf.checks.ladder import validate as climb
 from rys_gguf.checks.prove import Proof, describe_difference
@@ -98,9 +100,9 @@ def smoke(variant: Path, source: Path | None, engine: EngineOptions, as_json: bo
         ]
     verdict = smoking.compare(*answers)
     if as_json:
-        echo_json(smoking.as_json(verdict))
+        echo_json(as_json_of(verdict))
     else:
-        echo(smoking.report(verdict))
+        echo(smoke_lines(verdict))
     if not verdict.passed:
         raise RysError(f"{printable(variant.name)}: {verdict.reasons[0]}")
 
