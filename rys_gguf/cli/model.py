@@ -407,7 +407,7 @@ def architectures(name: str | None, as_json: bool) -> None:
     schedule can spell out, and where in llama.cpp's source it stands.
     """
     from rys_gguf.layers.architectures import ARCHITECTURES, CHECKED_AGAINST
-    from rys_gguf.layers.catalogue import entry
+    from rys_gguf.layers.describe import entry
 
     if name is not None and name not in ARCHITECTURES:
         raise RysError(f"architecture {printable(name)!r} is not in the table")
