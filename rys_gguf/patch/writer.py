@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from rys_gguf.formats.header import Span, padded, zeros
 from rys_gguf.formats.model import Model
 from rys_gguf.formats.shards import TensorData, shard_path
 from rys_gguf.patch.plan import Plan, PlannedFile, split
+from rys_gguf.patch.readback import require_map, verify_written
 from rys_gguf.patch.sharing import room
 from rys_gguf.patch.tensors import GatheredTensor
 
@@ -59,7 +60,14 @@ def write_plan(
     paths = [path]
     if len(files) > 1:
         paths = [shard_path(path, n + 1, len(files)) for n in range(len(files))]
-    return write_files(plan.model, files, paths, force=force, progress=progress)
+    return write_files(
+        plan.model,
+        files,
+        paths,
+        force=force,
+        progress=progress,
+        check=lambda output: require_map(plan, output),
+    )
 
 
 def write_files(
@@ -69,8 +77,13 @@ def write_files(
     *,
     force: bool,
     progress: Progress,
+    check: Callable[[Model], None] = lambda _: None,
 ) -> Written:
-    """Write files planned from `model` to as many paths; all appear, or none. Raises as `write_plan`."""
+    """Write files planned from `model` to as many paths; all appear, or none.
+
+    Before the files get their names their headers are read back, and `check` is called with the
+    model that they are. Raises as `write_plan`, and what `check` raises as OutputFailed.
+    """
     n_room = sum(room(model, file, path) for file, path in zip(files, paths, strict=True))
     with contextlib.ExitStack() as stack:
         outputs = [OutputFile(p, model.files, n_room, force=force) for p in paths]
@@ -80,6 +93,7 @@ def write_files(
             output.create()
             _write_file(model, file, output, progress)
         model.require_unchanged()
+        verify_written(model, files, outputs, check)
         commit_all(outputs)
     n_shared = sum(output.n_shared for output in outputs)
     n_bytes = sum(file.n_bytes for file in files)
