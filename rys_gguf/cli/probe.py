@@ -70,7 +70,12 @@ class _ProbeOutput:
         rows = summarise(suite, lines)
         if self.as_json:
             echo_json(
-                {"model": model.name, "suite": suite.suite_id, "answers": str(path), "rows": rows}
+                {
+                    "model": model.name,
+                    "suite": suite.suite_id,
+                    "answers": str(path),
+                    "rows": [row.as_json() for row in rows],
+                }
             )
         else:
             echo(row_lines(rows))
