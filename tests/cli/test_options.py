@@ -74,7 +74,7 @@ def test_other_notations_are_answered_with_the_right_one(
 @pytest.mark.parametrize("command", ["verify", "prove", "validate", "card"])
 def test_two_maps_are_a_usage_error_everywhere(model: Path, command: str) -> None:
     """A variant has one map."""
-    args = [model, "--source", model, "--blocks", "1,2", "--layers", "0..3"]
+    args: list[str | Path] = [model, "--source", model, "--blocks", "1,2", "--layers", "0..3"]
     done = call(command, *args)
     assert done.exit_code == 2
     assert "either --blocks I,J or --layers A..B" in " ".join(done.output.split())

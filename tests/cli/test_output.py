@@ -46,7 +46,7 @@ def test_only_colours_of_a_coloured_line_reach_the_terminal(
 def on_tty(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
     """Let stdout be a terminal of some width."""
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
-    monkeypatch.setattr(output.shutil, "get_terminal_size", lambda: os.terminal_size((columns, 9)))
+    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((columns, 9)))
 
 
 def test_sentences_wrap_at_words_on_a_terminal(
@@ -225,7 +225,10 @@ def test_probe_and_validate_fail_before_the_work(tmp_path: Path) -> None:
     ("name", "args"),
     [
         ("m.gguf.probe.jsonl", ["probe", "m.gguf"]),
-        ("m.gguf.validate.json", ["validate", "m.gguf", "--source", "s.gguf", "--layers", "0..2,2"]),
+        (
+            "m.gguf.validate.json",
+            ["validate", "m.gguf", "--source", "s.gguf", "--layers", "0..2,2"],
+        ),
     ],
 )
 @pytest.mark.parametrize("force", [[], ["--force"]])
