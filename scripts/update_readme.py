@@ -10,7 +10,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from rys_gguf.layers.architectures import ARCHITECTURES, CHECKED_AGAINST
-from rys_gguf.layers.catalogue import entry
+from rys_gguf.layers.describe import entry
 
 README = Path(__file__).parent.parent / "README.md"
 BEGIN, END = "<!-- architectures -->\n", "<!-- /architectures -->\n"

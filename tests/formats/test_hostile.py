@@ -17,7 +17,7 @@ from rys_gguf.cli import main
 from rys_gguf.formats.header import KV, Header, padded, tensor_bytes
 from rys_gguf.formats.reader import HeaderReader
 from rys_gguf.layers.describe import describe
-from rys_gguf.patch.plan import GatheredTensor
+from rys_gguf.patch.tensors import GatheredTensor
 from rys_gguf.patch.writer import gathered
 from tests import tiny
 from tests.command import leftovers

@@ -27,7 +27,8 @@ from rys_gguf.formats.model import Model
 from rys_gguf.formats.shards import TensorData
 from rys_gguf.layers.layer_map import LayerMap
 from rys_gguf.layers.schedule import Schedule
-from rys_gguf.patch.plan import GatheredTensor, Plan, PlannedFile, PlannedTensor, make_plan
+from rys_gguf.patch.plan import Plan, PlannedFile, make_plan
+from rys_gguf.patch.tensors import GatheredTensor, PlannedTensor
 from rys_gguf.patch.writer import gathered, write_files
 from rys_gguf.text import printable
 
