@@ -11,7 +11,7 @@ from rys_gguf.cli.options import json_option
 from rys_gguf.cli.output import echo, echo_json
 from rys_gguf.errors import RysError
 from rys_gguf.layers.architectures import ARCHITECTURES, CHECKED_AGAINST
-from rys_gguf.layers.catalogue import Entry, entry
+from rys_gguf.layers.describe import Entry, entry
 from rys_gguf.text import printable
 
 

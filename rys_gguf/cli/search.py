@@ -291,8 +291,8 @@ def compare(run_a: Path, run_b: Path, as_json: bool) -> None:
     family keeps, and what is left of its windows' gains.
     """
     from rys_gguf.runs.storage import Run
+    from rys_gguf.report.comparison import comparison_lines
     from rys_gguf.stats.compare import compare as compare_runs
-    from rys_gguf.stats.compare import comparison_lines
 
     comparison = compare_runs(Run.open(run_a), Run.open(run_b))
     if as_json:
