@@ -63,12 +63,13 @@ if TYPE_CHECKING:
     from rys_gguf.patch.writer import Written, write_plan
     from rys_gguf.probes.run import run_probe
     from rys_gguf.probes.suite import Suite, build_suite
-    from rys_gguf.report.card import card as make_card
-    from rys_gguf.report.write import text_report, write_report
+    from rys_gguf.report.card import make_card
+    from rys_gguf.report.terminal import text_report
+    from rys_gguf.report.write import write_report
     from rys_gguf.runs.storage import Run
     from rys_gguf.search.session import run_sweep
     from rys_gguf.stats.compare import Comparison, compare
-    from rys_gguf.stats.pairs import Evidence
+    from rys_gguf.stats.evidence import Evidence
     from rys_gguf.stats.verdict import Verdict, verdicts
 
 # Where each name comes from: "module", or "module:its name there".
@@ -79,7 +80,7 @@ _HOMES = {
     "Engine": "engines.base",
     "EngineFailed": "errors",
     "EngineOptions": "engines.base",
-    "Evidence": "stats.pairs",
+    "Evidence": "stats.evidence",
     "Generation": "engines.base",
     "HeaderDiff": "patch.diff",
     "InvalidGGUF": "errors",
@@ -112,7 +113,7 @@ _HOMES = {
     "find_engine": "engines.find",
     "find_problems": "checks.verify",
     "judge_smoke": "checks.smoke:compare",
-    "make_card": "report.card:card",
+    "make_card": "report.card",
     "make_plan": "patch.plan",
     "open_engine": "engines.find",
     "prove": "checks.prove",
@@ -120,7 +121,7 @@ _HOMES = {
     "run_probe": "probes.run",
     "run_smoke": "checks.smoke",
     "run_sweep": "search.session",
-    "text_report": "report.write",
+    "text_report": "report.terminal",
     "validate": "checks.ladder",
     "verdicts": "stats.verdict",
     "write_plan": "patch.writer",

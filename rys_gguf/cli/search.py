@@ -273,7 +273,7 @@ def report(run: Path, output: Path | None) -> None:
     from rys_gguf.runs.storage import Run
 
     opened = Run.open(run)
-    paths = write_report(opened, output or run / "report")
+    paths = write_report(opened, output)
     _show_report(opened)
     say("")
     echo(map(str, paths))
@@ -302,6 +302,6 @@ def compare(run_a: Path, run_b: Path, as_json: bool) -> None:
 
 
 def _show_report(run: Run) -> None:
-    from rys_gguf.report.write import text_report
+    from rys_gguf.report.terminal import text_report
 
     echo_coloured(text_report(run, ascii_only=is_ascii_only(), color=is_colour_wanted()))

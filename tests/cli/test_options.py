@@ -163,7 +163,7 @@ def missing(monkeypatch: pytest.MonkeyPatch, *modules: str) -> None:
         (["sweep", "MODEL", "--ray", "auto"], "--ray", ["ray"]),
         (["report", "RUN"], "a report", ["jinja2", "matplotlib", "msgspec", "scipy"]),
         (["compare", "RUN", "RUN"], "a comparison", ["msgspec", "scipy"]),
-        (["card", "MODEL", "--run", "RUN"], "a model card", ["msgspec"]),
+        (["card", "MODEL", "--run", "RUN"], "a model card", ["huggingface_hub", "jinja2", "msgspec"]),
         (["probe", "MODEL", "--lm-eval", "gsm8k"], "--lm-eval", ["lm_eval"]),
     ],
 )
