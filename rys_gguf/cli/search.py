@@ -47,9 +47,8 @@ from rys_gguf.text import printable
 # commands, after `needs` looked for the packages, so that help works everywhere.
 if TYPE_CHECKING:
     from rys_gguf.runs.storage import Run
-    from rys_gguf.search.executors.local import Pool
-    from rys_gguf.search.session import SweepPlan
-    from rys_gguf.search.study import Settings
+    from rys_gguf.search.executors.base import MakeExecutor
+    from rys_gguf.search.settings import Settings, SweepPlan
 
 _REPORT_PACKAGES = ("jinja2", "matplotlib", "msgspec", "scipy")
 
@@ -78,14 +77,14 @@ class SearchOptions:
     @property
     def plan(self) -> SweepPlan:
         """Which windows are tried."""
-        from rys_gguf.search.session import SweepPlan
+        from rys_gguf.search.settings import SweepPlan
 
         return SweepPlan("list" if self.windows else self.plan_name, self.sizes, self.windows)
 
     @property
     def settings(self) -> Settings:
         """What else decides the result."""
-        from rys_gguf.search.study import Settings
+        from rys_gguf.search.settings import Settings
 
         return Settings(
             schedule=Schedule(self.schedule),
@@ -140,21 +139,17 @@ class WorkerOptions:
     gpus: str | None
     ray: str | None
 
-    @contextlib.contextmanager
-    def pool(self, engine: EngineOptions) -> Iterator[Pool]:
-        """The workers."""
-        from rys_gguf.search.executors.local import LocalPool, shares
-
+    def executor(self, engine: EngineOptions) -> MakeExecutor:
+        """What makes the executor, once the base was measured."""
         names = tuple(part.strip() for part in self.gpus.split(",")) if self.gpus else ()
         if self.ray is None:
-            with LocalPool(shares(engine, self.workers, names)) as local:
-                yield local
-            return
-        from rys_gguf.search.executors.ray_cluster import RayPool
+            from rys_gguf.search.executors import local
+
+            return local.factory(engine, self.workers, names)
+        from rys_gguf.search.executors import ray_cluster
 
         cpus, gpus = engine.n_threads or 1, len(names) / self.workers
-        with RayPool(self.ray, self.workers, engine, cpus=cpus, gpus=gpus) as cluster:
-            yield cluster
+        return ray_cluster.factory(self.ray, self.workers, engine, cpus=cpus, gpus=gpus)
 
 
 _worker_options = handing_over(
@@ -240,21 +235,23 @@ def sweep(
     finalists on items that played no part in the choice. Run the same command again to continue an
     interrupted sweep.
     """
-    from rys_gguf.search.session import dry_lines, run_sweep
+    from rys_gguf.search.dry_run import dry_lines
+    from rys_gguf.search.settings import SweepRequest
+    from rys_gguf.search.study import run_sweep
 
     if workers.ray is not None:
         require("--ray", "ray")
     suites = build_suites(model, asked, held.heldout, held.controls or ())
-    if run_options.dry_run:
-        echo(dry_lines(model, search.plan, search.settings, suites[0]))
-        return
     folder = run_options.output or model.with_name(model.name + ".sweep")
+    request = SweepRequest(model, folder, search.plan, search.settings, suites, engine)
+    if run_options.dry_run:
+        echo(dry_lines(request))
+        return
     when_stopped("run the same command again to go on")
-    with workers.pool(engine) as pool, Progress(run_options.log_file) as progress:
+    with Progress(run_options.log_file) as progress:
         run = run_sweep(
-            model, folder, search.plan, search.settings, suites, engine, pool, progress,
-            retry_failed=run_options.retry_failed,
-        )  # fmt: skip
+            request, workers.executor(engine), progress, retry_failed=run_options.retry_failed
+        )
     _show_report(run)
     say(f"page, tables and maps: rys-gguf report {printable(folder)}")
 
