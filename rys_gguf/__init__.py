@@ -67,7 +67,11 @@ if TYPE_CHECKING:
     from rys_gguf.report.terminal import text_report
     from rys_gguf.report.write import write_report
     from rys_gguf.runs.storage import Run
-    from rys_gguf.search.session import run_sweep
+    from rys_gguf.search.executors.local import factory as local_executor
+    from rys_gguf.search.executors.ray_cluster import factory as ray_executor
+    from rys_gguf.search.settings import Settings as SweepSettings
+    from rys_gguf.search.settings import SweepPlan, SweepRequest
+    from rys_gguf.search.study import run_sweep
     from rys_gguf.stats.compare import Comparison, compare
     from rys_gguf.stats.evidence import Evidence
     from rys_gguf.stats.verdict import Verdict, verdicts
@@ -99,6 +103,9 @@ _HOMES = {
     "RysError": "errors",
     "Schedule": "layers.schedule",
     "Suite": "probes.suite",
+    "SweepPlan": "search.settings",
+    "SweepRequest": "search.settings",
+    "SweepSettings": "search.settings:Settings",
     "Unsuitable": "errors",
     "Validation": "checks.ladder:Report",
     "Verdict": "stats.verdict",
@@ -113,14 +120,16 @@ _HOMES = {
     "find_engine": "engines.find",
     "find_problems": "checks.verify",
     "judge_smoke": "checks.smoke:compare",
+    "local_executor": "search.executors.local:factory",
     "make_card": "report.card",
     "make_plan": "patch.plan",
     "open_engine": "engines.find",
     "prove": "checks.prove",
+    "ray_executor": "search.executors.ray_cluster:factory",
     "resolve_layer_map": "patch.provenance",
     "run_probe": "probes.run",
     "run_smoke": "checks.smoke",
-    "run_sweep": "search.session",
+    "run_sweep": "search.study",
     "text_report": "report.terminal",
     "validate": "checks.ladder",
     "verdicts": "stats.verdict",
@@ -154,6 +163,9 @@ __all__ = [
     "RysError",
     "Schedule",
     "Suite",
+    "SweepPlan",
+    "SweepRequest",
+    "SweepSettings",
     "Unsuitable",
     "Validation",
     "Verdict",
@@ -169,10 +181,12 @@ __all__ = [
     "find_engine",
     "find_problems",
     "judge_smoke",
+    "local_executor",
     "make_card",
     "make_plan",
     "open_engine",
     "prove",
+    "ray_executor",
     "resolve_layer_map",
     "run_probe",
     "run_smoke",
@@ -193,7 +207,8 @@ def __getattr__(name: str) -> Any:
     try:
         value = getattr(import_module(f"rys_gguf.{module}"), attribute or name)
     except ModuleNotFoundError as e:
-        raise ImportError(f"rys_gguf.{name} needs {e.name}: pip install {e.name}") from e
+        package = (e.name or "").partition(".")[0]
+        raise ImportError(f"rys_gguf.{name} needs {package}: pip install {package}") from e
     globals()[name] = value
     return value
 

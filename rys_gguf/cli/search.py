@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -287,8 +285,8 @@ def compare(run_a: Path, run_b: Path, as_json: bool) -> None:
     Refuses runs with different items or settings. Shows how much of the first run's score each
     family keeps, and what is left of its windows' gains.
     """
-    from rys_gguf.runs.storage import Run
     from rys_gguf.report.comparison import comparison_lines
+    from rys_gguf.runs.storage import Run
     from rys_gguf.stats.compare import compare as compare_runs
 
     comparison = compare_runs(Run.open(run_a), Run.open(run_b))
