@@ -30,7 +30,7 @@ class TestGrid(SamplerContract):
 
     def make(self, windows: Windows, halving: Halving, folder: Path) -> Grid:
         """Windows of two sizes."""
-        return Grid(windows, (3, 6), halving)
+        return Grid(windows, (12, 18), halving)
 
 
 class TestListed(SamplerContract):
@@ -38,7 +38,7 @@ class TestListed(SamplerContract):
 
     def make(self, windows: Windows, halving: Halving, folder: Path) -> Listed:
         """Legal and illegal windows, two windows at once, and a path that drops layers."""
-        lines = ("0,6", "1,7", "2,5", "3,9", "blocks:0,6;6,12", "layers:0..3,8..11", "4,10", "6,12")
+        lines = ("0,6", "1,7", "2,5", "3,9", "blocks:0,6;6,12", "layers:0..5,12..23", "4,10", "6,12")
         path = folder / "windows.txt"
         path.write_text("\n".join(lines))
         return Listed(windows, path, halving)
