@@ -32,6 +32,7 @@ from rys_gguf.cli.terminal import (
     write_text,
 )
 from rys_gguf.errors import InvalidLayerMap, RysError
+from rys_gguf.probes.names import FAMILIES, SIZES, n_items
 from rys_gguf.text import printable
 
 # numpy and gguf load inside the commands: --help and --version answer without them.
@@ -40,9 +41,6 @@ if TYPE_CHECKING:
     from rys_gguf.layers.layer_map import LayerMap
     from rys_gguf.probes.suite import Suite
     from rys_gguf.search.executors.local import Pool
-
-FAMILIES = ("math", "eq", "reasoning")
-SIZES = ("quick", "standard", "validate")
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -78,8 +76,9 @@ def _suite_options(default_size: str) -> Callable[[F], F]:
                 help="Your own items, one JSON object a line, instead of generated ones.",
             ),
             click.option(
-                "--suite-size", type=click.Choice(SIZES), default=default_size, show_default=True,
-                help="Number of generated items: 136, 312 or 616.",
+                "--suite-size", type=click.Choice(list(SIZES)), default=default_size,
+                show_default=True,
+                help="Number of generated items: {}, {} or {}.".format(*map(n_items, SIZES)),
             ),
             click.option(
                 "--families", type=Parsed("names", _names), default=",".join(FAMILIES),
@@ -143,7 +142,7 @@ _preflight_option = click.option(
 @_context_option
 @engine_options
 @json_option
-def probe(
+def probe(  # noqa: PLR0912
     model: Path,
     suite: Path | None,
     suite_size: str,
@@ -172,9 +171,11 @@ def probe(
     One model's scores say little; differences between variants of one model are the point.
     """
     from rys_gguf.probes.item import dump
-    from rys_gguf.probes.preflight import require_room
-    from rys_gguf.probes.run import row_lines, run_probe, suite_lines, summarise
+    from rys_gguf.probes.preflight import room_notes
+    from rys_gguf.probes.run import dump_answers, run_probe
     from rys_gguf.probes.suite import Suite
+    from rys_gguf.probes.summary import summarise
+    from rys_gguf.probes.tables import row_lines, suite_lines
 
     engine = engine_of(llama_server, threads, engine_arguments)
     options = dataclasses.replace(engine, n_ctx=ctx_size)
@@ -206,13 +207,12 @@ def probe(
     path, replace = output or model.with_name(model.name + ".probe.jsonl"), force or output is None
     require_writable(path, inputs, force=replace)
     with progress_bar(len(items), "probe", unit="item") as progress:
-        lines = run_probe(
+        answers = run_probe(
             model, options, items,
             generate=generate, preflight=not no_preflight, progress=progress,
         )  # fmt: skip
-    text = "".join(json.dumps(line) + "\n" for line in lines)
-    write_text(path, text, inputs, force=replace)
-    rows = summarise(chosen, lines)
+    write_text(path, dump_answers(answers), inputs, force=replace)
+    rows = summarise(chosen, answers)
     if as_json:
         echo_json({
             "model": model.name,
@@ -224,7 +224,8 @@ def probe(
         echo(row_lines(rows))
         say(f"every answer: {printable(path)}")
     if not no_preflight:
-        require_room(zip(items, lines, strict=True))
+        for note in room_notes(zip(items, answers, strict=True)):
+            say(note)
 
 
 @click.command()
@@ -479,49 +480,14 @@ def _suites(
     controls: tuple[str, ...] = (),
 ) -> tuple[Suite, Suite]:
     """The items to search with, and those held out, which alone hold the families `controls`."""
-    from rys_gguf.formats.model import Model
-    from rys_gguf.probes.preflight import level_for
-    from rys_gguf.probes.suite import Suite, build_suite
+    from rys_gguf.errors import InvalidOptions
+    from rys_gguf.probes.choose import SuiteOptions, choose_suites
 
-    if suite is not None:
-        if controls:
-            raise click.UsageError(
-                "--control is of generated items; with --suite, put the family into --heldout only"
-            )
-        own = Suite.read(suite)
-        if heldout is None:
-            if len(own.items) < 2:  # noqa: PLR2004 - one for each
-                raise RysError(
-                    f"{printable(suite)}: one item cannot be divided; add some, or --heldout"
-                )
-            return own.halves()
-        held = Suite.read(heldout)
-        known = {item.prompt(): item.id for item in own.items}
-        for item in held.items:
-            if item.prompt() in known:
-                raise RysError(
-                    f"{printable(heldout)}: item {printable(item.id)} asks what "
-                    f"{printable(known[item.prompt()])} of {printable(suite)} does; held-out items "
-                    f"judge only if no choice was made by them"
-                )
-        return own, held
-    if heldout is not None:
-        raise click.UsageError("--heldout goes with --suite")
-    if both := set(families) & set(controls):
-        raise click.UsageError(
-            f"--control {','.join(sorted(both))}: is in --families as well, so the search asks it"
-        )
-    with Model(model) as opened:
-        auto = level_for(sum(t.n_elements for t in opened.header.tensors))
-    asked = (*families, *controls)
-    by_family = dict.fromkeys(asked, auto)
-    for names, level in levels:
-        by_family |= dict.fromkeys((n for n in names if n in asked), level)
-    search, held = (
-        build_suite(size, levels=by_family, seed=seed, split=split, families=chosen)
-        for split, chosen in (("search", families), ("heldout", asked))
-    )
-    return search, held
+    options = SuiteOptions(suite, size, families, levels, seed, heldout, controls)
+    try:
+        return choose_suites(model, options)
+    except InvalidOptions as e:
+        raise click.UsageError(str(e)) from e
 
 
 @contextlib.contextmanager

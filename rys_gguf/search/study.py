@@ -33,6 +33,8 @@ from rys_gguf.probes.preflight import require_answers, require_repeatable, requi
 from rys_gguf.probes.score import best_constant
 from rys_gguf.probes.suite import Suite
 from rys_gguf.runs.candidate import Candidate
+from rys_gguf.runs.records import ItemAnswer
+from rys_gguf.runs.stage import Stage
 from rys_gguf.runs.storage import DAMAGE, FINAL, GENERATE, LOOPS, SPEED, OpenRun
 from rys_gguf.search.executors.local import Pool
 from rys_gguf.search.objective import HELDOUT, SEARCH, Job, Setup, Step, answers_of, reference
@@ -236,12 +238,22 @@ class Sweep:
 
     def _answers_of_base(
         self, asked: Iterable[tuple[str, str]]
-    ) -> Iterator[tuple[Item, dict[str, Any]]]:
-        """Items with the base's lines, of suites and stages."""
+    ) -> Iterator[tuple[Item, ItemAnswer]]:
+        """Items with the base's answers, of suites and stages."""
         for suite, stage in asked:
             by_id = {item.id: item for item in self._setup.items[suite]}
             for line in self._run.items_of(self._base.key, stage):
-                yield by_id[line["item"]], line
+                yield (
+                    by_id[line["item"]],
+                    ItemAnswer(
+                        candidate=self._base.key,
+                        stage=Stage.parse(stage),
+                        item=line["item"],
+                        family=line["family"],
+                        score=line["score"],
+                        probabilities=tuple(line["probabilities"]),
+                    ),
+                )
 
     def _require_ok(self, stage: str) -> None:
         result = self._run.result(self._base.key, stage)
