@@ -143,7 +143,6 @@ def missing(monkeypatch: pytest.MonkeyPatch, *modules: str) -> None:
 @pytest.mark.parametrize(
     ("args", "task", "packages"),
     [
-        (["probe", "MODEL"], "a probe", ["msgspec"]),
         (["sweep", "MODEL"], "a sweep", ["jinja2", "matplotlib", "msgspec", "scipy"]),
         (["sweep", "MODEL", "--ray", "auto"], "--ray", ["ray"]),
         (["report", "RUN"], "a report", ["jinja2", "matplotlib", "msgspec", "scipy"]),

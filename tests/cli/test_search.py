@@ -26,7 +26,7 @@ def test_a_sweep_ends_in_its_verdict(model: Path, suite: Path, tmp_path: Path) -
     windows = tmp_path / "windows.txt"
     windows.write_text("blocks:2,4\n")
     log = tmp_path / "log.txt"
-    args = ["--suite", suite, "--windows", windows, "--no-preflight", "--max-divergence", "99"]
+    args: list[str | Path] = ["--suite", suite, "--windows", windows, "--no-preflight", "--max-divergence", "99"]
     args += ["--min-agreement", "0", "--log-file", log, *ONE_THREAD]
     first = done("sweep", model, *args)
     assert "blocks:2,4: no evidence" in first.stdout
