@@ -48,7 +48,7 @@ class _CardOutput:
 
 
 @click.command()
-@needs("a model card", "jinja2", "msgspec")
+@needs("a model card", "huggingface_hub", "jinja2", "msgspec")
 @click.argument("variant", type=MODEL)
 @click.option("--source", type=MODEL, help="The model it was made from.")
 @layer_options
@@ -95,7 +95,7 @@ def card(
 
 def _card_text(variant: Path, source: Path | None, layers: LayerSpec, evidence: _Evidence) -> str:
     # These modules need packages that only some installations have; help works without them.
-    from rys_gguf.report.card import card as make_card
+    from rys_gguf.report.card import make_card
     from rys_gguf.runs.storage import Run
 
     if layers.text is not None and source is None:

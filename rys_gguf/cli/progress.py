@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn, TextIO
+from typing import NoReturn
 
 from tqdm import tqdm
 
@@ -33,32 +33,29 @@ class LogFile:
         self._path = path
         try:
             flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_NONBLOCK", 0)
-            self._file: TextIO = open(  # noqa: SIM115 - closed by `close`
-                os.open(path, flags | getattr(os, "O_BINARY", 0), 0o666),
-                "a+", encoding="utf-8", errors="backslashreplace",
-            )  # fmt: skip
+            self._fd = os.open(path, flags | getattr(os, "O_BINARY", 0), 0o666)
         except OSError as e:
             raise OutputFailed(f"{printable(path)}: cannot write the log: {e.strerror}") from e
-        if not stat.S_ISREG(os.fstat(self._file.fileno()).st_mode) or self._holds_a_model():
-            self._file.close()
+        if not stat.S_ISREG(os.fstat(self._fd).st_mode) or os.read(self._fd, 4) == b"GGUF":
+            self.close()
             raise OutputFailed(f"{printable(path)}: is not a log file; choose another one")
-
-    def _holds_a_model(self) -> bool:
-        with open(self._path, "rb") as file:
-            return file.read(4) == b"GGUF"
 
     def write(self, text: str) -> None:
         """Append `text`; each of its lines gets the time."""
         now = time.strftime("%Y-%m-%d %H:%M:%S")
+        lines = "".join(f"{now}  {line}\n" for line in harmless(text).split("\n"))
         try:
-            self._file.write("".join(f"{now}  {line}\n" for line in harmless(text).split("\n")))
-            self._file.flush()
-        except OSError as e:
-            raise OutputFailed(f"{printable(self._path)}: {e.strerror}") from e
+            if self._fd >= 0:
+                os.write(self._fd, lines.encode("utf-8", "backslashreplace"))
+        except OSError as e:  # hours of work must not end because their log's disk is full
+            self.close()
+            say(f"{printable(self._path)}: the log ends here: {e.strerror}")
 
     def close(self) -> None:
         """Close the file; closing twice is fine."""
-        self._file.close()
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
 
 class Progress:
@@ -94,7 +91,7 @@ class Progress:
         if self._log is not None:
             self._log.write(line)
 
-    def begin(self, what: str, total: int, unit: str = "stage") -> None:
+    def begin(self, what: str, total: int, unit: str = "step") -> None:
         """Begin a part of `total` units; the part before it is over. Unit "B" is bytes."""
         self._end(finished=True)
         self._part = _Part(what, total, unit, self._clock())
@@ -155,10 +152,11 @@ class _Part:
 
     def line(self, now: float) -> str:
         done, total = self.n_done, self.total
+        of = size(done) if self.unit == "B" else str(done)
         elapsed = now - self.start
         left = duration(elapsed * (total - done) / done) if done else "unknown"
         return (
-            f"{self.what}: {self.amount(done)} of {self.amount(total)} ({100 * done // total} %) "
+            f"{self.what}: {of} of {self.amount(total)} ({100 * done // total} %) "
             f"after {duration(elapsed)}, about {left} left"
         )
 

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import click
 
-from rys_gguf.checks import smoke as smoking
-from rys_gguf.checks.smoke_report import as_json as as_json_of
-from rys_gguf.checks.smoke_report import smoke_lines
 from rys_gguf.checks.ladder import Report, Rung
 from rys_gguf.checks.ladder import validate as climb
 from rys_gguf.checks.prove import Proof, describe_difference
 from rys_gguf.checks.prove import prove as run_proof
+from rys_gguf.checks.smoke import PROMPTS, run_smoke
+from rys_gguf.checks.smoke import compare as compare_replies
+from rys_gguf.checks.smoke_report import as_json as smoke_json
+from rys_gguf.checks.smoke_report import smoke_lines
 from rys_gguf.cli.options import (
     FILE,
     MODEL,
@@ -93,14 +94,13 @@ def smoke(variant: Path, source: Path | None, engine: EngineOptions, as_json: bo
     """
     models = [variant] if source is None else [variant, source]
     with Progress() as progress:
-        progress.begin("smoke", len(models) * len(smoking.PROMPTS), "prompt")
-        answers = [
-            smoking.run_smoke(model, engine, progress=lambda _answer: progress.advance())
-            for model in models
+        progress.begin("smoke", len(models) * len(PROMPTS), "prompt")
+        replies = [
+            run_smoke(model, engine, progress=lambda _reply: progress.advance()) for model in models
         ]
-    verdict = smoking.compare(*answers)
+    verdict = compare_replies(*replies)
     if as_json:
-        echo_json(as_json_of(verdict))
+        echo_json(smoke_json(verdict))
     else:
         echo(smoke_lines(verdict))
     if not verdict.passed:

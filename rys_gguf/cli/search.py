@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,16 +29,11 @@ from rys_gguf.cli.output import (
 )
 from rys_gguf.cli.process import when_stopped
 from rys_gguf.cli.progress import Progress
-from rys_gguf.cli.suite import (
-    SuiteOptions,
-    build_suites,
-    families,
-    preflight_option,
-    suite_options,
-)
+from rys_gguf.cli.suite import preflight_option, sweep_suite_options
 from rys_gguf.engines.base import EngineOptions
 from rys_gguf.extras import require
 from rys_gguf.layers.schedule import Schedule
+from rys_gguf.probes.choose import SuiteOptions, choose_suites
 from rys_gguf.text import printable
 
 # Modules that read runs need packages that only some installations have: they are imported in the
@@ -169,29 +162,6 @@ _worker_options = handing_over(
 
 
 @dataclass(frozen=True, slots=True)
-class HeldOutOptions:
-    """What only the finalists are asked."""
-
-    heldout: Path | None
-    controls: tuple[str, ...] | None
-
-
-_heldout_options = handing_over(
-    "held",
-    HeldOutOptions,
-    click.option(
-        "--heldout", type=FILE,
-        help="Your own items for the finalists.  [default: half of --suite]",
-    ),
-    click.option(
-        "--control", "controls", type=Parsed("names", families),
-        help="Families of generated items that only the finalists are asked. As they played no "
-        "part in the choice, they show side effects.",
-    ),
-)  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
 class _SweepRun:
     """The run's folder, and how this call treats it."""
 
@@ -205,8 +175,7 @@ class _SweepRun:
 @needs("a sweep", *_REPORT_PACKAGES)
 @click.argument("model", type=MODEL)
 @_search_options
-@suite_options("standard")
-@_heldout_options
+@sweep_suite_options
 @_worker_options
 @handing_over(
     "run_options",
@@ -222,8 +191,7 @@ class _SweepRun:
 def sweep(
     model: Path,
     search: SearchOptions,
-    asked: SuiteOptions,
-    held: HeldOutOptions,
+    items: SuiteOptions,
     workers: WorkerOptions,
     run_options: _SweepRun,
     engine: EngineOptions,
@@ -241,7 +209,7 @@ def sweep(
 
     if workers.ray is not None:
         require("--ray", "ray")
-    suites = build_suites(model, asked, held.heldout, held.controls or ())
+    suites = choose_suites(model, items)
     folder = run_options.output or model.with_name(model.name + ".sweep")
     request = SweepRequest(model, folder, search.plan, search.settings, suites, engine)
     if run_options.dry_run:
@@ -270,7 +238,7 @@ def report(run: Path, output: Path | None) -> None:
     from rys_gguf.runs.storage import Run
 
     opened = Run.open(run)
-    paths = write_report(opened, output or run / "report")
+    paths = write_report(opened, output)
     _show_report(opened)
     say("")
     echo(map(str, paths))
@@ -287,9 +255,9 @@ def compare(run_a: Path, run_b: Path, as_json: bool) -> None:
     Refuses runs with different items or settings. Shows how much of the first run's score each
     family keeps, and what is left of its windows' gains.
     """
+    from rys_gguf.report.comparison import comparison_lines
     from rys_gguf.runs.storage import Run
     from rys_gguf.stats.compare import compare as compare_runs
-    from rys_gguf.stats.compare import comparison_lines
 
     comparison = compare_runs(Run.open(run_a), Run.open(run_b))
     if as_json:
@@ -299,6 +267,6 @@ def compare(run_a: Path, run_b: Path, as_json: bool) -> None:
 
 
 def _show_report(run: Run) -> None:
-    from rys_gguf.report.write import text_report
+    from rys_gguf.report.terminal import text_report
 
     echo_coloured(text_report(run, ascii_only=is_ascii_only(), color=is_colour_wanted()))

@@ -7,7 +7,6 @@ ask whether a score is a number. Schema 1 is that of version 0.1.0.
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
@@ -170,7 +169,7 @@ _T = TypeVar("_T")
 def decode(data: bytes, kind: type[_T], where: str) -> _T:
     """A record from a line of JSON. Raises RysError naming `where` and the field that is wrong."""
     try:
-        record = _decoder(kind).decode(data)
+        record = msgspec.json.decode(data, type=kind, dec_hook=_from_text)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as e:
         raise _not_ours(where, e) from e
     if isinstance(record, ItemAnswer):
@@ -232,11 +231,6 @@ def _not_ours(where: str, error: Exception) -> RysError:
     return RysError(f"{where}: not what a sweep writes: {what}")
 
 
-@functools.cache
-def _decoder(kind: type[_T]) -> msgspec.json.Decoder[_T]:
-    return msgspec.json.Decoder(kind, dec_hook=_from_text)
-
-
 def _require_shallow(value: Any, what: str) -> None:
     """Raise RysError for values so deep that comparing or printing them could not end well."""
     level = [value]
@@ -253,9 +247,10 @@ def _require_shallow(value: Any, what: str) -> None:
 
 
 def _from_text(kind: type[Any], value: Any) -> Any:
-    if kind is Stage and isinstance(value, str):
-        return Stage.parse(value)
-    raise NotImplementedError(f"{kind} is no field of a run")
+    assert kind is Stage, f"{kind} is no field of a run"
+    if not isinstance(value, str):
+        raise ValueError("Expected `str`, the name of a stage")  # noqa: TRY004 - msgspec adds where
+    return Stage.parse(value)
 
 
 def _to_text(value: Any) -> Any:

@@ -12,7 +12,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from types import MappingProxyType
@@ -22,7 +22,6 @@ from msgspec.structs import replace
 
 from rys_gguf.errors import InvalidLayerMap, RysError
 from rys_gguf.files.source import reason
-from rys_gguf.layers.layer_map import LayerMap
 from rys_gguf.runs.candidate import Candidate
 from rys_gguf.runs.disk import (
     append,
@@ -50,6 +49,8 @@ from rys_gguf.text import printable
 INFO, RESULTS, ITEMS = "run.json", "results.jsonl", "items.jsonl"
 SUITE, HELDOUT = "suite.jsonl", "heldout.jsonl"
 LOCK = "lock"
+# A line of a file and how messages call it.
+Line = tuple[str, bytes]
 
 
 class Run:
@@ -70,7 +71,7 @@ class Run:
     def open(cls, folder: str | os.PathLike[str]) -> Run:
         """The run in that folder. Raises RysError, naming file and line, if it is none."""
         run = Run(Path(folder), read_info(Path(folder)))
-        run._replay()
+        run.replay(_lines(run.folder / ITEMS), _lines(run.folder / RESULTS))
         return run
 
     @property
@@ -86,12 +87,13 @@ class Run:
         """The trial of the model as it is, None while it has no result."""
         return self._trials.get(Candidate.base(self.info.model.n_layers).key)
 
-    def _replay(self) -> None:
+    def replay(self, items: Iterable[Line], results: Iterable[Line]) -> None:
+        """Read the lines of both files again, from the beginning."""
         self._trials.clear()
         self._answers.clear()
-        for where, line in _lines(self.folder / ITEMS):
+        for where, line in items:
             self._keep(decode(line, ItemAnswer, where))
-        for where, line in _lines(self.folder / RESULTS):
+        for where, line in results:
             self._add(decode(line, StageResult, where), where)
 
     def _keep(self, answer: ItemAnswer) -> None:
@@ -143,7 +145,7 @@ class OpenRun(Run):
         try:
             for name in (RESULTS, ITEMS):
                 cut_half_line(self.folder / name)
-            self._replay()
+            self.replay(_lines(self.folder / ITEMS), _lines(self.folder / RESULTS))
         except BaseException:
             lock.close()
             raise
@@ -264,7 +266,7 @@ def _require_empty(folder: Path) -> None:
         raise RysError(f"{printable(folder)}: is neither empty nor a run; use a folder of its own")
 
 
-def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
+def _lines(path: Path) -> Iterator[Line]:
     for number, line in read_lines(path):
         yield f"{printable(path)}, line {number}", line
 
@@ -277,19 +279,11 @@ def _require_own(result: StageResult, candidate: Candidate, where: str) -> None:
         ("is_base", result.is_base, candidate.is_base),
         ("spec", result.spec, candidate.spec),
     ):
-        if stored != right and not (name == "spec" and _same_map(result.spec, candidate)):
+        if stored != right:
             raise RysError(
                 f"{where}: not what a sweep writes: {name} is {printable(repr(stored))}, but the "
                 f"candidate is {printable(candidate.key)}: expected {printable(repr(right))}"
             )
-
-
-def _same_map(spec: str, candidate: Candidate) -> bool:
-    """Whether a spec is another way to write the candidate's map."""
-    try:
-        return LayerMap.parse(spec, candidate.layer_map.n_source) == candidate.layer_map
-    except InvalidLayerMap:
-        return False
 
 
 # What a user changes to get other items: hashes of suites say nothing by themselves.

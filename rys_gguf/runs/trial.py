@@ -19,8 +19,8 @@ class Trial:
     """
 
     candidate: Candidate
-    results: Mapping[Stage, StageResult] = field(default_factory=dict)
-    answers: Mapping[Stage, Mapping[str, ItemAnswer]] = field(default_factory=dict)
+    results: Mapping[Stage, StageResult] = field(default_factory=dict, repr=False)
+    answers: Mapping[Stage, Mapping[str, ItemAnswer]] = field(default_factory=dict, repr=False)
 
     @property
     def key(self) -> str:

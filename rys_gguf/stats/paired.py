@@ -6,7 +6,6 @@ share, the item's difficulty above all, cancels. Random numbers are seeded, resu
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rys_gguf.errors import RysError
+from rys_gguf.extras import load
 
 Floats = npt.NDArray[np.float64]
 
@@ -221,8 +220,4 @@ def detectable_mean(standard_error: float, interval: Interval) -> float:
 
 
 def _scipy(module: str) -> Any:
-    """A module of scipy, which only verdicts need. Raises RysError if it is not installed."""
-    try:
-        return importlib.import_module(f"scipy.{module}")
-    except ImportError as e:
-        raise RysError("the report needs scipy: pip install scipy") from e
+    return load("the report", f"scipy.{module}")

@@ -15,7 +15,9 @@ from statistics import fmean, pstdev
 from rys_gguf.runs.stage import Stage, round_stage
 from rys_gguf.runs.trial import Trial
 
-# A family in which no candidate differs from the base at all says nothing; any unit will do.
+# A family in which no candidate differs from the base by more than rounding says nothing; any
+# unit will do.
+_ROUNDING = 1e-12
 _NO_SPREAD = 1.0
 
 # Window minus base for each item that both answered, by family.
@@ -88,7 +90,7 @@ def differences(base: Trial, trial: Trial, n_rounds: int) -> Differences:
     for item, answer in trial.answers_in(stages).items():
         a, b = reference.get(item), answer.soft_score
         if a is not None and a.soft_score is not None and b is not None:
-            found.setdefault(answer.family, []).append(b - a.soft_score)
+            found.setdefault(a.family, []).append(b - a.soft_score)
     return found
 
 
@@ -106,7 +108,8 @@ def _units(pool: Iterable[Differences]) -> dict[str, float]:
     for found in pool:
         for family, values in found.items():
             pooled.setdefault(family, []).extend(values)
-    return {family: pstdev(values) or _NO_SPREAD for family, values in pooled.items()}
+    spreads = {family: pstdev(values) for family, values in pooled.items()}
+    return {family: x if x > _ROUNDING else _NO_SPREAD for family, x in spreads.items()}
 
 
 def _standardised(found: Differences, units: Mapping[str, float]) -> float:

@@ -6,22 +6,16 @@ import sys
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 
-from rys_gguf.cli import main
 from rys_gguf.cli.options import size_bytes
 from tests import tiny
+from tests.cli.calls import call
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny llama of 16 layers."""
     return tiny.write(tmp_path_factory.mktemp("options") / "m.gguf", "llama", 16)
-
-
-def call(*args: str | Path) -> Result:
-    """Run the command line in this process."""
-    return CliRunner().invoke(main, list(map(str, args)))
 
 
 @pytest.mark.parametrize(
@@ -41,7 +35,9 @@ def test_sizes_are_powers_of_1000(text: str, n_bytes: int) -> None:
     assert size_bytes(text) == n_bytes
 
 
-@pytest.mark.parametrize("text", ["", "G", "0G", "0.0M", "-1G", "50", "5 0G", "50GiB", "1e9", ".5G"])
+@pytest.mark.parametrize(
+    "text", ["", "G", "0G", "0.0M", "-1G", "50", "5 0G", "50GiB", "1e9", ".5G"]
+)
 def test_what_is_no_size_is_refused(text: str) -> None:
     """A bare number could mean anything, and nothing fits into a shard of nothing."""
     with pytest.raises(ValueError, match=r"is not a size such as 500M, 0\.5G or 50G"):
@@ -72,7 +68,7 @@ def test_other_notations_are_answered_with_the_right_one(
 @pytest.mark.parametrize("command", ["verify", "prove", "validate", "card"])
 def test_two_maps_are_a_usage_error_everywhere(model: Path, command: str) -> None:
     """A variant has one map."""
-    args = [model, "--source", model, "--blocks", "1,2", "--layers", "0..3"]
+    args: list[str | Path] = [model, "--source", model, "--blocks", "1,2", "--layers", "0..3"]
     done = call(command, *args)
     assert done.exit_code == 2
     assert "either --blocks I,J or --layers A..B" in " ".join(done.output.split())
@@ -116,9 +112,7 @@ def test_the_models_own_folder_is_no_place_to_align_to(model: Path) -> None:
     assert "is the source model itself" in done.output
 
 
-def test_arguments_for_a_server_need_a_server(
-    model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_arguments_for_a_server_need_a_server(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The built-in engine takes none: better told than ignored."""
     monkeypatch.delenv("LLAMA_SERVER", raising=False)
     done = call("smoke", model, "--", "--flash-attn", "on")
@@ -133,20 +127,11 @@ def test_a_server_that_cannot_run_is_told_from_one_that_is_missing(
     there = tmp_path / "llama-server"
     done = call("smoke", model, "--llama-server", there)
     assert done.exit_code == 1
-    assert "no such file" in done.output.lower()
+    assert "no such file or program" in done.output
     there.write_text("#!/bin/sh\n")
     done = call("smoke", model, "--llama-server", there)
     assert done.exit_code == 1
     assert "not executable" in done.output
-
-
-def test_unknown_architectures_are_answered_with_similar_names() -> None:
-    """A typo costs no second look at a list of a hundred."""
-    done = call("architectures", "gemma33")
-    assert done.exit_code == 1
-    assert "'gemma33' is not in the table; did you mean gemma3" in done.output
-    nothing_like_it = call("architectures", "xyzzyxyzzy")
-    assert nothing_like_it.output.rstrip().endswith("is not in the table")
 
 
 def missing(monkeypatch: pytest.MonkeyPatch, *modules: str) -> None:
@@ -158,16 +143,19 @@ def missing(monkeypatch: pytest.MonkeyPatch, *modules: str) -> None:
 @pytest.mark.parametrize(
     ("args", "task", "packages"),
     [
-        (["probe", "MODEL"], "a probe", ["msgspec"]),
         (["sweep", "MODEL"], "a sweep", ["jinja2", "matplotlib", "msgspec", "scipy"]),
         (["sweep", "MODEL", "--ray", "auto"], "--ray", ["ray"]),
         (["report", "RUN"], "a report", ["jinja2", "matplotlib", "msgspec", "scipy"]),
         (["compare", "RUN", "RUN"], "a comparison", ["msgspec", "scipy"]),
-        (["card", "MODEL", "--run", "RUN"], "a model card", ["msgspec"]),
+        (
+            ["card", "MODEL", "--run", "RUN"],
+            "a model card",
+            ["huggingface_hub", "jinja2", "msgspec"],
+        ),
         (["probe", "MODEL", "--lm-eval", "gsm8k"], "--lm-eval", ["lm_eval"]),
     ],
 )
-def test_packages_are_looked_for_before_any_work(  # noqa: PLR0917 - pytest hands them over
+def test_packages_are_looked_for_before_any_work(
     model: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
