@@ -16,7 +16,8 @@ from typing import Any
 
 from rys_gguf._version import __version__
 from rys_gguf.checks.prove import describe_difference, prove
-from rys_gguf.checks.smoke import as_json, compare, run_smoke
+from rys_gguf.checks.smoke import compare, run_smoke
+from rys_gguf.checks.smoke_report import as_json
 from rys_gguf.checks.verify import find_problems
 from rys_gguf.engines.base import EngineOptions
 from rys_gguf.engines.find import open_engine

@@ -321,6 +321,8 @@ def smoke(
     only where it is clearly worse than its source. The offending text is printed.
     """
     from rys_gguf.checks import smoke as smoking
+    from rys_gguf.checks.smoke_report import as_json as verdict_json
+    from rys_gguf.checks.smoke_report import smoke_lines
 
     options = engine_of(llama_server, threads, engine_arguments)
     models = [variant] if source is None else [variant, source]
@@ -331,9 +333,9 @@ def smoke(
         ]
     verdict = smoking.compare(*answers)
     if as_json:
-        echo_json(smoking.as_json(verdict))
+        echo_json(verdict_json(verdict))
     else:
-        echo(smoking.report(verdict))
+        echo(smoke_lines(verdict))
     if not verdict.passed:
         raise RysError(f"{printable(variant.name)}: {verdict.reasons[0]}")
 
