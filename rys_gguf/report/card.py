@@ -23,7 +23,7 @@ from rys_gguf.formats.model import Model
 from rys_gguf.layers.architectures import CHECKED_AGAINST
 from rys_gguf.layers.carry import architecture_of, metadata_of, reschedule
 from rys_gguf.layers.layer_map import LayerMap
-from rys_gguf.layers.rules import Metadata
+from rys_gguf.layers.rule import Metadata
 from rys_gguf.layers.schedule import Schedule
 from rys_gguf.patch.provenance import recorded_source
 from rys_gguf.report.front_matter import front_matter, header_text
