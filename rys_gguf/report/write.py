@@ -11,13 +11,10 @@ from rys_gguf.extras import require
 from rys_gguf.files.source import reason
 from rys_gguf.report.content import Content
 from rys_gguf.report.data import candidates_csv, map_csv, report_json
-from rys_gguf.report.terminal import text_report
 from rys_gguf.runs.disk import read_lines, write_whole
 from rys_gguf.runs.storage import HELDOUT, SUITE
 from rys_gguf.stats.evidence import RunData
 from rys_gguf.text import printable
-
-__all__ = ["questions", "text_report", "write_report"]
 
 FOLDER = "report"
 PAGE = "report.html"
