@@ -1,4 +1,4 @@
-"""What the numbers of a report mean, in words: for the page, the card and the terminal."""
+"""The words around a report's numbers, for the page, the card and the terminal."""
 
 from __future__ import annotations
 
