@@ -287,15 +287,15 @@ def prove(
     """
     from rys_gguf.checks.prove import describe_difference
     from rys_gguf.checks.prove import prove as run_proof
+    from rys_gguf.checks.variant import VariantPair
     from rys_gguf.cli.render import proof_lines
 
     options = engine_of(llama_server, threads, engine_arguments)
     layer_map = map_between(variant, source, blocks, layers)
-    proof = run_proof(
-        variant, source, layer_map, options, tolerance=tolerance, workdir=workdir, say=say
-    )
+    pair = VariantPair(variant, source, layer_map)
+    proof = run_proof(pair, options, tolerance=tolerance, workdir=workdir, say=say)
     if as_json:
-        echo_json({"ok": proof.holds(tolerance), **_fields(proof)})
+        echo_json({"ok": proof.holds(tolerance), **proof.as_json()})
     else:
         echo(proof_lines(proof, layer_map, tolerance))
     if not proof.holds(tolerance):
@@ -370,6 +370,7 @@ def validate(
     Stops at the rung that breaks, and saves what every rung showed as JSON.
     """
     from rys_gguf.checks.ladder import validate as climb
+    from rys_gguf.checks.variant import VariantPair
 
     options = engine_of(llama_server, threads, engine_arguments)
     layer_map = map_between(variant, source, blocks, layers)
@@ -378,9 +379,7 @@ def validate(
     replace = force or report is None
     require_writable(path, [variant, source], force=replace)
     found = climb(
-        variant,
-        source,
-        layer_map,
+        VariantPair(variant, source, layer_map),
         options,
         tolerance=tolerance,
         workdir=workdir,

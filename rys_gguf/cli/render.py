@@ -28,8 +28,8 @@ def proof_lines(proof: Proof, layer_map: LayerMap, tolerance: float) -> Iterator
     """Each comparison, and the sentence on the whole if it holds."""
     for result in proof.results:
         exact = "bit-exact" if result.exact else f"{result.max_difference:.3g} nats apart"
-        silenced = ", ".join(map(str, result.silenced)) or "none"
-        yield f"silenced {silenced}: {exact}"
+        ablated = ", ".join(map(str, result.ablated)) or "none"
+        yield f"zeroed {ablated}: {exact}"
     if proof.holds(tolerance):
         within = "" if all(r.exact for r in proof.results) else f" within {tolerance:g} nats"
         yield (

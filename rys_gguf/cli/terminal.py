@@ -189,7 +189,9 @@ def plan_options(function: F) -> F:
 def proof_options(function: F) -> F:
     """What a proof can be told besides its files."""
     function = click.option(
-        "--workdir", type=FILE, help="Where silenced copies go.  [default: beside VARIANT]"
+        "--workdir",
+        type=FILE,
+        help="Where copies with zeroed layers go.  [default: beside VARIANT]",
     )(function)
     return click.option(
         "--tolerance",
