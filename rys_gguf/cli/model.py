@@ -408,11 +408,11 @@ def architectures(name: str | None, as_json: bool) -> None:
     schedule can spell out, and where in llama.cpp's source it stands.
     """
     from rys_gguf.layers.architectures import ARCHITECTURES, CHECKED_AGAINST
-    from rys_gguf.layers.catalogue import entry
+    from rys_gguf.layers.describe import entry
 
     if name is not None and name not in ARCHITECTURES:
         raise RysError(f"architecture {printable(name)!r} is not in the table")
-    entries = [entry(row) for row in ARCHITECTURES.values() if name in (None, row.name)]
+    entries = [entry(arch) for arch in ARCHITECTURES.values() if name in (None, arch.name)]
     if as_json:
         echo_json([_fields(e) for e in entries])
         return

@@ -13,7 +13,7 @@ from rys_gguf import LayerMap, Model, make_plan, write_plan
 from rys_gguf.checks.ladder import n_steps, validate
 from rys_gguf.checks.variant import VariantPair
 from rys_gguf.layers.architectures import ARCHITECTURES
-from rys_gguf.layers.rules import Architecture
+from rys_gguf.layers.rule import Architecture
 from tests import tiny
 from tests.command import fails, run
 from tests.engine import OPTIONS
