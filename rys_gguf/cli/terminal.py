@@ -298,7 +298,8 @@ def require_writable(path: Path, inputs: Sequence[Path], *, force: bool) -> None
 
     with contextlib.ExitStack() as stack:
         sources = tuple(stack.enter_context(SourceFile(p)) for p in inputs)
-        OutputFile(path, sources, 0, force=force)
+        # Entered, so that a file is really made there: the folder may be closed to writers.
+        stack.enter_context(OutputFile(path, sources, 0, force=force))
 
 
 def write_text(path: Path, text: str, inputs: Sequence[Path], *, force: bool) -> None:

@@ -9,14 +9,13 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
 from rys_gguf.engines.base import EngineOptions
 from rys_gguf.engines.interpreter import python_module
 from rys_gguf.engines.sampling import has_template
 from rys_gguf.engines.server import ServerEngine
-from rys_gguf.errors import RysError
+from rys_gguf.extras import require
 
 
 def run_harness(
@@ -27,8 +26,7 @@ def run_harness(
     It prints its own output. `arguments` go to it as they are. Raises RysError if it is not
     installed, EngineFailed if the engine does not start.
     """
-    if find_spec("lm_eval") is None:
-        raise RysError("lm-evaluation-harness is not installed: pip install 'rys-gguf[harness]'")
+    require("--lm-eval", "lm_eval")
     chats = has_template(model, options)
     with ServerEngine(model, options) as engine:
         kind, path = ("chat-completions", "chat/completions") if chats else ("completions",) * 2

@@ -81,7 +81,7 @@ def test_the_line_of_an_answer_keeps_its_keys() -> None:
         "scoring", "item", "family", "topic", "binary", "status", "score", "credit", "parsed",
         "gold", "response", "probabilities", "n_tokens", "seconds",
     ]  # fmt: skip
-    assert json.loads(json.dumps(line))["probabilities"] == [{"yes": 0.5, "no": 0.5}]
+    assert line["probabilities"] == [{"yes": 0.5, "no": 0.5}]
     assert line["scoring"] == "quick"
     assert answer_line(answer(Replying("no"), YES, chats=True))["scoring"] == "generate"
 

@@ -61,4 +61,5 @@ def test_the_harness_is_given_our_engine(smollm2: Path, tmp_path: Path) -> None:
 
 def test_a_missing_harness_is_named(smollm2: Path) -> None:
     """Before an engine starts."""
-    assert "lm-evaluation-harness is not installed" in fails("probe", smollm2, "--lm-eval", "gsm8k")
+    message = fails("probe", smollm2, "--lm-eval", "gsm8k")
+    assert "--lm-eval needs lm-eval[api]: pip install 'lm-eval[api]'" in message
