@@ -151,7 +151,7 @@ def test_a_port_that_is_taken_is_an_error(
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        monkeypatch.setattr("rys_gguf.engines.server._free_port", lambda: taken.getsockname()[1])
+        monkeypatch.setattr("rys_gguf.engines.serving._free_port", lambda: taken.getsockname()[1])
         binary = broken_server(tmp_path / "server", model)
         with (
             pytest.raises(EngineFailed, match="ended while it loaded"),
