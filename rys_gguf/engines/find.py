@@ -31,7 +31,8 @@ def find_engine(binary: str | os.PathLike[str] | None = None) -> Path | None:
     if named:
         path = shutil.which(named)
         if path is None:
-            raise EngineFailed(f"{printable(os.fspath(named))}: not a program that can be run")
+            why = "not executable" if os.path.isfile(named) else "no such file or program on PATH"
+            raise EngineFailed(f"{printable(os.fspath(named))}: {why}")
         # Path("./llama-server") loses its dot and would be looked up on PATH, so make it absolute.
         return Path(path).absolute()
     if find_spec("xllamacpp") is not None:
