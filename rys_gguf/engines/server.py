@@ -17,9 +17,21 @@ import numpy as np
 import numpy.typing as npt
 
 from rys_gguf.engines.base import EngineOptions, Generation, Speed
-from rys_gguf.engines.sampling import GREEDY
 from rys_gguf.engines.serving import Json, Server
 
+# All of these are spelled out: a GGUF may bring sampling defaults (general.sampling.*), and a
+# penalty on repetition would hide what the checks look for.
+_GREEDY: Json = {
+    "temperature": 0.0,
+    "top_k": 1,
+    "repeat_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+    "dry_multiplier": 0.0,
+    "mirostat": 0,
+    "seed": 0,
+    "cache_prompt": False,
+}
 # In logits: larger than any real difference, and float32 still resolves 1e-5 beside it.
 _OPTION_BIAS = 100.0
 _CERTAIN_BIAS = 1000.0
@@ -95,8 +107,8 @@ class ServerEngine:
         with_nll: bool = False,
     ) -> Generation:
         """Go on from a prompt, at most `n_tokens`, greedily, up to one of the `stop` texts."""
-        reply = self.complete(
-            prompt, n_predict=n_tokens, stop=list(stop), n_probs=int(with_nll), **GREEDY
+        reply = self._complete(
+            prompt, n_predict=n_tokens, stop=list(stop), n_probs=int(with_nll), **_GREEDY
         )
         with self._reading("/completion", "without text"):
             return Generation(
@@ -108,7 +120,7 @@ class ServerEngine:
 
     def chat(self, question: str, n_tokens: int, *, with_nll: bool = False) -> Generation:
         """Answer a user message through the model's chat template, greedily, thinking off."""
-        body = {**_conversation(question), "max_tokens": n_tokens, **GREEDY}
+        body = {**_conversation(question), "max_tokens": n_tokens, **_GREEDY}
         if with_nll:
             body.update(logprobs=True, top_logprobs=1)
         reply = self._server.ask("POST", "/v1/chat/completions", body)
@@ -144,7 +156,7 @@ class ServerEngine:
         """
         if self._letter is None:
             self._letter = self.tokenize("a", special=False)[-1]
-        reply = self.complete(
+        reply = self._complete(
             tokens,
             n_predict=1,
             n_probs=n,
@@ -166,7 +178,7 @@ class ServerEngine:
         `same_prompt` lets the engine keep what it computed of the prompt it shares with the last
         question; what it then computes may depend on that question.
         """
-        reply = self.complete(
+        reply = self._complete(
             tokens,
             n_predict=1,
             n_probs=len(options),
@@ -192,7 +204,7 @@ class ServerEngine:
 
     def speed(self, tokens: Sequence[int], n_tokens: int) -> Speed:
         """Read a prompt and write exactly `n_tokens`, and say how fast each went."""
-        reply = self.complete(tokens, n_predict=n_tokens, ignore_eos=True, **GREEDY)
+        reply = self._complete(tokens, n_predict=n_tokens, ignore_eos=True, **_GREEDY)
         with self._reading("/completion", "with timings that are not numbers"):
             timings = reply.get("timings") or {}
             return Speed(
@@ -200,21 +212,9 @@ class ServerEngine:
                 generation=_positive(timings.get("predicted_per_second")),
             )
 
-    # -- the API's own form, on its way out ----------------------------------------------------
-
-    def complete(self, prompt: str | Sequence[int], **parameters: Any) -> Json:
-        """One reply of /completion; parameters are those of llama.cpp."""
+    def _complete(self, prompt: str | Sequence[int], **parameters: Any) -> Json:
         body = {"prompt": prompt if isinstance(prompt, str) else list(prompt), **parameters}
         return self._server.ask("POST", "/completion", body)
-
-    def chat_messages(self, messages: Sequence[dict[str, str]], **parameters: Any) -> Json:
-        """One reply of /v1/chat/completions, thinking switched off."""
-        body = {**_conversation(""), "messages": list(messages), **parameters}
-        return self._server.ask("POST", "/v1/chat/completions", body)
-
-    def properties(self) -> Json:
-        """What /props says of model, template and build."""
-        return self._server.ask("GET", "/props")
 
     @contextlib.contextmanager
     def _reading(self, path: str, fault: str) -> Iterator[None]:
@@ -223,9 +223,6 @@ class ServerEngine:
             yield
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as e:
             raise self._server.failure(f"answered {path} {fault}") from e
-
-
-Engine = ServerEngine
 
 
 def _conversation(question: str) -> Json:
