@@ -67,7 +67,7 @@ def require_room(folder: Path, n_bytes: int) -> int:
     free = shutil.disk_usage(folder).free
     if free < n_bytes:
         raise RysError(
-            f"{printable(folder)}: an ablated copy needs {n_bytes} bytes, {free} are free; "
+            f"{printable(folder)}: a silenced copy needs {n_bytes} bytes, {free} are free; "
             f"choose another folder with --workdir"
         )
     return free

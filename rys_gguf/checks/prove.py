@@ -113,13 +113,13 @@ def prove(
         folder = Path(workdir) if workdir else Path(pair.variant).resolve().parent
         n_bytes = max(variant.n_bytes, source.n_bytes)
         free = require_room(folder, n_bytes)
-        say(f"ablated copies need {n_bytes} bytes, {free} are free")
+        say(f"silenced copies need {n_bytes} bytes, {free} are free")
         runner = _Runner(prompts, n_probed(source), options, folder, progress)
         sides = _Sides(variant, source, pair.layer_map)
         results = []
         for path in covering_paths(pair.layer_map):
             ablated = ", ".join(map(str, sides.ablated(path)))
-            say(f"zeroing outputs {ablated or '(none)'}")
+            say(f"silencing outputs {ablated or '(none)'}")
             results.append(sides.compare(path, runner))
         build = runner.build
         differing: set[int] = set()
