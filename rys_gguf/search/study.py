@@ -86,7 +86,7 @@ def run_sweep(
         )  # fmt: skip
         try:
             with (
-                _working_folder(Path(prepared.setup.folder)),
+                working_folder(Path(prepared.setup.folder)),
                 make_executor(prepared.setup) as executor,
             ):
                 run_phases(run, parts, executor, watcher)
@@ -125,7 +125,7 @@ def _prepared(request: SweepRequest, watcher: Watcher) -> Prepared:
 
 
 @contextlib.contextmanager
-def _working_folder(folder: Path) -> Iterator[None]:
+def working_folder(folder: Path) -> Iterator[None]:
     """A folder for working files: empty at the start, gone in the end."""
     try:
         with contextlib.suppress(FileNotFoundError):
