@@ -39,7 +39,7 @@ def factory(
     gpus: float = 0.0,
     hosts: Hosts = DEFAULT_HOSTS,
 ) -> Callable[[Setup], RayExecutor]:
-    """What makes a RayExecutor with up to `n_workers`, each on `cpus` and `gpus` of a machine.
+    """A function that makes executors of up to `n_workers`, each on `cpus` and `gpus` of a machine.
 
     `address` is that of a cluster, "auto" for the cluster this machine belongs to, or "local" for
     one that is started here, listens on the loopback interface only, and ends with the executor.
