@@ -36,7 +36,7 @@ from rys_gguf.errors import EngineFailed
 from rys_gguf.text import printable
 
 _POLL_SECONDS = 0.02
-_HEALTH_SECONDS = 5.0
+_HEALTH_SECONDS = 2.0
 # In logits: larger than any real difference, and float32 still resolves 1e-5 beside it.
 _OPTION_BIAS = 100.0
 _CERTAIN_BIAS = 1000.0

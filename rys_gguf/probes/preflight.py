@@ -129,10 +129,10 @@ def room_notes(answers: Iterable[tuple[Item, ItemResult]]) -> tuple[str, ...]:
 def room_problems(answers: Iterable[tuple[Item, ItemResult]]) -> tuple[RoomProblem, ...]:
     """The families in which a model leaves no room for a difference.
 
-    `answers` are all quick or all in words. A model that does not beat its baseline, the score of
-    the best constant answer, cannot lose; one that knows nearly everything cannot gain. A mean
-    beats the baseline if it is more than two standard errors above it. The mean may be that of the
-    scores or that of the probabilities of the right options.
+    `answers` are all quick or all in words. The baseline is the score of the best constant answer.
+    A model that does not beat it cannot lose, and one that knows nearly everything cannot gain. A
+    mean beats the baseline if it is more than two standard errors above it: the mean of the scores
+    or that of the probabilities of the right options.
     """
     asked = list(answers)
     suite = Suite(tuple(item for item, _ in asked))

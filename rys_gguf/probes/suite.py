@@ -74,15 +74,15 @@ class Suite:
         return tuple(dict.fromkeys(i.family for i in self.items))
 
     def halves(self) -> tuple[Suite, Suite]:
-        """Two suites that share the items of every topic and answer evenly.
+        """Two suites, between which the items of every topic and answer are divided evenly.
 
-        The first holds the item of a suite that has only one.
+        A single item goes to the first suite.
         """
         groups: dict[tuple[str, str, str], int] = {}
         sides: tuple[list[Item], list[Item]] = ([], [])
         for item in self.items:
             key = (item.family, item.topic, str(item.gold))
-            # Groups begin with either side in turn, so that groups of one item are shared as well.
+            # Groups start with alternating sides, so that groups of one item are divided as well.
             first = groups.setdefault(key, len(groups))
             sides[first % 2].append(item)
             groups[key] = first + 1
@@ -118,7 +118,7 @@ class Suite:
                 for t, members in topics.items()
             }
             weights = [len(items) for items in topics.values()]
-            whole = Baseline(
+            overall = Baseline(
                 *(
                     sum(w * v for w, v in zip(weights, values, strict=True)) / sum(weights)
                     for values in zip(
@@ -126,7 +126,7 @@ class Suite:
                     )
                 )
             )
-            baselines[family] = {"": whole, **by_topic}
+            baselines[family] = {"": overall, **by_topic}
         return baselines
 
     def statistics(self) -> list[dict[str, Any]]:
