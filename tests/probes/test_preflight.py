@@ -137,6 +137,15 @@ def test_always_yes_is_no_ability_where_most_answers_are_yes() -> None:
         require_room(pairs)
 
 
+def test_topics_named_after_their_answers_are_no_constant_answer() -> None:
+    """A model does not see the topic: one answer for all items is what it has to beat."""
+    items = [replace(item, topic=item.answer) for item in yes_no(40) if isinstance(item, Choice)]
+    require_room(results(items, [1, 1, 1, 0] * 10, 0.5))
+    require_room(results(items, [0, 0, 1, 1] * 10, 0.6))
+    (problem,) = room_problems(results(items, [0, 0, 1, 1] * 10, 0.5))
+    assert "baseline 0.500" in problem.reason
+
+
 def test_the_message_has_the_numbers_of_the_table() -> None:
     """It repeats score, standard error and baseline from the family's row."""
     items = build_suite("quick", levels={"math": 1}, families=("math",)).items

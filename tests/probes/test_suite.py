@@ -154,3 +154,15 @@ def test_mixed_users_suites_have_baselines() -> None:
     )
     assert suite.eq_baseline == eq_percent([5], [5]) == 100
     assert suite.baselines["own"]["t"].constant == pytest.approx((1 + 1) / 4)
+    assert suite.baselines["own"][""] == suite.baselines["own"]["t"]
+
+
+def test_the_baseline_of_a_family_is_one_answer_for_all_topics() -> None:
+    """Pooled over topics it is near chance, and below what the best answer of a topic scores."""
+    for suite in suites("quick"):
+        math = suite.baselines["math"]
+        assert 1 / 9 <= math[""].constant <= 5 / 32
+        assert math[""].constant <= max(b.constant for topic, b in math.items() if topic)
+        # In words a guess may have the length that numbers of the topic have.
+        words = suite.generated_baselines["math"]
+        assert words[""].constant >= min(b.constant for topic, b in words.items() if topic)
