@@ -49,13 +49,15 @@ def naive_plan(model: Model, layer_map: LayerMap) -> Plan:
     from rys_gguf.patch import plan as planning
 
     bare = Architecture(model.architecture, (), "")
-    moves = tuple(planning._moves(model, layer_map, bare, {}))  # noqa: SLF001 - no legal way to err
+    tensors = tuple(planning._tensors(model, layer_map, bare, {}))  # noqa: SLF001 - no legal way to err
     count = model.header.get(model.key("block_count"))
     assert count is not None
-    new = type(count).of(count.key, count.type, len(layer_map) + model.n_mtp, order=count.order)
+    new = type(count).of(
+        count.key, count.type, len(layer_map) + model.n_mtp, byteorder=count.byteorder
+    )
     kvs = tuple(new if kv.key == count.key else kv for kv in model.header.kvs)
-    header = replace(model.header, kvs=kvs, tensors=tuple(m.target for m in moves))
-    return Plan(model, layer_map, Schedule.PORTABLE, header, moves, ())
+    header = replace(model.header, kvs=kvs, tensors=tuple(m.target for m in tensors))
+    return Plan(model, layer_map, Schedule.PORTABLE, header, tensors, ())
 
 
 def outcome(path: Path, window: str, schedule: Schedule, *, as_naive: bool) -> tuple[str, str]:

@@ -126,7 +126,7 @@ def _layout_problems(out: Shards, source: Model) -> Iterator[Problem]:
     header = out.header
     for what, found, expected in (
         ("GGUF version", header.version, source.header.version),
-        ("byte order", header.order, source.header.order),
+        ("byte order", header.byteorder, source.header.byteorder),
         ("alignment", header.alignment, source.header.alignment),
     ):
         if found != expected:
@@ -146,13 +146,13 @@ def _layout_problems(out: Shards, source: Model) -> Iterator[Problem]:
 
 def _kv_problems(out: Shards, source: Model, layer_map: LayerMap) -> Iterator[Problem]:
     header = out.header
-    row = architecture_of(source, assume_uniform=True)
+    arch = architecture_of(source, assume_uniform=True)
     meta = metadata_of(source)
     n_blocks = len(layer_map) + source.n_mtp
-    arrays = per_layer_arrays(row, meta)
+    arrays = per_layer_arrays(arch, meta)
     # What the rules write besides (counts that move, pins, lists of names), under either schedule:
     # both are right as long as every layer runs as its source, which is checked on its own.
-    targets = [reschedule(row, meta, layer_map, s).target.kvs for s in Schedule]
+    targets = [reschedule(arch, meta, layer_map, s).target.kvs for s in Schedule]
     ruled = {
         key: [target.get(key) for target in targets]
         for key in {key for target in targets for key in target}
@@ -162,7 +162,7 @@ def _kv_problems(out: Shards, source: Model, layer_map: LayerMap) -> Iterator[Pr
     }
     adjusted = {
         source.key(key): targets[0][source.key(key)].items
-        for rule in row.rules
+        for rule in arch.rules
         for key in rule.adjusted()
         if source.key(key) in arrays
     }
@@ -253,11 +253,11 @@ def _same_value(out: Shards, a: KV, source: Model, b: KV) -> bool:
 
 def _kind_problems(header: Header, source: Model, layer_map: LayerMap) -> Iterator[Problem]:
     """Every output must run as its source does, and so must the model as a whole."""
-    row = architecture_of(source, assume_uniform=True)
+    arch = architecture_of(source, assume_uniform=True)
     meta = metadata_of(source)
     target = replace(meta, kvs={kv.key: kv for kv in header.kvs}, n_trunk=len(layer_map))
     try:
-        have, want = kinds_of(row, target), kinds_of(row, meta)
+        have, want = kinds_of(arch, target), kinds_of(arch, meta)
     except RysError as e:
         yield Problem("layer kinds", str(e))
         return
@@ -267,7 +267,7 @@ def _kind_problems(header: Header, source: Model, layer_map: LayerMap) -> Iterat
                 f"layer {out}",
                 f"runs as {', '.join(have[out])}; source {src} is {', '.join(want[src])}",
             )
-    for rule in (*row.rules, *ALWAYS):
+    for rule in (*arch.rules, *ALWAYS):
         if isinstance(rule, CountSwitch):
             # A switch that a change of data makes up for is judged by that data.
             for conflict in rule.conflicts(meta, target, layer_map, Schedule.EXPLICIT):
@@ -312,41 +312,41 @@ class _Expected:
     """A tensor the output must have: its row, where that comes from in words, and its data.
 
     The data is a source tensor's as it stands, a source tensor's with the slices of its rows in
-    `order`, or `literal` bytes.
+    `gather`, or `literal` bytes.
     """
 
     info: TensorInfo
     origin: str
     source: TensorInfo | None = None
-    order: tuple[int, ...] | None = None
+    gather: tuple[int, ...] | None = None
     literal: bytes | None = None
 
 
 def _expected(out: Shards, source: Model, layer_map: LayerMap) -> Iterator[_Expected]:
     """Every tensor the output must have."""
-    row = architecture_of(source, assume_uniform=True)
-    sliced = dict(row.sliced)
+    arch = architecture_of(source, assume_uniform=True)
+    gathered = dict(arch.gathered)
     for tensor in source.globals:
         origin = f"source {printable(tensor.name)}"
-        if tensor.name not in sliced:
+        if tensor.name not in gathered:
             yield _Expected(tensor, origin, tensor)
             continue
         ne = list(tensor.ne)
-        ne[sliced[tensor.name]] = ne[sliced[tensor.name]] // source.n_trunk * len(layer_map)
+        ne[gathered[tensor.name]] = ne[gathered[tensor.name]] // source.n_trunk * len(layer_map)
         n_bytes = tensor.n_bytes // source.n_trunk * len(layer_map)
         info = replace(tensor, ne=tuple(ne), n_bytes=n_bytes)
         yield _Expected(info, f"{origin}, gathered", tensor, layer_map.sources)
     meta = metadata_of(source)
     rescales = {
         rescale.tensor: rescale
-        for rule in row.rules
+        for rule in arch.rules
         for rescale in rule.rescales(meta, replace(meta, n_trunk=len(layer_map)))
     }
     factor = {
         name: np.float32(r.factor(meta, replace(meta, n_trunk=len(layer_map))))
         for name, r in rescales.items()
     }
-    f32 = np.dtype(np.float32).newbyteorder(out.header.order)
+    f32 = np.dtype(np.float32).newbyteorder(out.header.byteorder)
     blocks = [*layer_map.sources, *range(source.n_trunk, source.block_count)]
     for n, block in enumerate(blocks):
         for tensor in source.layers[block]:
@@ -377,7 +377,7 @@ def _data_difference(out: Shards, source: Model, want: _Expected, progress: Prog
         pairs = enumerate(zip(data, literal, strict=True))
         return next((n for n, (x, y) in pairs if x != y), None)
     there = source.data(want.source).span
-    if want.order is None:
+    if want.gather is None:
         return first_difference(
             file,
             here.offset,
@@ -386,8 +386,8 @@ def _data_difference(out: Shards, source: Model, want: _Expected, progress: Prog
             there.n_bytes,
             progress,
         )
-    n_slices, n_out = source.n_trunk, len(want.order)
-    dim = dict(architecture_of(source).sliced)[want.source.name]
+    n_slices, n_out = source.n_trunk, len(want.gather)
+    dim = dict(architecture_of(source).gathered)[want.source.name]
     n_rows = 1
     for size in want.source.ne[dim + 1 :]:
         n_rows *= size
@@ -402,7 +402,7 @@ def _data_difference(out: Shards, source: Model, want: _Expected, progress: Prog
         )
         left = np.frombuffer(have, np.uint8).reshape(n, n_out, width)
         right = np.frombuffer(base, np.uint8).reshape(n, n_slices, width)
-        for k, s in enumerate(want.order):
+        for k, s in enumerate(want.gather):
             if not np.array_equal(left[:, k], right[:, s]):
                 return at + k * width
         progress(len(have))

@@ -411,7 +411,7 @@ def architectures(name: str | None, as_json: bool) -> None:
 
     if name is not None and name not in ARCHITECTURES:
         raise RysError(f"architecture {printable(name)!r} is not in the table")
-    entries = [entry(row) for row in ARCHITECTURES.values() if name in (None, row.name)]
+    entries = [entry(arch) for arch in ARCHITECTURES.values() if name in (None, arch.name)]
     if as_json:
         echo_json([_fields(e) for e in entries])
         return

@@ -43,18 +43,18 @@ def plan_lines(planned: Plan, *, full: bool) -> Iterator[str]:
     model, layer_map = planned.model, planned.layer_map
     yield f"{model.name}  {layer_map.spec}  schedule {planned.schedule.value}"
     yield f"layers   {model.n_trunk} -> {len(layer_map)}" + _mtp(model.n_mtp)
-    for run in layer_map.runs():
+    for run in layer_map.stretches():
         yield f"  {run}"
     seam = ", ".join(f"{out} <- {source}" for out, source in layer_map.seams())
     if seam:
         yield f"seam     {seam}"
     yield "header"
     yield from _header_lines(diff_plan(planned), full=full)
-    names = [(m.target.name, m.source.name if m.source else "(new)") for m in planned.moves]
+    names = [(m.target.name, m.source.name if m.source else "(new)") for m in planned.tensors]
     n_renamed = sum(name != source for name, source in names)
     n_copies = len(names) - len({source for _, source in names})
     yield f"  {n_copies} tensors are copies, {n_renamed} have another name than their source"
-    if changed := [m.target.name for m in planned.moves if not m.is_copy]:
+    if changed := [m.target.name for m in planned.tensors if not m.is_copy]:
         yield f"  {len(changed)} tensors hold other data than their source"
     if full:
         for name, source in names:
@@ -185,7 +185,8 @@ def plan_json(planned: Plan, *, full: bool = False) -> dict[str, Any]:
         "n_mtp": planned.model.n_mtp,
         "layer_map": layer_map.sources,
         "runs": [
-            {"out": r.out, "source": r.source, "n_layers": r.n_layers} for r in layer_map.runs()
+            {"out": r.out, "source": r.source, "n_layers": r.n_layers}
+            for r in layer_map.stretches()
         ],
         "seam": layer_map.seams(),
         "header": header,
@@ -205,7 +206,7 @@ def plan_json(planned: Plan, *, full: bool = False) -> dict[str, Any]:
                 "n_bytes": m.target.n_bytes,
                 "is_copy": m.is_copy,
             }
-            for m in planned.moves
+            for m in planned.tensors
         ]
     return data
 

@@ -31,8 +31,8 @@ from rys_gguf.files.source import SourceFile
 from rys_gguf.formats.header import (
     KV,
     SCALAR_BYTES,
+    ByteOrder,
     Header,
-    Order,
     Span,
     TensorInfo,
     decode,
@@ -96,7 +96,7 @@ class Field(ReaderField):
     def contents(self, index_or_slice: int | slice = slice(None)) -> Any:
         """The decoded value, as in the stock class; nested arrays stay nested."""
         raw = self._reader.file.read(self.span.offset, self.span.n_bytes)
-        value = decode(self.types[0], raw, self._reader.order)
+        value = decode(self.types[0], raw, self._reader.byteorder)
         return value[index_or_slice] if self.types[0] == GGUFValueType.ARRAY else value
 
 
@@ -110,7 +110,7 @@ class Tensor(ReaderTensor):
         """The data as in the stock class: floats by value, quantised types as bytes."""
         raw = self._reader.file.read(self.data_offset, self.n_bytes)
         dtype = np.dtype(_ITEM_DTYPES.get(self.tensor_type, np.uint8))
-        flat = np.frombuffer(raw, dtype.newbyteorder(self._reader.order))
+        flat = np.frombuffer(raw, dtype.newbyteorder(self._reader.byteorder))
         if self.tensor_type not in GGML_QUANT_SIZES:
             return flat
         shape = tuple(int(n) for n in reversed(self.shape))
@@ -177,7 +177,7 @@ class HeaderReader(GGUFReader):
         if self.data_offset > self.file.n_bytes and n_tensors:
             raise self._invalid("ends before its tensor data starts: the file is incomplete")
         infos = self._tensor_infos(tensor_fields)
-        self.header = Header(version, self.order, tuple(kvs), tuple(infos))
+        self.header = Header(version, self.byteorder, tuple(kvs), tuple(infos))
         self._build_tensors(self.data_offset, tensor_fields)
         self._window = b""
 
@@ -190,7 +190,7 @@ class HeaderReader(GGUFReader):
         count: int = 1,
         override_order: Any = None,
     ) -> npt.NDArray[Any]:
-        item = np.dtype(dtype).newbyteorder(override_order or self.order)
+        item = np.dtype(dtype).newbyteorder(override_order or self.byteorder)
         return np.frombuffer(self._bytes(offset, item.itemsize * int(count)), item)
 
     def _push_field(self, field: ReaderField, skip_sum: bool = False) -> int:  # noqa: FBT001, FBT002 - stock signature
@@ -292,10 +292,10 @@ class HeaderReader(GGUFReader):
         # As in gguf.cpp: a version whose low half is empty was written in the other byte order.
         swapped = little & 0xFFFF == 0
         version = int(big if swapped else little)
-        self.order: Order = ">" if swapped else "<"
+        self.byteorder: ByteOrder = ">" if swapped else "<"
         self.endianess = GGUFEndian.BIG if swapped else GGUFEndian.LITTLE
         host = "<" if struct.pack("=H", 1) == b"\x01\x00" else ">"
-        self.byte_order = "I" if self.order == host else "S"
+        self.byte_order = "I" if self.byteorder == host else "S"
         if version not in READER_SUPPORTED_VERSIONS:
             raise self._invalid(f"is GGUF version {version}; versions 2 and 3 are read")
         return version
@@ -370,7 +370,7 @@ class HeaderReader(GGUFReader):
 
     def _skip_strings(self, offs: int, n: int, key: str) -> int:
         """The end of `n` strings from `offs`. A loop over one buffer: vocabularies are long."""
-        length = struct.Struct(self.order + "Q")
+        length = struct.Struct(self.byteorder + "Q")
         while n:
             self._bytes(offs, 8)
             buf, pos = self._window, offs - self._window_start
@@ -434,10 +434,10 @@ class HeaderReader(GGUFReader):
         span = field.span
         raw = self._bytes(span.offset, span.n_bytes) if span.n_bytes <= _INLINE_BYTES else span
         if field.types[0] != GGUFValueType.ARRAY:
-            return KV(field.name, field.types[0], raw, self.order)
+            return KV(field.name, field.types[0], raw, self.byteorder)
         item_type = GGUFValueType(int(field.parts[3][0]))
         n_items = int(field.parts[4][0])
-        return KV(field.name, field.types[0], raw, self.order, item_type, n_items)
+        return KV(field.name, field.types[0], raw, self.byteorder, item_type, n_items)
 
     # -- bytes ---------------------------------------------------------------------------------
 
@@ -453,7 +453,7 @@ class HeaderReader(GGUFReader):
         return self._window[start : start + n]
 
     def _u64(self, offset: int) -> int:
-        return int(struct.unpack(self.order + "Q", self._bytes(offset, 8))[0])
+        return int(struct.unpack(self.byteorder + "Q", self._bytes(offset, 8))[0])
 
     def _invalid(self, what: str) -> InvalidGGUF:
         return InvalidGGUF(f"{self.file.name}: {what}")

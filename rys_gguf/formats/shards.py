@@ -126,7 +126,7 @@ class Shards:
         tensors: list[TensorInfo] = []
         offset = 0
         for shard, reader in enumerate(self.readers):
-            if reader.header.order != first.order:
+            if reader.header.byteorder != first.byteorder:
                 raise InvalidGGUF(f"{reader.file.name}: has another byte order than shard 1")
             for tensor in reader.header.tensors:
                 if tensor.name in self.data:
@@ -144,7 +144,7 @@ class Shards:
                 offset = padded(offset + tensor.n_bytes, first.alignment)
         dropped = SPLIT_KEYS if len(self.readers) > 1 else frozenset()
         kvs = tuple(kv for kv in first.kvs if kv.key not in dropped)
-        self.header = Header(first.version, first.order, kvs, tuple(tensors))
+        self.header = Header(first.version, first.byteorder, kvs, tuple(tensors))
         said = self._number(self.readers[0], SPLIT_TENSORS)
         if len(self.readers) > 1 and said not in (None, len(tensors)):
             raise InvalidGGUF(

@@ -505,7 +505,7 @@ _ROWS = (
         "src/models/gemma3n.cpp:4-8,129-196,215-218,331-363",
         arrays=("activation_sparsity_scale",),
         longer_arrays=_SWA_ARRAY,
-        sliced=(("per_layer_token_embd.weight", 0), ("per_layer_model_proj.weight", 1)),
+        gathered=(("per_layer_token_embd.weight", 0), ("per_layer_model_proj.weight", 1)),
         unprovable=_MIXED_STREAMS,
     ),
     Architecture(
@@ -620,7 +620,7 @@ _ROWS = (
         (_SWA_LISTED, SharedTail("attention.shared_kv_layers")),
         "src/models/gemma4.cpp:6-11,66-112,136-140,183-273",
         longer_arrays=_SWA_ARRAY,
-        sliced=(("per_layer_token_embd.weight", 0), ("per_layer_model_proj.weight", 1)),
+        gathered=(("per_layer_token_embd.weight", 0), ("per_layer_model_proj.weight", 1)),
         unprovable=_PER_LAYER_INPUT,
     ),
     Architecture(
@@ -797,4 +797,4 @@ _ROWS = (
     ),
 )
 
-ARCHITECTURES = {row.name: row for row in _ROWS}
+ARCHITECTURES = {arch.name: arch for arch in _ROWS}

@@ -27,7 +27,7 @@ _MAX_TRIED = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Carried:
     """The metadata a map leads to, what speaks against it, and what a user should know of it."""
 
     target: Metadata
@@ -42,8 +42,8 @@ def architecture_of(model: Model, *, assume_uniform: bool = False) -> Architectu
     Raises Refused for an architecture that is not in the table and whose layers do not show how
     they depend on their position, unless told to take them for alike.
     """
-    row = ARCHITECTURES.get(model.architecture)
-    return row or _inferred(model, assume_uniform=assume_uniform)
+    arch = ARCHITECTURES.get(model.architecture)
+    return arch or _inferred(model, assume_uniform=assume_uniform)
 
 
 def _inferred(model: Model, *, assume_uniform: bool) -> Architecture:
@@ -78,39 +78,39 @@ def _inferred(model: Model, *, assume_uniform: bool) -> Architecture:
 def metadata_of(model: Model) -> Metadata:
     """A model's metadata as the rules read it."""
     kvs = {kv.key: kv for kv in model.header.kvs}
-    return Metadata(model.architecture, kvs, model.n_trunk, model.n_mtp, model.header.order)
+    return Metadata(model.architecture, kvs, model.n_trunk, model.n_mtp, model.header.byteorder)
 
 
-def kinds_of(row: Architecture, meta: Metadata) -> list[tuple[str, ...]]:
+def kinds_of(arch: Architecture, meta: Metadata) -> list[tuple[str, ...]]:
     """For every layer of the trunk its kind under each rule that tells layers apart."""
-    columns = [kinds for rule in row.rules if (kinds := rule.kinds(meta)) is not None]
+    columns = [kinds for rule in arch.rules if (kinds := rule.kinds(meta)) is not None]
     return [tuple(kinds) for kinds in zip(*columns, strict=True)] or [()] * meta.n_trunk
 
 
 def reschedule(
-    row: Architecture, source: Metadata, layer_map: LayerMap, schedule: Schedule
-) -> Outcome:
+    arch: Architecture, source: Metadata, layer_map: LayerMap, schedule: Schedule
+) -> Carried:
     """Carry the metadata through the map and compare.
 
     Raises Refused if a per-layer array of the source does not have one value per block.
     """
-    target = _gather(row, source, layer_map)
+    target = _gather(arch, source, layer_map)
     conflicts = _anchor_conflicts(source, target)
     if target.n_trunk + target.n_mtp > MAX_LAYERS:
         n = target.n_trunk + target.n_mtp
         conflicts.append(Conflict(f"{n} blocks are more than llama.cpp's {MAX_LAYERS}"))
     notes = []
-    for rule in (*row.rules, *ALWAYS):
+    for rule in (*arch.rules, *ALWAYS):
         target = rule.rewrite(source, target, layer_map, schedule)
         if note := rule.note(source, schedule):
             notes.append(note)
-    for rule in (*row.rules, *ALWAYS):
+    for rule in (*arch.rules, *ALWAYS):
         conflicts += rule.conflicts(source, target, layer_map, schedule)
     rescales: tuple[Rescale, ...] = ()
     if schedule is Schedule.EXPLICIT:
-        rescales = tuple(r for rule in row.rules for r in rule.rescales(source, target))
+        rescales = tuple(r for rule in arch.rules for r in rule.rescales(source, target))
         notes += [rescale_note(rescale, rescale.factor(source, target)) for rescale in rescales]
-    return Outcome(target, tuple(conflicts), tuple(notes), rescales)
+    return Carried(target, tuple(conflicts), tuple(notes), rescales)
 
 
 def rescale_note(rescale: Rescale, factor: float) -> str:
@@ -126,27 +126,27 @@ def rescale_note(rescale: Rescale, factor: float) -> str:
 
 
 def legal_windows(
-    row: Architecture, source: Metadata, schedule: Schedule, n_layers: int
+    arch: Architecture, source: Metadata, schedule: Schedule, n_layers: int
 ) -> Iterator[tuple[int, int]]:
     """The half-open windows of `n_layers` layers that may be repeated."""
     for i in range(source.n_trunk - n_layers + 1):
-        if is_legal(row, source, (i, i + n_layers), schedule):
+        if is_legal(arch, source, (i, i + n_layers), schedule):
             yield i, i + n_layers
 
 
 def is_legal(
-    row: Architecture, source: Metadata, window: tuple[int, int], schedule: Schedule
+    arch: Architecture, source: Metadata, window: tuple[int, int], schedule: Schedule
 ) -> bool:
     """Whether repeating a half-open window computes what it says."""
     try:
         layer_map = LayerMap.from_blocks([window], source.n_trunk)
     except InvalidLayerMap:
         return False
-    return not reschedule(row, source, layer_map, schedule).conflicts
+    return not reschedule(arch, source, layer_map, schedule).conflicts
 
 
 def nearest_windows(
-    row: Architecture,
+    arch: Architecture,
     source: Metadata,
     window: tuple[int, int],
     schedule: Schedule,
@@ -159,13 +159,13 @@ def nearest_windows(
     candidates.sort(
         key=lambda w: (abs(w[0] - i0) + abs(w[1] - j0), abs(w[1] - w[0] - (j0 - i0)), w)
     )
-    found = (w for w in candidates[:_MAX_TRIED] if is_legal(row, source, w, schedule))
+    found = (w for w in candidates[:_MAX_TRIED] if is_legal(arch, source, w, schedule))
     return [w for w, _ in zip(found, range(limit), strict=False)]
 
 
 def refuse(
     model: Model,
-    row: Architecture,
+    arch: Architecture,
     layer_map: LayerMap,
     schedule: Schedule,
     conflicts: tuple[Conflict, ...],
@@ -179,7 +179,7 @@ def refuse(
     source = metadata_of(model)
     windows = layer_map.windows() or ()
     if len(windows) == 1:
-        nearest = nearest_windows(row, source, windows[0], schedule)
+        nearest = nearest_windows(arch, source, windows[0], schedule)
         n = source.n_trunk
         none = "no window of this model" if n * (n + 1) // 2 <= _MAX_TRIED else "no window near it"
         lines.append(
@@ -188,30 +188,32 @@ def refuse(
             else f"{none} is legal under this schedule"
         )
     if schedule is Schedule.PORTABLE and conflicts and all(c.curable for c in conflicts):
-        outcome = reschedule(row, source, layer_map, Schedule.EXPLICIT)
-        lines += [f"or --schedule explicit: {note}" for note in outcome.notes]
+        carried = reschedule(arch, source, layer_map, Schedule.EXPLICIT)
+        lines += [f"or --schedule explicit: {note}" for note in carried.notes]
     return model.refuse("\n  ".join(lines))
 
 
-def per_layer_arrays(row: Architecture, meta: Metadata) -> dict[str, KV]:
+def per_layer_arrays(arch: Architecture, meta: Metadata) -> dict[str, KV]:
     """The KVs under the architecture's prefix that hold one value per block, by their key.
 
     Raises Refused for a key known to be per layer whose length is not the number of blocks.
     """
     n_blocks = meta.n_trunk + meta.n_mtp
-    known = {*PER_LAYER, *row.arrays, *(key for rule in row.rules for key in rule.arrays())}
+    known = {*PER_LAYER, *arch.arrays, *(key for rule in arch.rules for key in rule.arrays())}
     found = {}
     for key, kv in meta.kvs.items():
         suffix = key.removeprefix(meta.architecture + ".")
-        bare = key in row.bare_arrays
+        bare = key in arch.bare_arrays
         if not kv.is_array or suffix in NOT_PER_LAYER or (suffix == key and not bare):
             continue
         if kv.item_type == GGUFValueType.STRING:
             continue  # no engine has a text per layer; a list of that length is a coincidence
-        longer = kv.n_items > n_blocks and (suffix in row.longer_arrays or key in row.longer_arrays)
+        longer = kv.n_items > n_blocks and (
+            suffix in arch.longer_arrays or key in arch.longer_arrays
+        )
         if isinstance(kv.raw, bytes) and (kv.n_items in (n_blocks, meta.n_trunk) or longer):
             found[key] = kv
-        elif bare or suffix in known or suffix in row.longer_arrays:
+        elif bare or suffix in known or suffix in arch.longer_arrays:
             raise Refused(
                 f"{key} has {kv.n_items} entries for {n_blocks} blocks: the source itself is "
                 f"inconsistent"
@@ -219,7 +221,7 @@ def per_layer_arrays(row: Architecture, meta: Metadata) -> dict[str, KV]:
     return found
 
 
-def _gather(row: Architecture, source: Metadata, layer_map: LayerMap) -> Metadata:
+def _gather(arch: Architecture, source: Metadata, layer_map: LayerMap) -> Metadata:
     """block_count and every per-layer array through the map: new[out] = old[map[out]].
 
     Entries for MTP blocks stay behind the trunk's, and so does a surplus where the key may have
@@ -228,13 +230,13 @@ def _gather(row: Architecture, source: Metadata, layer_map: LayerMap) -> Metadat
     kvs = dict(source.kvs)
     count = kvs[source.architecture + ".block_count"]
     n_out = len(layer_map)
-    kvs[count.key] = KV.of(count.key, count.type, n_out + source.n_mtp, order=count.order)
-    for key, kv in per_layer_arrays(row, source).items():
+    kvs[count.key] = KV.of(count.key, count.type, n_out + source.n_mtp, byteorder=count.byteorder)
+    for key, kv in per_layer_arrays(arch, source).items():
         items = kv.items
         gathered = [items[s] for s in layer_map.sources] + items[source.n_trunk :]
         limit = max(MAX_LAYERS, n_out + source.n_mtp)
         assert kv.item_type is not None  # it is an array
-        kvs[key] = KV.of_items(key, kv.item_type, gathered[:limit], kv.order)
+        kvs[key] = KV.of_items(key, kv.item_type, gathered[:limit], kv.byteorder)
     return replace(source, kvs=kvs, n_trunk=n_out)
 
 

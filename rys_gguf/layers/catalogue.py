@@ -27,21 +27,21 @@ class Entry:
         return f"{self.portable}; explicit: {self.explicit}"
 
 
-def entry(row: Architecture) -> Entry:
+def entry(arch: Architecture) -> Entry:
     """What the table says of one architecture."""
-    statements = tuple(text for rule in row.rules if (text := rule.statement()))
+    statements = tuple(text for rule in arch.rules if (text := rule.statement()))
     return Entry(
-        row.name,
+        arch.name,
         statements or ("every layer alike",),
-        _windows(row, Schedule.PORTABLE),
-        _windows(row, Schedule.EXPLICIT),
-        row.source,
-        row.unprovable,
+        _windows(arch, Schedule.PORTABLE),
+        _windows(arch, Schedule.EXPLICIT),
+        arch.source,
+        arch.unprovable,
     )
 
 
-def _windows(row: Architecture, schedule: Schedule) -> str:
-    limits = [text for rule in row.rules if (text := rule.limit(schedule))]
+def _windows(arch: Architecture, schedule: Schedule) -> str:
+    limits = [text for rule in arch.rules if (text := rule.limit(schedule))]
     if "none" in limits:
         return "none"
     return "; ".join(dict.fromkeys(limits)) or "any"

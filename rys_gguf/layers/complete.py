@@ -6,14 +6,14 @@ from rys_gguf.formats.model import Model
 from rys_gguf.layers.rules import Architecture
 
 
-def require_complete(model: Model, row: Architecture) -> None:
+def require_complete(model: Model, arch: Architecture) -> None:
     """Raise InvalidGGUF, naming every problem, unless llama.cpp would accept table and layers."""
     mtp = model.layers[model.n_trunk :]
     if any(mtp) and not any(model.layers[: model.n_trunk]):
         raise model.invalid("holds only MTP blocks, no layers; patch the model they belong to")
     issues = model.offset_issues()
     counted = model.layers
-    if row.absent_mtp and not any(mtp):
+    if arch.absent_mtp and not any(mtp):
         counted = model.layers[: model.n_trunk]
     elif mtp and any(mtp) and not any(".nextn." in t.name for t in mtp[0]):
         # llama.cpp would take the block for an MTP block and leave it out, with a warning at most.
@@ -21,7 +21,7 @@ def require_complete(model: Model, row: Architecture) -> None:
             f"{model.key('nextn_predict_layers')} is {model.n_mtp}, but block {model.n_trunk} is "
             f"no MTP block: the MTP blocks were taken out and the key was left"
         )
-    if not row.empty_blocks:
+    if not arch.empty_blocks:
         issues += [
             f"block {n} has no tensors, though {model.key('block_count')} is {model.block_count}"
             for n, tensors in enumerate(counted)

@@ -57,30 +57,30 @@ def letter(kind: str) -> str:
 
 def describe(model: Model) -> Description:
     """Everything `inspect` shows. Raises Refused for an architecture without rules."""
-    row = architecture_of(model)
+    arch = architecture_of(model)
     meta = metadata_of(model)
     types: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
     for tensor in model.header.tensors:
         types[tensor.type_name] += 1
         sizes[tensor.type_name] += tensor.n_bytes
-    rules = [text for rule in row.rules if (text := rule.describe(meta))]
+    rules = [text for rule in arch.rules if (text := rule.describe(meta))]
     legal = []
     n_tried = _n_lengths(model.n_trunk)
     for schedule in Schedule:
         counts = {
             n: n_legal
             for n in range(1, n_tried + 1)
-            if (n_legal := sum(1 for _ in legal_windows(row, meta, schedule, n)))
+            if (n_legal := sum(1 for _ in legal_windows(arch, meta, schedule, n)))
         }
         legal.append(LegalLengths(schedule, counts, n_tried, model.n_trunk))
     return Description(
         model.architecture,
         model.n_trunk,
         model.n_mtp,
-        tuple(", ".join(kinds) for kinds in kinds_of(row, meta)),
+        tuple(", ".join(kinds) for kinds in kinds_of(arch, meta)),
         tuple(rules) or ("every layer alike",),
-        row.source,
+        arch.source,
         {name: (n, sizes[name]) for name, n in types.most_common()},
         tuple(sum(t.n_bytes for t in layer) for layer in model.layers),
         sum(t.n_bytes for t in model.globals),

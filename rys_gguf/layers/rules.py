@@ -18,7 +18,7 @@ from typing import Any
 from gguf.constants import GGUFValueType
 
 from rys_gguf.errors import Refused
-from rys_gguf.formats.header import KV, SCALAR_FORMAT, Order, layer_of, rename
+from rys_gguf.formats.header import KV, SCALAR_FORMAT, ByteOrder, layer_of, rename
 from rys_gguf.formats.limits import MAX_LAYERS
 from rys_gguf.layers.layer_map import LayerMap
 from rys_gguf.layers.schedule import Schedule
@@ -47,7 +47,7 @@ class Metadata:
     kvs: Mapping[str, KV]
     n_trunk: int
     n_mtp: int
-    order: Order = "<"
+    byteorder: ByteOrder = "<"
 
     def kv(self, suffix: str) -> KV | None:
         """The KV `{architecture}.{suffix}`."""
@@ -103,7 +103,7 @@ class Metadata:
     def with_scalar(self, suffix: str, type_: GGUFValueType, value: Any) -> Metadata:
         """This metadata with one scalar of the architecture replaced or added."""
         key = f"{self.architecture}.{suffix}"
-        return self.with_kv(KV.of(key, type_, value, order=self.order))
+        return self.with_kv(KV.of(key, type_, value, byteorder=self.byteorder))
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +265,13 @@ class Periodic(Rule):
         flags = [kinds[s] == self.regular for s in layer_map.sources] + [False] * source.n_mtp
         key = f"{source.architecture}.{self.array}"
         return target.with_kv(
-            KV.of(key, GGUFValueType.ARRAY, flags, order=source.order, item_type=GGUFValueType.BOOL)
+            KV.of(
+                key,
+                GGUFValueType.ARRAY,
+                flags,
+                byteorder=source.byteorder,
+                item_type=GGUFValueType.BOOL,
+            )
         )
 
     def note(self, source: Metadata, schedule: Schedule) -> str | None:
@@ -604,7 +610,7 @@ class BoundToPreceding(Rule):
                 f"{source.architecture}.{self.key}",
                 GGUFValueType.ARRAY,
                 [bool(flags[s]) for s in layer_map.sources],
-                order=source.order,
+                byteorder=source.byteorder,
                 item_type=GGUFValueType.BOOL,
             )
         )
@@ -664,7 +670,7 @@ class LayerIndex(Rule):
         moved = [layer_map.outputs_of(n)[0] for n in self._named(source)]
         if kv.is_array:
             return target.with_kv(
-                KV.of(kv.key, kv.type, moved, order=kv.order, item_type=kv.item_type)
+                KV.of(kv.key, kv.type, moved, byteorder=kv.byteorder, item_type=kv.item_type)
             )
         return target.with_scalar(self.key, kv.type, moved[0])
 
@@ -795,7 +801,7 @@ class Injection(Rule):
             if out and s == 0:
                 entries[out] = -1
         return target.with_kv(
-            KV.of(kv.key, kv.type, entries, order=kv.order, item_type=kv.item_type)
+            KV.of(kv.key, kv.type, entries, byteorder=kv.byteorder, item_type=kv.item_type)
         )
 
     def conflicts(
@@ -878,14 +884,16 @@ class TensorNames(Rule):
                 picked.append(n)
                 renamed.append(name if out is None else rename(name, out))
         target = target.with_kv(
-            KV.of(self.key, names.type, renamed, order=names.order, item_type=names.item_type)
+            KV.of(
+                self.key, names.type, renamed, byteorder=names.byteorder, item_type=names.item_type
+            )
         )
         for key in self.parallel:
             kv = source.kvs.get(key)
             if kv is not None and kv.item_type is not None and kv.n_items == names.n_items:
                 items = kv.items
                 target = target.with_kv(
-                    KV.of_items(key, kv.item_type, [items[n] for n in picked], kv.order)
+                    KV.of_items(key, kv.item_type, [items[n] for n in picked], kv.byteorder)
                 )
         return target
 
@@ -920,7 +928,7 @@ class Architecture:
 
     `arrays` are per-layer keys beyond those that every architecture has and those of the rules;
     `longer_arrays` may have more entries than blocks, the surplus stays; `bare_arrays` have no
-    architecture prefix. `sliced` are tensors of the whole model with one slice per trunk layer:
+    architecture prefix. `gathered` are tensors of the whole model with one slice per trunk layer:
     (name, which ne holds the slices). `empty_blocks` says that a block may have no tensors at all,
     `absent_mtp` that a file may count MTP blocks it does not hold. `unprovable` says why a layer
     that writes zeros does not pass its input on, where that is so.
@@ -932,7 +940,7 @@ class Architecture:
     arrays: tuple[str, ...] = ()
     longer_arrays: tuple[str, ...] = ()
     bare_arrays: tuple[str, ...] = ()
-    sliced: tuple[tuple[str, int], ...] = ()
+    gathered: tuple[tuple[str, int], ...] = ()
     empty_blocks: bool = False
     absent_mtp: bool = False
     unprovable: str = ""

@@ -18,7 +18,7 @@ from rys_gguf.files.copying import BLOCK_BYTES
 from rys_gguf.files.source import Progress
 from rys_gguf.formats.header import KV, Header, padded
 from rys_gguf.formats.model import Model
-from rys_gguf.patch.plan import Move, PlannedFile
+from rys_gguf.patch.plan import PlannedFile, PlannedTensor
 from rys_gguf.patch.writer import Written, write_files
 
 _KEY = "general.alignment"
@@ -40,12 +40,12 @@ def plan_aligned(model: Model, alignment: int = BLOCK_BYTES) -> PlannedFile:
         )
     if issues := model.offset_issues():
         raise model.invalid(issues[0])
-    moves = tuple(_moves(model, alignment))
+    tensors = tuple(_tensors(model, alignment))
     old = model.header
     header = Header(
-        old.version, old.order, tuple(_kvs(old, alignment)), tuple(m.target for m in moves)
+        old.version, old.byteorder, tuple(_kvs(old, alignment)), tuple(m.target for m in tensors)
     )
-    return PlannedFile(header, moves, model.n_trailing_bytes)
+    return PlannedFile(header, tensors, model.n_trailing_bytes)
 
 
 def align(
@@ -66,16 +66,16 @@ def align(
 
 
 def _kvs(header: Header, alignment: int) -> Iterator[KV]:
-    new = KV.of(_KEY, GGUFValueType.UINT32, alignment, order=header.order)
+    new = KV.of(_KEY, GGUFValueType.UINT32, alignment, byteorder=header.byteorder)
     for kv in header.kvs:
         yield new if kv.key == _KEY else kv
     if header.get(_KEY) is None:
         yield new
 
 
-def _moves(model: Model, alignment: int) -> Iterator[Move]:
+def _tensors(model: Model, alignment: int) -> Iterator[PlannedTensor]:
     offset = 0
     for tensor in model.header.tensors:
         target = replace(tensor, offset=offset)
-        yield Move(target, tensor, model.data(tensor))
+        yield PlannedTensor(target, tensor, model.data(tensor))
         offset = padded(offset + tensor.n_bytes, alignment)

@@ -51,10 +51,10 @@ _SHARD = re.compile(r"-[0-9]{5}-of-[0-9]{5}(?=\.gguf$)")
 
 
 @dataclass(frozen=True, slots=True)
-class Slices:
+class GatheredTensor:
     """A tensor of the whole model that holds one slice per trunk layer, gathered by the map.
 
-    Each of `n_rows` rows is `n_slices` slices of `slice_bytes`; `order[out]` is the slice that
+    Each of `n_rows` rows is `n_slices` slices of `slice_bytes`; `gather[out]` is the slice that
     comes `out`-th in the output's row.
     """
 
@@ -62,11 +62,11 @@ class Slices:
     n_rows: int
     n_slices: int
     slice_bytes: int
-    order: tuple[int, ...]
+    gather: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Move:
+class PlannedTensor:
     """One tensor of the output: its table row, the source's (None if it is new), and its data.
 
     The data is a place in the source, slices of such a place, or, where a value had to change, the
@@ -75,7 +75,7 @@ class Move:
 
     target: TensorInfo
     source: TensorInfo | None
-    data: TensorData | Slices | bytes
+    data: TensorData | GatheredTensor | bytes
 
     @property
     def is_copy(self) -> bool:
@@ -88,7 +88,7 @@ class PlannedFile:
     """One file of the output: its header and the tensors it holds, in order."""
 
     header: Header
-    moves: tuple[Move, ...]
+    tensors: tuple[PlannedTensor, ...]
     n_trailing_bytes: int = 0
 
     @property
@@ -118,7 +118,7 @@ class Plan:
     layer_map: LayerMap
     schedule: Schedule
     header: Header
-    moves: tuple[Move, ...]
+    tensors: tuple[PlannedTensor, ...]
     notes: tuple[str, ...]
 
     @property
@@ -155,31 +155,31 @@ def make_plan(
     Raises Refused if the output would not compute what the map says, InvalidGGUF if the source is
     not a model llama.cpp would load.
     """
-    row = architecture_of(model, assume_uniform=assume_uniform)
+    arch = architecture_of(model, assume_uniform=assume_uniform)
     if layer_map.n_source != model.n_trunk:
         raise model.refuse(
             f"the map is for {layer_map.n_source} layers, the model has {model.n_trunk}"
         )
-    outcome = reschedule(row, metadata_of(model), layer_map, schedule)
-    if outcome.conflicts:
-        raise refuse(model, row, layer_map, schedule, outcome.conflicts)
-    require_complete(model, row)
-    _require_rescalable(model, outcome.rescales)
+    carried = reschedule(arch, metadata_of(model), layer_map, schedule)
+    if carried.conflicts:
+        raise refuse(model, arch, layer_map, schedule, carried.conflicts)
+    require_complete(model, arch)
+    _require_rescalable(model, carried.rescales)
     meta = metadata_of(model)
     for n in range(model.n_trunk):
         layer_memory(model, meta, n)  # sizes that are no numbers are refused here, not at the end
-    scales = {r: r.factor(meta, outcome.target) for r in outcome.rescales}
-    moves = tuple(_moves(model, layer_map, row, scales))
+    scales = {r: r.factor(meta, carried.target) for r in carried.rescales}
+    tensors = tuple(_tensors(model, layer_map, arch, scales))
     header = Header(
         model.header.version,
-        model.header.order,
-        tuple(_kvs(model, layer_map, outcome.target, provenance=provenance)),
-        tuple(move.target for move in moves),
+        model.header.byteorder,
+        tuple(_kvs(model, layer_map, carried.target, provenance=provenance)),
+        tuple(planned.target for planned in tensors),
     )
-    notes = list(outcome.notes)
+    notes = list(carried.notes)
     if model.n_trailing_bytes:
         notes.append(f"{model.n_trailing_bytes} bytes after the last tensor are kept at the end")
-    return Plan(model, layer_map, schedule, header, moves, tuple(notes))
+    return Plan(model, layer_map, schedule, header, tensors, tuple(notes))
 
 
 def _require_rescalable(model: Model, rescales: tuple[Rescale, ...]) -> None:
@@ -201,35 +201,35 @@ def split(plan: Plan, max_bytes: int | None) -> tuple[PlannedFile, ...]:
     llama-gguf-split's scheme: a file is full when the next tensor would exceed the limit; the first
     holds all keys, each says its number, the count, and the number of tensors of the model.
     """
-    groups: list[list[Move]] = [[]]
+    groups: list[list[PlannedTensor]] = [[]]
     size = 0
-    for move in plan.moves:
-        n = padded(move.target.n_bytes, plan.header.alignment)
+    for planned in plan.tensors:
+        n = padded(planned.target.n_bytes, plan.header.alignment)
         if max_bytes is not None and groups[-1] and size + n > max_bytes:
             groups.append([])
             size = 0
-        groups[-1].append(move)
+        groups[-1].append(planned)
         size += n
     if len(groups) == 1:
-        return (PlannedFile(plan.header, plan.moves, plan.model.n_trailing_bytes),)
+        return (PlannedFile(plan.header, plan.tensors, plan.model.n_trailing_bytes),)
     return tuple(_shard(plan, n, len(groups), group) for n, group in enumerate(groups))
 
 
-def _shard(plan: Plan, n: int, count: int, moves: list[Move]) -> PlannedFile:
-    order, alignment = plan.header.order, plan.header.alignment
+def _shard(plan: Plan, n: int, count: int, tensors: list[PlannedTensor]) -> PlannedFile:
+    byteorder, alignment = plan.header.byteorder, plan.header.alignment
     own = (
-        KV.of(SPLIT_NO, GGUFValueType.UINT16, n, order=order),
-        KV.of(SPLIT_COUNT, GGUFValueType.UINT16, count, order=order),
-        KV.of(SPLIT_TENSORS, GGUFValueType.INT32, len(plan.moves), order=order),
+        KV.of(SPLIT_NO, GGUFValueType.UINT16, n, byteorder=byteorder),
+        KV.of(SPLIT_COUNT, GGUFValueType.UINT16, count, byteorder=byteorder),
+        KV.of(SPLIT_TENSORS, GGUFValueType.INT32, len(plan.tensors), byteorder=byteorder),
     )
     # Each file is read with its own alignment; without the key it would be the default.
     aligned = plan.header.get("general.alignment")
     kvs = plan.header.kvs if n == 0 else (aligned,) if aligned else ()
     offset = 0
     placed = []
-    for move in moves:
-        placed.append(replace(move, target=replace(move.target, offset=offset)))
-        offset = padded(offset + move.target.n_bytes, alignment)
+    for planned in tensors:
+        placed.append(replace(planned, target=replace(planned.target, offset=offset)))
+        offset = padded(offset + planned.target.n_bytes, alignment)
     kept = tuple(kv for kv in kvs if kv.key not in SPLIT_KEYS)
     header = replace(plan.header, kvs=kept + own, tensors=tuple(m.target for m in placed))
     return PlannedFile(header, tuple(placed))
@@ -279,24 +279,24 @@ def _per_layer(meta: Metadata, suffix: str, layer: int, default: int = 0) -> int
     return int(values[layer] if values else meta.scalar(suffix, default))
 
 
-def _moves(
-    model: Model, layer_map: LayerMap, row: Architecture, scales: dict[Rescale, float]
-) -> Iterator[Move]:
+def _tensors(
+    model: Model, layer_map: LayerMap, arch: Architecture, scales: dict[Rescale, float]
+) -> Iterator[PlannedTensor]:
     """The output's tensors in file order.
 
     Tensors of one layer that stand together stay together: each such group is followed by its
     copies. The source's own order of layers (many files sort them as text) is kept.
     """
-    sliced = dict(row.sliced)
+    gathered = dict(arch.gathered)
     offset = 0
     for group in _groups(model):
         layer = layer_of(group[0].name)
         outs = (None,) if layer is None else _outputs(model, layer_map, layer)
         for out in outs:
             for source in group:
-                for move in _copies(model, layer_map, source, out, sliced, scales):
-                    yield replace(move, target=replace(move.target, offset=offset))
-                    offset = padded(offset + move.target.n_bytes, model.header.alignment)
+                for planned in _copies(model, layer_map, source, out, gathered, scales):
+                    yield replace(planned, target=replace(planned.target, offset=offset))
+                    offset = padded(offset + planned.target.n_bytes, model.header.alignment)
 
 
 def _copies(
@@ -304,16 +304,16 @@ def _copies(
     layer_map: LayerMap,
     source: TensorInfo,
     out: int | None,
-    sliced: dict[str, int],
+    gathered: dict[str, int],
     scales: dict[Rescale, float],
-) -> Iterator[Move]:
+) -> Iterator[PlannedTensor]:
     """What one source tensor becomes as part of output block `out` (None: of the whole model)."""
     data = model.data(source)
     if out is None:
-        if source.name in sliced:
-            yield _slice(model, layer_map, source, sliced[source.name])
+        if source.name in gathered:
+            yield _slice(model, layer_map, source, gathered[source.name])
         else:
-            yield Move(source, source, data)
+            yield PlannedTensor(source, source, data)
         return
     name = rename(source.name, out)
     if len(encode_text(name)) > MAX_NAME_BYTES:
@@ -326,14 +326,14 @@ def _copies(
     in_trunk = out < len(layer_map)
     for rescale, factor in scales.items() if in_trunk else ():
         if not rescale.new and suffix == rescale.tensor:
-            yield Move(target, source, scaled(model, source, factor))
+            yield PlannedTensor(target, source, scaled(model, source, factor))
             break
     else:
-        yield Move(target, source, data)
+        yield PlannedTensor(target, source, data)
     for rescale, factor in scales.items() if in_trunk else ():
         if rescale.new and suffix == rescale.tensor.rpartition(".")[0] + ".weight":
             new = TensorInfo(rename(name, out)[: -len("weight")] + "scale", (1,), _F32, 0, 4)
-            yield Move(new, None, struct.pack(model.header.order + "f", factor))
+            yield PlannedTensor(new, None, struct.pack(model.header.byteorder + "f", factor))
 
 
 def scaled(model: Model, tensor: TensorInfo, factor: float) -> bytes:
@@ -343,12 +343,12 @@ def scaled(model: Model, tensor: TensorInfo, factor: float) -> bytes:
             f"tensor {printable(tensor.name)!r} is {tensor.type_name} of {tensor.n_bytes} bytes; "
             f"only vectors in F32 can be rescaled"
         )
-    dtype = np.dtype(np.float32).newbyteorder(model.header.order)
+    dtype = np.dtype(np.float32).newbyteorder(model.header.byteorder)
     values = np.frombuffer(b"".join(model.read(model.data(tensor).span)), dtype)
     return bytes((values * np.float32(factor)).astype(dtype).tobytes())
 
 
-def _slice(model: Model, layer_map: LayerMap, source: TensorInfo, dim: int) -> Move:
+def _slice(model: Model, layer_map: LayerMap, source: TensorInfo, dim: int) -> PlannedTensor:
     n = model.n_trunk
     shown = f"tensor {printable(source.name)!r}"
     if dim >= len(source.ne) or source.ne[dim] % n or not source.n_bytes:
@@ -367,7 +367,9 @@ def _slice(model: Model, layer_map: LayerMap, source: TensorInfo, dim: int) -> M
     ne[dim] = ne[dim] // n * len(layer_map)
     n_bytes = rows * slice_bytes * len(layer_map)
     target = replace(source, ne=tuple(ne), n_bytes=n_bytes)
-    return Move(target, source, Slices(model.data(source), rows, n, slice_bytes, layer_map.sources))
+    return PlannedTensor(
+        target, source, GatheredTensor(model.data(source), rows, n, slice_bytes, layer_map.sources)
+    )
 
 
 def _groups(model: Model) -> Iterator[list[TensorInfo]]:
@@ -394,7 +396,7 @@ def _kvs(model: Model, layer_map: LayerMap, target: Metadata, *, provenance: boo
     for old in model.header.kvs:
         if old.key == "general.name" and provenance and old.type == GGUFValueType.STRING:
             name = f"{old.value} {layer_map.label}"
-            yield KV.of(old.key, old.type, name, order=old.order)
+            yield KV.of(old.key, old.type, name, byteorder=old.byteorder)
         elif old.key in own:
             yield own.pop(old.key)
         elif not old.key.startswith(PROVENANCE):

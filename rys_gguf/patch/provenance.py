@@ -23,14 +23,16 @@ SOURCE_KEY = "rys.source"
 
 def record(model: Model, layer_map: LayerMap) -> Iterator[KV]:
     """The KVs that record a map and its source: file name, size, SHA-256 of the header."""
-    order = model.header.order
+    byteorder = model.header.byteorder
     string, array = GGUFValueType.STRING, GGUFValueType.ARRAY
     name = os.fsencode(model.files[0].path.name).decode("utf-8", "surrogateescape")
     source = [name, str(model.n_bytes), _digest(model)]
-    yield KV.of(VERSION_KEY, string, __version__, order=order)
-    yield KV.of(SPEC_KEY, string, layer_map.spec, order=order)
-    yield KV.of(MAP_KEY, array, layer_map.sources, order=order, item_type=GGUFValueType.INT32)
-    yield KV.of(SOURCE_KEY, array, source, order=order, item_type=string)
+    yield KV.of(VERSION_KEY, string, __version__, byteorder=byteorder)
+    yield KV.of(SPEC_KEY, string, layer_map.spec, byteorder=byteorder)
+    yield KV.of(
+        MAP_KEY, array, layer_map.sources, byteorder=byteorder, item_type=GGUFValueType.INT32
+    )
+    yield KV.of(SOURCE_KEY, array, source, byteorder=byteorder, item_type=string)
 
 
 def recorded_map(header: Header, n_source: int) -> LayerMap | None:

@@ -20,7 +20,7 @@ from rys_gguf.files.source import Progress
 from rys_gguf.formats.header import Span, padded, zeros
 from rys_gguf.formats.model import Model
 from rys_gguf.formats.shards import TensorData, shard_path
-from rys_gguf.patch.plan import Plan, PlannedFile, Slices, split
+from rys_gguf.patch.plan import GatheredTensor, Plan, PlannedFile, split
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ def _room(model: Model, file: PlannedFile, path: Path) -> int:
     if not shared or model.header.alignment % alignment:
         return file.n_bytes
     return file.n_bytes - sum(
-        move.target.n_bytes & -alignment for move in file.moves if move.is_copy
+        planned.target.n_bytes & -alignment for planned in file.tensors if planned.is_copy
     )
 
 
@@ -105,42 +105,42 @@ def _write_file(model: Model, file: PlannedFile, out: OutputFile, progress: Prog
 def _pieces(model: Model, file: PlannedFile) -> Iterator[bytes | Span]:
     """The file's bytes in order, as literal bytes or spans of the source."""
     yield from file.header.encode()
-    for move in file.moves:
-        n = move.target.n_bytes
+    for planned in file.tensors:
+        n = planned.target.n_bytes
         n_padding = padded(n, file.header.alignment) - n
-        if isinstance(move.data, TensorData) and move.data.n_padding == n_padding:
+        if isinstance(planned.data, TensorData) and planned.data.n_padding == n_padding:
             # Padding comes from the source as well, so that neighbours there stay one run.
-            span = move.data.span
+            span = planned.data.span
             yield Span(span.offset, span.n_bytes + n_padding, span.shard)
             continue
-        if isinstance(move.data, TensorData):
-            yield move.data.span
-        elif isinstance(move.data, Slices):
-            yield from sliced(model, move.data)
+        if isinstance(planned.data, TensorData):
+            yield planned.data.span
+        elif isinstance(planned.data, GatheredTensor):
+            yield from gathered(model, planned.data)
         else:
-            yield move.data
+            yield planned.data
         yield from zeros(n_padding)
     if file.n_trailing_bytes:
         yield Span(model.n_bytes - file.n_trailing_bytes, file.n_trailing_bytes)
 
 
-def sliced(model: Model, slices: Slices) -> Iterator[bytes]:
-    """The rows of a sliced tensor, gathered, in pieces of about a MiB."""
-    span = slices.data.span
-    row_bytes = slices.n_slices * slices.slice_bytes
+def gathered(model: Model, tensor: GatheredTensor) -> Iterator[bytes]:
+    """The rows of a gathered tensor, in pieces of about a MiB."""
+    span = tensor.data.span
+    row_bytes = tensor.n_slices * tensor.slice_bytes
     if row_bytes > 1 << 20:
         # Long slices are read one by one: how long is for the file to say.
-        for row, n in itertools.product(range(slices.n_rows), slices.order):
-            start = span.offset + row * row_bytes + n * slices.slice_bytes
-            yield from model.read(Span(start, slices.slice_bytes, span.shard))
+        for row, n in itertools.product(range(tensor.n_rows), tensor.gather):
+            start = span.offset + row * row_bytes + n * tensor.slice_bytes
+            yield from model.read(Span(start, tensor.slice_bytes, span.shard))
         return
     n_rows = max(1, (1 << 20) // row_bytes)
     file = model.files[span.shard]
-    for row in range(0, slices.n_rows, n_rows):
-        n = min(n_rows, slices.n_rows - row)
+    for row in range(0, tensor.n_rows, n_rows):
+        n = min(n_rows, tensor.n_rows - row)
         raw = file.read(span.offset + row * row_bytes, n * row_bytes)
-        rows = np.frombuffer(raw, np.uint8).reshape(n, slices.n_slices, slices.slice_bytes)
-        yield rows[:, list(slices.order)].tobytes()
+        rows = np.frombuffer(raw, np.uint8).reshape(n, tensor.n_slices, tensor.slice_bytes)
+        yield rows[:, list(tensor.gather)].tobytes()
 
 
 def _merged(parts: Iterator[bytes | Span]) -> Iterator[bytes | Span]:

@@ -212,7 +212,7 @@ def _rule(
 ) -> Iterator[str]:
     yield from ("", "## Layers and their place", "")
     try:
-        row = architecture_of(origin)
+        arch = architecture_of(origin)
     except Refused:
         yield (
             f"`{_code(origin.architecture)}` is not in rys-gguf's table of architectures: its "
@@ -220,20 +220,20 @@ def _rule(
         )
         return
     meta = metadata_of(origin)
-    rules = [text for rule in row.rules if (text := rule.describe(meta))]
+    rules = [text for rule in arch.rules if (text := rule.describe(meta))]
     yield from (f"- {_md(text)}" for text in rules or ["every layer alike"])
     yield ""
-    where = f"{_md(row.source)}, checked against {_md(CHECKED_AGAINST)}"
+    where = f"{_md(arch.source)}, checked against {_md(CHECKED_AGAINST)}"
     if source is None:
         yield f"This is how llama.cpp runs the layers ({where})."
         return
-    if not reschedule(row, meta, layer_map, Schedule.PORTABLE).conflicts:
+    if not reschedule(arch, meta, layer_map, Schedule.PORTABLE).conflicts:
         yield (
             f"The map respects this rule of llama.cpp ({where}): wherever the source runs, every "
             f"copy runs as its original."
         )
         return
-    explicit = reschedule(row, meta, layer_map, Schedule.EXPLICIT)
+    explicit = reschedule(arch, meta, layer_map, Schedule.EXPLICIT)
     if not _is_spelled_out(variant, meta, explicit.target):
         yield (
             f"**The map does not respect this rule of llama.cpp ({where}), and the file does not "

@@ -160,8 +160,8 @@ def run_sweep(
 
 
 def _about(model: Model, path: Path) -> dict[str, Any]:
-    row, meta = architecture_of(model), metadata_of(model)
-    rules = [text for rule in row.rules if (text := rule.describe(meta))]
+    arch, meta = architecture_of(model), metadata_of(model)
+    rules = [text for rule in arch.rules if (text := rule.describe(meta))]
     return {
         "name": model.name,
         "path": str(path),

@@ -42,13 +42,13 @@ class Windows:
 
     def __init__(self, model: Model, schedule: Schedule) -> None:
         self.n_layers = model.n_trunk
-        self._row = architecture_of(model)
+        self._arch = architecture_of(model)
         self._meta = metadata_of(model)
         self._schedule = schedule
 
     def rule_against(self, layer_map: LayerMap) -> str | None:
         """Why a map would not compute what it says, or None if it would."""
-        conflicts = reschedule(self._row, self._meta, layer_map, self._schedule).conflicts
+        conflicts = reschedule(self._arch, self._meta, layer_map, self._schedule).conflicts
         return conflicts[0].text if conflicts else None
 
     def choose(self, maps: Iterable[LayerMap]) -> Selection:

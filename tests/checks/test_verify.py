@@ -155,7 +155,7 @@ def set_scalar(key: str, value: object) -> Callable[[dict], None]:
 
     def change(kvs: dict) -> None:
         kv = kvs[key]
-        kvs[key] = type(kv).of(key, kv.type, value, order=kv.order)
+        kvs[key] = type(kv).of(key, kv.type, value, byteorder=kv.byteorder)
 
     return change
 
@@ -198,7 +198,7 @@ def shorten(key: str) -> Callable[[dict], None]:
 
     def change(kvs: dict) -> None:
         kv = kvs[key]
-        kvs[key] = type(kv).of_items(key, kv.item_type, kv.items[:-1], kv.order)
+        kvs[key] = type(kv).of_items(key, kv.item_type, kv.items[:-1], kv.byteorder)
 
     return change
 

@@ -47,9 +47,9 @@ VALUES = {
 }
 
 
-def header(*kvs: KV, tensors: tuple[TensorInfo, ...] = (), order: str = "<") -> Header:
+def header(*kvs: KV, tensors: tuple[TensorInfo, ...] = (), byteorder: str = "<") -> Header:
     """A header of version 3."""
-    return Header(3, order, kvs, tensors)
+    return Header(3, byteorder, kvs, tensors)
 
 
 def encoded(header: Header) -> bytes:
@@ -57,23 +57,23 @@ def encoded(header: Header) -> bytes:
     return b"".join(header.encode())
 
 
-@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("byteorder", "<>")
 @pytest.mark.parametrize("type_", VALUES)
-def test_a_value_is_stored_as_struct_stores_it(type_, order) -> None:
+def test_a_value_is_stored_as_struct_stores_it(type_, byteorder) -> None:
     """Scalars and arrays of every type become the format's bytes, and the value again."""
     value = VALUES[type_]
     raw = (
-        raw_string(value.encode(), order)
+        raw_string(value.encode(), byteorder)
         if type_ == T.STRING
-        else struct.pack(order + SCALARS[type_], value)
+        else struct.pack(byteorder + SCALARS[type_], value)
     )
-    scalar = KV.of("key", type_, value, order=order)
+    scalar = KV.of("key", type_, value, byteorder=byteorder)
     assert (scalar.raw, scalar.value, scalar.is_array) == (raw, value, False)
     assert (scalar.type_name, scalar.n_value_bytes) == (type_.name, len(raw))
 
-    array = KV.of("key", T.ARRAY, [value] * 3, order=order, item_type=type_)
-    assert array == KV.of_items("key", type_, [raw] * 3, order)
-    assert array.raw == raw_array(type_, [raw] * 3, order)
+    array = KV.of("key", T.ARRAY, [value] * 3, byteorder=byteorder, item_type=type_)
+    assert array == KV.of_items("key", type_, [raw] * 3, byteorder)
+    assert array.raw == raw_array(type_, [raw] * 3, byteorder)
     assert (array.value, array.items, array.is_array) == ([value] * 3, [raw] * 3, True)
     assert array.type_name == f"ARRAY[{type_.name}, 3]"
 
@@ -81,14 +81,16 @@ def test_a_value_is_stored_as_struct_stores_it(type_, order) -> None:
 @pytest.mark.parametrize("endianess", GGUFEndian)
 def test_a_header_is_written_as_the_stock_writer_writes_it(tmp_path, endianess) -> None:
     """A header made of values has, byte for byte, the encoding that GGUFWriter gives it."""
-    order = "<" if endianess == GGUFEndian.LITTLE else ">"
+    byteorder = "<" if endianess == GGUFEndian.LITTLE else ">"
     writer = gguf.GGUFWriter(str(tmp_path / "m.gguf"), "llama", endianess=endianess)
-    kvs = [KV.of("general.architecture", T.STRING, "llama", order=order)]
+    kvs = [KV.of("general.architecture", T.STRING, "llama", byteorder=byteorder)]
     for type_, value in VALUES.items():
         writer.add_key_value(f"k.{type_.name}", value, type_)
         writer.add_key_value(f"a.{type_.name}", [value] * 2, T.ARRAY, type_)
-        kvs.append(KV.of(f"k.{type_.name}", type_, value, order=order))
-        kvs.append(KV.of(f"a.{type_.name}", T.ARRAY, [value] * 2, order=order, item_type=type_))
+        kvs.append(KV.of(f"k.{type_.name}", type_, value, byteorder=byteorder))
+        kvs.append(
+            KV.of(f"a.{type_.name}", T.ARRAY, [value] * 2, byteorder=byteorder, item_type=type_)
+        )
     writer.add_tensor("a", np.zeros((3, 5), np.float32))
     writer.add_tensor("b", np.zeros(34, np.uint8), raw_dtype=GGMLQuantizationType.Q8_0)
     writer.write_header_to_file()
@@ -97,7 +99,7 @@ def test_a_header_is_written_as_the_stock_writer_writes_it(tmp_path, endianess) 
     writer.close()
     q8 = int(GGMLQuantizationType.Q8_0)
     tensors = (TensorInfo("a", (5, 3), F32, 0, 60), TensorInfo("b", (32,), q8, 64, 34))
-    made = header(*kvs, tensors=tensors, order=order)
+    made = header(*kvs, tensors=tensors, byteorder=byteorder)
     content = (tmp_path / "m.gguf").read_bytes()
     assert content[: made.data_offset] == encoded(made)
     assert len(content) == made.data_offset + made.n_data_bytes

@@ -127,11 +127,11 @@ def finished(writer: gguf.GGUFWriter, path: Path) -> Path:
     return path
 
 
-def as_version_2(path: Path, order: str) -> Path:
+def as_version_2(path: Path, byteorder: str) -> Path:
     """The same file, said to be of the format's version 2."""
     with path.open("r+b") as file:
         file.seek(4)
-        file.write(struct.pack(order + "I", 2))
+        file.write(struct.pack(byteorder + "I", 2))
     return path
 
 
@@ -202,7 +202,7 @@ def test_the_parts_of_a_field_are_its_bytes(pair) -> None:
             continue
         span = field.span
         assert span.offset + span.n_bytes == theirs.offset + n_bytes
-        value = decode(field.types[0], content[span.offset :][: span.n_bytes], ours.order)
+        value = decode(field.types[0], content[span.offset :][: span.n_bytes], ours.byteorder)
         assert value == theirs.contents()
         if field.types[0] == T.ARRAY:
             assert (n, field.data) == (5, [])
@@ -441,8 +441,8 @@ def test_any_well_formed_file_is_read_as_it_was_made(scratch, made) -> None:
     """Whatever stands in a header is found there, and encodes to the bytes it came from."""
     with opened(scratch, made.content) as reader:
         header = reader.header
-        assert (header.order, header.version, header.alignment) == (
-            made.order,
+        assert (header.byteorder, header.version, header.alignment) == (
+            made.byteorder,
             made.version,
             made.alignment,
         )
@@ -451,7 +451,7 @@ def test_any_well_formed_file_is_read_as_it_was_made(scratch, made) -> None:
         ] == made.kvs
         for kv in header.kvs:
             if kv.is_array:
-                assert raw_array(kv.item_type, kv.items, made.order) == kv.raw
+                assert raw_array(kv.item_type, kv.items, made.byteorder) == kv.raw
             assert repr(reader.fields[kv.key].contents()) == repr(kv.value)  # NaN is not NaN
         assert [
             (t.name.encode("utf-8", "surrogateescape"), t.ne, t.type) for t in header.tensors
@@ -582,7 +582,7 @@ DAMAGE = {
     "version 0": (raw_file(version=0), "is GGUF version 0; versions 2 and 3 are read"),
     "version 1": (raw_file(version=1), "is GGUF version 1;"),
     "version 4": (raw_file(version=4), "is GGUF version 4;"),
-    "version 4, big endian": (raw_file(version=4, order=">"), "is GGUF version 4;"),
+    "version 4, big endian": (raw_file(version=4, byteorder=">"), "is GGUF version 4;"),
     "many tensors": (counts(HUGE, 0), f"claims {HUGE} tensors"),
     "many keys": (counts(0, HUGE), f"claims {HUGE} keys"),
     "more keys than there are": (counts(0, 5)[:24], "inside its header"),

@@ -197,10 +197,12 @@ def meta(n: int, n_mtp: int = 0, **values: object) -> Metadata:
     return Metadata("a", kvs, n, n_mtp)
 
 
-def outcome(rule, source: Metadata, spec: str, **row: object):
+def outcome(rule, source: Metadata, spec: str, **options: object):
     """What the engine makes of one rule."""
     layer_map = LayerMap.parse(spec, source.n_trunk)
-    return reschedule(Architecture("a", (rule,), "", **row), source, layer_map, Schedule.PORTABLE)
+    return reschedule(
+        Architecture("a", (rule,), "", **options), source, layer_map, Schedule.PORTABLE
+    )
 
 
 @pytest.mark.parametrize(
@@ -305,9 +307,9 @@ def test_an_unsupported_architecture_says_why() -> None:
 def test_every_row_has_a_source_and_words() -> None:
     """The table is for reading: each row names its file in llama.cpp and says what is legal."""
     assert len(ARCHITECTURES) >= 153
-    for name, row in ARCHITECTURES.items():
-        found = entry(row)
-        assert row.source.startswith("src/models/"), name
+    for name, arch in ARCHITECTURES.items():
+        found = entry(arch)
+        assert arch.source.startswith("src/models/"), name
         assert found.portable
         assert found.rules
 

@@ -38,7 +38,7 @@ def test_the_published_example_has_its_four_seam_points() -> None:
     """blocks:15,20 on 64 layers gives 69, with the runs and seams of the method's description."""
     layer_map = LayerMap.parse("blocks:15,20", 64)
     assert len(layer_map) == 69
-    assert [str(run) for run in layer_map.runs()] == [
+    assert [str(stretch) for stretch in layer_map.stretches()] == [
         "output 0..19 <- source 0..19",
         "output 20..24 <- source 15..19",
         "output 25..68 <- source 20..63",
@@ -135,7 +135,7 @@ def test_the_canonical_spec_parses_to_the_same_map(layer_map) -> None:
 @given(maps)
 def test_runs_cover_every_output_once(layer_map) -> None:
     """Runs are the map, cut; seams are points of the map."""
-    rebuilt = [run.source + k for run in layer_map.runs() for k in range(run.n_layers)]
+    rebuilt = [s.source + k for s in layer_map.stretches() for k in range(s.n_layers)]
     assert rebuilt == list(layer_map.sources)
     assert all(layer_map[out] == source for out, source in layer_map.seams())
 

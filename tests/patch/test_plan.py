@@ -191,9 +191,9 @@ def test_a_layers_tensors_stay_together_in_file_order(smollm2: Path) -> None:
     with Model(smollm2) as model:
         plan = make_plan(model, LayerMap.parse("blocks:10,14", 30))
         order = [t.name for t in model.header.tensors]
-        sources = [m.source.name for m in plan.moves]
+        sources = [m.source.name for m in plan.tensors]
     assert list(dict.fromkeys(sources)) == order
-    layers = [m.target.name.split(".")[1] for m in plan.moves if m.target.name.startswith("blk.")]
+    layers = [m.target.name.split(".")[1] for m in plan.tensors if m.target.name.startswith("blk.")]
     changes = [a for a, b in zip(layers, [*layers[1:], None], strict=True) if a != b]
     assert len(changes) == len(set(changes)) == 34
 

@@ -78,7 +78,7 @@ def test_whatever_it_was_before_it_is_the_candidate(tmp_path: Path, maps: list[L
 def test_metadata_of_each_candidate_and_its_logits_are_those_of_apply(
     tmp_path: Path, arch: str, n: int, specs: list[str]
 ) -> None:
-    """Schedules, per-layer arrays and sliced tensors follow the map; the engine sees the same."""
+    """Schedules, per-layer arrays and gathered tensors follow the map; the engine sees the same."""
     source = tiny.write(tmp_path / "m.gguf", arch, n)
     with Model(source) as model:
         file = CandidateFile(model, tmp_path / "work.gguf", Schedule.EXPLICIT)

@@ -27,8 +27,8 @@ from rys_gguf.formats.model import Model
 from rys_gguf.formats.shards import TensorData
 from rys_gguf.layers.layer_map import LayerMap
 from rys_gguf.layers.schedule import Schedule
-from rys_gguf.patch.plan import Move, Plan, PlannedFile, Slices, make_plan
-from rys_gguf.patch.writer import sliced, write_files
+from rys_gguf.patch.plan import GatheredTensor, Plan, PlannedFile, PlannedTensor, make_plan
+from rys_gguf.patch.writer import gathered, write_files
 from rys_gguf.text import printable
 
 _ROOM_KEY = "rys.search.room"
@@ -109,10 +109,10 @@ def _write(fd: int, data: bytes) -> None:
 
 def _arranged(plan: Plan, held: PlannedFile | None, data_offset: int) -> PlannedFile:
     """The plan's tensors in an order that keeps as many as can be where they are."""
-    home: list[Move] = []
-    extra: list[Move] = []
+    home: list[PlannedTensor] = []
+    extra: list[PlannedTensor] = []
     seen: set[Span] = set()
-    for move in plan.moves:
+    for move in plan.tensors:
         if isinstance(move.data, TensorData) and move.data.span not in seen:
             seen.add(move.data.span)
             home.append(move)
@@ -120,7 +120,7 @@ def _arranged(plan: Plan, held: PlannedFile | None, data_offset: int) -> Planned
             extra.append(move)
     home.sort(key=_place)
     alignment = plan.header.alignment
-    standing = held.moves[len(home) :] if held else ()
+    standing = held.tensors[len(home) :] if held else ()
     moves = []
     offset = 0
     for move in (*home, *_refilled(standing, extra, alignment)):
@@ -132,16 +132,18 @@ def _arranged(plan: Plan, held: PlannedFile | None, data_offset: int) -> Planned
     return PlannedFile(_roomy(header, plan.model, data_offset), tuple(moves))
 
 
-def _place(move: Move) -> tuple[int, int]:
+def _place(move: PlannedTensor) -> tuple[int, int]:
     assert isinstance(move.data, TensorData)
     return move.data.span.shard, move.data.span.offset
 
 
-def _refilled(standing: tuple[Move, ...], extra: list[Move], alignment: int) -> list[Move]:
+def _refilled(
+    standing: tuple[PlannedTensor, ...], extra: list[PlannedTensor], alignment: int
+) -> list[PlannedTensor]:
     """`extra` in an order close to what stands there: a freed place takes what has its size."""
     wanted = list(extra)
     kept = [_take(wanted, [m for m in wanted if m.data == old.data]) for old in standing]
-    order: list[Move] = []
+    order: list[PlannedTensor] = []
     for old, same in zip(standing, kept, strict=True):
         size = padded(old.target.n_bytes, alignment)
         move = same or _take(
@@ -152,7 +154,7 @@ def _refilled(standing: tuple[Move, ...], extra: list[Move], alignment: int) -> 
     return order + wanted
 
 
-def _take(wanted: list[Move], fitting: list[Move]) -> Move | None:
+def _take(wanted: list[PlannedTensor], fitting: list[PlannedTensor]) -> PlannedTensor | None:
     if not fitting:
         return None
     wanted.remove(fitting[0])
@@ -164,12 +166,14 @@ def _roomy(header: Header, model: Model, data_offset: int) -> Header:
 
     A new data offset has the source's place within a block, so that file systems can share.
     """
-    room = KV.of_items(_ROOM_KEY, GGUFValueType.UINT8, [], header.order)
+    room = KV.of_items(_ROOM_KEY, GGUFValueType.UINT8, [], header.byteorder)
     n = padded(replace(header, kvs=(*header.kvs, room)).n_bytes, header.alignment)
     if not n <= data_offset <= n + 2 * _ROOM_BYTES:
         phase = model.header.data_offset % max(BLOCK_BYTES, header.alignment)
         data_offset = padded(n + _ROOM_BYTES, max(BLOCK_BYTES, header.alignment)) + phase
-    room = KV.of_items(_ROOM_KEY, GGUFValueType.UINT8, [b"\0"] * (data_offset - n), header.order)
+    room = KV.of_items(
+        _ROOM_KEY, GGUFValueType.UINT8, [b"\0"] * (data_offset - n), header.byteorder
+    )
     return replace(header, kvs=(*header.kvs, room))
 
 
@@ -192,15 +196,15 @@ def _difference(
                     yield offset + at, block
         else:
             yield offset, piece
-    stands = {move.target.offset: move.data for move in held.moves}
-    for move in file.moves:
+    stands = {move.target.offset: move.data for move in held.tensors}
+    for move in file.tensors:
         if stands.get(move.target.offset) == move.data:
             continue
         offset = file.header.data_offset + move.target.offset
         if isinstance(move.data, TensorData):
             yield offset, move.data.span
-        elif isinstance(move.data, Slices):
-            for rows in sliced(model, move.data):
+        elif isinstance(move.data, GatheredTensor):
+            for rows in gathered(model, move.data):
                 yield offset, rows
                 offset += len(rows)
         else:
