@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import click
 
-from rys_gguf.cli.model import main
+from rys_gguf.cli import main
 from rys_gguf.layers.architectures import ARCHITECTURES, CHECKED_AGAINST
-from rys_gguf.layers.catalogue import entry
+from rys_gguf.layers.describe import entry
 from rys_gguf.layers.layer_map import LayerMap
 
 # The picture's model and window: those of README's example.

@@ -16,10 +16,11 @@ from typing import Any
 
 from rys_gguf._version import __version__
 from rys_gguf.checks.prove import describe_difference, prove
-from rys_gguf.checks.smoke import as_json, compare, run_smoke
+from rys_gguf.checks.smoke import compare, run_smoke
+from rys_gguf.checks.smoke_report import as_json
 from rys_gguf.checks.verify import find_problems
 from rys_gguf.engines.base import EngineOptions
-from rys_gguf.engines.server import Engine
+from rys_gguf.engines.find import open_engine
 from rys_gguf.errors import Refused, RysError
 from rys_gguf.layers.layer_map import LayerMap
 
@@ -108,11 +109,10 @@ def _verify(
 
 
 def _load(variant: str | os.PathLike[str], options: EngineOptions) -> Step:
-    with Engine(variant, options) as engine:
-        properties = engine.properties()
-        answer = engine.complete("The", n_predict=8, temperature=0.0)
-    build = properties.get("build_info")
-    return "passed", "llama.cpp loads it and generates", {"build": build, "text": answer["content"]}
+    with open_engine(variant, options) as engine:
+        text = engine.generate("The", 8).text
+        details = {"build": engine.build, "text": text}
+    return "passed", "llama.cpp loads it and generates", details
 
 
 def _prove(

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rys_gguf.engines.base import EngineOptions
-from rys_gguf.engines.server import Engine
+from rys_gguf.engines.find import open_engine
 from rys_gguf.errors import EngineFailed, RysError
 from rys_gguf.files.copying import copy_bytes
 from rys_gguf.formats.header import Span, TensorInfo
@@ -330,7 +330,7 @@ class _Asker:
         if key not in self._known:
             with (
                 silenced_copy(model, silenced, self._folder) as path,
-                Engine(path, options) as engine,
+                open_engine(path, options) as engine,
             ):
                 self.build = engine.build
                 n = n_vocab(model)

@@ -128,9 +128,9 @@ class HeaderReader(GGUFReader):
 
     header: Header
 
-    def __init__(self, path: os.PathLike[str] | str) -> None:
-        # The stock __init__ maps the file; this one reads it, and is otherwise the same story.
-        self.file = SourceFile(path)
+    def __init__(self, path: os.PathLike[str] | str, name: str | None = None) -> None:
+        # The stock __init__ maps the file; this one reads it and does the rest in the same order.
+        self.file = SourceFile(path, name)
         self._window = b""
         self._window_start = 0
         self._walked = 0

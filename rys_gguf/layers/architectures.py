@@ -1,7 +1,7 @@
-"""What llama.cpp makes of a layer's position, one row per architecture.
+"""The table: what llama.cpp makes of a layer's position, one entry per architecture.
 
-Read from llama.cpp's source at b11434; each row names the file and its lines. To add an
-architecture, add a row and a model of it to the tests.
+The entries were read from llama.cpp's source at b11434; each names the file and its lines. To add
+an architecture, add an entry, and a model of it to the tests.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import numpy as np
 from gguf.constants import GGUFValueType
 
 from rys_gguf.formats.limits import MAX_LAYERS
+from rys_gguf.layers.rule import Architecture, Metadata, Rescale
 from rys_gguf.layers.rules import (
     Anchored,
-    Architecture,
     BoundToPreceding,
     CountSwitch,
     Injection,
@@ -22,10 +22,8 @@ from rys_gguf.layers.rules import (
     Leading,
     Listed,
     Looped,
-    Metadata,
     Periodic,
     Pin,
-    Rescale,
     SharedTail,
     TensorNames,
     TiedTail,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from rys_gguf.formats.model import Model
-from rys_gguf.layers.rules import Architecture
+from rys_gguf.layers.rule import Architecture
+
+_SHOWN_ISSUES = 5
 
 
 def require_complete(model: Model, arch: Architecture) -> None:
-    """Raise InvalidGGUF, naming every problem, unless llama.cpp would accept table and layers."""
+    """Raise InvalidGGUF, naming up to five problems, unless llama.cpp would accept the tensors."""
     mtp = model.layers[model.n_trunk :]
     if any(mtp) and not any(model.layers[: model.n_trunk]):
         raise model.invalid("holds only MTP blocks, no layers; patch the model they belong to")
@@ -28,5 +30,6 @@ def require_complete(model: Model, arch: Architecture) -> None:
             if not tensors
         ]
     if issues:
-        more = f"\n  and {len(issues) - 5} more" if len(issues) > 5 else ""  # noqa: PLR2004
-        raise model.invalid("\n  ".join([issues[0], *issues[1:5]]) + more)
+        n_hidden = len(issues) - _SHOWN_ISSUES
+        more = f"\n  and {n_hidden} more" if n_hidden > 0 else ""
+        raise model.invalid("\n  ".join(issues[:_SHOWN_ISSUES]) + more)

@@ -16,7 +16,7 @@ from rys_gguf.engines.sampling import GREEDY
 from rys_gguf.engines.server import Engine
 from rys_gguf.errors import EngineFailed, RysError
 from rys_gguf.probes.extract import opens_thoughts
-from rys_gguf.probes.item import Ask, Choice, Contrast, Item, Number, Ratings
+from rys_gguf.probes.item import Request, Choice, Contrast, Item, Number, Ratings
 from rys_gguf.probes.score import Scored, score_probabilities, score_text
 from rys_gguf.text import printable
 
@@ -26,10 +26,10 @@ Probabilities = dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """An `Ask` as tokens: the prompt's, and for each option those that begin one of its forms.
+class TokenizedRequest:
+    """An `Request` as tokens: the prompt's, and for each option those that begin one of its forms.
 
-    `follows` says that its prompt is that of the question before it.
+    `follows` says that its prompt is that of the request before it.
     """
 
     tokens: tuple[int, ...]
@@ -50,7 +50,7 @@ class Answer:
 
 
 class Compiler:
-    """Turns items into questions for one model, with an engine that has it loaded.
+    """Turns items into requests for one model, with an engine that has it loaded.
 
     Without a chat template (`chats` false) a prompt is plain text, followed by the opening.
     Raises RysError, naming the item, where two options begin with the same token.
@@ -64,22 +64,21 @@ class Compiler:
         self._first = engine.tokenize("")[:1]
         self._digits: dict[str, tuple[tuple[str, tuple[int, ...]], ...]] = {}
 
-    def compile(self, item: Item) -> tuple[Question, ...]:
-        """The item's questions, in order."""
-        questions = []
+    def compile(self, item: Item) -> tuple[TokenizedRequest, ...]:
+        """The item's requests, in order."""
+        tokenized = []
         before = None
-        for ask in item.asks():
-            question = self._question(item, ask, follows=ask.prompt == before)
-            before = ask.prompt
-            questions.append(question)
-        return tuple(questions)
+        for request in item.requests():
+            tokenized.append(self._tokenized(item, request, follows=request.prompt == before))
+            before = request.prompt
+        return tuple(tokenized)
 
     def text(self, prompt: str, opening: str = "") -> str:
         """The whole text the model goes on from."""
         if not self._chats:
             return f"{prompt}\n{opening}"
         if prompt not in self._prefix:
-            prefix = self._engine.templated([{"role": "user", "content": prompt}])
+            prefix = self._engine.templated(prompt)
             if opens_thoughts(prefix):
                 raise RysError(
                     f"{printable(self._engine.model)}: its chat template lets the model think "
@@ -90,21 +89,21 @@ class Compiler:
             self._prefix = {prompt: prefix}
         return self._prefix[prompt] + opening
 
-    def _question(self, item: Item, ask: Ask, *, follows: bool) -> Question:
-        context = self.text(ask.prompt, ask.opening)
-        if ask.digits:
+    def _tokenized(self, item: Item, request: Request, *, follows: bool) -> TokenizedRequest:
+        context = self.text(request.prompt, request.opening)
+        if request.digits:
             # Up to 1110 options, the same ones after every opening: looked up once.
-            options = self._numbers(ask.opening)
+            options = self._numbers(request.opening)
             prompt = self.tokens(f"{context} 0")[:-1]
-            return Question(tuple(prompt), options, follows)
+            return TokenizedRequest(tuple(prompt), options, follows)
         forms = [
             (name, self.tokens(context + form))
-            for name, forms in zip(ask.names, ask.options, strict=True)
+            for name, forms in zip(request.names, request.options, strict=True)
             for form in forms
         ]
         shared = _n_shared(ids for _, ids in forms)
         options = _by_first_token(item.id, [(name, ids[shared:]) for name, ids in forms])
-        return Question(tuple(forms[0][1][:shared]), options, follows)
+        return TokenizedRequest(tuple(forms[0][1][:shared]), options, follows)
 
     def tokens(self, text: str) -> list[int]:
         """Token ids; a template may write the beginning of text that the tokenizer adds as well."""
@@ -155,19 +154,21 @@ def _by_first_token(
     )
 
 
-def ask(engine: Engine, item: Item, questions: Sequence[Question], baseline: float = 0.0) -> Answer:
-    """A quick answer: one forward pass a question. `baseline` as in score. Raises EngineFailed."""
+def ask(
+    engine: Engine, item: Item, requests: Sequence[TokenizedRequest], baseline: float = 0.0
+) -> Answer:
+    """A quick answer: one forward pass a request. `baseline` as in score. Raises EngineFailed."""
     start = time.monotonic()
     found = []
     n_tokens = 0
-    for question in questions:
-        ids = [token for _, tokens in question.options for token in tokens]
-        values = engine.option_probabilities(question.tokens, ids, same_prompt=question.follows)
+    for request in requests:
+        ids = [token for _, tokens in request.options for token in tokens]
+        values = engine.option_probabilities(request.tokens, ids, same_prompt=request.follows)
         by_id = dict(zip(ids, values, strict=True))
         found.append({
-            name: sum(by_id[token] for token in tokens) for name, tokens in question.options
+            name: sum(by_id[token] for token in tokens) for name, tokens in request.options
         })  # fmt: skip
-        n_tokens += len(question.tokens)
+        n_tokens += len(request.tokens)
     scored = score_probabilities(item, found, baseline=baseline)
     return Answer(item, scored, None, tuple(found), n_tokens, time.monotonic() - start)
 
@@ -177,7 +178,7 @@ def answer(engine: Engine, item: Item, *, chats: bool, baseline: float = 0.0) ->
     start = time.monotonic()
     limit = n_predict(item)
     if chats:
-        reply = engine.chat(
+        reply = engine.chat_messages(
             [{"role": "user", "content": item.prompt()}], max_tokens=limit, **GREEDY
         )
     else:
@@ -216,7 +217,7 @@ def answer_line(got: Answer) -> dict[str, Any]:
         "binary": scored.binary,
         "status": scored.status,
         "score": None if unread else scored.score,
-        "credit": None if unread else scored.credit,
+        "credit": None if unread else scored.soft_score,
         "parsed": scored.parsed,
         "gold": item.gold,
         "response": got.response,

@@ -1,7 +1,7 @@
 """One question of a suite: what is asked, in both forms, and which answer is right.
 
 An item is a line of JSON whose keys are the fields of its class, and "kind". It can be put to a
-model in two ways: `prompt()` is a user message the model answers in its own words; `asks()` are
+model in two ways: `prompt()` is a user message the model answers in its own words; `requests()` are
 forward passes in which only the next token counts, read as probabilities of the options.
 """
 
@@ -27,7 +27,7 @@ HIGHEST = 9  # of a rating: one digit is one token
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class Request:
     """One forward pass: `opening` is put into the assistant's mouth, then the next token is read.
 
     `options` are the spellings of each option as they follow the opening, the first of them
@@ -70,7 +70,7 @@ class Item:
         """The user message for an answer in the model's own words."""
         raise NotImplementedError
 
-    def asks(self) -> tuple[Ask, ...]:
+    def requests(self) -> tuple[Request, ...]:
         """The forward passes that read the answer off probabilities."""
         raise NotImplementedError
 
@@ -104,9 +104,9 @@ class Choice(Item):
             return _with_options(self.question, self.options, self.texts)
         return f"{self.question}\nAnswer with {' or '.join(self.options)} only."
 
-    def asks(self) -> tuple[Ask, ...]:
+    def requests(self) -> tuple[Request, ...]:
         """One, over the options."""
-        return (Ask(self.prompt(), OPENING, _spellings(self.options)),)
+        return (Request(self.prompt(), OPENING, _spellings(self.options)),)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,12 +142,12 @@ class Number(Item):
         """The question, to be answered by a number alone."""
         return f"{self.question}\nAnswer with the number only."
 
-    def asks(self) -> tuple[Ask, ...]:
+    def requests(self) -> tuple[Request, ...]:
         """One: over the texts if there are some, else over what the number may begin with."""
         if self.texts:
             prompt = _with_options(self.question, self.options, self.texts)
-            return (Ask(prompt, OPENING, _spellings(self.options)),)
-        return (Ask(self.prompt(), OPENING, digits=True),)
+            return (Request(prompt, OPENING, _spellings(self.options)),)
+        return (Request(self.prompt(), OPENING, digits=True),)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,10 +171,10 @@ class Ratings(Item):
             "Answer with one line for each, like this: emotion: number"
         )
 
-    def asks(self) -> tuple[Ask, ...]:
+    def requests(self) -> tuple[Request, ...]:
         """One for every emotion, of one and the same prompt."""
         prompt = self.prompt()
-        return tuple(Ask(prompt, f"{name}:", _spellings(DIGITS)) for name in self.emotions)
+        return tuple(Request(prompt, f"{name}:", _spellings(DIGITS)) for name in self.emotions)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,13 +199,13 @@ class Contrast(Item):
             "Answer with two lines, like this:\nCase 1: number\nCase 2: number"
         )
 
-    def asks(self) -> tuple[Ask, ...]:
+    def requests(self) -> tuple[Request, ...]:
         """Two, a version each; neither shows the other."""
         rate = (
             f"Rate the {self.emotion} from 0 (none) to {HIGHEST} (extreme). Answer with one digit."
         )
         return tuple(
-            Ask(f"{version}\n{rate}", OPENING, _spellings(DIGITS))
+            Request(f"{version}\n{rate}", OPENING, _spellings(DIGITS))
             for version in (self.question, self.other)
         )
 
@@ -254,7 +254,7 @@ def load(path: str | os.PathLike[str]) -> tuple[Item, ...]:
         item = _parse(line, where, number)
         if item.id in items:
             raise InvalidSuite(f"{where}: id {printable(item.id)!r} is taken by an earlier line")
-        asked = tuple(a.prompt + a.opening for a in item.asks())
+        asked = tuple(a.prompt + a.opening for a in item.requests())
         if asked in seen:
             raise InvalidSuite(f"{where}: the same question as in line {seen[asked]}")
         items[item.id], seen[asked] = item, number

@@ -6,15 +6,16 @@ of the others the harness says so itself.
 
 from __future__ import annotations
 
+import os
 import subprocess
-import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 from rys_gguf.engines.base import EngineOptions
+from rys_gguf.engines.interpreter import python_module
 from rys_gguf.engines.sampling import has_template
-from rys_gguf.engines.server import Engine
+from rys_gguf.engines.server import ServerEngine
 from rys_gguf.errors import RysError
 
 
@@ -28,7 +29,7 @@ def run_harness(
     if find_spec("lm_eval") is None:
         raise RysError("lm-evaluation-harness is not installed: pip install 'rys-gguf[harness]'")
     chats = has_template(model, options)
-    with Engine(model, options) as engine:
+    with ServerEngine(model, options) as engine:
         kind, path = ("chat-completions", "chat/completions") if chats else ("completions",) * 2
         settings = {
             "model": model.name,
@@ -37,12 +38,14 @@ def run_harness(
             "tokenizer_backend": "None",
             "tokenized_requests": "False",
         }
-        command = [
-            *(sys.executable, "-m", "lm_eval"),
+        arguments = [
             *("--model", f"local-{kind}"),
             *("--model_args", ",".join(f"{key}={value}" for key, value in settings.items())),
             *("--tasks", tasks),
             *(("--apply_chat_template",) if chats else ()),
             *arguments,
         ]
-        return subprocess.run(command, check=False).returncode
+        environment = {**os.environ, "OPENAI_API_KEY": engine.api_key}
+        return subprocess.run(
+            python_module("lm_eval", *arguments), env=environment, check=False
+        ).returncode

@@ -12,7 +12,7 @@ from typing import Any
 
 from rys_gguf.engines.server import Engine
 from rys_gguf.errors import Unsuitable
-from rys_gguf.probes.ask import Question, answer, ask
+from rys_gguf.probes.ask import TokenizedRequest, answer, ask
 from rys_gguf.probes.item import Choice, Item, Number
 from rys_gguf.probes.score import partial_credit_at_random
 from rys_gguf.probes.suite import LEVELS
@@ -37,10 +37,10 @@ _LEVEL_LIMITS = (500_000_000, 3_000_000_000, 20_000_000_000)
 
 
 def require_repeatable(
-    engine: Engine, items: Sequence[Item], questions: Sequence[Sequence[Question]]
+    engine: Engine, items: Sequence[Item], requests: Sequence[Sequence[TokenizedRequest]]
 ) -> None:
     """Raise Unsuitable unless the same question gets the same answer twice."""
-    for item, asked in list(zip(items, questions, strict=True))[:_TWICE]:
+    for item, asked in list(zip(items, requests, strict=True))[:_TWICE]:
         first, second = (ask(engine, item, asked) for _ in range(2))
         if first.probabilities != second.probabilities:
             raise Unsuitable(

@@ -18,14 +18,14 @@ _MARGIN = 0.5  # between two expected ratings: what rounds to a step
 class Scored:
     """`status` is "ok", "no_answer" or "truncated"; the last two score 0.
 
-    `score` is the family's own measure, 0 or 1 where `binary`; `credit` the finer one to rank by:
+    `score` is the family's own measure, 0 or 1 where `binary`; `soft_score` the finer one to rank by:
     the mean of the score and of the probability behind it, or the score where there is nothing
     finer. `parsed` is plain JSON.
     """
 
     status: str
     score: float
-    credit: float
+    soft_score: float
     parsed: Any
     binary: bool
 
@@ -112,8 +112,8 @@ def _score_text(item: Item, text: str, baseline: float) -> Scored | None:
         value = number(text)
         if value is None or not item.partial:
             return None if value is None else _exact(value == item.answer, value)
-        credit = partial_credit(item.answer, int(value))
-        return Scored("ok", credit, credit, value, binary=False)
+        score = partial_credit(item.answer, int(value))
+        return Scored("ok", score, score, value, binary=False)
     if isinstance(item, Ratings):
         ratings = named_numbers(text, item.emotions, HIGHEST)
         return None if ratings is None else _rated(item, ratings, baseline)
@@ -143,14 +143,16 @@ def _rated(item: Ratings, ratings: Sequence[float], baseline: float) -> Scored:
 def score_probabilities(
     item: Item, probabilities: Sequence[Mapping[str, float]], *, baseline: float = 0.0
 ) -> Scored:
-    """The score of one distribution per Ask of the item, by option name or by digit string.
+    """The score of one distribution per request of the item, by option name or by digit string.
 
     Distributions need not sum to 1; one without any mass is no answer. ValueError if there are
-    not as many as the item has asks.
+    not as many as the item has requests.
     """
-    asks = item.asks()
-    if len(probabilities) != len(asks):
-        raise ValueError(f"{item.id}: {len(probabilities)} distributions for {len(asks)} asks")
+    requests = item.requests()
+    if len(probabilities) != len(requests):
+        raise ValueError(
+            f"{item.id}: {len(probabilities)} distributions for {len(requests)} requests"
+        )
     given = [_normalised(p) for p in probabilities]
     if not all(given):
         binary = not isinstance(item, (Ratings, Contrast))
@@ -158,7 +160,7 @@ def score_probabilities(
     if isinstance(item, (Choice, Number)):
         (p,) = given
         top = max(p, key=p.__getitem__)
-        if asks[0].digits:
+        if requests[0].digits:
             assert isinstance(item, Number)
             return _by_digits(item, p, top)
         right = item.letter if isinstance(item, Number) else item.answer
@@ -200,8 +202,8 @@ def _by_digits(item: Number, p: Mapping[str, float], top: str) -> Scored:
     answer = str(item.answer)
     if item.partial:
         # What the token begins, completed with zeros, is a guess of the right length.
-        credits_ = {t: partial_credit(item.answer, int(t.ljust(len(answer), "0"))) for t in p}
+        worth = {t: partial_credit(item.answer, int(t.ljust(len(answer), "0"))) for t in p}
     else:
-        credits_ = {t: float(answer.startswith(t)) for t in p}
-    sureness = sum(p[t] * credits_[t] for t in p)
+        worth = {t: float(answer.startswith(t)) for t in p}
+    sureness = sum(p[t] * worth[t] for t in p)
     return _quick(float(answer.startswith(top)), sureness, top, binary=True)

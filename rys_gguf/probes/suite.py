@@ -1,4 +1,4 @@
-"""Suites: items of several families in one fixed order, and what an answer without thought scores.
+"""Suites: items of several families in one fixed order, and what answers that ignore the question score.
 
 The order is shuffled once and stratified: however short a prefix, every family and topic has its
 share of it, so that a search may ask the first items of all candidates and go on with the few.
@@ -44,8 +44,8 @@ LEVELS = (0, 1, 2, 3)
 
 
 @dataclass(frozen=True, slots=True)
-class Floor:
-    """Mean scores without thought: of the best constant answer, and of answers at random."""
+class Baseline:
+    """Mean scores of answers that ignore the question: the best constant one, and random ones."""
 
     constant: float
     random: float
@@ -85,42 +85,45 @@ class Suite:
         return Suite(tuple(sides[0])), Suite(tuple(sides[1]))
 
     @cached_property
-    def baseline(self) -> float:
+    def eq_baseline(self) -> float:
         """The EQ percent of the best constant answer, which skill is measured from."""
         return best_constant(self.items)
 
     @cached_property
-    def floors(self) -> dict[str, dict[str, Floor]]:
-        """Floors of quick scores by family and topic; topic "" is the whole family.
+    def baselines(self) -> dict[str, dict[str, Baseline]]:
+        """Baselines of quick scores by family and topic; topic "" is the whole family.
 
         A family's constant answer may differ from topic to topic.
         """
-        return self._floors(generated=False)
+        return self._baselines(generated=False)
 
     @cached_property
-    def generated_floors(self) -> dict[str, dict[str, Floor]]:
-        """Floors of generated answers, as `floors`."""
-        return self._floors(generated=True)
+    def generated_baselines(self) -> dict[str, dict[str, Baseline]]:
+        """Baselines of generated answers, as `baselines`."""
+        return self._baselines(generated=True)
 
-    def _floors(self, *, generated: bool) -> dict[str, dict[str, Floor]]:
-        floors: dict[str, dict[str, Floor]] = {}
+    def _baselines(self, *, generated: bool) -> dict[str, dict[str, Baseline]]:
+        baselines: dict[str, dict[str, Baseline]] = {}
         for family in self.families:
             topics: dict[str, list[Item]] = {}
             for item in self.items:
                 if item.family == family:
                     topics.setdefault(item.topic, []).append(item)
-            by_topic = {t: _floor(i, self.baseline, generated=generated) for t, i in topics.items()}
+            by_topic = {
+                t: _baseline(members, self.eq_baseline, generated=generated)
+                for t, members in topics.items()
+            }
             weights = [len(items) for items in topics.values()]
-            whole = Floor(
+            whole = Baseline(
                 *(
                     sum(w * v for w, v in zip(weights, values, strict=True)) / sum(weights)
                     for values in zip(
-                        *((f.constant, f.random) for f in by_topic.values()), strict=True
+                        *((b.constant, b.random) for b in by_topic.values()), strict=True
                     )
                 )
             )
-            floors[family] = {"": whole, **by_topic}
-        return floors
+            baselines[family] = {"": whole, **by_topic}
+        return baselines
 
     def statistics(self) -> list[dict[str, Any]]:
         """One plain record per family, topic and level: counts, answers, lengths in characters."""
@@ -132,8 +135,8 @@ class Suite:
 
 def _statistics(key: tuple[str, str, int], items: Sequence[Item], suite: Suite) -> dict[str, Any]:
     family, topic, level = key
-    lengths = sorted(len(ask.prompt) for item in items for ask in item.asks())
-    floor = suite.floors[family][topic]
+    lengths = sorted(len(request.prompt) for item in items for request in item.requests())
+    baseline = suite.baselines[family][topic]
     record = {
         "family": family,
         "topic": topic,
@@ -142,8 +145,8 @@ def _statistics(key: tuple[str, str, int], items: Sequence[Item], suite: Suite) 
         "answers": dict(sorted(Counter(map(_quick_answer, items)).items())),
         "asks": len(lengths),
         "characters": {"median": lengths[len(lengths) // 2], "most": lengths[-1]},
-        "constant": floor.constant,
-        "random": floor.random,
+        "constant": baseline.constant,
+        "random": baseline.random,
     }
     ratings = [r for item in items if isinstance(item, Ratings) for r in item.reference]
     if ratings:
@@ -151,13 +154,13 @@ def _statistics(key: tuple[str, str, int], items: Sequence[Item], suite: Suite) 
             "mean": fmean(ratings),
             "sd": pstdev(ratings),
             "zeros_and_ones": sum(r <= 1 for r in ratings) / len(ratings),
-            "best_constant": suite.baseline,
+            "best_constant": suite.eq_baseline,
         }
     return record
 
 
 def _quick_answer(item: Item) -> str:
-    """The answer to a quick ask, in a form that can be counted."""
+    """The answer to a quick request, in a form that can be counted."""
     if isinstance(item, Number):
         return item.letter if item.texts else str(item.answer)[0]
     if isinstance(item, Ratings):
@@ -165,26 +168,28 @@ def _quick_answer(item: Item) -> str:
     return str(item.gold)
 
 
-# -- floors --------------------------------------------------------------------------------------
+# -- baselines -----------------------------------------------------------------------------------
 
 
-def _floor(items: Sequence[Item], baseline: float, *, generated: bool) -> Floor:
+def _baseline(items: Sequence[Item], eq_baseline: float, *, generated: bool) -> Baseline:
     """Of the items of one topic, which are of one kind as a rule: weighted over kinds if not."""
     parts: dict[object, list[Item]] = {}
     for item in items:
         exact = isinstance(item, Number) and (item.partial, bool(item.texts))
         parts.setdefault((type(item), exact), []).append(item)
-    floors = [(len(p), _floor_of_kind(p, baseline, generated=generated)) for p in parts.values()]
-    return Floor(
-        sum(n * f.constant for n, f in floors) / len(items),
-        sum(n * f.random for n, f in floors) / len(items),
+    baselines = [
+        (len(p), _baseline_of_kind(p, eq_baseline, generated=generated)) for p in parts.values()
+    ]
+    return Baseline(
+        sum(n * b.constant for n, b in baselines) / len(items),
+        sum(n * b.random for n, b in baselines) / len(items),
     )
 
 
-def _floor_of_kind(items: Sequence[Item], baseline: float, *, generated: bool) -> Floor:
+def _baseline_of_kind(items: Sequence[Item], eq_baseline: float, *, generated: bool) -> Baseline:
     first = items[0]
     if isinstance(first, Contrast):
-        return Floor(0.0, 0.0)
+        return Baseline(0.0, 0.0)
     if isinstance(first, Ratings):
         # The formula is a sum over ratings: its mean over random digits is that of each rating.
         at_random = fmean(
@@ -194,21 +199,21 @@ def _floor_of_kind(items: Sequence[Item], baseline: float, *, generated: bool) -
             for r in item.reference
         )
         best = best_constant(items)
-        return Floor(skill(best, baseline), skill(at_random, baseline))
+        return Baseline(skill(best, eq_baseline), skill(at_random, eq_baseline))
     if isinstance(first, Number) and generated:
         answers = [item.answer for item in items if isinstance(item, Number)]
-        return _number_floor(answers, partial=first.partial)
+        return _number_baseline(answers, partial=first.partial)
     common = max(Counter(map(_quick_answer, items)).values()) / len(items)
-    return Floor(common, fmean(item.chance for item in items))
+    return Baseline(common, fmean(item.chance for item in items))
 
 
-def _number_floor(answers: Sequence[int], *, partial: bool) -> Floor:
+def _number_baseline(answers: Sequence[int], *, partial: bool) -> Baseline:
     if not partial:
-        return Floor(max(Counter(answers).values()) / len(answers), 0.0)
+        return Baseline(max(Counter(answers).values()) / len(answers), 0.0)
     lengths = range(min(len(str(a)) for a in answers), max(len(str(a)) for a in answers) + 1)
     guesses = {lead * 10 ** (n - 1) // 10 for n in lengths for lead in range(10, 100)} - {0}
     best = max(fmean(partial_credit(a, g) for a in answers) for g in guesses)
-    return Floor(best, fmean(map(partial_credit_at_random, answers)))
+    return Baseline(best, fmean(map(partial_credit_at_random, answers)))
 
 
 # -- building ------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Which windows a sweep tries: candidates, each known by its layer map, and what is not legal."""
+"""The windows that a sweep may try: candidates, each known by its layer map, and illegal ones."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from rys_gguf.layers.carry import architecture_of, metadata_of, reschedule
 from rys_gguf.layers.layer_map import LayerMap
 from rys_gguf.layers.schedule import Schedule
 from rys_gguf.runs.candidate import Candidate
+from rys_gguf.runs.records import IllegalWindow
 from rys_gguf.text import printable
 
 # The method's two passes: long windows far apart, then short ones where the long ones did best.
@@ -22,19 +23,11 @@ _HOT = 2  # windows of the first pass that the second looks around
 
 
 @dataclass(frozen=True, slots=True)
-class Illegal:
-    """A window that is not tried, and the rule that forbids it."""
-
-    spec: str
-    rule: str
-
-
-@dataclass(frozen=True, slots=True)
 class Selection:
-    """Candidates, in the order in which they cost least to try, and what was left out."""
+    """Candidates, in the order in which they cost least to try, and the windows left out."""
 
     candidates: tuple[Candidate, ...]
-    illegal: tuple[Illegal, ...]
+    illegal: tuple[IllegalWindow, ...]
 
 
 class Windows:
@@ -54,7 +47,7 @@ class Windows:
     def choose(self, maps: Iterable[LayerMap]) -> Selection:
         """Sort maps into candidates and illegal ones; each map counts once."""
         candidates: dict[str, Candidate] = {}
-        illegal: dict[str, Illegal] = {}
+        illegal: dict[str, IllegalWindow] = {}
         for layer_map in maps:
             candidate = Candidate(layer_map)
             if candidate.is_base:
@@ -62,7 +55,7 @@ class Windows:
             if (rule := self.rule_against(layer_map)) is None:
                 candidates[candidate.key] = candidate
             else:
-                illegal[candidate.key] = Illegal(candidate.spec, rule)
+                illegal[candidate.key] = IllegalWindow(spec=candidate.spec, rule=rule)
         return Selection(tuple(candidates.values()), tuple(illegal.values()))
 
     def of_size(self, size: int, starts: Iterable[int]) -> Iterator[LayerMap]:
@@ -105,6 +98,11 @@ def fine(
     for i, j in best[:_HOT]:
         starts.update(range(i - margin, j + margin - size + 1))
     return windows.choose(windows.of_size(size, sorted(starts)))
+
+
+def most_fine(coarse_size: int, size: int = FINE_SIZE, margin: int = FINE_SIZE) -> int:
+    """At most how many windows `fine` gives for the best windows of a first pass."""
+    return _HOT * max(0, coarse_size + 2 * margin - size + 1)
 
 
 def every(windows: Windows, sizes: Sequence[int], stride: int = 1) -> Selection:

@@ -11,7 +11,7 @@ import pytest
 from rys_gguf import LayerMap
 from rys_gguf.checks.ladder import validate
 from rys_gguf.layers.architectures import ARCHITECTURES
-from rys_gguf.layers.rules import Architecture
+from rys_gguf.layers.rule import Architecture
 from tests import tiny
 from tests.command import fails, run
 from tests.engine import OPTIONS

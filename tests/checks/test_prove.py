@@ -261,7 +261,7 @@ def test_a_slow_start_is_waited_for(model: Path, tmp_path: Path) -> None:
     binary = stand_in(tmp_path / "server", str(model), health=f"({health})")
     binary.write_text(binary.read_text().replace("port = ", "START = time.monotonic()\nport = ", 1))
     with Engine(model, options(binary)) as engine:
-        assert engine.build == "b1"
+        assert engine.build == "server (b1)"
 
 
 def test_an_error_status_is_reported(model: Path, tmp_path: Path) -> None:
@@ -351,7 +351,7 @@ def engine_on_a_silenced_copy(process: subprocess.Popen[bytes], folder: Path) ->
         for pid in children.read_text().split():
             # Before exec it is a copy of the run itself, which waits for it.
             try:
-                started = b"rys_gguf.engines.child" in Path(f"/proc/{pid}/cmdline").read_bytes()
+                started = b"child.py" in Path(f"/proc/{pid}/cmdline").read_bytes()
             except FileNotFoundError:
                 continue
             if started and list(folder.glob(".rys-*")):

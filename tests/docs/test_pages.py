@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 import rys_gguf
-from rys_gguf.cli.model import main
+from rys_gguf.cli import main
 from rys_gguf.probes import item
 from rys_gguf.runs import records
 from scripts.docs import ROOT, pages

@@ -14,15 +14,14 @@ from rys_gguf import LayerMap, Model, Refused, Schedule, find_problems, make_pla
 from rys_gguf.checks.prove import Proof, prove
 from rys_gguf.formats.header import KV
 from rys_gguf.layers.architectures import ARCHITECTURES
-from rys_gguf.layers.carry import reschedule
-from rys_gguf.layers.catalogue import entry
+from rys_gguf.layers.carry import ModelRules
+from rys_gguf.layers.describe import entry
+from rys_gguf.layers.rule import Architecture, Metadata, Rule
 from rys_gguf.layers.rules import (
     Anchored,
-    Architecture,
     BoundToPreceding,
     LayerIndex,
     Leading,
-    Metadata,
     SharedTail,
     TensorNames,
     TiedTail,
@@ -200,9 +199,8 @@ def meta(n: int, n_mtp: int = 0, **values: object) -> Metadata:
 def outcome(rule, source: Metadata, spec: str, **options: object):
     """What the engine makes of one rule."""
     layer_map = LayerMap.parse(spec, source.n_trunk)
-    return reschedule(
-        Architecture("a", (rule,), "", **options), source, layer_map, Schedule.PORTABLE
-    )
+    rules = ModelRules(Architecture("a", (rule,), "", **options), source)
+    return rules.carry(layer_map, Schedule.PORTABLE)
 
 
 @pytest.mark.parametrize(
@@ -289,8 +287,6 @@ def test_lists_of_tensor_names_follow_the_map() -> None:
 
 def test_a_longer_array_keeps_its_surplus() -> None:
     """compress_ratios may be longer than the blocks; the rest stays behind the gathered ones."""
-    from rys_gguf.layers.rules import Rule
-
     source = meta(4, ratios=[1, 2, 3, 4, 99])
     found = outcome(Rule(), source, "blocks:1,3", longer_arrays=("ratios",))
     assert found.target.array("ratios") == [1, 2, 3, 2, 3, 4, 99]

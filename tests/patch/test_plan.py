@@ -22,7 +22,7 @@ from rys_gguf import (
     write_plan,
 )
 from rys_gguf.layers.carry import metadata_of
-from rys_gguf.patch.plan import layer_memory
+from rys_gguf.patch.memory import layer_memory
 from tests import tiny
 from tests.command import fails, run
 

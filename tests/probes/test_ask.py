@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -60,7 +61,7 @@ def test_probabilities_are_those_of_the_whole_vocabulary(
             for name, value in found.items():
                 assert value == pytest.approx(mass[name] / total, abs=close)
             assert sum(found.values()) == pytest.approx(1)
-    assert len(questions) == len(item.asks())
+    assert len(questions) == len(item.requests())
 
 
 def test_the_prompt_ends_where_the_option_begins(smollm2: Path) -> None:
@@ -146,9 +147,9 @@ def test_a_template_that_opens_thoughts_is_refused() -> None:
     """The question would be put into what the model thinks."""
 
     class Thinking(Grouping):
-        def templated(self, messages: Any) -> str:
+        def templated(self, question: str) -> str:
             """A thought, begun."""
-            return f"user: {messages[0]['content']} assistant: <think>"
+            return f"user: {question} assistant: <think>"
 
     with pytest.raises(RysError, match=r"m.gguf: its chat template lets the model think"):
         Compiler(Thinking(), chats=True).compile(YES)  # type: ignore[arg-type]
@@ -177,7 +178,7 @@ class Replying(Grouping):
         }  # fmt: skip
         self.asked: list[dict[str, Any]] = []
 
-    def chat(self, messages: Any, **parameters: Any) -> dict[str, Any]:
+    def chat_messages(self, messages: Any, **parameters: Any) -> dict[str, Any]:
         """The reply."""
         self.asked.append(parameters)
         return self.reply
@@ -310,8 +311,7 @@ def test_an_engine_that_is_gone_is_an_error_not_a_zero(smollm2: Path) -> None:
     """Scores are of answers; what did not answer has none."""
     with Engine(smollm2, OPTIONS) as engine:
         questions = Compiler(engine, chats=True).compile(YES)
-        assert engine._process is not None
-        engine._process.kill()
+        os.kill(engine.pid, signal.SIGKILL)
         with pytest.raises(EngineFailed):
             ask(engine, YES, questions)
 
@@ -337,7 +337,7 @@ def test_a_probe_of_a_real_model_keeps_every_answer(smollm2: Path, tmp_path: Pat
 
 
 def test_a_dry_run_shows_the_items_and_asks_none(tmp_path: Path) -> None:
-    """By family and topic, with their floors; without an engine, and nothing is written."""
+    """By family and topic, with their baselines; without an engine, and nothing is written."""
     model = tiny.write(tmp_path / "m.gguf", "llama", 2)
     # A family named twice is asked once.
     args = ["probe", model, "--dry-run", "--level", "1", "--families", "math,reasoning,math"]
@@ -370,7 +370,7 @@ def test_missing_parts_are_one_message(smollm2: Path, tmp_path: Path) -> None:
 
 
 STAND_IN = """
-import json, sys, urllib.request
+import json, os, sys, urllib.request
 at = sys.argv.index
 options = dict(part.split("=", 1) for part in sys.argv[at("--model_args") + 1].split(","))
 assert sys.argv[at("--model") + 1] == "local-chat-completions"
@@ -381,9 +381,11 @@ body = {
     "max_tokens": 8,
     "temperature": 0,
 }
-request = urllib.request.Request(
-    options["base_url"], json.dumps(body).encode(), {"Content-Type": "application/json"}
-)
+headers = {
+    "Authorization": f"Bearer {os.environ['OPENAI_API_KEY']}",
+    "Content-Type": "application/json",
+}
+request = urllib.request.Request(options["base_url"], json.dumps(body).encode(), headers)
 reply = json.load(urllib.request.urlopen(request))
 print(sys.argv[at("--tasks") + 1], len(reply["choices"][0]["message"]["content"]))
 sys.exit(int(sys.argv[at("--limit") + 1]))

@@ -29,22 +29,22 @@ def test_items_survive_a_file(tmp_path) -> None:
     assert load(path) == ITEMS
 
 
-def test_the_forms_of_asks() -> None:
+def test_the_forms_of_requests() -> None:
     """Options have names; a number without texts is read digit by digit; ratings share a prompt."""
-    asks = [item.asks() for item in ITEMS]
-    assert [len(a) for a in asks] == [1, 1, 1, 1, 2, 2]
-    assert asks[0][0].names == ("yes", "no")
-    assert asks[0][0].options == ((" yes", " Yes"), (" no", " No"))
-    assert asks[1][0].options == ((" A",), (" B",))
-    assert "A) a cat\nB) a dog" in asks[1][0].prompt
-    assert asks[2][0].digits
-    assert not asks[2][0].options
-    assert asks[3][0].names == ("A", "B")
+    requests = [item.requests() for item in ITEMS]
+    assert [len(a) for a in requests] == [1, 1, 1, 1, 2, 2]
+    assert requests[0][0].names == ("yes", "no")
+    assert requests[0][0].options == ((" yes", " Yes"), (" no", " No"))
+    assert requests[1][0].options == ((" A",), (" B",))
+    assert "A) a cat\nB) a dog" in requests[1][0].prompt
+    assert requests[2][0].digits
+    assert not requests[2][0].options
+    assert requests[3][0].names == ("A", "B")
     assert "A)" not in ITEMS[3].prompt()
-    assert asks[4][0].prompt == asks[4][1].prompt
-    assert [a.opening for a in asks[4]] == ["joy:", "fear:"]
-    assert asks[5][0].prompt != asks[5][1].prompt
-    assert asks[5][0].names == tuple("0123456789")
+    assert requests[4][0].prompt == requests[4][1].prompt
+    assert [a.opening for a in requests[4]] == ["joy:", "fear:"]
+    assert requests[5][0].prompt != requests[5][1].prompt
+    assert requests[5][0].names == tuple("0123456789")
 
 
 def test_a_users_line_needs_little(tmp_path) -> None:
@@ -182,5 +182,5 @@ def test_any_line_is_an_item_or_a_fault(tmp_path_factory, item, changes) -> None
         (loaded,) = load(path)
     except RysError:
         return
-    assert loaded.asks()
+    assert loaded.requests()
     assert loaded.prompt()

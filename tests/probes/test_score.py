@@ -76,7 +76,7 @@ def test_partial_credit_of_answers(answer, text, parsed, score) -> None:
     assert scored.status == "ok"
     assert scored.parsed == parsed
     assert scored.score == pytest.approx(score, abs=1e-12)
-    assert scored.credit == scored.score
+    assert scored.soft_score == scored.score
     assert not scored.binary
 
 
@@ -163,11 +163,15 @@ def test_contrasts_count_their_direction(text, score) -> None:
 
 
 def test_the_most_likely_option_is_the_answer() -> None:
-    """Its credit is the mean of the score and of its share of all options."""
+    """Its soft score is the mean of the score and of its share of all options."""
     scored = score_probabilities(yes_no("no"), [{"yes": 0.2, "no": 0.3}])
-    assert (scored.score, scored.credit, scored.parsed) == (1, pytest.approx((1 + 0.6) / 2), "no")
+    assert (scored.score, scored.soft_score, scored.parsed) == (
+        1,
+        pytest.approx((1 + 0.6) / 2),
+        "no",
+    )
     wrong = score_probabilities(yes_no("yes"), [{"yes": 0.2, "no": 0.3}])
-    assert (wrong.score, wrong.credit) == (0, pytest.approx(0.4 / 2))
+    assert (wrong.score, wrong.soft_score) == (0, pytest.approx(0.4 / 2))
     assert score_probabilities(yes_no("no"), [{"yes": 0.0, "no": 0.0}]).status == "no_answer"
     item = number(42, partial=False, texts=("41", "42"))
     assert score_probabilities(item, [{"A": 0.4, "B": 0.6}]).score == 1
@@ -177,16 +181,16 @@ def test_first_tokens_of_a_number() -> None:
     """Tokens of one to three digits, completed with zeros; others cannot start the answer."""
     scored = score_probabilities(number(26317), [{"2": 0.5, "263": 0.25, "9": 0.25}])
     expected = 0.5 * 20000 / 26317 + 0.25 * 26300 / 26317 + 0.25 * 26317 / 90000
-    assert scored.credit == pytest.approx((1 + expected) / 2)
+    assert scored.soft_score == pytest.approx((1 + expected) / 2)
     assert (scored.score, scored.binary, scored.parsed) == (1, True, "2")
     assert score_probabilities(number(26317), [{"27": 0.6, "26": 0.4}]).score == 0
     # A token longer than the answer, or with a leading zero, begins another number.
-    assert score_probabilities(number(26), [{"263": 1.0}]).credit == pytest.approx(
+    assert score_probabilities(number(26), [{"263": 1.0}]).soft_score == pytest.approx(
         2 / 3 * 260 / 263 / 2
     )
-    assert score_probabilities(number(26), [{"0": 1.0}]).credit == 0
+    assert score_probabilities(number(26), [{"0": 1.0}]).soft_score == 0
     exact = score_probabilities(number(26, partial=False), [{"2": 0.5, "26": 0.2, "3": 0.3}])
-    assert exact.credit == pytest.approx((1 + 0.7) / 2)
+    assert exact.soft_score == pytest.approx((1 + 0.7) / 2)
 
 
 def one(digit: int) -> dict[str, float]:
@@ -200,10 +204,10 @@ def test_ratings_and_contrasts_by_expectation() -> None:
     assert scored.score == 1
     half = {"3": 0.5, "5": 0.5}
     assert score_probabilities(RATINGS, [half] * 4).parsed["ratings"] == [4, 4, 4, 4]
-    assert score_probabilities(CONTRAST, [one(3), one(4)]).credit == 1
+    assert score_probabilities(CONTRAST, [one(3), one(4)]).soft_score == 1
     assert score_probabilities(CONTRAST, [one(3), {"3": 0.6, "4": 0.4}]).score == 0
-    assert score_probabilities(CONTRAST, [one(3), {"3": 0.6, "4": 0.4}]).credit == 0.2
-    with pytest.raises(ValueError, match="1 distributions for 2 asks"):
+    assert score_probabilities(CONTRAST, [one(3), {"3": 0.6, "4": 0.4}]).soft_score == 0.2
+    with pytest.raises(ValueError, match="1 distributions for 2 requests"):
         score_probabilities(CONTRAST, [one(3)])
 
 
@@ -212,11 +216,11 @@ DISTRIBUTIONS = st.lists(st.floats(0, 1), min_size=10, max_size=10).filter(lambd
 
 @given(DISTRIBUTIONS, st.sampled_from(["question", "other"]))
 def test_a_constant_distribution_earns_nothing_in_contrasts(values, higher) -> None:
-    """However it is spread: the credit of an answer that does not depend on the text is 0."""
+    """However it is spread: the soft score of an answer that does not depend on the text is 0."""
     p = {str(d): v for d, v in enumerate(values)}
     item = Contrast(**BASE, other="Ill?", emotion="joy", higher=higher)
     scored = score_probabilities(item, [p, p])
-    assert scored.credit == pytest.approx(0, abs=1e-9)
+    assert scored.soft_score == pytest.approx(0, abs=1e-9)
     assert scored.score == 0
 
 

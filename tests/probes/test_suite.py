@@ -1,4 +1,4 @@
-"""Suites: the right answers found again from the text alone, balance, floors, stable order."""
+"""Suites: the right answers found again from the text alone, balance, baselines, stable order."""
 
 from __future__ import annotations
 
@@ -546,41 +546,41 @@ def test_answers_are_balanced() -> None:
 
 
 def test_no_constant_answer_helps() -> None:
-    """Floors of quick scores are those of chance, but for the remainder of the division."""
+    """Baselines of quick scores are those of chance, but for the remainder of the division."""
     for suite in suites("quick"):
-        for topics in suite.floors.values():
-            for topic, floor in topics.items():
-                assert floor.constant <= max(floor.random, 0) + 0.1, topic
-        assert suite.floors["math"][""].constant < 0.2
-        assert suite.floors["eq"][""].constant == pytest.approx(0)
-        assert suite.generated_floors["math"][""].constant < 0.7
+        for topics in suite.baselines.values():
+            for topic, baseline in topics.items():
+                assert baseline.constant <= max(baseline.random, 0) + 0.1, topic
+        assert suite.baselines["math"][""].constant < 0.2
+        assert suite.baselines["eq"][""].constant == pytest.approx(0)
+        assert suite.generated_baselines["math"][""].constant < 0.7
 
 
-def test_floors_are_what_such_answers_score() -> None:
+def test_baselines_are_what_such_answers_score() -> None:
     """The best constant first digit, option and rating, scored as an answer would be."""
     suite = build_suite("quick", levels={"math": 2})
     by_math = [i for i in suite.items if i.topic == "sqrt"]
     best = max(
         sum(score_probabilities(i, [{str(d): 1.0}]).score for i in by_math) for d in range(10)
     )
-    assert suite.floors["math"]["sqrt"].constant == pytest.approx(best / len(by_math))
+    assert suite.baselines["math"]["sqrt"].constant == pytest.approx(best / len(by_math))
     rated = [i for i in suite.items if isinstance(i, Ratings)]
     scores = []
     for digit in range(10):
         text = ", ".join([str(digit)] * 4)
-        results = [score_text(i, text, baseline=suite.baseline).score for i in rated]
+        results = [score_text(i, text, baseline=suite.eq_baseline).score for i in rated]
         scores.append(sum(results) / len(results))
-    assert suite.floors["eq"]["ratings"].constant == pytest.approx(max(scores)) == 0
-    assert suite.floors["eq"]["ratings"].random == pytest.approx(sum(scores) / 10)
+    assert suite.baselines["eq"]["ratings"].constant == pytest.approx(max(scores)) == 0
+    assert suite.baselines["eq"]["ratings"].random == pytest.approx(sum(scores) / 10)
 
 
-def test_generated_floor_of_math() -> None:
+def test_generated_baseline_of_math() -> None:
     """No constant of two leading digits does better on partial credit."""
     suite = build_suite("quick", levels={"math": 2}, families=["math"])
     numbers = [i.answer for i in suite.items if isinstance(i, Number) and i.topic == "cbrt"]
-    floor = suite.generated_floors["math"]["cbrt"].constant
+    baseline = suite.generated_baselines["math"]["cbrt"].constant
     for guess in (20_000, 15_000, 4_000, 30_000, 12_000, 50_000):
-        assert sum(partial_credit(a, guess) for a in numbers) / len(numbers) <= floor + 1e-9
+        assert sum(partial_credit(a, guess) for a in numbers) / len(numbers) <= baseline + 1e-9
 
 
 def test_the_same_arguments_make_the_same_bytes(tmp_path) -> None:
@@ -671,7 +671,7 @@ def test_prompts_are_short() -> None:
     """At the levels of small models, about 120 tokens at most: four characters are one token."""
     for level in (0, 1):
         suite = suites("quick")[level]
-        lengths = sorted(len(a.prompt) for i in suite.items for a in i.asks())
+        lengths = sorted(len(a.prompt) for i in suite.items for a in i.requests())
         assert lengths[int(0.95 * len(lengths))] <= 360
         assert all(len(i.question) <= 360 for i in suite.items if i.family == "eq")
 
@@ -685,8 +685,8 @@ def test_what_does_not_exist() -> None:
         build_suite(levels={"math": 4})
 
 
-def test_mixed_users_suites_have_floors() -> None:
-    """A topic may hold several kinds; each has its own floor, weighted."""
+def test_mixed_users_suites_have_baselines() -> None:
+    """A topic may hold several kinds; each has its own baseline, weighted."""
     base = {"family": "own", "topic": "t", "level": 0}
     suite = Suite(
         (
@@ -696,5 +696,5 @@ def test_mixed_users_suites_have_floors() -> None:
             Ratings(**base, id="d", question="!", emotions=("joy",), reference=(5,)),
         )
     )
-    assert suite.baseline == eq_percent([5], [5]) == 100
-    assert suite.floors["own"]["t"].constant == pytest.approx((1 + 1) / 4)
+    assert suite.eq_baseline == eq_percent([5], [5]) == 100
+    assert suite.baselines["own"]["t"].constant == pytest.approx((1 + 1) / 4)

@@ -1,18 +1,19 @@
-"""One file that becomes candidate after candidate: only what differs is written.
+"""One file that becomes candidate after candidate: only the differences are written.
 
-A window repeats d layers, so a candidate is the source and d layers more. The order of the tensors
-in a GGUF is free, so here the source's tensors stand first, where they stood in the source, and
-the copies after them. From one candidate to the next the source's part changes its names only,
-which are in the header; of the copies a window that moved on by one layer has one layer that was
-not there before. What the engine computes is what it computes of the file `apply` writes: it finds
-tensors by their names.
+A window repeats d layers, so a candidate is the source with d more layers. The order of tensors in
+a GGUF is free. Here the source's tensors come first, in the order of the source, and the copies
+follow. From one candidate to the next only the names of the source's tensors change, which are in
+the header; among the copies, a window that is shifted by one layer has one new layer. The engine
+computes the same as from the file that `apply` writes, because it finds tensors by name.
 
-The header is given room to grow, as an array that nobody reads, so that data never has to move.
+The header has room to grow, in an array that nobody reads, so that tensor data never has to move.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,8 +28,11 @@ from rys_gguf.formats.model import Model
 from rys_gguf.formats.shards import TensorData
 from rys_gguf.layers.layer_map import LayerMap
 from rys_gguf.layers.schedule import Schedule
-from rys_gguf.patch.plan import GatheredTensor, Plan, PlannedFile, PlannedTensor, make_plan
+from rys_gguf.patch.plan import Plan, PlannedFile, make_plan
+from rys_gguf.patch.tensors import GatheredTensor, PlannedTensor
 from rys_gguf.patch.writer import gathered, write_files
+from rys_gguf.search.hosts.base import Hosted, Workplace
+from rys_gguf.search.hosts.loading import Loader
 from rys_gguf.text import printable
 
 _ROOM_KEY = "rys.search.room"
@@ -36,9 +40,37 @@ _ROOM_KEY = "rys.search.room"
 _ROOM_BYTES = 64 << 10
 
 
+class WorkingFileHost:
+    """Changes one working file from candidate to candidate; jobs in order of windows cost least."""
+
+    def __init__(self, place: Workplace) -> None:
+        self._source = place.model.files[0].path
+        self._file = CandidateFile(place.model, place.folder / f"{place.name}.gguf", place.schedule)
+        self._loader = Loader(place.options)
+
+    @contextlib.contextmanager
+    def open(self, layer_map: LayerMap) -> Iterator[Hosted]:
+        """As Host."""
+        path, change, start = self._source, Change(0, 0), time.monotonic()
+        if not layer_map.is_identity:
+            path, change = self._file.path, self._file.become(layer_map)
+        seconds = time.monotonic() - start
+        with self._loader.engine(path) as engine:
+            yield Hosted(engine, change.n_written, change.n_shared, seconds)
+
+    def stop(self) -> None:
+        """End the engine that runs."""
+        self._loader.stop()
+
+    def close(self) -> None:
+        """Remove the file."""
+        with contextlib.suppress(OSError):
+            self._file.path.unlink(missing_ok=True)
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What it took to become a candidate: bytes written, and bytes shared with the source."""
+    """The cost of becoming a candidate: bytes written, and bytes shared with the source."""
 
     n_written: int
     n_shared: int
