@@ -52,7 +52,7 @@ GENERATED = re.compile(
 # What two runs of one command may differ in.
 VOLATILE = (
     (re.compile(r" +[0-9]+(\.[0-9]+)? s\b"), " N s"),
-    (re.compile(r"[0-9]+ (are|bytes are) free"), "N are free"),
+    (re.compile(r"[0-9]+ (are|bytes are) free|[0-9.]+ [KMGTi]+B free"), "N are free"),
     (re.compile(r"[0-9.]+(e-[0-9]+)? nats"), "N nats"),
     (re.compile(r"^disk     .*$", re.MULTILINE), "disk     N"),
 )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 import click
 import msgspec
@@ -13,7 +16,7 @@ import rys_gguf
 from rys_gguf.cli import main
 from rys_gguf.probes import item
 from rys_gguf.runs import records
-from scripts.docs import ROOT, pages
+from scripts.docs import ROOT, RUN, pages
 
 TEXTS = [*pages(), ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 LINK = re.compile(r"\]\((?P<path>[^)#\s]*)(?:#(?P<anchor>[^)\s]+))?\)")
@@ -82,7 +85,7 @@ def test_every_command_has_help(name: str) -> None:
 
 def test_the_table_of_names_is_that_of_the_package() -> None:
     """docs/api.md lists every public name and no other, and each loads on first use."""
-    documented = set(FIRST_CELL.findall(prose(ROOT / "docs" / "api.md")))
+    documented = set(FIRST_CELL.findall(prose(ROOT / "docs" / "api.md"))) | {"__version__"}
     assert documented == set(rys_gguf.__all__)
     for name in rys_gguf.__all__:
         assert getattr(rys_gguf, name) is not None
@@ -123,3 +126,36 @@ def test_every_field_of_an_item_is_documented() -> None:
     kinds = (item.Choice, item.Number, item.Ratings, item.Contrast)
     names = {"kind"} | {name for kind in kinds for name in kind.__dataclass_fields__}
     assert first_cells("run-folder.md", "## suite.jsonl and heldout.jsonl") == names
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of a recorded run."""
+    folder = tmp_path_factory.mktemp("report")
+    rys_gguf.write_report(rys_gguf.Run.open(RUN), folder)
+    return folder
+
+
+def test_every_field_of_a_report_is_documented(report: Path) -> None:
+    """docs/run-folder.md lists what report.json holds, level by level."""
+    found = json.loads((report / "report.json").read_text())
+    verdict, window = found["verdicts"][0], found["ranking"][0]
+    parts: dict[str, dict[str, Any]] = {
+        "## report.json": found,
+        "### run": found["run"],
+        "### verdicts": verdict,
+        "### overall": verdict["families"][0],
+        "### noise": found["noise"]["overall"],
+        "### ranking": window,
+    }
+    for heading, part in parts.items():
+        assert first_cells("run-folder.md", heading) == part.keys(), heading
+
+
+def test_every_column_of_a_table_is_documented(report: Path) -> None:
+    """docs/run-folder.md lists the columns of report.csv and of the maps."""
+    for heading, name in (("## report.csv", "report.csv"), ("## map-*.csv", "map-overall.csv")):
+        with (report / name).open(newline="") as file:
+            columns = next(csv.reader(file))
+        general = {re.sub("^(overall|math)_", "FAMILY_", column) for column in columns}
+        assert first_cells("run-folder.md", heading) == general
