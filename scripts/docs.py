@@ -11,8 +11,10 @@ before a block changes that:
   <!-- file: NAME -->       is written to the folder as that file instead
 
 Between <!-- generated: NAME --> and <!-- /generated --> stands what this script makes of the code
-itself. Without --write it prints a diff of what is out of date and exits with 1. Seconds,
-divergences and what the disk can do are not compared: they differ between machines.
+itself. The image below <!-- picture: FILE --> is that file of the folder.
+
+Without --write it prints a diff of what is out of date and exits with 1. Seconds, divergences and
+what the disk can do are not compared: they differ between machines.
 """
 
 from __future__ import annotations
@@ -48,6 +50,9 @@ BLOCK = re.compile(
 GENERATED = re.compile(
     r"(?P<begin>^<!-- generated: (?P<name>[a-z-]+) -->\n).*?(?P<end>^<!-- /generated -->$)",
     re.MULTILINE | re.DOTALL,
+)
+PICTURE = re.compile(
+    r"^<!-- picture: (?P<file>\S+) -->\n!\[[^]]*\]\((?P<image>[^)]+)\)$", re.MULTILINE
 )
 # What two runs of one command may differ in.
 VOLATILE = (
@@ -176,12 +181,20 @@ def shell() -> Iterator[Shell]:
         yield Shell(Path(name))
 
 
-def renewed(text: str, *, slow: bool = False) -> str:
-    """A page with today's output and generated parts."""
+@dataclass(frozen=True)
+class Page:
+    """A page as it would be written today: its text, and its images by their path."""
+
+    text: str
+    images: dict[str, bytes]
+
+
+def renewed(text: str, *, slow: bool = False) -> Page:
+    """A page with today's output, generated parts and pictures."""
     parts = generated.PARTS
     text = GENERATED.sub(lambda m: f"{m['begin']}{parts[m['name']]()}{m['end']}", text)
     if not any(block.is_run(slow=slow) for block in blocks(text)):
-        return text
+        return Page(text, {})
     with shell() as runner:
         ways: dict[str, Callable[[Block], str]] = {
             "console": runner.console,
@@ -196,7 +209,12 @@ def renewed(text: str, *, slow: bool = False) -> str:
                 return match[0]
             return match[0].replace(match["text"], ways[block.kind](block))
 
-        return BLOCK.sub(renew, text)
+        text = BLOCK.sub(renew, text)
+        images = {
+            match["image"]: (runner.folder / match["file"]).read_bytes()
+            for match in PICTURE.finditer(text)
+        }
+    return Page(text, images)
 
 
 def main() -> None:
@@ -206,10 +224,12 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write the pages and pictures anew")
     parser.add_argument("--slow", action="store_true", help="run blocks marked slow as well")
     args = parser.parse_args()
-    files: dict[Path, str] = {
-        page: renewed(page.read_text(), slow=args.slow) for page in args.pages
-    }
-    files |= {ROOT / name: make() for name, make in generated.FILES.items()}
+    files = {ROOT / name: make() for name, make in generated.FILES.items()}
+    for path in args.pages:
+        page = renewed(path.read_text(), slow=args.slow)
+        files[path] = page.text
+        for name, data in page.images.items() if args.write else ():
+            (path.parent / name).write_bytes(data)
     is_old = False
     for path, new in files.items():
         old = path.read_text() if path.exists() else ""
@@ -217,9 +237,8 @@ def main() -> None:
             continue
         is_old = True
         name = str(path.resolve().relative_to(ROOT))
-        print("".join(difflib.unified_diff(
-            old.splitlines(keepends=True), new.splitlines(keepends=True), name, f"{name}, today",
-        )), end="")  # fmt: skip
+        before, after = old.splitlines(keepends=True), new.splitlines(keepends=True)
+        print("".join(difflib.unified_diff(before, after, name, f"{name}, today")), end="")
         if args.write:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(new)

@@ -15,7 +15,7 @@ from scripts.docs import ROOT, Block, blocks, commands, pages, renewed, steady
 def test_a_page_shows_what_its_commands_print(page: Path) -> None:
     """`make docs` writes the pages; blocks marked slow are left to it."""
     old = page.read_text()
-    new = renewed(old)
+    new = renewed(old).text
     assert old == new, "".join(
         difflib.unified_diff(old.splitlines(keepends=True), new.splitlines(keepends=True))
     )
