@@ -17,19 +17,21 @@ from rys_gguf.cli.options import (
     handing_over,
     json_option,
     log_option,
-    needs,
 )
 from rys_gguf.cli.output import TextOutput, echo, echo_json, output_path, say
 from rys_gguf.cli.progress import Progress
-from rys_gguf.cli.suite import SuiteOptions, build_suites, preflight_option, suite_options
+from rys_gguf.cli.suite import preflight_option, probe_suite_options
 from rys_gguf.engines.base import EngineOptions
-from rys_gguf.errors import RysError
-from rys_gguf.extras import require
+from rys_gguf.errors import InvalidOptions, RysError
+from rys_gguf.probes.ask import Answer
+from rys_gguf.probes.choose import SuiteOptions, choose_suites
 from rys_gguf.probes.item import dump
 from rys_gguf.probes.lm_eval import run_harness
-from rys_gguf.probes.preflight import require_room
-from rys_gguf.probes.run import Line, row_lines, run_probe, suite_lines, summarise
+from rys_gguf.probes.preflight import room_notes
+from rys_gguf.probes.run import dump_answers, run_probe
 from rys_gguf.probes.suite import Suite
+from rys_gguf.probes.summary import summarise
+from rys_gguf.probes.tables import row_lines, suite_lines
 from rys_gguf.text import printable
 
 
@@ -52,9 +54,9 @@ class _ProbeOutput:
     force: bool
     as_json: bool
 
-    def answers(self, model: Path, asked: SuiteOptions, suite: Suite) -> TextOutput:
+    def answers(self, model: Path, own_suite: Path | None, suite: Suite) -> TextOutput:
         """The file for all answers, once it is clear that it and the suite's can be written."""
-        inputs = [model] if asked.suite is None else [model, asked.suite]
+        inputs = [model] if own_suite is None else [model, own_suite]
         default = model.with_name(model.name + ".probe.jsonl")
         if self.output is None:
             output = TextOutput.default(default, inputs, _is_answers, force=self.force)
@@ -65,9 +67,9 @@ class _ProbeOutput:
             TextOutput.named(self.save_suite, inputs, force=self.force).write(dump(suite.items))
         return output
 
-    def show(self, model: Path, suite: Suite, lines: Sequence[Line], path: Path) -> None:
+    def show(self, model: Path, suite: Suite, answers: Sequence[Answer], path: Path) -> None:
         """Print the table of scores."""
-        rows = summarise(suite, lines)
+        rows = summarise(suite, answers)
         if self.as_json:
             echo_json(
                 {
@@ -99,9 +101,8 @@ class _Harness:
 
 
 @click.command()
-@needs("a probe", "msgspec")
 @click.argument("model", type=MODEL)
-@suite_options("quick")
+@probe_suite_options
 @handing_over(
     "method",
     _Method,
@@ -121,7 +122,10 @@ class _Harness:
     _ProbeOutput,
     click.option("--save-suite", type=FILE, help="Write the items to this file as well."),
     click.option(
-        "-o", "--output", type=FILE, help="File for all answers.  [default: MODEL.probe.jsonl]"
+        "-o",
+        "--output",
+        type=FILE,
+        help="File or folder for all answers.  [default: MODEL.probe.jsonl]",
     ),
     force_option,
     json_option,
@@ -147,7 +151,7 @@ class _Harness:
 @engine_options_with_context
 def probe(
     model: Path,
-    asked: SuiteOptions,
+    items: SuiteOptions,
     method: _Method,
     write: _ProbeOutput,
     harness: _Harness,
@@ -161,34 +165,34 @@ def probe(
     words. Every answer is saved. The scores of one model say little: compare variants of one model.
     """
     if harness.tasks is not None:
-        require("--lm-eval", "lm_eval")
         if code := run_harness(model, harness.tasks, engine, harness.task_arguments):
             raise RysError(f"lm_eval ended with exit code {code}; its output stands above")
         return
-    suite = _suite(model, asked, method)
+    suite = _suite(model, items, method)
     if method.dry_run:
         _show_suite(suite, as_json=write.as_json)
         return
-    answers = write.answers(model, asked, suite)
+    output = write.answers(model, items.suite, suite)
     with Progress(log_file) as progress:
         progress.begin("probe", len(suite.items), "item")
-        lines = run_probe(
+        answers = run_probe(
             model, engine, suite.items,
             generate=method.generate, preflight=not method.no_preflight, progress=progress.advance,
         )  # fmt: skip
-    answers.write("".join(json.dumps(line) + "\n" for line in lines))
-    write.show(model, suite, lines, answers.path)
+    output.write(dump_answers(answers))
+    write.show(model, suite, answers, output.path)
     if not method.no_preflight:
-        require_room(zip(suite.items, lines, strict=True))
+        for note in room_notes(zip(suite.items, answers, strict=True)):
+            say(note)
 
 
-def _suite(model: Path, asked: SuiteOptions, method: _Method) -> Suite:
-    if asked.suite is None:
-        search, heldout = build_suites(model, asked)
+def _suite(model: Path, items: SuiteOptions, method: _Method) -> Suite:
+    if items.suite is None:
+        search, heldout = choose_suites(model, items)
         return heldout if method.heldout else search
     if method.heldout:
-        raise click.UsageError("--heldout is of generated items; with --suite, name their file")
-    return Suite.read(asked.suite)
+        raise InvalidOptions("--heldout is of generated items; with --suite, name their file")
+    return Suite.read(items.suite)
 
 
 def _show_suite(suite: Suite, *, as_json: bool) -> None:

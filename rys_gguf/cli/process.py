@@ -18,7 +18,7 @@ from typing import Any
 
 import click
 
-from rys_gguf.errors import RysError
+from rys_gguf.errors import InvalidOptions, RysError
 from rys_gguf.text import harmless
 
 # The longest line of an error message: values from a stranger's file may be of any length.
@@ -83,6 +83,12 @@ class Program(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, self.table[name].summary) for name in sorted(self.table)])
 
+    def _context_of(self, ctx: click.Context) -> click.Context:
+        """The context of the command that was called, whose usage is shown beside an error."""
+        name = ctx.invoked_subcommand or ""
+        command = self.get_command(ctx, name)
+        return ctx if command is None else click.Context(command, parent=ctx, info_name=name)
+
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run as a program, whatever its standard streams are."""
         _open_streams()
@@ -103,6 +109,8 @@ class Program(click.Group):
         try:
             with _signals():
                 return super().invoke(ctx)
+        except InvalidOptions as e:
+            raise click.UsageError(harmless(str(e), _MAX_LINE), self._context_of(ctx)) from e
         except RysError as e:
             raise click.ClickException(harmless(str(e), _MAX_LINE)) from e
         except Signalled as e:

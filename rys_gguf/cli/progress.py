@@ -91,7 +91,7 @@ class Progress:
         if self._log is not None:
             self._log.write(line)
 
-    def begin(self, what: str, total: int, unit: str = "stage") -> None:
+    def begin(self, what: str, total: int, unit: str = "step") -> None:
         """Begin a part of `total` units; the part before it is over. Unit "B" is bytes."""
         self._end(finished=True)
         self._part = _Part(what, total, unit, self._clock())

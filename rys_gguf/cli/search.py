@@ -29,16 +29,11 @@ from rys_gguf.cli.output import (
 )
 from rys_gguf.cli.process import when_stopped
 from rys_gguf.cli.progress import Progress
-from rys_gguf.cli.suite import (
-    SuiteOptions,
-    build_suites,
-    families,
-    preflight_option,
-    suite_options,
-)
+from rys_gguf.cli.suite import preflight_option, sweep_suite_options
 from rys_gguf.engines.base import EngineOptions
 from rys_gguf.extras import require
 from rys_gguf.layers.schedule import Schedule
+from rys_gguf.probes.choose import SuiteOptions, choose_suites
 from rys_gguf.text import printable
 
 # Modules that read runs need packages that only some installations have: they are imported in the
@@ -167,29 +162,6 @@ _worker_options = handing_over(
 
 
 @dataclass(frozen=True, slots=True)
-class HeldOutOptions:
-    """What only the finalists are asked."""
-
-    heldout: Path | None
-    controls: tuple[str, ...] | None
-
-
-_heldout_options = handing_over(
-    "held",
-    HeldOutOptions,
-    click.option(
-        "--heldout", type=FILE,
-        help="Your own items for the finalists.  [default: half of --suite]",
-    ),
-    click.option(
-        "--control", "controls", type=Parsed("names", families),
-        help="Families of generated items that only the finalists are asked. As they played no "
-        "part in the choice, they show side effects.",
-    ),
-)  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
 class _SweepRun:
     """The run's folder, and how this call treats it."""
 
@@ -203,8 +175,7 @@ class _SweepRun:
 @needs("a sweep", *_REPORT_PACKAGES)
 @click.argument("model", type=MODEL)
 @_search_options
-@suite_options("standard")
-@_heldout_options
+@sweep_suite_options
 @_worker_options
 @handing_over(
     "run_options",
@@ -220,8 +191,7 @@ class _SweepRun:
 def sweep(
     model: Path,
     search: SearchOptions,
-    asked: SuiteOptions,
-    held: HeldOutOptions,
+    items: SuiteOptions,
     workers: WorkerOptions,
     run_options: _SweepRun,
     engine: EngineOptions,
@@ -239,7 +209,7 @@ def sweep(
 
     if workers.ray is not None:
         require("--ray", "ray")
-    suites = build_suites(model, asked, held.heldout, held.controls or ())
+    suites = choose_suites(model, items)
     folder = run_options.output or model.with_name(model.name + ".sweep")
     request = SweepRequest(model, folder, search.plan, search.settings, suites, engine)
     if run_options.dry_run:

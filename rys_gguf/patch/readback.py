@@ -115,7 +115,8 @@ def _require_header_bytes(source: Model, planned: Header, file: SourceFile) -> N
             at = first_difference(file, offset, original, piece.offset, n, lambda _: None)
         else:
             n = len(piece)
-            pairs = enumerate(zip(file.read(offset, n), piece, strict=True))
+            written = file.read(offset, n)
+            pairs = enumerate(zip(written, piece, strict=True)) if written != piece else ()
             at = next((i for i, (a, b) in pairs if a != b), None)
         if at is not None:
             raise OutputFailed(f"{file.name}: byte {offset + at} of the header differs")

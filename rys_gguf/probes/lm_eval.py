@@ -1,7 +1,7 @@
-"""Ask a model the tasks of lm-evaluation-harness (extra `harness`), through our engine.
+"""Run tasks of lm-evaluation-harness on a model, through this package's engine.
 
-llama.cpp's server gives no log-probabilities of a prompt, so only tasks that generate can be run;
-of the others the harness says so itself.
+llama.cpp's server gives no log-probabilities of a prompt, so only tasks that generate text can run;
+for others the harness itself says so.
 """
 
 from __future__ import annotations
@@ -9,25 +9,24 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
 from rys_gguf.engines.base import EngineOptions
 from rys_gguf.engines.interpreter import python_module
 from rys_gguf.engines.sampling import has_template
 from rys_gguf.engines.server import ServerEngine
-from rys_gguf.errors import RysError
+from rys_gguf.extras import require
 
 
 def run_harness(
     model: Path, tasks: str, options: EngineOptions, arguments: Sequence[str] = ()
 ) -> int:
-    """Run `lm_eval` on the tasks (names, comma-separated); its output is the user's, its code ours.
+    """Run `lm_eval` on the tasks (names, comma-separated) and return its exit code.
 
-    `arguments` go to lm_eval as they are. Raises RysError if it is not installed, EngineFailed.
+    It prints its own output. `arguments` go to it as they are. Raises RysError if it is not
+    installed, EngineFailed if the engine does not start.
     """
-    if find_spec("lm_eval") is None:
-        raise RysError("lm-evaluation-harness is not installed: pip install 'rys-gguf[harness]'")
+    require("--lm-eval", "lm_eval")
     chats = has_template(model, options)
     with ServerEngine(model, options) as engine:
         kind, path = ("chat-completions", "chat/completions") if chats else ("completions",) * 2

@@ -1,10 +1,10 @@
-"""Suites: items of several families in one fixed order, and what answers that ignore the question score.
+"""Suites: items of several families in one fixed order, with the baselines of their scores.
 
-The order is shuffled once and stratified: however short a prefix, every family and topic has its
-share of it, so that a search may ask the first items of all candidates and go on with the few.
+The order is shuffled once and stratified: every prefix holds each family and topic in proportion.
+A search can therefore ask all candidates the first items, and only some of them the rest.
 
 Splits share no question, whatever the seeds, and no event of the scenarios about emotions. They do
-share names, wordings and kinds of events: they are other draws of one generator.
+share names, wordings and kinds of events, since one generator draws them all.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from typing import Any
 from rys_gguf.probes.draw import Place, item_random
 from rys_gguf.probes.families import arithmetic as math
 from rys_gguf.probes.families import emotions, reasoning
-from rys_gguf.probes.item import DIGITS, Contrast, Item, Number, Ratings, dump, load
+from rys_gguf.probes.item import DIGITS, Contrast, Item, Number, Ratings, dump
+from rys_gguf.probes.item_file import load
+from rys_gguf.probes.names import FAMILIES, LEVELS, SIZES, SPLITS, n_items
 from rys_gguf.probes.score import (
     best_constant,
     eq_percent,
@@ -33,14 +35,13 @@ from rys_gguf.probes.score import (
     skill,
 )
 
-FAMILIES: dict[str, ModuleType] = {m.FAMILY: m for m in (math, emotions, reasoning)}
-SIZES: dict[str, dict[str, int]] = {
-    "quick": {"math": 32, "eq": 24, "reasoning": 80},
-    "standard": {"math": 64, "eq": 48, "reasoning": 200},
-    "validate": {"math": 120, "eq": 96, "reasoning": 400},
-}
-SPLITS = ("search", "heldout", "audit")
-LEVELS = (0, 1, 2, 3)
+__all__ = [
+    "FAMILIES", "GENERATORS", "LEVELS", "SIZES", "SPLITS", "Baseline", "Suite", "build_suite",
+    "n_items",
+]  # fmt: skip
+
+# Each module has topics(level) and make(rng, place).
+GENERATORS: dict[str, ModuleType] = {m.FAMILY: m for m in (math, emotions, reasoning)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,21 +65,24 @@ class Suite:
 
     @cached_property
     def suite_id(self) -> str:
-        """A hash of all items and their order: equal for equal suites only."""
+        """A hash of all items in their order: only equal suites have equal ids."""
         return hashlib.sha256(dump(self.items).encode()).hexdigest()[:16]
 
     @cached_property
     def families(self) -> tuple[str, ...]:
-        """The families, in the order in which they first come."""
+        """The families, in the order of their first items."""
         return tuple(dict.fromkeys(i.family for i in self.items))
 
     def halves(self) -> tuple[Suite, Suite]:
-        """Two suites, each with half of every answer of every topic; one item is in the first."""
+        """Two suites that share the items of every topic and answer evenly.
+
+        The first holds the item of a suite that has only one.
+        """
         groups: dict[tuple[str, str, str], int] = {}
         sides: tuple[list[Item], list[Item]] = ([], [])
         for item in self.items:
             key = (item.family, item.topic, str(item.gold))
-            # The first of every other group goes to the other side: single items are shared, too.
+            # Groups begin with either side in turn, so that groups of one item are shared as well.
             first = groups.setdefault(key, len(groups))
             sides[first % 2].append(item)
             groups[key] = first + 1
@@ -86,14 +90,14 @@ class Suite:
 
     @cached_property
     def eq_baseline(self) -> float:
-        """The EQ percent of the best constant answer, which skill is measured from."""
+        """The EQ percent of the best constant answer: skill 0."""
         return best_constant(self.items)
 
     @cached_property
     def baselines(self) -> dict[str, dict[str, Baseline]]:
         """Baselines of quick scores by family and topic; topic "" is the whole family.
 
-        A family's constant answer may differ from topic to topic.
+        The best constant answer may differ from topic to topic.
         """
         return self._baselines(generated=False)
 
@@ -160,7 +164,7 @@ def _statistics(key: tuple[str, str, int], items: Sequence[Item], suite: Suite) 
 
 
 def _quick_answer(item: Item) -> str:
-    """The answer to a quick request, in a form that can be counted."""
+    """The right answer of a quick score, in a form that can be counted."""
     if isinstance(item, Number):
         return item.letter if item.texts else str(item.answer)[0]
     if isinstance(item, Ratings):
@@ -172,7 +176,7 @@ def _quick_answer(item: Item) -> str:
 
 
 def _baseline(items: Sequence[Item], eq_baseline: float, *, generated: bool) -> Baseline:
-    """Of the items of one topic, which are of one kind as a rule: weighted over kinds if not."""
+    """The baseline of one topic, weighted over kinds if its items are of several."""
     parts: dict[object, list[Item]] = {}
     for item in items:
         exact = isinstance(item, Number) and (item.partial, bool(item.texts))
@@ -191,7 +195,7 @@ def _baseline_of_kind(items: Sequence[Item], eq_baseline: float, *, generated: b
     if isinstance(first, Contrast):
         return Baseline(0.0, 0.0)
     if isinstance(first, Ratings):
-        # The formula is a sum over ratings: its mean over random digits is that of each rating.
+        # The formula is a sum over ratings, so its mean over random digits is that of one rating.
         at_random = fmean(
             fmean(eq_percent([r], [int(d)]) for d in DIGITS)
             for item in items
@@ -225,11 +229,11 @@ def build_suite(
     levels: Mapping[str, int] | None = None,
     seed: int = 0,
     split: str = "search",
-    families: Sequence[str] = tuple(FAMILIES),
+    families: Sequence[str] = FAMILIES,
 ) -> Suite:
-    """The suite of a size: the same items for the same arguments, on any machine.
+    """The suite of a size: the same arguments give the same items on any machine.
 
-    `levels` by family; 1 where not named. ValueError for names or levels that do not exist.
+    `levels` is by family, 1 for those it lacks. Raises ValueError for unknown names and levels.
     """
     if size not in SIZES or split not in SPLITS or not families or set(families) - set(FAMILIES):
         raise ValueError(f"no such suite: {size!r}, {split!r}, {tuple(families)!r}")
@@ -242,7 +246,7 @@ def build_suite(
         items = _family(family, n, levels[family], seed, split)
         # Item k of n comes at (k + 1/2) / n of the suite: families are mixed in proportion.
         ordered += [
-            (Fraction(2 * k + 1, 2 * n), list(FAMILIES).index(family), item)
+            (Fraction(2 * k + 1, 2 * n), FAMILIES.index(family), item)
             for k, item in enumerate(items)
         ]
     ordered.sort(key=lambda entry: entry[:2])
@@ -250,8 +254,8 @@ def build_suite(
 
 
 def _family(family: str, n: int, level: int, seed: int, split: str) -> list[Item]:
-    """Items of a family, one of every topic in each round, rounds shuffled within themselves."""
-    topics = FAMILIES[family].topics(level)
+    """Items of a family: rounds with one item of every topic, each round in an order of its own."""
+    topics = GENERATORS[family].topics(level)
     made: dict[str, list[Item]] = {topic: [] for topic in topics}
     seen: set[str] = set()
     for k in range(n):
@@ -270,16 +274,16 @@ def _family(family: str, n: int, level: int, seed: int, split: str) -> list[Item
 def _item(
     family: str, topic: str, level: int, index: int, seed: int, split: str, seen: set[str]
 ) -> Item:
-    """An item of the split that is not among those `seen`, to which it is added."""
+    """An item of the split whose question is not in `seen`; the question is added to it."""
     name = f"{family}-{topic}-{level}-{split}-{seed}-{index}"
     number = SPLITS.index(split)
-    # What happens in one split's suite never happens in another's.
+    # An event that one split uses is never used by another.
     place = Place(topic, level, index, name, slice(number, None, len(SPLITS)))
     for attempt in range(1000):
         rng = item_random(family, topic, level, index, seed=seed, split=split, attempt=attempt)
-        item: Item = FAMILIES[family].make(rng, place)
+        item: Item = GENERATORS[family].make(rng, place)
         asked = _essence(item)
-        # Every question belongs to one split, whatever the seed: small ones would meet else.
+        # Every question belongs to one split, whatever the seed; short sums would occur in several.
         if hashlib.sha256(asked.encode()).digest()[0] % len(SPLITS) == number and asked not in seen:
             seen.add(asked)
             return item
@@ -287,7 +291,7 @@ def _item(
 
 
 def _essence(item: Item) -> str:
-    """What must not come twice, whatever the wording around it or the order of versions."""
+    """The part that must not come twice, whatever the wording or the order of versions."""
     if isinstance(item, Contrast):
         return min(item.question, item.other)
     if isinstance(item, Number) and item.partial:

@@ -294,7 +294,3 @@ def _command(variant: Model) -> str:
         return f"llama-server -m {variant.name}"
     quoted = variant.name.replace("'", "'\\''")
     return f"llama-server -m '{quoted}'"
-
-
-# The name until 0.1.0.
-card = make_card

@@ -63,7 +63,9 @@ def render(content: Content, pictures: Pictures, questions: Mapping[str, str]) -
             "next": next_step(verdicts, info.model.path),
             "facts": list(_facts(content)),
             "noise": noise_sentence(noise) if noise and noise.n_windows else "",
-            "maps": [_map(h, pictures.maps[h.name].svg) for h in content.maps if h.values()],
+            "maps": [
+                _map(h, pictures.maps[h.name].svg) for h in content.maps if h.name in pictures.maps
+            ],
             "scatter": _scatter(content, pictures),
             "held_out": held_out_table(verdicts),
             "costs": cost_table(verdicts),

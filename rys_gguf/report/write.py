@@ -11,13 +11,10 @@ from rys_gguf.extras import require
 from rys_gguf.files.source import reason
 from rys_gguf.report.content import Content
 from rys_gguf.report.data import candidates_csv, map_csv, report_json
-from rys_gguf.report.terminal import text_report
 from rys_gguf.runs.disk import read_lines, write_whole
 from rys_gguf.runs.storage import HELDOUT, SUITE
 from rys_gguf.stats.evidence import RunData
 from rys_gguf.text import printable
-
-__all__ = ["questions", "text_report", "write_report"]
 
 FOLDER = "report"
 PAGE = "report.html"
@@ -31,7 +28,7 @@ def write_report(run: RunData, folder: Path | None = None) -> list[Path]:
     if packages are missing, and OutputFailed if the folder cannot be written or is a link that
     came with the run.
     """
-    require("a report", "scipy", "matplotlib", "jinja2")
+    require("the report", "scipy", "matplotlib", "jinja2")
     folder = run.folder / FOLDER if folder is None else folder
     _require_no_planted_link(run.folder, folder)
     files = _contents(run)

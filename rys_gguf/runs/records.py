@@ -247,9 +247,10 @@ def _require_shallow(value: Any, what: str) -> None:
 
 
 def _from_text(kind: type[Any], value: Any) -> Any:
-    if kind is Stage and isinstance(value, str):
-        return Stage.parse(value)
-    raise NotImplementedError(f"{kind} is no field of a run")
+    assert kind is Stage, f"{kind} is no field of a run"
+    if not isinstance(value, str):
+        raise ValueError("Expected `str`, the name of a stage")  # noqa: TRY004 - msgspec adds where
+    return Stage.parse(value)
 
 
 def _to_text(value: Any) -> Any:

@@ -22,7 +22,6 @@ from msgspec.structs import replace
 
 from rys_gguf.errors import InvalidLayerMap, RysError
 from rys_gguf.files.source import reason
-from rys_gguf.layers.layer_map import LayerMap
 from rys_gguf.runs.candidate import Candidate
 from rys_gguf.runs.disk import (
     append,
@@ -280,19 +279,11 @@ def _require_own(result: StageResult, candidate: Candidate, where: str) -> None:
         ("is_base", result.is_base, candidate.is_base),
         ("spec", result.spec, candidate.spec),
     ):
-        if stored != right and not (name == "spec" and _same_map(result.spec, candidate)):
+        if stored != right:
             raise RysError(
                 f"{where}: not what a sweep writes: {name} is {printable(repr(stored))}, but the "
                 f"candidate is {printable(candidate.key)}: expected {printable(repr(right))}"
             )
-
-
-def _same_map(spec: str, candidate: Candidate) -> bool:
-    """Whether a spec is another way to write the candidate's map."""
-    try:
-        return LayerMap.parse(spec, candidate.layer_map.n_source) == candidate.layer_map
-    except InvalidLayerMap:
-        return False
 
 
 # What a user changes to get other items: hashes of suites say nothing by themselves.

@@ -6,9 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rys_gguf.checks.smoke import PROMPTS, compare
-from rys_gguf.checks.smoke import Answer as Reply
-from rys_gguf.checks.smoke import answer as reply_to
+from rys_gguf.checks.smoke import PROMPTS, Reply, compare, reply_to
 from rys_gguf.engines.base import Engine
 from rys_gguf.search.setup import Limits
 

@@ -8,7 +8,7 @@ from typing import Any
 from rys_gguf._version import __version__
 from rys_gguf.engines.base import EngineOptions
 from rys_gguf.formats.model import Model
-from rys_gguf.layers.carry import architecture_of, metadata_of
+from rys_gguf.layers.carry import ModelRules
 from rys_gguf.probes.families import emotions
 from rys_gguf.probes.suite import Suite
 from rys_gguf.runs.records import Baseline, ModelInfo, PlanInfo, RunInfo
@@ -46,8 +46,6 @@ def engine_identity(options: EngineOptions, build: str) -> dict[str, Any]:
 
 def model_info(model: Model, path: Path) -> ModelInfo:
     """The model as run.json describes it."""
-    arch, meta = architecture_of(model), metadata_of(model)
-    rules = [text for rule in arch.rules if (text := rule.describe(meta))]
     return ModelInfo(
         name=model.name,
         path=str(path),
@@ -55,7 +53,7 @@ def model_info(model: Model, path: Path) -> ModelInfo:
         n_layers=model.n_trunk,
         n_bytes=model.n_bytes,
         layer_bytes=tuple(sum(t.n_bytes for t in layer) for layer in model.layers),
-        rule="; ".join(rules) or "every layer alike",
+        rule="; ".join(ModelRules.of(model).in_words),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from rys_gguf.checks.smoke import Answer as Reply
+from rys_gguf.checks.smoke import Reply
 from rys_gguf.engines.base import EngineOptions
 from rys_gguf.layers.schedule import Schedule
 from rys_gguf.probes.ask import TokenizedRequest

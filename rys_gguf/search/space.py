@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rys_gguf.errors import InvalidLayerMap, RysError
 from rys_gguf.formats.model import Model
-from rys_gguf.layers.carry import architecture_of, metadata_of, reschedule
+from rys_gguf.layers.carry import ModelRules
 from rys_gguf.layers.layer_map import LayerMap
 from rys_gguf.layers.schedule import Schedule
 from rys_gguf.runs.candidate import Candidate
@@ -35,13 +35,12 @@ class Windows:
 
     def __init__(self, model: Model, schedule: Schedule) -> None:
         self.n_layers = model.n_trunk
-        self._arch = architecture_of(model)
-        self._meta = metadata_of(model)
+        self._rules = ModelRules.of(model)
         self._schedule = schedule
 
     def rule_against(self, layer_map: LayerMap) -> str | None:
         """Why a map would not compute what it says, or None if it would."""
-        conflicts = reschedule(self._arch, self._meta, layer_map, self._schedule).conflicts
+        conflicts = self._rules.carry(layer_map, self._schedule).conflicts
         return conflicts[0].text if conflicts else None
 
     def choose(self, maps: Iterable[LayerMap]) -> Selection:

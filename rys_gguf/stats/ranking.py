@@ -90,7 +90,7 @@ def differences(base: Trial, trial: Trial, n_rounds: int) -> Differences:
     for item, answer in trial.answers_in(stages).items():
         a, b = reference.get(item), answer.soft_score
         if a is not None and a.soft_score is not None and b is not None:
-            found.setdefault(answer.family, []).append(b - a.soft_score)
+            found.setdefault(a.family, []).append(b - a.soft_score)
     return found
 
 

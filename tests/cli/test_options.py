@@ -6,22 +6,16 @@ import sys
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 
-from rys_gguf.cli import main
 from rys_gguf.cli.options import size_bytes
 from tests import tiny
+from tests.cli.calls import call
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny llama of 16 layers."""
     return tiny.write(tmp_path_factory.mktemp("options") / "m.gguf", "llama", 16)
-
-
-def call(*args: str | Path) -> Result:
-    """Run the command line in this process."""
-    return CliRunner().invoke(main, list(map(str, args)))
 
 
 @pytest.mark.parametrize(
@@ -140,15 +134,6 @@ def test_a_server_that_cannot_run_is_told_from_one_that_is_missing(
     assert "not executable" in done.output
 
 
-def test_unknown_architectures_are_answered_with_similar_names() -> None:
-    """A typo costs no second look at a list of a hundred."""
-    done = call("architectures", "gemma33")
-    assert done.exit_code == 1
-    assert "'gemma33' is not in the table; did you mean gemma3" in done.output
-    nothing_like_it = call("architectures", "xyzzyxyzzy")
-    assert nothing_like_it.output.rstrip().endswith("is not in the table")
-
-
 def missing(monkeypatch: pytest.MonkeyPatch, *modules: str) -> None:
     """Let modules be as if they were not installed."""
     for module in modules:
@@ -158,12 +143,15 @@ def missing(monkeypatch: pytest.MonkeyPatch, *modules: str) -> None:
 @pytest.mark.parametrize(
     ("args", "task", "packages"),
     [
-        (["probe", "MODEL"], "a probe", ["msgspec"]),
         (["sweep", "MODEL"], "a sweep", ["jinja2", "matplotlib", "msgspec", "scipy"]),
         (["sweep", "MODEL", "--ray", "auto"], "--ray", ["ray"]),
         (["report", "RUN"], "a report", ["jinja2", "matplotlib", "msgspec", "scipy"]),
         (["compare", "RUN", "RUN"], "a comparison", ["msgspec", "scipy"]),
-        (["card", "MODEL", "--run", "RUN"], "a model card", ["huggingface_hub", "jinja2", "msgspec"]),
+        (
+            ["card", "MODEL", "--run", "RUN"],
+            "a model card",
+            ["huggingface_hub", "jinja2", "msgspec"],
+        ),
         (["probe", "MODEL", "--lm-eval", "gsm8k"], "--lm-eval", ["lm_eval"]),
     ],
 )

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
-from rys_gguf.cli import main, output
+from rys_gguf.cli import output
 from rys_gguf.cli.output import TextOutput, echo, echo_coloured, echo_json, output_path, say
 from rys_gguf.errors import OutputFailed
 from tests import tiny
+from tests.cli.calls import done
 from tests.command import fails, leftovers
 
 RED, OFF = "\x1b[31m", "\x1b[0m"
@@ -213,7 +213,7 @@ def test_probe_and_validate_fail_before_the_work(tmp_path: Path) -> None:
     engine = ["--llama-server", "/bin/false"]
     message = fails("probe", source, "-o", READ_ONLY / "x.jsonl", *engine)
     assert "/proc: cannot write here" in message
-    CliRunner().invoke(main, ["apply", str(source), "--blocks", "1,3"])
+    done("apply", source, "--blocks", "1,3")
     message = fails(
         "validate", tmp_path / "m-rys_1-2.gguf", "--source", source,
         "--report", READ_ONLY / "x.json", *engine,

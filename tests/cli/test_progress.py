@@ -69,11 +69,11 @@ def test_long_work_in_a_pipe_says_how_far_it_is(capsys: pytest.CaptureFixture[st
         progress.begin("pass 1", 10)
         work(progress, clock, 10, 15)
     assert capsys.readouterr().err.splitlines() == [
-        "pass 1: 2 of 10 stages (20 %) after 30 s, about 2 min left",
-        "pass 1: 4 of 10 stages (40 %) after 60 s, about 90 s left",
-        "pass 1: 6 of 10 stages (60 %) after 90 s, about 60 s left",
-        "pass 1: 8 of 10 stages (80 %) after 2 min, about 30 s left",
-        "pass 1: 10 stages done in 2 min",
+        "pass 1: 2 of 10 steps (20 %) after 30 s, about 2 min left",
+        "pass 1: 4 of 10 steps (40 %) after 60 s, about 90 s left",
+        "pass 1: 6 of 10 steps (60 %) after 90 s, about 60 s left",
+        "pass 1: 8 of 10 steps (80 %) after 2 min, about 30 s left",
+        "pass 1: 10 steps done in 2 min",
     ]
 
 
@@ -121,10 +121,10 @@ def test_the_log_holds_everything_with_the_time(
     assert len(lines) == 8
     assert all(re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d  ", line) for line in lines)
     assert [line[21:] for line in lines[:4]] == [
-        "round 1: 2 stages to do",
+        "round 1: 2 steps to do",
         "note: \\x1b[2J strange",
         "and two lines",
-        "round 1: 2 stages done in 0 s",
+        "round 1: 2 steps done in 0 s",
     ]
     assert capsys.readouterr().err.startswith("note: \\x1b[2J strange\nand two lines\n")
 
@@ -135,7 +135,7 @@ def test_what_was_interrupted_is_not_done(tmp_path: Path) -> None:
     with contextlib.suppress(ZeroDivisionError), Progress(path) as progress:
         progress.begin("round 1", 2)
         _ = 1 // 0
-    assert "2 stages to do" in path.read_text()
+    assert "2 steps to do" in path.read_text()
     assert "done" not in path.read_text()
 
 

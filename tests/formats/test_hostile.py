@@ -7,6 +7,7 @@ import os
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -170,7 +171,7 @@ def test_layers_of_an_unknown_architecture_are_compared_in_good_time(tmp_path: P
     assert time.process_time() - began < 1
 
 
-def with_tensor(path: Path, arch: str, name: str, ne: tuple[int, ...], **options: object) -> Path:
+def with_tensor(path: Path, arch: str, name: str, ne: tuple[int, ...], **options: Any) -> Path:
     """A tiny model of which one tensor claims another shape, all of its data a hole."""
     tiny.write(path, arch, 6, **options)
     with HeaderReader(path) as reader:

@@ -47,7 +47,7 @@ TEXTS = ("the lamp", "a red fox", "01/03/1963", "Plan B")
         ("<think>The answer is 5</think> The answer is 6", 6),
     ],
 )
-def test_numbers(text, found) -> None:
+def test_numbers(text: str, found: object) -> None:
     """The last integer of the answer, whatever is around it."""
     assert number(text) == found
 
@@ -76,7 +76,7 @@ def test_numbers(text, found) -> None:
         ("<think>C</think>", None),
     ],
 )
-def test_letters(text, found) -> None:
+def test_letters(text: str, found: object) -> None:
     """A letter, or the text of an option."""
     assert option(text, LETTERS, TEXTS) == found
 
@@ -96,7 +96,7 @@ def test_letters(text, found) -> None:
         ("", None),
     ],
 )
-def test_yes_and_no(text, found) -> None:
+def test_yes_and_no(text: str, found: object) -> None:
     """Whole words only."""
     assert option(text, ("yes", "no")) == found
 
@@ -111,7 +111,7 @@ def test_yes_and_no(text, found) -> None:
         ("It is the STRASSE", "STRASSE"),
     ],
 )
-def test_words_of_any_language_are_read_or_not(text, found) -> None:
+def test_words_of_any_language_are_read_or_not(text: str, found: object) -> None:
     """Letters that fold to several, or to others than they match, are no crash."""
     assert option(text, ("evet", "hay\u0131r", "STRASSE")) == found
 
@@ -125,7 +125,7 @@ def test_words_of_any_language_are_read_or_not(text, found) -> None:
         ("<think>old</think> user <think>", True),
     ],
 )
-def test_a_prompt_that_opens_thoughts(prompt, opens) -> None:
+def test_a_prompt_that_opens_thoughts(prompt: str, opens: bool) -> None:
     """What is asked next would be part of them."""
     assert opens_thoughts(prompt) is opens
 
@@ -146,7 +146,7 @@ def test_a_prompt_that_opens_thoughts(prompt, opens) -> None:
         ("<think>joy: 7\nfear: 2</think>", None),
     ],
 )
-def test_named_numbers(text, found) -> None:
+def test_named_numbers(text: str, found: object) -> None:
     """The last number given to each name, or as many bare ones as names."""
     assert named_numbers(text, ("joy", "fear"), 9) == found
 
@@ -157,7 +157,7 @@ def test_a_number_without_end_costs_nothing() -> None:
 
 
 @given(st.text(max_size=30), st.text(max_size=30))
-def test_what_was_thought_is_never_an_answer(thought, answer) -> None:
+def test_what_was_thought_is_never_an_answer(thought: str, answer: str) -> None:
     """Whatever stands in a think block makes no difference to what is found after it."""
     thought, answer = (t.replace("<", "") for t in (thought, answer))
     text = f"<think>{thought} The answer is 5</think>{answer}"
@@ -166,7 +166,7 @@ def test_what_was_thought_is_never_an_answer(thought, answer) -> None:
 
 
 @given(st.text())
-def test_any_text_is_read(text) -> None:
+def test_any_text_is_read(text: str) -> None:
     """Nothing a model writes raises; what is found is one of the options."""
     assert option(text, LETTERS, TEXTS) in {None, *LETTERS}
     assert option(text, ("yes", "no")) in {None, "yes", "no"}
@@ -175,7 +175,7 @@ def test_any_text_is_read(text) -> None:
 
 
 @given(st.integers(-(10**12), 10**12))
-def test_any_integer_is_found_as_it_is_written(value) -> None:
+def test_any_integer_is_found_as_it_is_written(value: int) -> None:
     """With and without separators, emphasis and unit."""
     for text in (f"{value}", f"{value:,}", f"The answer is {value:,} coins.", f"**{value}**"):
         assert number(text) == value

@@ -99,7 +99,8 @@ class Planted:
         """The answer to item `n` of the step's suite."""
         item, window = self.suites[step.suite][n], window_of(candidate)
         ability = random.Random(item.id).uniform(0.35, 0.75)
-        noise = random.Random(item.id + candidate.key).gauss(0, 0.08) if window else 0.0
+        sigma = 0.25 if item.family == "math" else 0.08
+        noise = random.Random(item.id + candidate.key).gauss(0, sigma) if window else 0.0
         gain = self.gains.get(window, 0.0) if window else 0.0
         return answered(candidate, step, item, min(1.0, max(0.0, ability + gain + noise)))
 

@@ -276,7 +276,7 @@ def test_a_base_at_chance_ends_the_sweep_unless_told_otherwise(model: Path, tmp_
             right = random.Random(line["item"] + line["candidate"]).random() < 0.5
             return {**line, "score": float(right), "credit": 0.5, "probabilities": surely(0.5)}
 
-    with pytest.raises(RysError, match=r"the base is at chance level .* 168 items"):
+    with pytest.raises(RysError, match=r"the model does not beat the best constant answer .* 168 items"):
         search(model, tmp_path / "run", Guessing({}))
 
 
@@ -299,7 +299,7 @@ def test_control_families_choose_nothing_and_must_show_something(
     controls = tuple(replace(item, family="eq") for item in items(60, "c"))
     setup.items[HELDOUT] += controls
     if dull:
-        with pytest.raises(RysError, match="eq: the base is at chance level"):
+        with pytest.raises(RysError, match="eq: the model does not beat the best constant answer"):
             search(model, tmp_path / "run", pool, setup=setup)
         assert {job.candidate.is_base for job in pool.jobs} == {True}
         return
@@ -458,7 +458,7 @@ def test_a_base_without_room_leaves_no_folder_behind(job: list[Any], tmp_path: P
     """What the message advises makes it another run, which the first must not stand against."""
     folder = tmp_path / "run"
     args = [a for a in job if a != "--no-preflight"]
-    assert "at chance level" in fails(*args, "-o", folder)
+    assert "does not beat the best constant answer" in fails(*args, "-o", folder)
     assert not folder.exists()
     assert run(*job, "-o", folder).returncode == 0
 
@@ -579,7 +579,7 @@ def test_wrong_calls_are_one_message(job: list[Any], tmp_path: Path) -> None:
     own = Path(job[3])
     (tmp_path / "other.jsonl").write_text('{"kind": "choice", "question": "?", "answer": "no"}\n')
     held = ("sweep", source, "--suite", own, "--dry-run", "--heldout")
-    assert "line-1 asks what line-1 of" in fails(*held, own)
+    assert "line-1 asks the same as line-1 of" in fails(*held, own)
     assert run(*held, tmp_path / "other.jsonl").returncode == 0
     assert "two sizes" in fails("sweep", source, "--sizes", "2", "--dry-run")
     too_long = ("sweep", source, "--plan", "map", "--sizes", "40")

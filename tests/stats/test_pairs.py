@@ -10,13 +10,20 @@ from rys_gguf.runs.stage import FINAL
 from rys_gguf.stats.pairs import overall, pair, parts_matrix, parts_of, readable
 
 
-def answer(item: str, score: float | None, family: str = "eq", **more: object) -> ItemAnswer:
+def answer(
+    item: str, score: float | None, family: str = "eq", *, binary: bool = False
+) -> ItemAnswer:
     """An answer as a worker emits it, unread without a score."""
-    status = "no_answer" if score is None else "ok"
-    return ItemAnswer(  # type: ignore[arg-type] - the rest is of the test
-        candidate="x", stage=FINAL, item=item, family=family,
-        status=status, score=score, soft_score=score, **more,
-    )  # fmt: skip
+    return ItemAnswer(
+        candidate="x",
+        stage=FINAL,
+        item=item,
+        family=family,
+        binary=binary,
+        status="no_answer" if score is None else "ok",
+        score=score,
+        soft_score=score,
+    )
 
 
 def answers(*of: ItemAnswer) -> dict[str, ItemAnswer]:

@@ -12,7 +12,7 @@ from rys_gguf.runs.stage import FINAL
 from rys_gguf.stats import verdict
 from rys_gguf.stats.evidence import Evidence
 from rys_gguf.stats.paired import Floats, wilson
-from rys_gguf.stats.pairs import Families, Pairs
+from rys_gguf.stats.pairs import OVERALL, Families, Pairs
 from rys_gguf.stats.ranking import rank
 from tests.fake_runs import WINNER, FakeRun, make_run, name_of
 
@@ -213,7 +213,7 @@ def test_search_ranks_the_winner_above_the_noise() -> None:
     null = verdict.search_ranking(Evidence(make_run(1, gain={(i, i + 4): 0.0 for i in range(21)})))
     top = null.ranks[0].overall
     assert top
-    assert top.mean < null.noise[verdict.OVERALL].p95 * 1.5
+    assert top.mean < null.noise[OVERALL].p95 * 1.5
 
 
 def test_pareto() -> None:
@@ -247,8 +247,8 @@ def test_the_noise_line_is_one_of_the_ranked_value() -> None:
         found = verdict.search_ranking(Evidence(noisy(run, seed)))
         top = found.ranks[0].overall
         assert top
-        assert top.error == pytest.approx(top.line / found.noise[verdict.OVERALL].factor, rel=0.2)
-        above += top.mean > found.noise[verdict.OVERALL].p95
+        assert top.error == pytest.approx(top.line / found.noise[OVERALL].factor, rel=0.2)
+        above += top.mean > found.noise[OVERALL].p95
     assert above <= 5
 
 
