@@ -10,8 +10,8 @@ from rys_gguf.engines.base import Engine
 from rys_gguf.engines.find import open_engine
 from rys_gguf.engines.sampling import has_template
 from rys_gguf.errors import RysError
-from rys_gguf.probes.ask import Compiler
 from rys_gguf.probes.preflight import require_answers, require_repeatable
+from rys_gguf.probes.requests import Compiler
 from rys_gguf.probes.score import best_constant
 from rys_gguf.search.filters import reference, replies
 from rys_gguf.search.job import HELDOUT, SEARCH

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from rys_gguf.checks.smoke import Reply
 from rys_gguf.engines.base import EngineOptions
 from rys_gguf.layers.schedule import Schedule
-from rys_gguf.probes.ask import TokenizedRequest
 from rys_gguf.probes.item import Item
+from rys_gguf.probes.requests import TokenizedRequest
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from rys_gguf.formats.model import Model
 from rys_gguf.probes.item import dump
 from rys_gguf.runs.candidate import Candidate
 from rys_gguf.runs.stage import Status
-from rys_gguf.runs.storage import HELDOUT, SUITE, OpenRun, require_identity
+from rys_gguf.runs.storage import HELDOUT, INFO, SUITE, OpenRun, require_identity
 from rys_gguf.search.executors.base import Executor, MakeExecutor
 from rys_gguf.search.identity import engine_identity, identity_of, model_info, run_info
 from rys_gguf.search.job import Batch
@@ -69,7 +69,9 @@ def run_sweep(
         identity = identity_of(model, request)
         about = model_info(model, request.model)
         require_identity(request.folder, identity)
-        require_room(model, sampler.first.candidates, request.folder)
+        if not (request.folder / INFO).exists():
+            # A run that is there may be over, and need no room any more.
+            require_room(model, sampler.first.candidates, request.folder)
     for note in sampler.notes:
         watcher.say(f"note: {note}")
     prepared = _prepared(request, watcher)
@@ -86,7 +88,7 @@ def run_sweep(
         )  # fmt: skip
         try:
             with (
-                _working_folder(Path(prepared.setup.folder)),
+                working_folder(Path(prepared.setup.folder)),
                 make_executor(prepared.setup) as executor,
             ):
                 run_phases(run, parts, executor, watcher)
@@ -125,7 +127,7 @@ def _prepared(request: SweepRequest, watcher: Watcher) -> Prepared:
 
 
 @contextlib.contextmanager
-def _working_folder(folder: Path) -> Iterator[None]:
+def working_folder(folder: Path) -> Iterator[None]:
     """A folder for working files: empty at the start, gone in the end."""
     try:
         with contextlib.suppress(FileNotFoundError):

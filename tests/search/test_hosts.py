@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -56,8 +57,8 @@ def test_a_host_computes_what_apply_writes(
     for layer_map in (maps[0], LayerMap.identity(12), *maps[1:]):
         expected = written(model, layer_map, tmp_path / "e.gguf", Schedule.PORTABLE)
         with host.open(layer_map) as hosted, hosted.engine as engine:
-            found = [engine.logprobs(ids, tiny.N_VOCAB) for ids in prompts]
-            assert (found == logprobs(expected, prompts)).all()
+            found = np.stack([engine.logprobs(ids, tiny.N_VOCAB) for ids in prompts])
+        assert (found == logprobs(expected, prompts)).all()
         n_bytes = hosted.n_written + hosted.n_shared
         assert (n_bytes == 0) == layer_map.is_identity
     host.close()
