@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from rys_gguf.checks.prove import Proof, prove
     from rys_gguf.checks.smoke import LoopVerdict, Reply, run_smoke
     from rys_gguf.checks.smoke import compare as judge_smoke
+    from rys_gguf.checks.variant import VariantPair
     from rys_gguf.checks.verify import Problem, find_problems
     from rys_gguf.engines.base import Engine, EngineOptions, Generation
     from rys_gguf.engines.find import find_engine, open_engine
@@ -108,6 +109,7 @@ _HOMES = {
     "SweepSettings": "search.settings:Settings",
     "Unsuitable": "errors",
     "Validation": "checks.ladder:Report",
+    "VariantPair": "checks.variant",
     "Verdict": "stats.verdict",
     "Written": "patch.writer",
     "align": "patch.align",
@@ -168,6 +170,7 @@ __all__ = [
     "SweepSettings",
     "Unsuitable",
     "Validation",
+    "VariantPair",
     "Verdict",
     "Written",
     "__version__",

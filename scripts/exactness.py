@@ -7,10 +7,10 @@ WINDOW is I,J as for --blocks; default: 4,8 3,5 6,7 0,1 0,12 11,12. Both schedul
 one is named. Each pair of model and window ends as one of
 
   exact          written, loads, and gives the base's distribution bit for bit with the copies
-                 silenced and with the originals silenced
+                 ablated and with the originals ablated
   close          the same within 1e-3 nats: a value was rescaled, which rounds
   refused        not written; for portable refusals the first window named instead is tried too
-  unprovable     written and loads, but a silenced layer does not pass its input on here
+  unprovable     written and loads, but an ablated layer does not pass its input on here
   differs        written and loads, and is not what the map says: must not happen
   does-not-load  written, and the engine refuses it: must not happen
   no-base        the engine does not run the model itself
@@ -34,6 +34,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from rys_gguf import LayerMap, Model, Refused, RysError, Schedule, make_plan, write_plan
 from rys_gguf.checks.prove import prove
+from rys_gguf.checks.variant import VariantPair
 from rys_gguf.engines.base import EngineOptions
 from rys_gguf.engines.find import find_engine
 from rys_gguf.errors import EngineFailed
@@ -62,7 +63,7 @@ def outcome(path: Path, window: str, schedule: Schedule, *, as_naive: bool) -> t
         out = Path(folder) / "out.gguf"
         write_plan(plan, out)
         try:
-            proof = prove(out, path, layer_map, options, workdir=folder)
+            proof = prove(VariantPair(out, path, layer_map), options, workdir=folder)
         except Refused as e:
             return "unprovable", str(e)
         except EngineFailed as e:

@@ -25,11 +25,11 @@ COUNTERPARTS = {
     "inspect": ["Model", "describe"],
     "plan": ["LayerMap", "Model", "Schedule", "make_plan"],
     "probe": ["EngineOptions", "build_suite", "find_engine", "run_probe"],
-    "prove": ["EngineOptions", "find_engine", "prove", "resolve_layer_map"],
+    "prove": ["EngineOptions", "VariantPair", "find_engine", "prove", "resolve_layer_map"],
     "report": ["Evidence", "Run", "text_report", "verdicts", "write_report"],
     "smoke": ["EngineOptions", "find_engine", "judge_smoke", "run_smoke"],
     "sweep": ["EngineOptions", "build_suite", "find_engine", "run_sweep"],
-    "validate": ["EngineOptions", "find_engine", "resolve_layer_map", "validate"],
+    "validate": ["EngineOptions", "VariantPair", "find_engine", "resolve_layer_map", "validate"],
     "verify": ["find_problems"],
 }
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from rys_gguf.engines.base import Engine
 from rys_gguf.engines.find import open_engine
-from rys_gguf.engines.sampling import has_template
+from rys_gguf.engines.template import has_template
 from rys_gguf.errors import RysError
 from rys_gguf.probes.preflight import require_answers, require_repeatable
 from rys_gguf.probes.requests import Compiler
