@@ -20,6 +20,8 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
+from tests.disk import finish
+
 # Three special tokens and one per byte: any text has tokens.
 N_VOCAB = 3 + 256
 N_CTX = 256
@@ -127,10 +129,7 @@ def write(
         add(f"blk.{len(build.sources) + n}.", f"mtp {n}", rule.mtp(build))
     if unknown := options.keys() - build.taken:
         raise TypeError(f"{arch} has no option {', '.join(sorted(unknown))}")
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return path
 
 

@@ -14,6 +14,7 @@ from rys_gguf.checks.prove import prove
 from rys_gguf.checks.variant import VariantPair
 from tests import tiny
 from tests.command import fails, leftovers, run
+from tests.disk import finish
 from tests.engine import OPTIONS, logprobs
 
 
@@ -27,21 +28,23 @@ def split_by_hand(source: Path, folder: Path, count: int) -> list[Path]:
         path = folder / f"m-{n + 1:05d}-of-{count:05d}.gguf"
         writer = gguf.GGUFWriter(str(path), arch)
         if n == 0:
-            for field in reader.fields.values():
-                if not field.name.startswith(("GGUF.", "general.architecture")):
-                    sub = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
-                    writer.add_key_value(field.name, field.contents(), field.types[0], sub)
+            copy_keys(reader, writer)
         writer.add_uint16("split.no", n)
         writer.add_uint16("split.count", count)
         writer.add_int32("split.tensors.count", len(reader.tensors))
         for tensor in reader.tensors[n * per_shard : (n + 1) * per_shard]:
             writer.add_tensor(tensor.name, np.array(tensor.data))
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
+        finish(writer)
         paths.append(path)
     return paths
+
+
+def copy_keys(reader: gguf.GGUFReader, writer: gguf.GGUFWriter) -> None:
+    """Add the keys of one file to another, except those that the writer adds itself."""
+    for field in reader.fields.values():
+        if not field.name.startswith(("GGUF.", "general.architecture")):
+            item = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
+            writer.add_key_value(field.name, field.contents(), field.types[0], item)
 
 
 @pytest.fixture

@@ -31,6 +31,7 @@ from rys_gguf.layers.rules import (
 from scripts.exactness import naive_plan
 from tests import tiny
 from tests.command import fails, run
+from tests.disk import finish
 from tests.engine import OPTIONS
 
 N = 12
@@ -359,10 +360,7 @@ def test_two_stacks_of_layers_are_refused(tmp_path: Path) -> None:
     writer.add_block_count(1)
     for name in ("enc.blk.0.x", "dec.blk.0.x", "blk.0.x"):
         writer.add_tensor(name, np.zeros(4, np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     assert "more than one stack" in fails("plan", path, "--blocks", "0,1", "--assume-uniform")
 
 
@@ -383,8 +381,5 @@ def test_a_file_of_mtp_blocks_only_is_named(tmp_path: Path) -> None:
     for tensor in reader.tensors:
         if tensor.name.startswith("blk.4."):
             writer.add_tensor(tensor.name, np.array(tensor.data))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     assert "only MTP blocks" in fails("plan", path, "--blocks", "0,4")
