@@ -24,11 +24,11 @@ COUNTERPARTS = {
     "diff": ["Model", "diff_models"],
     "inspect": ["Model", "describe"],
     "plan": ["LayerMap", "Model", "Schedule", "make_plan"],
-    "probe": ["EngineOptions", "build_suite", "find_engine", "run_probe"],
+    "probe": ["EngineOptions", "choose_suites", "find_engine", "run_probe", "summarise"],
     "prove": ["EngineOptions", "VariantPair", "find_engine", "prove", "resolve_layer_map"],
     "report": ["Evidence", "Run", "text_report", "verdicts", "write_report"],
     "smoke": ["EngineOptions", "find_engine", "judge_smoke", "run_smoke"],
-    "sweep": ["EngineOptions", "build_suite", "find_engine", "run_sweep"],
+    "sweep": ["SuiteOptions", "SweepRequest", "choose_suites", "describe_sweep", "run_sweep"],
     "validate": ["EngineOptions", "VariantPair", "find_engine", "resolve_layer_map", "validate"],
     "verify": ["find_problems"],
 }
