@@ -20,6 +20,8 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
+from tests.disk import finish
+
 # Three special tokens and one per byte: any text has tokens.
 N_VOCAB = 3 + 256
 N_CTX = 256
@@ -127,11 +129,16 @@ def write(
         add(f"blk.{len(build.sources) + n}.", f"mtp {n}", rule.mtp(build))
     if unknown := options.keys() - build.taken:
         raise TypeError(f"{arch} has no option {', '.join(sorted(unknown))}")
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return path
+
+
+def break_numbers(path: Path) -> None:
+    """Fill the final norm of a model with NaN, so that none of its logits is a number."""
+    norm = next(t for t in gguf.GGUFReader(path).tensors if t.name == "output_norm.weight")
+    with path.open("r+b") as file:
+        file.seek(int(norm.data_offset))
+        file.write(np.full(N_EMBD, np.nan, "<f4").tobytes())
 
 
 def weights(seed: str, name: str, ne: tuple[int, ...]) -> npt.NDArray[np.float32]:

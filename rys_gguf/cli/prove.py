@@ -9,14 +9,15 @@ from pathlib import Path
 
 import click
 
-from rys_gguf.checks.ladder import Report, Rung
+from rys_gguf.checks.ladder import Report, Rung, n_steps
 from rys_gguf.checks.ladder import validate as climb
-from rys_gguf.checks.prove import Proof, describe_difference
+from rys_gguf.checks.prove import Proof, describe_difference, n_passes
 from rys_gguf.checks.prove import prove as run_proof
 from rys_gguf.checks.smoke import PROMPTS, run_smoke
 from rys_gguf.checks.smoke import compare as compare_replies
 from rys_gguf.checks.smoke_report import as_json as smoke_json
 from rys_gguf.checks.smoke_report import smoke_lines
+from rys_gguf.checks.variant import VariantPair
 from rys_gguf.cli.options import (
     FILE,
     MODEL,
@@ -61,23 +62,24 @@ def prove(
     and compares the distributions. This catches what reading the file cannot: rules missing from
     the table, and keys that the engine ignores.
     """
-    layer_map = _map_between(variant, source, layers)
+    pair = _pair(variant, source, layers)
     tolerance = proof_options.tolerance
-    proof = run_proof(
-        variant,
-        source,
-        layer_map,
-        engine,
-        tolerance=tolerance,
-        workdir=proof_options.workdir,
-        say=say,
-    )
+    with Progress() as progress:
+        progress.begin("prove", n_passes(pair.layer_map), "pass")
+        proof = run_proof(
+            pair,
+            engine,
+            tolerance=tolerance,
+            workdir=proof_options.workdir,
+            say=progress.say,
+            progress=progress.advance,
+        )
     if as_json:
-        echo_json({"ok": proof.holds(tolerance), **plain(proof)})
+        echo_json({"ok": proof.holds(tolerance), **proof.as_json()})
     else:
-        echo(_proof_lines(proof, layer_map, tolerance))
+        echo(_proof_lines(proof, pair.layer_map, tolerance))
     if not proof.holds(tolerance):
-        raise RysError(f"{printable(variant.name)}: {describe_difference(proof, layer_map)}")
+        raise RysError(f"{printable(variant.name)}: {describe_difference(proof, pair.layer_map)}")
 
 
 @click.command()
@@ -157,18 +159,18 @@ def validate(
 
     Stops at the first failure, and saves what every step showed as JSON.
     """
-    layer_map = _map_between(variant, source, layers)
+    pair = _pair(variant, source, layers)
     output = report.output(variant, source)
     output.require()
     with Progress(log_file) as progress:
+        progress.begin("validate", n_steps(pair.layer_map), "step")
         climbed = climb(
-            variant,
-            source,
-            layer_map,
+            pair,
             engine,
             tolerance=proof_options.tolerance,
             workdir=proof_options.workdir,
             done=lambda rung: progress.say(_rung_line(rung)),
+            progress=progress.advance,
         )
     output.write(climbed.dump())
     _show_validation(climbed, output.path, as_json=as_json)
@@ -181,9 +183,9 @@ def validate(
     )
 
 
-def _map_between(variant: Path, source: Path, layers: LayerSpec) -> LayerMap:
+def _pair(variant: Path, source: Path, layers: LayerSpec) -> VariantPair:
     with Model(variant) as out, Model(source) as base:
-        return resolve_layer_map(out, base, layers.text)
+        return VariantPair(variant, source, resolve_layer_map(out, base, layers.text))
 
 
 def _rung_line(rung: Rung) -> str:
@@ -201,7 +203,7 @@ def _proof_lines(proof: Proof, layer_map: LayerMap, tolerance: float) -> Iterato
     """Each comparison, and the sentence on the whole if it holds."""
     for result in proof.results:
         exact = "bit-exact" if result.exact else f"{result.max_difference:.3g} nats apart"
-        silenced = ", ".join(map(str, result.silenced)) or "none"
+        silenced = ", ".join(map(str, result.ablated)) or "none"
         yield f"silenced {silenced}: {exact}"
     if proof.holds(tolerance):
         within = "" if all(r.exact for r in proof.results) else f" within {tolerance:g} nats"

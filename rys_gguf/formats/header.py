@@ -1,8 +1,8 @@
 """A GGUF header as values: keys with their bytes as stored, tensor infos, and how to encode them.
 
-A plan's target is a `Header`, and so is what the reader finds: writing is encoding the one,
-checking starts with comparing the two. Values keep the bytes they came with; they are decoded
-to be looked at and never re-encoded, so signalling NaNs and invalid UTF-8 survive. Long values
+A plan's target is a `Header`, and the reader returns one too: writing encodes the first, and
+checking starts by comparing the two. Values keep the bytes they came with. They are decoded to be
+looked at, but never encoded again, so signalling NaNs and invalid UTF-8 survive. Long values
 (a vocabulary) stay in their file as a `Span`.
 
 Layout: ggml/include/gguf.h, "file structure". Byte order is "<" or ">", as in `struct`.
@@ -26,7 +26,7 @@ from gguf.constants import (
 from rys_gguf.errors import InvalidGGUF
 from rys_gguf.text import printable
 
-# ASCII digits without leading zeros, at the start only: int() and \d take far more than llama.cpp.
+# ASCII digits without leading zeros, at the start only: int() and \d accept more than llama.cpp.
 _LAYER = re.compile(r"\Ablk\.(0|[1-9][0-9]{0,8})\.", re.ASCII)
 
 ByteOrder = Literal["<", ">"]
@@ -60,7 +60,8 @@ class Span:
 class KV:
     """One key and its value as stored, without the value's type tag.
 
-    For arrays `item_type` and `n_items` repeat what the value starts with.
+    An array's value starts with its item type and number of items; `item_type` and `n_items`
+    repeat them.
     """
 
     key: str
@@ -109,8 +110,8 @@ class KV:
     def value(self) -> Any:
         """The decoded value; strings keep bytes that are not UTF-8 as surrogate escapes.
 
-        Raises InvalidGGUF for a value that stays in its file (see `Model.raw`): nothing that is
-        looked at here is that long in a model.
+        Raises InvalidGGUF for a value that stays in its file (see `Model.raw`): no value that is
+        decoded here is that long in a real model.
         """
         if isinstance(self.raw, Span):
             msg = f"{printable(self.key)} is {self.raw.n_bytes} bytes long; no model has that much"
@@ -146,11 +147,11 @@ class KV:
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """One row of the tensor table.
+    """One entry of the tensor table.
 
     `ne` is in GGUF order (the contiguous dimension first), `offset` counts from the start of the
-    data section, `n_bytes` is the size of the data without padding. A type that gguf-py does not
-    know keeps its number; its size reaches to the next tensor.
+    data section, and `n_bytes` is the size of the data without padding. A type that gguf-py does
+    not know keeps its number, and its data is taken to reach to the next tensor.
     """
 
     name: str
@@ -214,7 +215,7 @@ class Header:
     def encode(self) -> Iterator[bytes | Span]:
         """The header's bytes in order, up to and including the padding before the data.
 
-        Values that stayed in the source file come as their Span.
+        A value that stayed in its file is yielded as its Span.
         """
         u32, u64 = self.byteorder + "I", self.byteorder + "Q"
         out = bytearray(b"GGUF")
@@ -238,7 +239,9 @@ class Header:
         yield from padding
 
     def offset_issues(self) -> list[str]:
-        """Where the table breaks llama.cpp's rule: each offset is the running sum of padded sizes.
+        """Where the table breaks llama.cpp's rule that each tensor follows the one before it.
+
+        Each offset must be the running sum of padded sizes.
 
         Source: ggml/src/gguf.cpp, "tensor '%s' has offset %, expected %".
         """
@@ -310,12 +313,12 @@ _QUANT_SIZES: dict[int, tuple[int, int]] = {int(t): s for t, s in GGML_QUANT_SIZ
 
 
 def encode_text(text: str) -> bytes:
-    """Text to the bytes it was read from."""
+    """Text to the bytes from which it was decoded."""
     return text.encode("utf-8", "surrogateescape")
 
 
 def decode_text(raw: bytes) -> str:
-    """Bytes to text; what is not UTF-8 becomes surrogate escapes and survives the way back."""
+    """Bytes to text; bytes that are not UTF-8 become surrogate escapes and survive the way back."""
     return raw.decode("utf-8", "surrogateescape")
 
 

@@ -114,7 +114,7 @@ class HeaderReader(GGUFReader):
 
     def _push_field(self, field: ReaderField, skip_sum: bool = False) -> int:  # noqa: FBT001, FBT002 - stock signature
         if field.name in self.fields:
-            raise self._invalid(f"key {printable(field.name)!r} stands there twice")
+            raise self._invalid(f"key {printable(field.name)!r} appears twice")
         self.fields[field.name] = field
         return 0 if skip_sum else sum(int(part.nbytes) for part in field.parts)
 
@@ -246,7 +246,7 @@ class HeaderReader(GGUFReader):
         for field in fields:
             known_as = field.name.partition("\0")[0]  # llama.cpp's names end at a NUL
             if known_as in seen:
-                raise self._invalid(f"tensor {printable(field.name)!r} stands in the table twice")
+                raise self._invalid(f"tensor {printable(field.name)!r} appears twice in the table")
             seen.add(known_as)
             offset = int(field.parts[5][0])
             yield self._tensor_info(field, following.get(offset, offset) - offset, n_data)

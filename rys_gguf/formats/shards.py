@@ -1,4 +1,4 @@
-"""One model in one or several files: opened together, read as if it were one.
+"""One model in one or several files, opened together and read as if they were one.
 
 llama.cpp's scheme (src/llama-model-loader.cpp, tools/gguf-split): PREFIX-00001-of-00003.gguf, the
 first shard holds all metadata, each holds split.no, split.count and split.tensors.count.
@@ -118,13 +118,13 @@ class Shards:
                 self._check_place(reader, n, len(readers))
 
     def _check_place(self, reader: HeaderReader, n: int, count: int) -> None:
-        said_no, said_count = (self._number(reader, key) for key in (SPLIT_NO, SPLIT_COUNT))
-        if said_count != count:
+        own_no, own_count = (self._number(reader, key) for key in (SPLIT_NO, SPLIT_COUNT))
+        if own_count != count:
             raise InvalidGGUF(
-                f"{reader.file.name}: belongs to a model of {said_count or 1} shards, not {count}"
+                f"{reader.file.name}: belongs to a model of {own_count or 1} shards, not {count}"
             )
-        if said_no != n - 1:
-            place = "no number" if said_no is None else f"number {said_no + 1}"
+        if own_no != n - 1:
+            place = "no number" if own_no is None else f"number {own_no + 1}"
             raise InvalidGGUF(
                 f"{reader.file.name}: says it is {place} of {count} shards; the files are in "
                 f"another order than their names"
@@ -141,24 +141,25 @@ class Shards:
             for tensor in reader.header.tensors:
                 if tensor.name in self.data:
                     raise InvalidGGUF(
-                        f"{reader.file.name}: tensor {printable(tensor.name)!r} stands in an "
-                        f"earlier shard as well; the shards are not of one model"
+                        f"{reader.file.name}: tensor {printable(tensor.name)!r} is also in "
+                        f"an earlier shard; the shards are not of one model"
                     )
                 at = reader.data_offset + tensor.offset
                 n_padding = padded(tensor.n_bytes, int(reader.alignment)) - tensor.n_bytes
                 n_padding = min(n_padding, reader.file.n_bytes - at - tensor.n_bytes)
                 self.data[tensor.name] = TensorData(Span(at, tensor.n_bytes, shard), n_padding)
-                # One file keeps its offsets, so that what is wrong with them shows.
-                there = tensor.offset if len(self.readers) == 1 else offset
-                tensors.append(replace(tensor, offset=there))
+                # A single file keeps its offsets, so that faults in them can be seen.
+                if len(self.readers) > 1:
+                    tensor = replace(tensor, offset=offset)  # noqa: PLW2901 - as in one file
+                tensors.append(tensor)
                 offset = padded(offset + tensor.n_bytes, first.alignment)
         dropped = SPLIT_KEYS if len(self.readers) > 1 else frozenset()
         kvs = tuple(kv for kv in first.kvs if kv.key not in dropped)
         self.header = Header(first.version, first.byteorder, kvs, tuple(tensors))
-        said = self._number(self.readers[0], SPLIT_TENSORS)
-        if len(self.readers) > 1 and said not in (None, len(tensors)):
+        n_tensors = self._number(self.readers[0], SPLIT_TENSORS)
+        if len(self.readers) > 1 and n_tensors not in (None, len(tensors)):
             raise InvalidGGUF(
-                f"{self.readers[0].file.name}: the model has {said} tensors, its shards hold "
+                f"{self.readers[0].file.name}: the model has {n_tensors} tensors, its shards hold "
                 f"{len(tensors)}: a shard is of another model"
             )
 

@@ -1,14 +1,14 @@
-"""Which source layer each output layer is: the one map that decides everything else.
+"""The layer map: the source layer of each output layer, from which everything else follows.
 
-A map is built once, from a spec, and handed down: names, counts, per-layer metadata and the
-order of the bytes all follow from it. Two notations are understood, both found in published
-recipes:
+A map is built once, from a spec, and handed down: names, counts, per-layer metadata and the order
+of the bytes all follow from it. There are two notations, both found in published recipes:
 
     blocks:8,12             layers 8..11 once more, right after layer 11 (half-open, as in RYS)
     blocks:2,4;6,8          several windows, all in source coordinates
     layers:0..11,8..23      the whole path, ends included
 
-The map is ancestry, not control flow: the output runs 0, 1, 2, ... and never jumps back.
+The map tells where layers come from, not how they run: the output runs 0, 1, 2, ... and never
+jumps back.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _LABEL_LENGTH = 48
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """A stretch of outputs whose sources are consecutive: `n_layers` of them from `out`."""
+    """`n_layers` outputs from `out`, whose sources are consecutive from `source`."""
 
     out: int
     source: int
@@ -46,7 +46,7 @@ class Stretch:
 class LayerMap:
     """`sources[out]` is the source layer of output layer `out`; `n_source` layers exist.
 
-    Layers are trunk layers: a multi-token-prediction tail is no part of the map.
+    The map covers main (trunk) layers only; it leaves out a multi-token-prediction tail.
     Raises InvalidLayerMap for an empty map, a source out of range, or more than 512 outputs.
     """
 
@@ -94,10 +94,10 @@ class LayerMap:
 
     @classmethod
     def parse(cls, spec: str, n_source: int) -> LayerMap:
-        """The map a spec means on a model of `n_source` trunk layers.
+        """The map that a spec describes on a model of `n_source` trunk layers.
 
-        Raises InvalidLayerMap, pointing at the part at fault, if the spec does not parse, leaves
-        the model's range, or describes the model as it is.
+        Raises InvalidLayerMap, pointing at the faulty part, if the spec does not parse, names
+        layers that the model does not have, or describes the model as it is.
         """
         kind, _, body = spec.partition(":")
         if kind.strip() == "blocks":
@@ -129,12 +129,12 @@ class LayerMap:
 
     @property
     def is_identity(self) -> bool:
-        """Whether the output is the source, layer for layer."""
+        """Whether every output is the source layer of the same number."""
         return self.sources == tuple(range(self.n_source))
 
     @property
     def n_added(self) -> int:
-        """Outputs more than the source has layers; negative if the map drops layers."""
+        """How many more layers the output has than the source; negative if it has fewer."""
         return len(self.sources) - self.n_source
 
     def outputs_of(self, source: int) -> tuple[int, ...]:
@@ -145,7 +145,7 @@ class LayerMap:
         return tuple(out for out, s in enumerate(self.sources) if s == source)
 
     def stretches(self) -> tuple[Stretch, ...]:
-        """The map as stretches of consecutive sources, originals and repeats apart, in order.
+        """The map as stretches of consecutive sources, in order; repeats start new stretches.
 
         str(LayerMap.parse("blocks:15,20", 64).stretches()[1]) == "output 20..24 <- source 15..19"
         """
@@ -183,16 +183,20 @@ class LayerMap:
         return tuple(dict.fromkeys(points))
 
     def windows(self) -> tuple[tuple[int, int], ...] | None:
-        """The half-open windows whose insertion gives this map, or None if it is no insertion."""
-        stretches = self.path()
-        found = tuple((b.source, a.source + a.n_layers) for a, b in itertools.pairwise(stretches))
-        if stretches[0].source or any(i >= j for i, j in found):
+        """The half-open windows that give this map when inserted; None if no windows do.
+
+        They are worked out from the map, not kept from its spec, so that equal maps have equal
+        windows however they were written.
+        """
+        path = self.path()
+        windows = tuple((b.source, a.source + a.n_layers) for a, b in itertools.pairwise(path))
+        if path[0].source or any(i >= j for i, j in windows):
             return None
         try:
-            rebuilt = LayerMap.from_blocks(found, self.n_source)
+            rebuilt = LayerMap.from_blocks(windows, self.n_source)
         except InvalidLayerMap:
             return None
-        return found if rebuilt == self else None
+        return windows if rebuilt == self else None
 
     @property
     def spec(self) -> str:
@@ -206,10 +210,10 @@ class LayerMap:
 
     @property
     def label(self) -> str:
-        """What published files put in their name, ends included: `rys_8-11` for blocks:8,12.
+        """The map's name in published file names, ends included: `rys_8-11` for blocks:8,12.
 
-        A map that is no insertion is named by its path, or by its length and a checksum of its
-        spec where that would be too long for a file name.
+        A map that no windows give is named by its path, or by its length and a checksum of its
+        spec if the path is too long for a file name.
         """
         windows = self.windows()
         parts = (
@@ -227,13 +231,13 @@ class LayerMap:
 
 
 def join_blocks(values: Sequence[str]) -> str:
-    """One spec from the values of a repeated `--blocks`; a `blocks:` prefix pastes in unchanged."""
+    """One spec from the values of a repeated `--blocks`, each with or without its prefix."""
     return "blocks:" + ";".join(v.strip().removeprefix("blocks:") for v in values)
 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """A piece of a spec and where it stands in it, so that an error can point at it."""
+    """A part of a spec and its position in it, so that an error can point at it."""
 
     spec: str
     start: int
@@ -250,7 +254,7 @@ class _Part:
 
     def error(self, what: str, n_source: int) -> InvalidLayerMap:
         text = f"layer spec: {what}; the model has layers 0..{n_source - 1}"
-        # Carets only line up under text that is printed as it was typed.
+        # Carets line up only under text that is printed as it was typed.
         if self.spec.isprintable() and len(self.spec) <= 100:  # noqa: PLR2004 - a terminal line
             lead = len(self.text) - len(self.text.lstrip())
             width = max(1, len(self.text.strip()))

@@ -1,4 +1,4 @@
-"""What a file says of its making: rys.version, rys.spec, rys.layer_map and rys.source."""
+"""The record of how a file was made: rys.version, rys.spec, rys.layer_map and rys.source."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def record(model: Model, layer_map: LayerMap) -> Iterator[KV]:
 
 
 def recorded_map(header: Header, n_source: int) -> LayerMap | None:
-    """The map a file records, None if it records none.
+    """The map that a file records, or None if it records none.
 
-    Raises InvalidLayerMap if what it records is no map of `n_source` layers.
+    Raises InvalidLayerMap if the record is no map of `n_source` layers.
     """
     kv = header.get(MAP_KEY)
     if kv is None:
@@ -48,16 +48,16 @@ def recorded_map(header: Header, n_source: int) -> LayerMap | None:
 
 
 def recorded_source(header: Header) -> tuple[str, str, str] | None:
-    """Name, size in bytes and header's `sha256:...` of the source a file records, if it does."""
+    """Name, size in bytes and the header's `sha256:...` of the recorded source, or None."""
     kv = header.get(SOURCE_KEY)
-    said = tuple(kv.value) if kv and kv.item_type == GGUFValueType.STRING else ()
-    return said if len(said) == 3 else None  # noqa: PLR2004 - what `record` writes
+    parts = tuple(kv.value) if kv and kv.item_type == GGUFValueType.STRING else ()
+    return parts if len(parts) == 3 else None  # noqa: PLR2004 - as `record` writes them
 
 
 def is_source(header: Header, source: Model) -> bool:
-    """Whether the source a file records is that model, by size and header."""
-    said = recorded_source(header)
-    return said is not None and said[1:] == (str(source.n_bytes), _digest(source))
+    """Whether the recorded source has the size and the header of that model."""
+    recorded = recorded_source(header)
+    return recorded is not None and recorded[1:] == (str(source.n_bytes), _digest(source))
 
 
 def _digest(model: Model) -> str:

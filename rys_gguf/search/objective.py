@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from rys_gguf.engines.base import Engine
 from rys_gguf.errors import EngineFailed
 from rys_gguf.layers.layer_map import LayerMap
-from rys_gguf.probes.ask import Answer, answer, answer_line, ask
-from rys_gguf.runs.candidate import Candidate
+from rys_gguf.probes.ask import Answer, answer, ask
 from rys_gguf.runs.records import ItemAnswer, StageResult, Times
 from rys_gguf.runs.stage import DIVERGENCE, FINAL, GENERATE, LOOPS, SPEED, Status, round_stage
 from rys_gguf.search.executors.base import Outcome
@@ -70,9 +69,9 @@ def run_job(job: Job, host: Host, setup: Setup) -> Iterator[Outcome]:
 
 
 def _diverge(engine: Engine, setup: Setup, _step: Step) -> Evaluation:
-    found = measure_divergence(engine, setup.texts, setup.reference)
-    kl = found.kl if math.isfinite(found.kl) else None
-    return _filtered({"kl": kl, "agreement": found.agreement}, damage(found, setup.limits))
+    distance = measure_divergence(engine, setup.texts, setup.reference)
+    kl = distance.kl if math.isfinite(distance.kl) else None
+    return _filtered({"kl": kl, "agreement": distance.agreement}, damage(distance, setup.limits))
 
 
 def _loop(engine: Engine, setup: Setup, _step: Step) -> Evaluation:
@@ -165,7 +164,10 @@ class Meter:
 
 def _outcome(job: Job, step: Step, evaluation: Evaluation, meter: Meter) -> Outcome:
     candidate = job.candidate
-    answers = tuple(_item_answer(candidate, step, a) for a in evaluation.answers)
+    answers = tuple(
+        ItemAnswer(candidate=candidate.key, stage=step.stage, **given.fields())
+        for given in evaluation.answers
+    )
     n_written, n_shared, seconds = meter.read()
     result = StageResult(
         candidate=candidate.key,
@@ -187,18 +189,6 @@ def _outcome(job: Job, step: Step, evaluation: Evaluation, meter: Meter) -> Outc
         log=evaluation.log,
     )
     return Outcome(result, answers)
-
-
-def _item_answer(candidate: Candidate, step: Step, given: Answer) -> ItemAnswer:
-    line = answer_line(given)
-    return ItemAnswer(
-        candidate=candidate.key,
-        stage=step.stage,
-        scoring="generate" if step.stage == GENERATE else "quick",
-        soft_score=line.pop("credit"),
-        probabilities=tuple(line.pop("probabilities")),
-        **line,
-    )
 
 
 def _means(values: Iterator[tuple[str, float | None]]) -> dict[str, float]:

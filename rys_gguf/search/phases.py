@@ -13,7 +13,6 @@ from rys_gguf.errors import RysError
 from rys_gguf.probes.item import Item
 from rys_gguf.probes.preflight import require_room
 from rys_gguf.runs.candidate import Candidate
-from rys_gguf.runs.records import builtins
 from rys_gguf.runs.stage import FINAL, GENERATE, LOOPS, SPEED
 from rys_gguf.runs.trial import Trial, Trials
 from rys_gguf.search.job import HELDOUT, SEARCH, Batch, Job, Step, batch_left
@@ -64,7 +63,7 @@ class BasePhase:
         # Probabilities and words apart: a base may know by one what it does not by the other.
         for in_words in (False, True):
             require_room(
-                (by_id[step.suite, name], builtins(answer))
+                (by_id[step.suite, name], answer)
                 for step in self.steps
                 if (step.stage == GENERATE) == in_words
                 for name, answer in trial.answers_in([step.stage]).items()

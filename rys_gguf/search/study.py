@@ -24,8 +24,9 @@ from rys_gguf.formats.model import Model
 from rys_gguf.probes.item import dump
 from rys_gguf.runs.candidate import Candidate
 from rys_gguf.runs.stage import Status
-from rys_gguf.runs.storage import HELDOUT, SUITE, OpenRun, require_identity
+from rys_gguf.runs.storage import HELDOUT, INFO, SUITE, OpenRun, require_identity
 from rys_gguf.search.executors.base import Executor, MakeExecutor
+from rys_gguf.search.executors.local import factory as local_executor
 from rys_gguf.search.identity import engine_identity, identity_of, model_info, run_info
 from rys_gguf.search.job import Batch
 from rys_gguf.search.phases import Phase, phases
@@ -49,17 +50,33 @@ class Watcher(Protocol):
         """One stage of the part is over."""
 
 
+class Quiet:
+    """A watcher that shows nothing."""
+
+    def say(self, line: str) -> None:
+        """Drop the line."""
+
+    def begin(self, label: str, total: int) -> None:
+        """Show nothing."""
+
+    def advance(self) -> None:
+        """Show nothing."""
+
+
 def run_sweep(
     request: SweepRequest,
-    make_executor: MakeExecutor,
-    watcher: Watcher,
+    make_executor: MakeExecutor | None = None,
+    watcher: Watcher | None = None,
     *,
     retry_failed: bool = False,
 ) -> OpenRun:
     """Sweep, or continue the sweep in that folder; `retry_failed` tries again what failed.
 
+    By default one worker on this machine does all jobs, and nobody is told how it is getting on.
     Raises RysError; the run keeps what is done.
     """
+    make_executor = make_executor or local_executor(request.options)
+    watcher = watcher or Quiet()
     request = replace(request, model=request.model.resolve())
     settings = request.settings
     with Model(request.model) as model:
@@ -69,7 +86,9 @@ def run_sweep(
         identity = identity_of(model, request)
         about = model_info(model, request.model)
         require_identity(request.folder, identity)
-        require_room(model, sampler.first.candidates, request.folder)
+        if not (request.folder / INFO).exists():
+            # A run that is there may be over, and need no room any more.
+            require_room(model, sampler.first.candidates, request.folder)
     for note in sampler.notes:
         watcher.say(f"note: {note}")
     prepared = _prepared(request, watcher)
@@ -86,7 +105,7 @@ def run_sweep(
         )  # fmt: skip
         try:
             with (
-                _working_folder(Path(prepared.setup.folder)),
+                working_folder(Path(prepared.setup.folder)),
                 make_executor(prepared.setup) as executor,
             ):
                 run_phases(run, parts, executor, watcher)
@@ -125,7 +144,7 @@ def _prepared(request: SweepRequest, watcher: Watcher) -> Prepared:
 
 
 @contextlib.contextmanager
-def _working_folder(folder: Path) -> Iterator[None]:
+def working_folder(folder: Path) -> Iterator[None]:
     """A folder for working files: empty at the start, gone in the end."""
     try:
         with contextlib.suppress(FileNotFoundError):

@@ -29,6 +29,7 @@ from rys_gguf.formats.header import (
     type_name,
 )
 from rys_gguf.formats.reader import HeaderReader
+from tests.disk import finish
 from tests.headers import kv_of
 from tests.strategies import SCALARS, UNKNOWN_TYPE, Made, files, raw_array, raw_kv, raw_string
 
@@ -99,10 +100,7 @@ def test_a_header_is_written_as_the_stock_writer_writes_it(
         )
     writer.add_tensor("a", np.zeros((3, 5), np.float32))
     writer.add_tensor("b", np.zeros(34, np.uint8), raw_dtype=GGMLQuantizationType.Q8_0)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     q8 = int(GGMLQuantizationType.Q8_0)
     tensors = (TensorInfo("a", (5, 3), F32, 0, 60), TensorInfo("b", (32,), q8, 64, 34))
     made = header(*kvs, tensors=tensors, byteorder=byteorder)

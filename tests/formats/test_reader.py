@@ -22,6 +22,7 @@ from rys_gguf.formats.header import Span, decode
 from rys_gguf.formats.reader import HeaderReader
 from rys_gguf.formats.views import Field
 from tests import tiny
+from tests.disk import finish
 from tests.headers import kv_of
 from tests.strategies import (
     UNKNOWN_TYPE,
@@ -88,7 +89,8 @@ def write_values(path: Path, endianess: GGUFEndian) -> Path:
     writer.add_key_value("test.long", "x" * 1_000_000, T.STRING)
     writer.add_tensor("a", np.arange(6, dtype=np.float32).reshape(2, 3))
     writer.add_tensor("b", np.arange(40, dtype=np.int16).reshape(2, 1, 4, 5))
-    return finished(writer, path)
+    finish(writer)
+    return path
 
 
 def write_types(path: Path, endianess: GGUFEndian = GGUFEndian.LITTLE) -> Path:
@@ -105,7 +107,8 @@ def write_types(path: Path, endianess: GGUFEndian = GGUFEndian.LITTLE) -> Path:
             writer.add_tensor(type_.name, rows, raw_dtype=type_)
     q8 = gguf.quants.quantize(rng.standard_normal((2, 64), np.float32), GGMLQuantizationType.Q8_0)
     writer.add_tensor("quantized", q8, raw_dtype=GGMLQuantizationType.Q8_0)
-    return finished(writer, path)
+    finish(writer)
+    return path
 
 
 def write_aligned(path: Path, alignment: int) -> Path:
@@ -114,22 +117,15 @@ def write_aligned(path: Path, alignment: int) -> Path:
     writer.add_custom_alignment(alignment)
     writer.add_tensor("a", np.arange(5, dtype=np.int8))
     writer.add_tensor("b", np.arange(7, dtype=np.float64))
-    return finished(writer, path)
+    finish(writer)
+    return path
 
 
 def write_no_tensors(path: Path) -> Path:
     """A vocabulary without a model."""
     writer = gguf.GGUFWriter(str(path), "llama")
     writer.add_token_list(["a", "b", "c"])
-    return finished(writer, path)
-
-
-def finished(writer: gguf.GGUFWriter, path: Path) -> Path:
-    """Write what was added."""
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return path
 
 
@@ -421,7 +417,7 @@ def test_nameless_tensors_in_a_hole_are_refused_in_good_time(tmp_path: Path) -> 
     path.write_bytes(counts(16_384, 0)[:24])
     os.truncate(path, 1 << 24)
     began = time.process_time()
-    with pytest.raises(InvalidGGUF, match="tensor '' stands in the table twice"):
+    with pytest.raises(InvalidGGUF, match="tensor '' appears twice in the table"):
         HeaderReader(path)
     assert time.process_time() - began < 5
 
@@ -600,7 +596,7 @@ DAMAGE = {
     "a key of 64 KiB": (kv(T.UINT8, b"\1", b"k" * 65536), "is 65536 bytes long"),
     "the same key twice": (
         raw_file([raw_kv(b"k", T.UINT8, b"\1"), raw_kv(b"k", T.INT8, b"\1")]),
-        "key 'k' stands there twice",
+        "key 'k' appears twice",
     ),
     "an unknown value type": (kv(13, b"\1"), "key 'some.key' has a value of unknown type 13"),
     "an unknown item type": (kv(T.ARRAY, raw_array(99, [])), "unknown type 99"),
@@ -668,11 +664,11 @@ DAMAGE = {
     "data one byte short": (table(raw_tensor(b"a", [16]))[:-1], "it is incomplete"),
     "the same name up to a NUL": (
         table(raw_tensor(b"a\0b", [1]), raw_tensor(b"a\0c", [1], offset=32)),
-        "stands in the table twice",
+        "appears twice in the table",
     ),
     "the same name twice": (
         table(raw_tensor(b"a", [1]), raw_tensor(b"a", [1], offset=32)),
-        "tensor 'a' stands in the table twice",
+        "tensor 'a' appears twice in the table",
     ),
 }
 

@@ -27,6 +27,7 @@ from rys_gguf.layers.carry import metadata_of
 from rys_gguf.patch.memory import layer_memory
 from tests import tiny
 from tests.command import fails, run
+from tests.disk import finish
 from tests.headers import kv_of
 
 ARCHITECTURES = ["llama", "qwen2", "qwen3", "gemma3", "qwen35", "qwen35moe", "qwen3next"]
@@ -153,10 +154,7 @@ def test_an_architecture_without_rules_is_refused(tmp_path: Path) -> None:
     writer = gguf.GGUFWriter(str(path), "newarch")
     writer.add_block_count(1)
     writer.add_tensor("blk.0.x.weight", np.zeros(4, np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     assert "'newarch' is not in the table" in fails("plan", path, "--blocks", "0,1")
 
 
@@ -342,10 +340,7 @@ def test_either_byte_order_is_written_as_it_was_read(
     writer.add_array("llama.attention.head_count", [4, 4, 4])
     for n in range(3):
         writer.add_tensor(f"blk.{n}.ffn_up.weight", np.full(32, n, np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     out = patched(source, "blocks:1,2", tmp_path / "out.gguf")
     reader = gguf.GGUFReader(out)
     assert reader.endianess == endian

@@ -1,4 +1,4 @@
-"""Sweeps without an engine: planted answers, logs in memory, and hosts whose engines are scripts."""
+"""Sweeps without llama.cpp: planted answers, logs in memory, hosts whose engines are scripts."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from rys_gguf.engines.base import EngineOptions, Generation, Speed
 from rys_gguf.errors import EngineFailed, OutputFailed
 from rys_gguf.layers.layer_map import LayerMap
 from rys_gguf.layers.schedule import Schedule
-from rys_gguf.probes.ask import TokenizedRequest
 from rys_gguf.probes.item import Choice, Item
+from rys_gguf.probes.requests import TokenizedRequest
 from rys_gguf.runs.candidate import Candidate
 from rys_gguf.runs.records import ItemAnswer, StageResult
 from rys_gguf.runs.stage import DIVERGENCE, LOOPS, Status
@@ -77,12 +77,14 @@ class Planted:
 
     def _outcome(self, candidate: Candidate, step: Step) -> Outcome:
         window = window_of(candidate)
-        status, reason, measures = Status.OK, None, {}
+        status, reason = Status.OK, None
+        measures: dict[str, float | None] = {}
         if window in self.broken or (window and self.failing.get(window) == str(step.stage)):
             status, reason = Status.FAILED, "llama.cpp ended"
         elif step.stage == DIVERGENCE and window is not None:
-            measures = {"kl": self.kl.get(window, 0.1)}
-            if measures["kl"] > 1:
+            kl = self.kl.get(window, 0.1)
+            measures = {"kl": kl}
+            if kl > 1:
                 status, reason = Status.DROPPED, "damaged"
         elif step.stage == LOOPS and window in self.loops:
             status, reason = Status.DROPPED, "loops"
@@ -198,7 +200,7 @@ def scripted_setup(model: Path, folder: Path, n_items: int = 4) -> Setup:
     return Setup(
         model=str(model), folder=str(folder / "work"), schedule=Schedule.PORTABLE,
         options=EngineOptions(), chats=False, items=dict(suites),
-        requests={name: ((_REQUEST,),) * n_items for name in suites},
+        requests=dict.fromkeys(suites, ((_REQUEST,),) * n_items),
         baselines=dict.fromkeys(suites, 0.0), texts=((1, 2), (3, 4)), reference=({1: -0.5},) * 2,
     )  # fmt: skip
 

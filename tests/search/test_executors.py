@@ -109,5 +109,5 @@ def test_no_cluster_is_one_message(tmp_path: Path) -> None:
     """And nothing is left running."""
     setup: Any = None
     make = ray_cluster.factory("127.0.0.1:1", 1, EngineOptions())
-    with pytest.raises(RysError, match="no Ray cluster at '127.0.0.1:1'"), make(setup):
+    with pytest.raises(RysError, match=r"no Ray cluster at '127\.0\.0\.1:1'"), make(setup):
         pass

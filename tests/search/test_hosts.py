@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -56,8 +57,8 @@ def test_a_host_computes_what_apply_writes(
     for layer_map in (maps[0], LayerMap.identity(12), *maps[1:]):
         expected = written(model, layer_map, tmp_path / "e.gguf", Schedule.PORTABLE)
         with host.open(layer_map) as hosted, hosted.engine as engine:
-            found = [engine.logprobs(ids, tiny.N_VOCAB) for ids in prompts]
-            assert (found == logprobs(expected, prompts)).all()
+            found = np.stack([engine.logprobs(ids, tiny.N_VOCAB) for ids in prompts])
+        assert (found == logprobs(expected, prompts)).all()
         n_bytes = hosted.n_written + hosted.n_shared
         assert (n_bytes == 0) == layer_map.is_identity
     host.close()
@@ -97,7 +98,7 @@ def test_a_host_is_stopped_from_another_thread(
 
 
 def test_a_written_file_is_gone_after_use(model: Model, tmp_path: Path) -> None:
-    """Whether its engine answered or failed: finalists' files are large."""
+    """Finalists' files are large, so none outlives its use, even if the engine failed."""
     place = workplace(model, tmp_path)
     host = WrittenHost(place)
     with host.open(LayerMap.parse("blocks:0,6", 12)):
@@ -126,7 +127,7 @@ def content(path: Path) -> tuple[object, ...]:
 
 
 def written(model: Model, layer_map: LayerMap, path: Path, schedule: Schedule) -> Path:
-    """What apply writes, without provenance."""
+    """The file that apply writes, without provenance."""
     write_plan(make_plan(model, layer_map, schedule=schedule, provenance=False), path, force=True)
     return path
 

@@ -52,7 +52,9 @@ def candidate(window: Window | None = (4, 6)) -> Candidate:
     return Candidate(LayerMap.from_blocks([window], N_LAYERS))
 
 
-def outcomes(host: ScriptedHost, setup: Setup, window: Window | None, *steps: Step) -> list[Outcome]:
+def outcomes(
+    host: ScriptedHost, setup: Setup, window: Window | None, *steps: Step
+) -> list[Outcome]:
     """The outcomes of a job."""
     return list(run_job(Job(candidate(window), steps), host, setup))
 
@@ -175,7 +177,7 @@ def test_an_engine_that_fails_is_an_outcome(host: ScriptedHost, setup: Setup) ->
 def test_a_failure_in_a_later_stage_keeps_the_stages_before(
     host: ScriptedHost, setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was answered stays answered."""
+    """The answers before it stay."""
     monkeypatch.setattr(
         "tests.search.fakes.ScriptedEngine.generate", lambda *_, **__: _fail("it ended")
     )
@@ -205,8 +207,8 @@ def test_speed_is_measured_in_turns_with_the_base(host: ScriptedHost, setup: Set
         "prompt_tokens_per_second": 880.0, "tokens_per_second": 88.0,
         "spread": pytest.approx(0.0),
     }  # fmt: skip
-    started = [line.removeprefix("start host ") for line in logged(Path(setup.folder).parent, "start")]
-    assert started == ["None", "(4, 6)"] * 2
+    started = logged(Path(setup.folder).parent, "start")
+    assert started == ["start host None", "start host (4, 6)"] * 2
     # The window's file was made twice, as far as this host knows.
     assert outcome.result.bytes_written == 20
 
