@@ -10,6 +10,14 @@ import gguf
 import numpy as np
 
 
+def finish(writer: gguf.GGUFWriter) -> None:
+    """Write what was added to the writer, and close its file."""
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
 def write_llama(path: Path, n_layers: int = 4, n_floats: int = 256) -> Path:
     """A llama header with one tensor of random floats per layer; nothing here runs it."""
     rng = np.random.default_rng(0)
@@ -19,10 +27,7 @@ def write_llama(path: Path, n_layers: int = 4, n_floats: int = 256) -> Path:
     writer.add_tensor("token_embd.weight", rng.random(64, dtype=np.float32))
     for n in range(n_layers):
         writer.add_tensor(f"blk.{n}.ffn_up.weight", rng.random(n_floats, dtype=np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return path
 
 

@@ -38,9 +38,10 @@ class EngineOptions:
 class Generation:
     """What a model wrote, greedily; `truncated` if the token limit ended it.
 
-    `thoughts` are what a thinking model wrote before its answer though it was told not to think.
+    `thoughts` is what a thinking model wrote before its answer although it was told not to think.
     `mean_nll` is the mean of -log p over the tokens it chose, in nats: None if it was not asked for
-    or nothing was written, infinite if a probability was no number.
+    or there are no such tokens, infinite if a probability was not a number. llama.cpp reports no
+    probability for a token that ends inside a character; such tokens do not count.
     """
 
     text: str

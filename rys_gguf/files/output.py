@@ -1,7 +1,7 @@
 """Files to write: each appears under its name only once it is complete.
 
-A fresh file under a short random name in the output's own folder is filled, synced, and given its
-name in one step that cannot replace anything unless asked to.
+A new file with a short random name in the output's own folder is filled and synced. It then gets
+its name in one step, which cannot replace another file unless asked to.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def commit_all(outputs: Sequence[OutputFile]) -> None:
         for output in outputs:
             output.commit()
     except BaseException:
-        # Also the one that a signal stopped between having its name and saying so.
+        # All of them: a signal may have stopped one between getting its name and returning.
         for output in outputs:
             output.withdraw()
         raise
@@ -50,8 +50,9 @@ class OutputFile:
         out.write(...); out.copy(source, offset, n)
         out.commit()
 
-    Leaving the block without `commit` removes everything. `n_bytes` is the room it will need; of
-    what was copied `n_shared` bytes are blocks of the source and took none. Raises OutputFailed.
+    Leaving the block without `commit` removes everything. `n_bytes` is the room the file will need.
+    `n_shared` counts the copied bytes that are blocks of the source and took no room. Raises
+    OutputFailed.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class OutputFile:
         self.name = printable(self.path.name)
         self.n_shared = 0
         self._n_appended = 0
-        self._n_sent = 0  # of those, how many the disk was told to begin with
+        self._n_sent = 0  # of those, how many the disk was told to start on
         self._inputs = inputs
         self._force = force
         self._fd = -1
@@ -85,7 +86,7 @@ class OutputFile:
         return self
 
     def create(self) -> None:
-        """Make the file, under its random name."""
+        """Make the file under its random name."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
         flags |= getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
         tmp = self.path.parent / f".rys-{secrets.token_hex(6)}.tmp"
@@ -106,7 +107,7 @@ class OutputFile:
         trace: TracebackType | None,
     ) -> None:
         try:
-            # A complete file is closed by now; what this one could not keep is of no interest.
+            # A complete file is closed by now; an incomplete one may fail to close.
             with contextlib.suppress(OSError):
                 self._close()
         finally:
@@ -117,15 +118,24 @@ class OutputFile:
         if isinstance(error, OSError):
             raise OutputFailed(f"{self.name}: {reason(error)}; nothing was written") from error
 
+    @property
+    def temporary(self) -> Path:
+        """Where the file is until `commit` gives it its name."""
+        assert self._tmp is not None, "made by create, gone after commit"
+        return self._tmp
+
     def write(self, data: bytes) -> None:
-        """Append `data`, however many system calls it takes."""
+        """Append `data`, in as many system calls as it takes."""
         view = memoryview(data)
         while view:
             view = view[os.write(self._fd, view) :]
         self._n_appended += len(data)
 
     def copy(self, source: SourceFile, offset: int, n: int, progress: Progress) -> None:
-        """Append `n` bytes of `source` from `offset`: shared, or copied inside the kernel."""
+        """Append `n` bytes of `source` from `offset`, shared or copied inside the kernel.
+
+        `progress` is called with the number of bytes each step appended.
+        """
         for done, is_shared in copy_bytes(source, self._fd, offset, n):
             self.n_shared += done if is_shared else 0
             self._n_appended += done
@@ -140,7 +150,7 @@ class OutputFile:
         _sync(self._fd)
         self._close()
         if self._force:
-            # Looked at again: what stood here when the run began may have been swapped since.
+            # Check again: another file may have taken this name since the run began.
             self._check_target()
             os.replace(self._tmp, self.path)
         else:
@@ -149,7 +159,7 @@ class OutputFile:
         _sync_folder(self.path.parent)
 
     def withdraw(self) -> None:
-        """Take the file's name away again if it has it, unless it replaced another."""
+        """Take the name away again if this file has it and replaced no other."""
         if self._force or self._made is None:
             return
         with contextlib.suppress(OSError):
@@ -164,12 +174,12 @@ class OutputFile:
             os.link(tmp, self.path)
         except FileExistsError as e:
             raise OutputFailed(
-                f"{self.name}: somebody else wrote this file meanwhile; theirs was kept"
+                f"{self.name}: another process wrote this file meanwhile; it was kept"
             ) from e
         except OSError as e:
             if e.errno not in _NO_LINKS:
                 raise
-            # No hard links here (FAT, some network and FUSE file systems): reserve, then replace.
+            # No hard links (FAT, some network and FUSE file systems): reserve the name first.
             os.close(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
             try:
                 os.replace(tmp, self.path)
@@ -221,7 +231,7 @@ class OutputFile:
 
 def _sync(fd: int) -> None:
     if hasattr(fcntl, "F_FULLFSYNC"):
-        # macOS: fsync there leaves the data in the drive's cache. Not every file system can do it.
+        # macOS, where fsync leaves the data in the drive's cache. Not every file system can do it.
         with contextlib.suppress(OSError):
             fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
             return
@@ -229,7 +239,7 @@ def _sync(fd: int) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    # Not every platform and file system lets a folder be opened or synced; the file itself is.
+    # Not every platform and file system can open or sync a folder; the file itself is synced.
     with contextlib.suppress(OSError):
         fd = os.open(folder, os.O_RDONLY)
         try:

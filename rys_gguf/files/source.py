@@ -1,7 +1,7 @@
 """Files to read: opened once, read with pread, checked for change.
 
-Never memory-mapped: a mapped file that shrinks kills the process with SIGBUS, while a short read
-is an error message.
+They are never memory-mapped: a mapped file that shrinks kills the process with SIGBUS, while a
+short read becomes an error message.
 """
 
 from __future__ import annotations
@@ -23,16 +23,20 @@ except ImportError:  # Windows
 
 Progress = Callable[[int], None]
 
-# Two buffers of this size stay in the processor's cache between reading and using them.
+# Two buffers of this size stay in the processor's cache between being read and being used.
 BUFFER_BYTES = 256 << 10
 
 
 class SourceFile:
-    """A regular file open for reading, with the size it had when it was opened."""
+    """A regular file open for reading, with the size it had when it was opened.
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    Messages call it `name`, by default the name it has on disk. Raises InvalidGGUF if it cannot be
+    opened.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], name: str | None = None) -> None:
         self.path = Path(path)
-        self.name = printable(self.path.name)
+        self.name = printable(self.path.name if name is None else name)
         try:
             # O_NONBLOCK: opening a FIFO must not wait for a writer.
             flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
@@ -74,7 +78,7 @@ class SourceFile:
     def read_into(self, buffer: bytearray, offset: int) -> None:
         """Fill `buffer` from `offset`. Raises InvalidGGUF if the file ends before it is full."""
         done = 0
-        with contextlib.suppress(AttributeError, OSError):  # what fails is read again, and said
+        with contextlib.suppress(AttributeError, OSError):  # reading again reports it
             done = os.preadv(self.fd, [buffer], offset)
         if done < len(buffer):
             buffer[done:] = self.read(offset + done, len(buffer) - done)
@@ -89,7 +93,7 @@ class SourceFile:
             raise InvalidGGUF(f"{self.name}: reading at byte {offset}: {reason(e)}") from e
 
     def same_file(self, info: os.stat_result) -> bool:
-        """Whether `info` describes this very file, under whatever name."""
+        """Whether `info` describes this very file, under any name."""
         return os.path.samestat(self._opened, info)
 
     def require_unchanged(self) -> None:
@@ -102,7 +106,10 @@ class SourceFile:
 
 
 def lock_file(fd: int) -> bool:
-    """Take the only lock there is on an open file, until it is closed; False if it is taken."""
+    """Lock an open file until it is closed; False if another process holds the lock.
+
+    A file system without locks counts as free.
+    """
     try:
         if fcntl is not None:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -121,7 +128,10 @@ _TAKEN = frozenset({errno.EAGAIN, errno.EACCES, errno.EDEADLK})
 def first_difference(
     a: SourceFile, a_offset: int, b: SourceFile, b_offset: int, n: int, progress: Progress
 ) -> int | None:
-    """Position of the first of `n` bytes in which two files differ, None if there is none."""
+    """Position of the first of `n` bytes in which two files differ; None if all are equal.
+
+    `progress` is called with the number of equal bytes of each step.
+    """
     left, right = bytearray(), bytearray()
     for done in range(0, n, BUFFER_BYTES):
         size = min(BUFFER_BYTES, n - done)

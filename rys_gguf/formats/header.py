@@ -1,8 +1,8 @@
 """A GGUF header as values: keys with their bytes as stored, tensor infos, and how to encode them.
 
-A plan's target is a `Header`, and so is what the reader finds: writing is encoding the one,
-checking starts with comparing the two. Values keep the bytes they came with; they are decoded
-to be looked at and never re-encoded, so signalling NaNs and invalid UTF-8 survive. Long values
+A plan's target is a `Header`, and the reader returns one too: writing encodes the first, and
+checking starts by comparing the two. Values keep the bytes they came with. They are decoded to be
+looked at, but never encoded again, so signalling NaNs and invalid UTF-8 survive. Long values
 (a vocabulary) stay in their file as a `Span`.
 
 Layout: ggml/include/gguf.h, "file structure". Byte order is "<" or ">", as in `struct`.
@@ -26,10 +26,10 @@ from gguf.constants import (
 from rys_gguf.errors import InvalidGGUF
 from rys_gguf.text import printable
 
-# ASCII digits without leading zeros, at the start only: int() and \d take far more than llama.cpp.
+# ASCII digits without leading zeros, at the start only: int() and \d accept more than llama.cpp.
 _LAYER = re.compile(r"\Ablk\.(0|[1-9][0-9]{0,8})\.", re.ASCII)
 
-Order = Literal["<", ">"]
+ByteOrder = Literal["<", ">"]
 
 SCALAR_FORMAT = {
     GGUFValueType.UINT8: "B",
@@ -60,13 +60,14 @@ class Span:
 class KV:
     """One key and its value as stored, without the value's type tag.
 
-    For arrays `item_type` and `n_items` repeat what the value starts with.
+    An array's value starts with its item type and number of items; `item_type` and `n_items`
+    repeat them.
     """
 
     key: str
     type: GGUFValueType
     raw: bytes | Span
-    order: Order = "<"
+    byteorder: ByteOrder = "<"
     item_type: GGUFValueType | None = None
     n_items: int = 0
 
@@ -77,26 +78,28 @@ class KV:
         type_: GGUFValueType,
         value: Any,
         *,
-        order: Order = "<",
+        byteorder: ByteOrder = "<",
         item_type: GGUFValueType | None = None,
     ) -> KV:
         """A KV from a Python value; arrays take a sequence and the type of their items."""
         if type_ != GGUFValueType.ARRAY:
-            return cls(key, type_, _pack(type_, value, order), order)
+            return cls(key, type_, _pack(type_, value, byteorder), byteorder)
         assert item_type is not None
         if item_type not in SCALAR_FORMAT:
-            return cls.of_items(key, item_type, [_pack(item_type, v, order) for v in value], order)
+            return cls.of_items(
+                key, item_type, [_pack(item_type, v, byteorder) for v in value], byteorder
+            )
         n = len(value)
-        raw = struct.pack(f"{order}IQ{n}{SCALAR_FORMAT[item_type]}", item_type, n, *value)
-        return cls(key, GGUFValueType.ARRAY, raw, order, item_type, n)
+        raw = struct.pack(f"{byteorder}IQ{n}{SCALAR_FORMAT[item_type]}", item_type, n, *value)
+        return cls(key, GGUFValueType.ARRAY, raw, byteorder, item_type, n)
 
     @classmethod
     def of_items(
-        cls, key: str, item_type: GGUFValueType, items: Sequence[bytes], order: Order
+        cls, key: str, item_type: GGUFValueType, items: Sequence[bytes], byteorder: ByteOrder
     ) -> KV:
         """An array KV from its items as they are stored."""
-        raw = struct.pack(order + "IQ", item_type, len(items)) + b"".join(items)
-        return cls(key, GGUFValueType.ARRAY, raw, order, item_type, len(items))
+        raw = struct.pack(byteorder + "IQ", item_type, len(items)) + b"".join(items)
+        return cls(key, GGUFValueType.ARRAY, raw, byteorder, item_type, len(items))
 
     @property
     def is_array(self) -> bool:
@@ -107,13 +110,13 @@ class KV:
     def value(self) -> Any:
         """The decoded value; strings keep bytes that are not UTF-8 as surrogate escapes.
 
-        Raises InvalidGGUF for a value that stays in its file (see `Model.raw`): nothing that is
-        looked at here is that long in a model.
+        Raises InvalidGGUF for a value that stays in its file (see `Model.raw`): no value that is
+        decoded here is that long in a real model.
         """
         if isinstance(self.raw, Span):
             msg = f"{printable(self.key)} is {self.raw.n_bytes} bytes long; no model has that much"
             raise InvalidGGUF(msg)
-        return decode(self.type, self.raw, self.order)
+        return decode(self.type, self.raw, self.byteorder)
 
     @property
     def items(self) -> list[bytes]:
@@ -122,7 +125,7 @@ class KV:
         assert self.item_type is not None
         items, pos = [], 12
         for _ in range(self.n_items):
-            end = _value_end(self.item_type, self.raw, pos, self.order)
+            end = _value_end(self.item_type, self.raw, pos, self.byteorder)
             items.append(self.raw[pos:end])
             pos = end
         return items
@@ -144,11 +147,11 @@ class KV:
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """One row of the tensor table.
+    """One entry of the tensor table.
 
     `ne` is in GGUF order (the contiguous dimension first), `offset` counts from the start of the
-    data section, `n_bytes` is the size of the data without padding. A type that gguf-py does not
-    know keeps its number; its size reaches to the next tensor.
+    data section, and `n_bytes` is the size of the data without padding. A type that gguf-py does
+    not know keeps its number, and its data is taken to reach to the next tensor.
     """
 
     name: str
@@ -176,7 +179,7 @@ class Header:
     """Everything before the tensor data."""
 
     version: int
-    order: Order
+    byteorder: ByteOrder
     kvs: tuple[KV, ...]
     tensors: tuple[TensorInfo, ...]
 
@@ -212,14 +215,14 @@ class Header:
     def encode(self) -> Iterator[bytes | Span]:
         """The header's bytes in order, up to and including the padding before the data.
 
-        Values that stayed in the source file come as their Span.
+        A value that stayed in its file is yielded as its Span.
         """
-        u32, u64 = self.order + "I", self.order + "Q"
+        u32, u64 = self.byteorder + "I", self.byteorder + "Q"
         out = bytearray(b"GGUF")
         out += struct.pack(u32, self.version)
-        out += struct.pack(self.order + "QQ", len(self.tensors), len(self.kvs))
+        out += struct.pack(self.byteorder + "QQ", len(self.tensors), len(self.kvs))
         for kv in self.kvs:
-            out += _pack_string(encode_text(kv.key), self.order) + struct.pack(u32, kv.type)
+            out += _pack_string(encode_text(kv.key), self.byteorder) + struct.pack(u32, kv.type)
             if isinstance(kv.raw, Span):
                 yield bytes(out)
                 yield kv.raw
@@ -227,16 +230,18 @@ class Header:
             else:
                 out += kv.raw
         for t in self.tensors:
-            out += _pack_string(encode_text(t.name), self.order)
+            out += _pack_string(encode_text(t.name), self.byteorder)
             out += struct.pack(u32, len(t.ne))
             out += b"".join(struct.pack(u64, dim) for dim in t.ne)
-            out += struct.pack(self.order + "IQ", t.type, t.offset)
+            out += struct.pack(self.byteorder + "IQ", t.type, t.offset)
         padding = zeros(self.data_offset - self.n_bytes)
         yield bytes(out) + next(padding, b"")
         yield from padding
 
     def offset_issues(self) -> list[str]:
-        """Where the table breaks llama.cpp's rule: each offset is the running sum of padded sizes.
+        """Where the table breaks llama.cpp's rule that each tensor follows the one before it.
+
+        Each offset must be the running sum of padded sizes.
 
         Source: ggml/src/gguf.cpp, "tensor '%s' has offset %, expected %".
         """
@@ -308,53 +313,53 @@ _QUANT_SIZES: dict[int, tuple[int, int]] = {int(t): s for t, s in GGML_QUANT_SIZ
 
 
 def encode_text(text: str) -> bytes:
-    """Text to the bytes it was read from."""
+    """Text to the bytes from which it was decoded."""
     return text.encode("utf-8", "surrogateescape")
 
 
 def decode_text(raw: bytes) -> str:
-    """Bytes to text; what is not UTF-8 becomes surrogate escapes and survives the way back."""
+    """Bytes to text; bytes that are not UTF-8 become surrogate escapes and survive the way back."""
     return raw.decode("utf-8", "surrogateescape")
 
 
-def decode(type_: GGUFValueType, raw: bytes, order: Order) -> Any:
+def decode(type_: GGUFValueType, raw: bytes, byteorder: ByteOrder) -> Any:
     """A stored value as a Python value; arrays become lists, nested arrays nested lists."""
-    return _decode(type_, raw, 0, order)[0]
+    return _decode(type_, raw, 0, byteorder)[0]
 
 
-def _decode(type_: GGUFValueType, raw: bytes, pos: int, order: Order) -> tuple[Any, int]:
+def _decode(type_: GGUFValueType, raw: bytes, pos: int, byteorder: ByteOrder) -> tuple[Any, int]:
     if type_ == GGUFValueType.STRING:
-        end = _value_end(type_, raw, pos, order)
+        end = _value_end(type_, raw, pos, byteorder)
         return decode_text(raw[pos + 8 : end]), end
     if type_ == GGUFValueType.ARRAY:
-        item, n = struct.unpack_from(order + "IQ", raw, pos)
+        item, n = struct.unpack_from(byteorder + "IQ", raw, pos)
         pos += 12
         item_type = GGUFValueType(item)
         if (fmt := SCALAR_FORMAT.get(item_type)) is not None:
             end = pos + n * SCALAR_BYTES[item_type]
-            return list(struct.unpack_from(f"{order}{n}{fmt}", raw, pos)), end
+            return list(struct.unpack_from(f"{byteorder}{n}{fmt}", raw, pos)), end
         values = []
         for _ in range(n):
-            value, pos = _decode(item_type, raw, pos, order)
+            value, pos = _decode(item_type, raw, pos, byteorder)
             values.append(value)
         return values, pos
-    (value,) = struct.unpack_from(order + SCALAR_FORMAT[type_], raw, pos)
+    (value,) = struct.unpack_from(byteorder + SCALAR_FORMAT[type_], raw, pos)
     return value, pos + SCALAR_BYTES[type_]
 
 
-def _value_end(type_: GGUFValueType, raw: bytes, pos: int, order: Order) -> int:
+def _value_end(type_: GGUFValueType, raw: bytes, pos: int, byteorder: ByteOrder) -> int:
     if type_ == GGUFValueType.STRING:
-        return pos + 8 + int(struct.unpack_from(order + "Q", raw, pos)[0])
+        return pos + 8 + int(struct.unpack_from(byteorder + "Q", raw, pos)[0])
     if type_ == GGUFValueType.ARRAY:
-        return _decode(type_, raw, pos, order)[1]
+        return _decode(type_, raw, pos, byteorder)[1]
     return pos + SCALAR_BYTES[type_]
 
 
-def _pack(type_: GGUFValueType, value: Any, order: Order) -> bytes:
+def _pack(type_: GGUFValueType, value: Any, byteorder: ByteOrder) -> bytes:
     if type_ == GGUFValueType.STRING:
-        return _pack_string(encode_text(value), order)
-    return struct.pack(order + SCALAR_FORMAT[type_], value)
+        return _pack_string(encode_text(value), byteorder)
+    return struct.pack(byteorder + SCALAR_FORMAT[type_], value)
 
 
-def _pack_string(raw: bytes, order: Order) -> bytes:
-    return struct.pack(order + "Q", len(raw)) + raw
+def _pack_string(raw: bytes, byteorder: ByteOrder) -> bytes:
+    return struct.pack(byteorder + "Q", len(raw)) + raw

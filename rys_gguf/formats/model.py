@@ -1,4 +1,4 @@
-"""An open model: its header, which tensors belong to which layer, and where the bytes are."""
+"""An open model: its header, the tensors of each layer, and where their bytes are."""
 
 from __future__ import annotations
 
@@ -26,15 +26,17 @@ _CHUNK = 1 << 20
 
 
 class Model:
-    """A GGUF model opened for reading, from any of its files. Use it as a context manager.
+    """A GGUF model opened for reading, by the path of any of its files or from open shards.
 
-    `n_trunk` layers run in order; `n_mtp` multi-token-prediction blocks follow them, and
+    Use it as a context manager.
+
+    `n_trunk` main layers run in order; `n_mtp` multi-token-prediction blocks follow them;
     `block_count` counts both.
     Raises InvalidGGUF for files that are not GGUF models.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._shards = Shards(path)
+    def __init__(self, files: str | os.PathLike[str] | Shards) -> None:
+        self._shards = files if isinstance(files, Shards) else Shards(files)
         self.header = self._shards.header
         try:
             self._read_layers()
@@ -88,7 +90,7 @@ class Model:
         return self._shards.data[tensor.name]
 
     def raw(self, kv: KV) -> Iterator[bytes]:
-        """The value's bytes as stored, in pieces of at most 1 MiB, wherever they are kept."""
+        """The value's bytes as stored, from memory or from the file, in pieces of at most 1 MiB."""
         if isinstance(kv.raw, bytes):
             yield kv.raw
         else:
@@ -105,7 +107,7 @@ class Model:
         return self._shards.offset_issues()
 
     def header_digest(self) -> str:
-        """SHA-256 of everything before the tensor data, as it is on disk, in all files."""
+        """SHA-256 of everything before the tensor data, as it is on disk, over all files."""
         digest = hashlib.sha256()
         for shard, reader in enumerate(self._shards.readers):
             n = min(reader.data_offset, reader.file.n_bytes)

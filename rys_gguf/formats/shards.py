@@ -1,4 +1,4 @@
-"""One model in one or several files: opened together, read as if it were one.
+"""One model in one or several files, opened together and read as if they were one.
 
 llama.cpp's scheme (src/llama-model-loader.cpp, tools/gguf-split): PREFIX-00001-of-00003.gguf, the
 first shard holds all metadata, each holds split.no, split.count and split.tensors.count.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -35,17 +36,20 @@ class TensorData:
 
 
 class Shards:
-    """The files of a model; any one of them opens all.
+    """The files of a model: the path of any one opens all; open files are taken in their order.
 
-    `header` is that of the whole model: the first file's keys without split.*, every tensor, and
-    offsets as they would be in one file. `data` says where each tensor really is.
+    `header` is that of the model as one file: the first file's keys without split.*, every tensor,
+    and offsets as they would be there. `data` gives each tensor's actual place.
     Raises InvalidGGUF, naming the shard that is missing or out of place.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, files: str | os.PathLike[str] | Sequence[HeaderReader]) -> None:
         self.readers: list[HeaderReader] = []
         try:
-            self._open(Path(path))
+            if isinstance(files, (str, os.PathLike)):
+                self._open(Path(files))
+            else:
+                self._take(files)
             self._merge()
         except BaseException:
             self.close()
@@ -107,14 +111,20 @@ class Shards:
             self.readers.append(reader)
             self._check_place(reader, n, count)
 
+    def _take(self, readers: Sequence[HeaderReader]) -> None:
+        self.readers = list(readers)
+        for n, reader in enumerate(readers, 1):
+            if len(readers) > 1:
+                self._check_place(reader, n, len(readers))
+
     def _check_place(self, reader: HeaderReader, n: int, count: int) -> None:
-        said_no, said_count = (self._number(reader, key) for key in (SPLIT_NO, SPLIT_COUNT))
-        if said_count != count:
+        own_no, own_count = (self._number(reader, key) for key in (SPLIT_NO, SPLIT_COUNT))
+        if own_count != count:
             raise InvalidGGUF(
-                f"{reader.file.name}: belongs to a model of {said_count or 1} shards, not {count}"
+                f"{reader.file.name}: belongs to a model of {own_count or 1} shards, not {count}"
             )
-        if said_no != n - 1:
-            place = "no number" if said_no is None else f"number {said_no + 1}"
+        if own_no != n - 1:
+            place = "no number" if own_no is None else f"number {own_no + 1}"
             raise InvalidGGUF(
                 f"{reader.file.name}: says it is {place} of {count} shards; the files are in "
                 f"another order than their names"
@@ -126,29 +136,30 @@ class Shards:
         tensors: list[TensorInfo] = []
         offset = 0
         for shard, reader in enumerate(self.readers):
-            if reader.header.order != first.order:
+            if reader.header.byteorder != first.byteorder:
                 raise InvalidGGUF(f"{reader.file.name}: has another byte order than shard 1")
             for tensor in reader.header.tensors:
                 if tensor.name in self.data:
                     raise InvalidGGUF(
-                        f"{reader.file.name}: tensor {printable(tensor.name)!r} stands in an "
-                        f"earlier shard as well; the shards are not of one model"
+                        f"{reader.file.name}: tensor {printable(tensor.name)!r} is also in "
+                        f"an earlier shard; the shards are not of one model"
                     )
                 at = reader.data_offset + tensor.offset
                 n_padding = padded(tensor.n_bytes, int(reader.alignment)) - tensor.n_bytes
                 n_padding = min(n_padding, reader.file.n_bytes - at - tensor.n_bytes)
                 self.data[tensor.name] = TensorData(Span(at, tensor.n_bytes, shard), n_padding)
-                # One file keeps its offsets, so that what is wrong with them shows.
-                there = tensor.offset if len(self.readers) == 1 else offset
-                tensors.append(replace(tensor, offset=there))
+                # A single file keeps its offsets, so that faults in them can be seen.
+                if len(self.readers) > 1:
+                    tensor = replace(tensor, offset=offset)  # noqa: PLW2901 - as in one file
+                tensors.append(tensor)
                 offset = padded(offset + tensor.n_bytes, first.alignment)
         dropped = SPLIT_KEYS if len(self.readers) > 1 else frozenset()
         kvs = tuple(kv for kv in first.kvs if kv.key not in dropped)
-        self.header = Header(first.version, first.order, kvs, tuple(tensors))
-        said = self._number(self.readers[0], SPLIT_TENSORS)
-        if len(self.readers) > 1 and said not in (None, len(tensors)):
+        self.header = Header(first.version, first.byteorder, kvs, tuple(tensors))
+        n_tensors = self._number(self.readers[0], SPLIT_TENSORS)
+        if len(self.readers) > 1 and n_tensors not in (None, len(tensors)):
             raise InvalidGGUF(
-                f"{self.readers[0].file.name}: the model has {said} tensors, its shards hold "
+                f"{self.readers[0].file.name}: the model has {n_tensors} tensors, its shards hold "
                 f"{len(tensors)}: a shard is of another model"
             )
 

@@ -1,14 +1,14 @@
-"""Which source layer each output layer is: the one map that decides everything else.
+"""The layer map: the source layer of each output layer, from which everything else follows.
 
-A map is built once, from a spec, and handed down: names, counts, per-layer metadata and the
-order of the bytes all follow from it. Two notations are understood, both found in published
-recipes:
+A map is built once, from a spec, and handed down: names, counts, per-layer metadata and the order
+of the bytes all follow from it. There are two notations, both found in published recipes:
 
     blocks:8,12             layers 8..11 once more, right after layer 11 (half-open, as in RYS)
     blocks:2,4;6,8          several windows, all in source coordinates
     layers:0..11,8..23      the whole path, ends included
 
-The map is ancestry, not control flow: the output runs 0, 1, 2, ... and never jumps back.
+The map tells where layers come from, not how they run: the output runs 0, 1, 2, ... and never
+jumps back.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ _LABEL_LENGTH = 48
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """A stretch of outputs whose sources are consecutive: `n_layers` of them from `out`."""
+class Stretch:
+    """`n_layers` outputs from `out`, whose sources are consecutive from `source`."""
 
     out: int
     source: int
@@ -46,7 +46,7 @@ class Run:
 class LayerMap:
     """`sources[out]` is the source layer of output layer `out`; `n_source` layers exist.
 
-    Layers are trunk layers: a multi-token-prediction tail is no part of the map.
+    The map covers main (trunk) layers only; it leaves out a multi-token-prediction tail.
     Raises InvalidLayerMap for an empty map, a source out of range, or more than 512 outputs.
     """
 
@@ -94,10 +94,10 @@ class LayerMap:
 
     @classmethod
     def parse(cls, spec: str, n_source: int) -> LayerMap:
-        """The map a spec means on a model of `n_source` trunk layers.
+        """The map that a spec describes on a model of `n_source` trunk layers.
 
-        Raises InvalidLayerMap, pointing at the part at fault, if the spec does not parse, leaves
-        the model's range, or describes the model as it is.
+        Raises InvalidLayerMap, pointing at the faulty part, if the spec does not parse, names
+        layers that the model does not have, or describes the model as it is.
         """
         kind, _, body = spec.partition(":")
         if kind.strip() == "blocks":
@@ -129,12 +129,12 @@ class LayerMap:
 
     @property
     def is_identity(self) -> bool:
-        """Whether the output is the source, layer for layer."""
+        """Whether every output is the source layer of the same number."""
         return self.sources == tuple(range(self.n_source))
 
     @property
     def n_added(self) -> int:
-        """Outputs more than the source has layers; negative if the map drops layers."""
+        """How many more layers the output has than the source; negative if it has fewer."""
         return len(self.sources) - self.n_source
 
     def outputs_of(self, source: int) -> tuple[int, ...]:
@@ -144,55 +144,59 @@ class LayerMap:
         """
         return tuple(out for out, s in enumerate(self.sources) if s == source)
 
-    def runs(self) -> tuple[Run, ...]:
-        """The map as stretches of consecutive sources, originals and repeats apart, in order.
+    def stretches(self) -> tuple[Stretch, ...]:
+        """The map as stretches of consecutive sources, in order; repeats start new stretches.
 
-        str(LayerMap.parse("blocks:15,20", 64).runs()[1]) == "output 20..24 <- source 15..19"
+        str(LayerMap.parse("blocks:15,20", 64).stretches()[1]) == "output 20..24 <- source 15..19"
         """
         seen: Counter[int] = Counter()
         passes = []
         for source in self.sources:
             passes.append(seen[source])
             seen[source] += 1
-        return self._stretches(
+        return self._split(
             lambda out: (
                 passes[out] == passes[out - 1] and self.sources[out] == self.sources[out - 1] + 1
             )
         )
 
-    def _stretches(self, follows: Callable[[int], bool]) -> tuple[Run, ...]:
+    def _split(self, follows: Callable[[int], bool]) -> tuple[Stretch, ...]:
         starts = [out for out in range(len(self.sources)) if out == 0 or not follows(out)]
         stops = [*starts[1:], len(self.sources)]
-        return tuple(Run(a, self.sources[a], b - a) for a, b in zip(starts, stops, strict=True))
+        return tuple(Stretch(a, self.sources[a], b - a) for a, b in zip(starts, stops, strict=True))
 
-    def path(self) -> tuple[Run, ...]:
+    def path(self) -> tuple[Stretch, ...]:
         """The fewest stretches of consecutive sources."""
-        return self._stretches(lambda out: self.sources[out] == self.sources[out - 1] + 1)
+        return self._split(lambda out: self.sources[out] == self.sources[out - 1] + 1)
 
     def seams(self) -> tuple[tuple[int, int], ...]:
-        """(output, source) on both sides of every place where one run ends and the next starts.
+        """(output, source) on both sides of every place where one stretch ends and the next starts.
 
         For one window these are the four points to check by hand:
         LayerMap.parse("blocks:15,20", 64).seams() == ((19, 19), (20, 15), (24, 19), (25, 20))
         """
         points: list[tuple[int, int]] = []
-        for run in self.runs():
-            if run.out:
-                points.append((run.out - 1, self.sources[run.out - 1]))
-                points.append((run.out, run.source))
+        for stretch in self.stretches():
+            if stretch.out:
+                points.append((stretch.out - 1, self.sources[stretch.out - 1]))
+                points.append((stretch.out, stretch.source))
         return tuple(dict.fromkeys(points))
 
     def windows(self) -> tuple[tuple[int, int], ...] | None:
-        """The half-open windows whose insertion gives this map, or None if it is no insertion."""
-        runs = self.path()
-        found = tuple((b.source, a.source + a.n_layers) for a, b in itertools.pairwise(runs))
-        if runs[0].source or any(i >= j for i, j in found):
+        """The half-open windows that give this map when inserted; None if no windows do.
+
+        They are worked out from the map, not kept from its spec, so that equal maps have equal
+        windows however they were written.
+        """
+        path = self.path()
+        windows = tuple((b.source, a.source + a.n_layers) for a, b in itertools.pairwise(path))
+        if path[0].source or any(i >= j for i, j in windows):
             return None
         try:
-            rebuilt = LayerMap.from_blocks(found, self.n_source)
+            rebuilt = LayerMap.from_blocks(windows, self.n_source)
         except InvalidLayerMap:
             return None
-        return found if rebuilt == self else None
+        return windows if rebuilt == self else None
 
     @property
     def spec(self) -> str:
@@ -200,20 +204,25 @@ class LayerMap:
         windows = self.windows()
         if windows:
             return "blocks:" + ";".join(f"{i},{j}" for i, j in windows)
-        return "layers:" + ",".join(_span(run.source, run.n_layers) for run in self.path())
+        return "layers:" + ",".join(
+            _span(stretch.source, stretch.n_layers) for stretch in self.path()
+        )
 
     @property
     def label(self) -> str:
-        """What published files put in their name, ends included: `rys_8-11` for blocks:8,12.
+        """The map's name in published file names, ends included: `rys_8-11` for blocks:8,12.
 
-        A map that is no insertion is named by its path, or by its length and a checksum of its
-        spec where that would be too long for a file name.
+        A map that no windows give is named by its path, or by its length and a checksum of its
+        spec if the path is too long for a file name.
         """
         windows = self.windows()
         parts = (
             [f"{i}-{j - 1}" for i, j in windows]
             if windows
-            else [_span(run.source, run.n_layers).replace("..", "-") for run in self.path()]
+            else [
+                _span(stretch.source, stretch.n_layers).replace("..", "-")
+                for stretch in self.path()
+            ]
         )
         label = "_".join(parts if windows else ["path", *parts])
         if len(label) > _LABEL_LENGTH:
@@ -222,13 +231,13 @@ class LayerMap:
 
 
 def join_blocks(values: Sequence[str]) -> str:
-    """One spec from the values of a repeated `--blocks`; a `blocks:` prefix pastes in unchanged."""
+    """One spec from the values of a repeated `--blocks`, each with or without its prefix."""
     return "blocks:" + ";".join(v.strip().removeprefix("blocks:") for v in values)
 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """A piece of a spec and where it stands in it, so that an error can point at it."""
+    """A part of a spec and its position in it, so that an error can point at it."""
 
     spec: str
     start: int
@@ -245,7 +254,7 @@ class _Part:
 
     def error(self, what: str, n_source: int) -> InvalidLayerMap:
         text = f"layer spec: {what}; the model has layers 0..{n_source - 1}"
-        # Carets only line up under text that is printed as it was typed.
+        # Carets line up only under text that is printed as it was typed.
         if self.spec.isprintable() and len(self.spec) <= 100:  # noqa: PLR2004 - a terminal line
             lead = len(self.text) - len(self.text.lstrip())
             width = max(1, len(self.text.strip()))

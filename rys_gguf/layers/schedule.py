@@ -1,4 +1,4 @@
-"""How layer kinds reach the engine."""
+"""The two ways in which layer kinds can reach the engine."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import Enum
 
 
 class Schedule(str, Enum):
-    """How layer kinds reach the engine: by position, as every engine reads them, or spelled out."""
+    """PORTABLE: by position, as every engine reads them. EXPLICIT: listed in the file."""
 
     PORTABLE = "portable"
     EXPLICIT = "explicit"

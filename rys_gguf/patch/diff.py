@@ -1,4 +1,4 @@
-"""What changes between two headers: keys, tensor table, sizes. Tensor data is not looked at."""
+"""The differences between two headers: keys, tensor infos, sizes. Tensor data is not compared."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SHOWN_CHARACTERS = 60
 
 @dataclass(frozen=True, slots=True)
 class KVChange:
-    """A key whose value or type differs, or that only one side has (the other is None)."""
+    """A key whose value or type differs, or that only one side has (the other side is None)."""
 
     old: KV | None
     new: KV | None
@@ -42,7 +42,7 @@ class KVChange:
 
 @dataclass(frozen=True, slots=True)
 class TensorChange:
-    """A tensor whose table row differs in shape or type, or that only one side has."""
+    """A tensor whose shape or type differs, or that only one side has."""
 
     old: TensorInfo | None
     new: TensorInfo | None
@@ -67,13 +67,13 @@ class HeaderDiff:
 
     @property
     def is_empty(self) -> bool:
-        """Whether the headers say the same."""
+        """Whether there are no differences."""
         return not (self.kvs or self.tensors or self.layout)
 
 
 def diff_plan(plan: Plan) -> HeaderDiff:
-    """What a plan changes in its source's header."""
-    # Values that stayed in the source are the same span on both sides.
+    """The changes that a plan makes to its source's header."""
+    # Values that stay in the source are the same span on both sides.
     return _diff(
         plan.model.header,
         plan.header,
@@ -83,7 +83,7 @@ def diff_plan(plan: Plan) -> HeaderDiff:
 
 
 def diff_models(old: Model, new: Model) -> HeaderDiff:
-    """What differs between the headers of two models."""
+    """The differences between the headers of two models."""
     return _diff(
         old.header, new.header, (old.n_bytes, new.n_bytes), lambda a, b: _same_bytes(old, a, new, b)
     )
@@ -92,7 +92,7 @@ def diff_models(old: Model, new: Model) -> HeaderDiff:
 def diff_kvs(
     old: Sequence[KV], new: Sequence[KV], equal: Callable[[KV, KV], bool]
 ) -> list[KVChange]:
-    """Changed and removed keys in the old order, then added ones in the new."""
+    """Changed and removed keys in the old header's order, then added ones in the new one's."""
     after = {kv.key: kv for kv in new}
     before = {kv.key for kv in old}
     changes = [
@@ -106,7 +106,7 @@ def diff_kvs(
 
 
 def show_value(kv: KV, *, full: bool = False) -> str:
-    """A value for people: one line, nothing a terminal would act on, shortened unless `full`."""
+    """A value for people: one line without control characters, shortened unless `full`."""
     if isinstance(kv.raw, Span):
         return f"{kv.n_items} items" if kv.is_array else f"{kv.raw.n_bytes - 8} bytes of text"
     if kv.is_array:
@@ -119,7 +119,7 @@ def show_value(kv: KV, *, full: bool = False) -> str:
 
 
 def json_value(kv: KV | None) -> Any:
-    """A value for JSON; one that stays in its file is described by its size."""
+    """A value for JSON; a value that stays in its file is described by its size."""
     if kv is None:
         return None
     value = {"n_bytes": kv.raw.n_bytes} if isinstance(kv.raw, Span) else kv.value
@@ -153,7 +153,7 @@ def _diff(
         f"{what} {a} -> {b}"
         for what, a, b in (
             ("GGUF version", old.version, new.version),
-            ("byte order", _ORDER[old.order], _ORDER[new.order]),
+            ("byte order", _ORDER[old.byteorder], _ORDER[new.byteorder]),
             ("alignment", old.alignment, new.alignment),
         )
         if a != b
@@ -177,7 +177,7 @@ def _same_raw(a: KV, b: KV) -> bool:
 def _same_bytes(old: Model, a: KV, new: Model, b: KV) -> bool:
     if a.n_value_bytes != b.n_value_bytes:
         return False
-    if a.order != b.order and a.type != GGUFValueType.STRING:
+    if a.byteorder != b.byteorder and a.type != GGUFValueType.STRING:
         return bool(_decoded(a) == _decoded(b))
     pieces: Iterable[tuple[bytes | None, bytes | None]] = itertools.zip_longest(
         old.raw(a), new.raw(b)

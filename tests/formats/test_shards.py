@@ -11,8 +11,10 @@ import pytest
 
 from rys_gguf import LayerMap, Model, find_problems, make_plan, write_plan
 from rys_gguf.checks.prove import prove
+from rys_gguf.checks.variant import VariantPair
 from tests import tiny
 from tests.command import fails, leftovers, run
+from tests.disk import finish
 from tests.engine import OPTIONS, logprobs
 
 
@@ -26,21 +28,23 @@ def split_by_hand(source: Path, folder: Path, count: int) -> list[Path]:
         path = folder / f"m-{n + 1:05d}-of-{count:05d}.gguf"
         writer = gguf.GGUFWriter(str(path), arch)
         if n == 0:
-            for field in reader.fields.values():
-                if not field.name.startswith(("GGUF.", "general.architecture")):
-                    sub = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
-                    writer.add_key_value(field.name, field.contents(), field.types[0], sub)
+            copy_keys(reader, writer)
         writer.add_uint16("split.no", n)
         writer.add_uint16("split.count", count)
         writer.add_int32("split.tensors.count", len(reader.tensors))
         for tensor in reader.tensors[n * per_shard : (n + 1) * per_shard]:
             writer.add_tensor(tensor.name, np.array(tensor.data))
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
+        finish(writer)
         paths.append(path)
     return paths
+
+
+def copy_keys(reader: gguf.GGUFReader, writer: gguf.GGUFWriter) -> None:
+    """Add the keys of one file to another, except those that the writer adds itself."""
+    for field in reader.fields.values():
+        if not field.name.startswith(("GGUF.", "general.architecture")):
+            item = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
+            writer.add_key_value(field.name, field.contents(), field.types[0], item)
 
 
 @pytest.fixture
@@ -113,7 +117,7 @@ def test_split_output_loads_verifies_and_proves(
     assert run("apply", whole, "--blocks", "4,8", "-o", one).returncode == 0
     assert np.array_equal(logprobs(written[0]), logprobs(one))
     layer_map = LayerMap.parse("blocks:4,8", 8)
-    assert prove(written[0], shards[0], layer_map, OPTIONS).holds()
+    assert prove(VariantPair(written[0], shards[0], layer_map), OPTIONS).holds()
     assert leftovers(out, written) == set()
 
 
