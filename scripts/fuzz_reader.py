@@ -141,9 +141,9 @@ def other_kvs(kv: KV, dice: random.Random) -> list[KV]:
         item = dice.choice(scalars if action == "array" else own)
         n = dice.choice([0, 1, 2, kv.n_items % 64])
         values = [number_or_text(item, dice) for _ in range(n)]
-        return [KV.of(kv.key, GGUFValueType.ARRAY, values, order=kv.order, item_type=item)]
+        return [KV.of(kv.key, GGUFValueType.ARRAY, values, byteorder=kv.byteorder, item_type=item)]
     type_ = dice.choice(scalars) if action == "retype" else kv.type
-    return [KV.of(kv.key, type_, number_or_text(type_, dice), order=kv.order)]
+    return [KV.of(kv.key, type_, number_or_text(type_, dice), byteorder=kv.byteorder)]
 
 
 def number_or_text(type_: GGUFValueType, dice: random.Random) -> Any:

@@ -10,7 +10,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from rys_gguf.layers.architectures import ARCHITECTURES, CHECKED_AGAINST
-from rys_gguf.layers.catalogue import entry
+from rys_gguf.layers.describe import entry
 
 README = Path(__file__).parent.parent / "README.md"
 BEGIN, END = "<!-- architectures -->\n", "<!-- /architectures -->\n"
@@ -19,9 +19,9 @@ BEGIN, END = "<!-- architectures -->\n", "<!-- /architectures -->\n"
 def table() -> str:
     """Architectures grouped by the windows they allow."""
     groups: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for row in ARCHITECTURES.values():
-        found = entry(row)
-        groups[found.portable, found.explicit].append(row.name)
+    for arch in ARCHITECTURES.values():
+        found = entry(arch)
+        groups[found.portable, found.explicit].append(arch.name)
     lines = [
         f"{len(ARCHITECTURES)} architectures, read from llama.cpp {CHECKED_AGAINST}.\n",
         "| a window respects | with --schedule explicit | architectures |",

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 
 def command(*args: str | Path) -> list[str]:
@@ -14,15 +15,18 @@ def command(*args: str | Path) -> list[str]:
 
 
 def run(
-    *args: str | Path, timeout: float = 120, **kwargs: object
+    *args: str | Path, timeout: float = 120, **options: Any
 ) -> subprocess.CompletedProcess[str]:
-    """Run rys-gguf and return what it did."""
-    return subprocess.run(command(*args), capture_output=True, text=True, timeout=timeout, **kwargs)
+    """Run rys-gguf and return its exit code and streams; `options` are those of subprocess.run."""
+    done: subprocess.CompletedProcess[str] = subprocess.run(
+        command(*args), capture_output=True, text=True, timeout=timeout, **options
+    )
+    return done
 
 
-def fails(*args: str | Path, code: int = 1, **kwargs: object) -> str:
+def fails(*args: str | Path, code: int = 1, **options: Any) -> str:
     """The message of a call that must fail with `code`, in a few lines and without a traceback."""
-    done = run(*args, **kwargs)
+    done = run(*args, **options)
     assert done.returncode == code, done
     assert "Traceback" not in done.stderr
     assert done.stdout == ""

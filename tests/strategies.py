@@ -30,27 +30,27 @@ SCALARS = {
 }
 
 
-def raw_string(text: bytes, order: str = "<") -> bytes:
+def raw_string(text: bytes, byteorder: str = "<") -> bytes:
     """A string as GGUF stores it."""
-    return struct.pack(order + "Q", len(text)) + text
+    return struct.pack(byteorder + "Q", len(text)) + text
 
 
-def raw_array(item_type: int, items: Sequence[bytes], order: str = "<") -> bytes:
+def raw_array(item_type: int, items: Sequence[bytes], byteorder: str = "<") -> bytes:
     """An array of items that are encoded already."""
-    return struct.pack(order + "IQ", item_type, len(items)) + b"".join(items)
+    return struct.pack(byteorder + "IQ", item_type, len(items)) + b"".join(items)
 
 
-def raw_kv(key: bytes, type_: int, value: bytes, order: str = "<") -> bytes:
+def raw_kv(key: bytes, type_: int, value: bytes, byteorder: str = "<") -> bytes:
     """A key with its value."""
-    return raw_string(key, order) + struct.pack(order + "I", type_) + value
+    return raw_string(key, byteorder) + struct.pack(byteorder + "I", type_) + value
 
 
 def raw_tensor(
-    name: bytes, ne: Sequence[int], type_: int = 0, offset: int = 0, order: str = "<"
+    name: bytes, ne: Sequence[int], type_: int = 0, offset: int = 0, byteorder: str = "<"
 ) -> bytes:
     """A row of the tensor table."""
-    dims = struct.pack(f"{order}I{len(ne)}Q", len(ne), *ne)
-    return raw_string(name, order) + dims + struct.pack(order + "IQ", type_, offset)
+    dims = struct.pack(f"{byteorder}I{len(ne)}Q", len(ne), *ne)
+    return raw_string(name, byteorder) + dims + struct.pack(byteorder + "IQ", type_, offset)
 
 
 def raw_file(
@@ -58,12 +58,12 @@ def raw_file(
     tensors: Sequence[bytes] = (),
     data: bytes = b"",
     *,
-    order: str = "<",
+    byteorder: str = "<",
     version: int = 3,
     alignment: int = 32,
 ) -> bytes:
     """A whole file; `alignment` is that of the data and writes no key."""
-    counts = struct.pack(order + "IQQ", version, len(tensors), len(kvs))
+    counts = struct.pack(byteorder + "IQQ", version, len(tensors), len(kvs))
     header = b"GGUF" + counts + b"".join(kvs) + b"".join(tensors)
     return header + bytes(-len(header) % alignment) + data
 
@@ -78,7 +78,7 @@ class Made:
     """A generated file: its bytes, and what stands in them."""
 
     content: bytes
-    order: str
+    byteorder: str
     version: int
     alignment: int
     kvs: list[tuple[bytes, GGUFValueType, bytes]]
@@ -92,21 +92,21 @@ def names(max_size: int = 40) -> st.SearchStrategy[bytes]:
 
 
 @st.composite
-def values(draw: st.DrawFn, order: str, max_depth: int = 3) -> tuple[GGUFValueType, bytes]:
+def values(draw: st.DrawFn, byteorder: str, max_depth: int = 3) -> tuple[GGUFValueType, bytes]:
     """A value of any type as stored: any bits at all, arrays nested."""
     type_ = draw(st.sampled_from(GGUFValueType))
-    return type_, draw(_value(type_, order, max_depth))
+    return type_, draw(_value(type_, byteorder, max_depth))
 
 
 @st.composite
-def _value(draw: st.DrawFn, type_: GGUFValueType, order: str, depth: int) -> bytes:
+def _value(draw: st.DrawFn, type_: GGUFValueType, byteorder: str, depth: int) -> bytes:
     if type_ == T.STRING:
-        return raw_string(draw(st.binary(max_size=20)), order)
+        return raw_string(draw(st.binary(max_size=20)), byteorder)
     if type_ == T.ARRAY:
         types = [t for t in GGUFValueType if depth or t != T.ARRAY]
         item_type = draw(st.sampled_from(types))
-        items = draw(st.lists(_value(item_type, order, depth - 1), max_size=4))
-        return raw_array(item_type, items, order)
+        items = draw(st.lists(_value(item_type, byteorder, depth - 1), max_size=4))
+        return raw_array(item_type, items, byteorder)
     size = struct.calcsize(SCALARS[type_])
     return draw(st.binary(min_size=size, max_size=size))
 
@@ -130,35 +130,35 @@ def tensors(draw: st.DrawFn) -> tuple[tuple[int, ...], int, int]:
 @st.composite
 def files(draw: st.DrawFn) -> Made:
     """Any file that the reader has to take, whatever a model would say to it."""
-    order = draw(st.sampled_from("<>"))
+    byteorder = draw(st.sampled_from("<>"))
     version = draw(st.sampled_from([2, 3]))
     alignment = draw(st.sampled_from([None, 1, 8, 32, 64]))
     keys = draw(st.lists(names(), max_size=6, unique=True))
     kvs = [
-        (key, *draw(values(order)))
+        (key, *draw(values(byteorder)))
         for key in keys
         if key != b"general.alignment" and not key.startswith(b"GGUF.")
     ]
     if alignment is not None:
-        kvs.append((b"general.alignment", T.UINT32, struct.pack(order + "I", alignment)))
+        kvs.append((b"general.alignment", T.UINT32, struct.pack(byteorder + "I", alignment)))
     step = alignment or 32
     table, infos, data = [], [], b""
     for name in draw(st.lists(names(), max_size=5, unique=True)):
         ne, type_, n_bytes = draw(tensors())
         content = draw(st.binary(min_size=n_bytes, max_size=n_bytes)) if n_bytes < 64 else b""
         content = content.ljust(n_bytes, b"\x5a")
-        infos.append(raw_tensor(name, ne, type_, len(data), order))
+        infos.append(raw_tensor(name, ne, type_, len(data), byteorder))
         table.append((name, ne, type_, content))
         data += content + bytes(-n_bytes % step)
     content = raw_file(
-        [raw_kv(*kv, order) for kv in kvs],
+        [raw_kv(*kv, byteorder) for kv in kvs],
         infos,
         data,
-        order=order,
+        byteorder=byteorder,
         version=version,
         alignment=step,
     )
-    return Made(content, order, version, step, kvs, table)
+    return Made(content, byteorder, version, step, kvs, table)
 
 
 # Numbers at which readers break: lengths, counts, dimensions, types.

@@ -10,7 +10,7 @@ import click
 import pytest
 
 import rys_gguf
-from rys_gguf.cli.model import main
+from rys_gguf.cli import main
 from tests.command import run
 
 ROOT = Path(__file__).parent.parent
@@ -48,7 +48,7 @@ def test_help_and_version_import_neither_numpy_nor_gguf() -> None:
     for flag in ("--help", "--version"):
         code = (
             "import sys; sys.argv = ['rys-gguf', sys.argv[1]]\n"
-            "from rys_gguf.cli.model import main\n"
+            "from rys_gguf.cli import main\n"
             "try: main()\n"
             "finally: print([m for m in ('numpy', 'gguf', 'tqdm') if m in sys.modules])"
         )

@@ -17,7 +17,7 @@ FOLDERS = (
 # Modules that anything may import: they import nothing of the package but each other.
 CELLAR = ("_version", "errors", "extras", "text")
 # What each folder does without, though the order would allow it.
-RULES = {
+RULES: dict[str, dict[str, tuple[str, ...]]] = {
     "files": {"knows no format": ("gguf", "numpy", "click", "tqdm")},
     "formats": {"knows no rule": ("rys_gguf.layers", "click", "tqdm")},
     "layers": {"writes nothing": ("rys_gguf.files", "click", "tqdm")},

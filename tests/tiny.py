@@ -134,21 +134,33 @@ def write(
     return path
 
 
+def break_numbers(path: Path) -> None:
+    """Fill the final norm of a model with NaN, so that none of its logits is a number."""
+    norm = next(t for t in gguf.GGUFReader(path).tensors if t.name == "output_norm.weight")
+    with path.open("r+b") as file:
+        file.seek(int(norm.data_offset))
+        file.write(np.full(N_EMBD, np.nan, "<f4").tobytes())
+
+
 def weights(seed: str, name: str, ne: tuple[int, ...]) -> npt.NDArray[np.float32]:
     """Random weights of a scale at which activations neither vanish nor blow up."""
     rng = np.random.default_rng(zlib.crc32(seed.encode()))
     normal = rng.standard_normal(tuple(reversed(ne)), dtype=np.float32)
+    tenth = normal / np.float32(10)
+    result: npt.NDArray[np.float32]
     if name.endswith(".bias"):
-        return normal / 10
-    if "norm" in name or name in ("ssm_d", "rope_freqs.weight", "layer_output_scale.weight"):
-        return np.abs(1 + normal / 10)
-    if name == "ssm_a":
-        return -np.abs(normal) - np.float32(0.1)  # the logarithm of a decay
-    if len(ne) == 1:
-        return normal / 10
-    if "embd" in name or "token_types" in name:
-        return normal / 2
-    return normal / np.float32(np.sqrt(ne[0]))
+        result = tenth
+    elif "norm" in name or name in ("ssm_d", "rope_freqs.weight", "layer_output_scale.weight"):
+        result = np.abs(np.float32(1) + tenth)
+    elif name == "ssm_a":
+        result = -np.abs(normal) - np.float32(0.1)  # the logarithm of a decay
+    elif len(ne) == 1:
+        result = tenth
+    elif "embd" in name or "token_types" in name:
+        result = normal / np.float32(2)
+    else:
+        result = normal / np.float32(np.sqrt(ne[0]))
+    return result
 
 
 def _tokenizer() -> dict[str, Any]:
@@ -271,8 +283,11 @@ def _minicpm_keys(build: Build) -> dict[str, Any]:
 def _apertus_keys(build: Build) -> dict[str, Any]:
     """The shape of each layer's activation stands in metadata, under keys without a prefix."""
     first = {"alpha_n": 0.3, "alpha_p": 0.4, "beta": 0.5, "eps": -1e-6}
-    arrays = {f"xielu.{k}": build.per_layer(lambda n, v=v: v * (1 + n)) for k, v in first.items()}
-    return _heads() | arrays
+
+    def grown(value: float) -> Callable[[int], float]:
+        return lambda n: value * (1 + n)
+
+    return _heads() | {f"xielu.{k}": build.per_layer(grown(v)) for k, v in first.items()}
 
 
 def _bert() -> Arch:
@@ -282,7 +297,7 @@ def _bert() -> Arch:
     heads = {"attn_q": (N_EMBD, N_EMBD), "attn_k": (N_EMBD, N_EMBD), "attn_v": (N_EMBD, N_EMBD)}
     linear = heads | {"attn_output": (N_EMBD, N_EMBD), "ffn_up": (N_EMBD, _FF)}
     linear["ffn_down"] = (_FF, N_EMBD)
-    layer = {f"{name}.weight": ne for name, ne in linear.items()}
+    layer: Tensors = {f"{name}.weight": ne for name, ne in linear.items()}
     layer |= {f"{name}.bias": ne[1:] for name, ne in linear.items()}
     layer |= both("attn_output_norm", "layer_output_norm")
     embeddings: Tensors = {
@@ -502,7 +517,7 @@ def _jamba() -> Arch:
 def _granitehybrid() -> Arch:
     heads = 2
     conv = _INNER + 2 * _SSM_STATE
-    mamba2 = {
+    mamba2: Tensors = {
         "ssm_in.weight": (N_EMBD, _INNER + conv + heads),
         "ssm_conv1d.weight": (4, conv),
         "ssm_conv1d.bias": (conv,),
@@ -518,7 +533,7 @@ def _granitehybrid() -> Arch:
 
 
 def _lfm2() -> Arch:
-    conv = {
+    conv: Tensors = {
         "shortconv.in_proj.weight": (N_EMBD, 3 * N_EMBD),
         "shortconv.conv.weight": (3, N_EMBD),
         "shortconv.out_proj.weight": (N_EMBD, N_EMBD),

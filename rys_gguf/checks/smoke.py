@@ -19,7 +19,7 @@ from statistics import fmean
 from rys_gguf.checks.loops import Finding, judge, repeated_share
 from rys_gguf.engines.base import Engine, EngineOptions
 from rys_gguf.engines.find import open_engine
-from rys_gguf.engines.sampling import has_template
+from rys_gguf.engines.template import has_template
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,11 +147,6 @@ def reply_to(engine: Engine, prompt: Prompt, n_tokens: int, *, chats: bool) -> R
     # Thoughts must not loop either.
     text = "\n".join(part for part in (written.thoughts, written.text) if part)
     return Reply(prompt.name, text, written.truncated, written.n_tokens, written.mean_nll)
-
-
-# The names until all callers have moved.
-Answer = Reply
-answer = reply_to
 
 
 # Measured on 19 variants of SmolLM2-135M-Instruct and 6 of Gemma 3 270M, whose replies of 112 or

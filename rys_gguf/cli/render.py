@@ -1,4 +1,4 @@
-"""What the commands print: plans, diffs, models and proofs as lines of text and as JSON.
+"""What the commands print of models, plans and diffs, as lines of text and as JSON.
 
 Everything from a file passes through `printable` before it gets here or on its way out.
 """
@@ -6,36 +6,19 @@ Everything from a file passes through `printable` before it gets here or on its 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rys_gguf.files.copying import can_share
 from rys_gguf.formats.model import Model
 from rys_gguf.layers.describe import Description, LegalLengths, letter
-from rys_gguf.layers.layer_map import LayerMap
 from rys_gguf.patch.diff import HeaderDiff, diff_plan, json_value, show_value
 from rys_gguf.patch.plan import Plan
+from rys_gguf.patch.writer import Written
 from rys_gguf.text import printable, size
-
-if TYPE_CHECKING:  # only `prove` has one, and pays for the engine
-    from rys_gguf.checks.prove import Proof
 
 _SHOWN_TENSORS = 10
 _SHOWN_LENGTHS = 12
 _STRIP_WIDTH = 64
-
-
-def proof_lines(proof: Proof, layer_map: LayerMap, tolerance: float) -> Iterator[str]:
-    """Each comparison, and the sentence on the whole if it holds."""
-    for result in proof.results:
-        exact = "bit-exact" if result.exact else f"{result.max_difference:.3g} nats apart"
-        silenced = ", ".join(map(str, result.silenced)) or "none"
-        yield f"silenced {silenced}: {exact}"
-    if proof.holds(tolerance):
-        within = "" if all(r.exact for r in proof.results) else f" within {tolerance:g} nats"
-        yield (
-            f"every one of {len(layer_map)} outputs runs as its source{within} "
-            f"({proof.n_positions} positions, up to {proof.longest} tokens)"
-        )
 
 
 def plan_lines(planned: Plan, *, full: bool) -> Iterator[str]:
@@ -43,18 +26,18 @@ def plan_lines(planned: Plan, *, full: bool) -> Iterator[str]:
     model, layer_map = planned.model, planned.layer_map
     yield f"{model.name}  {layer_map.spec}  schedule {planned.schedule.value}"
     yield f"layers   {model.n_trunk} -> {len(layer_map)}" + _mtp(model.n_mtp)
-    for run in layer_map.runs():
+    for run in layer_map.stretches():
         yield f"  {run}"
     seam = ", ".join(f"{out} <- {source}" for out, source in layer_map.seams())
     if seam:
         yield f"seam     {seam}"
     yield "header"
     yield from _header_lines(diff_plan(planned), full=full)
-    names = [(m.target.name, m.source.name if m.source else "(new)") for m in planned.moves]
+    names = [(m.target.name, m.source.name if m.source else "(new)") for m in planned.tensors]
     n_renamed = sum(name != source for name, source in names)
     n_copies = len(names) - len({source for _, source in names})
     yield f"  {n_copies} tensors are copies, {n_renamed} have another name than their source"
-    if changed := [m.target.name for m in planned.moves if not m.is_copy]:
+    if changed := [m.target.name for m in planned.tensors if not m.is_copy]:
         yield f"  {len(changed)} tensors hold other data than their source"
     if full:
         for name, source in names:
@@ -185,7 +168,8 @@ def plan_json(planned: Plan, *, full: bool = False) -> dict[str, Any]:
         "n_mtp": planned.model.n_mtp,
         "layer_map": layer_map.sources,
         "runs": [
-            {"out": r.out, "source": r.source, "n_layers": r.n_layers} for r in layer_map.runs()
+            {"out": r.out, "source": r.source, "n_layers": r.n_layers}
+            for r in layer_map.stretches()
         ],
         "seam": layer_map.seams(),
         "header": header,
@@ -205,9 +189,18 @@ def plan_json(planned: Plan, *, full: bool = False) -> dict[str, Any]:
                 "n_bytes": m.target.n_bytes,
                 "is_copy": m.is_copy,
             }
-            for m in planned.moves
+            for m in planned.tensors
         ]
     return data
+
+
+def written_json(written: Written) -> dict[str, Any]:
+    """The files of an output."""
+    return {
+        "output": [str(path) for path in written.paths],
+        "n_shared": written.n_shared,
+        "n_copied": written.n_copied,
+    }
 
 
 def description_json(model: Model, found: Description) -> dict[str, Any]:

@@ -37,7 +37,8 @@ def main() -> None:
         params.cpuparams_batch.n_threads = settings["n_threads"]
     if settings["n_ubatch"]:
         params.n_ubatch = settings["n_ubatch"]
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    # At once, also while llama.cpp loads or answers: there is nothing to tidy up.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         server = xllamacpp.Server(params)
     except RuntimeError as e:

@@ -1,7 +1,7 @@
-"""Move bytes from file to file as cheaply as the platform can: its quirks are handled here.
+"""Move bytes from file to file as cheaply as the platform allows; its quirks are handled here.
 
-Data is shared where the file system can share blocks, else moved inside the kernel, else read and
-written.
+Data is shared where the file system can share blocks, otherwise moved inside the kernel, otherwise
+read and written.
 """
 
 from __future__ import annotations
@@ -33,14 +33,17 @@ _FICLONERANGE = 0x4020940D
 # Shorter runs are not worth a call that reserves room for them.
 _LONG_RUN_BYTES = 1 << 20
 
+# A way to append up to n bytes of a source from an offset; it returns how many it did.
+_Way = Callable[[SourceFile, int, int, int], int]
+
 
 def can_share(
     source: SourceFile, out_folder: str | os.PathLike[str], alignment: int
 ) -> tuple[bool, str]:
     """Whether files in `out_folder` can share the tensors of a model aligned to `alignment` bytes.
 
-    Tried with the source's own first block and a file that is gone again at once. The text says why
-    not, in words for the user; it is empty if sharing is possible.
+    This is tried with the source's own first block and a temporary file. The text tells the user
+    why sharing is impossible; it is empty if it is possible.
     """
     if not _HAS_CLONE:
         return False, "only Linux can share blocks between parts of files"
@@ -66,10 +69,10 @@ def can_share(
 def copy_bytes(source: SourceFile, out_fd: int, offset: int, n: int) -> Iterator[tuple[int, bool]]:
     """Append n bytes of source to out_fd: the bytes done by each step, and whether it shared them.
 
-    Shared where source, output and their offsets let blocks be; the rest by copy_file_range, which
-    moves data inside the kernel; sendfile and then plain reads stand in where the file systems or
-    the platform have no such call. Each may do less than asked. Raises OSError, InvalidGGUF if the
-    source ends.
+    Blocks are shared where source, output and their offsets allow it; the rest goes through
+    copy_file_range, which moves data inside the kernel. sendfile and then plain reads stand in
+    where the file systems or the platform have no such call. Each step may do less than asked.
+    Raises OSError, and InvalidGGUF if the source ends.
     """
     for done in _share(source, out_fd, offset, n):
         yield done, True
@@ -77,36 +80,40 @@ def copy_bytes(source: SourceFile, out_fd: int, offset: int, n: int) -> Iterator
     if n >= _LONG_RUN_BYTES:
         _reserve(out_fd, os.lseek(out_fd, 0, os.SEEK_CUR), n)
     ways = _copy_ways()
-    for step in ways:
-        while n:
-            try:
-                done = step(source, out_fd, offset, min(n, CHUNK_BYTES))
-            except OSError as e:
-                if step is ways[-1] or e.errno not in _TRY_ANOTHER_WAY:
-                    raise
-                break
-            if done == 0:
-                # The file ended, or the call cannot serve this file (procfs, some FUSE): reading
-                # tells which.
-                break
-            yield done, False
-            offset, n = offset + done, n - done
-        if not n:
-            return
+    while n:
+        done = _step(ways, source, out_fd, offset, n)
+        yield done, False
+        offset, n = offset + done, n - done
 
 
-# EIO: reading and writing by themselves tell which of the two files it was.
+def _step(ways: list[_Way], source: SourceFile, out_fd: int, offset: int, n: int) -> int:
+    """Copy a piece by the first way that can, and forget those before it."""
+    while True:
+        try:
+            done = ways[0](source, out_fd, offset, min(n, CHUNK_BYTES))
+        except OSError as e:
+            if len(ways) == 1 or e.errno not in _TRY_ANOTHER_WAY:
+                raise
+            done = 0
+        # Nothing done: the file ended, or the call cannot serve it (procfs, some FUSE). Reading,
+        # the last way, tells which: it always makes progress or raises.
+        if done:
+            return done
+        del ways[0]
+
+
+# EIO is among them because reading and writing separately show which of the two files failed.
 _TRY_ANOTHER_WAY = frozenset({
     errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP,
     errno.EPERM, errno.EBADF, errno.ETXTBSY, errno.EIO,
 })  # fmt: skip
 _HAS_CLONE = sys.platform == "linux"
-# EAGAIN: ZFS, of blocks it has not written yet.
+# EAGAIN comes from ZFS, for blocks that it has not written yet.
 _NO_SHARING = _TRY_ANOTHER_WAY | {errno.ENOTTY, errno.EAGAIN}
 
 
 def _share(source: SourceFile, out_fd: int, offset: int, n: int) -> Iterator[int]:
-    """Let out_fd share the whole blocks of n bytes of source, as far as that goes."""
+    """Let out_fd share the whole blocks among n bytes of source, as far as possible."""
     if not _HAS_CLONE:
         return
     block = os.fstatvfs(out_fd).f_bsize
@@ -133,8 +140,9 @@ def _clone(source: SourceFile, out_fd: int, offset: int, n: int) -> None:
     os.lseek(out_fd, at + n, os.SEEK_SET)
 
 
-def _copy_ways() -> list[Callable[[SourceFile, int, int, int], int]]:
-    ways: list[Callable[[SourceFile, int, int, int], int]] = []
+def _copy_ways() -> list[_Way]:
+    """The ways to copy on this platform, the cheapest first."""
+    ways: list[_Way] = []
     if hasattr(os, "copy_file_range"):
         ways.append(lambda s, out, offset, n: os.copy_file_range(s.fd, out, n, offset))
     if hasattr(os, "sendfile") and sys.platform == "linux":  # elsewhere only to sockets
@@ -143,7 +151,7 @@ def _copy_ways() -> list[Callable[[SourceFile, int, int, int], int]]:
 
 
 class _ReadWrite:
-    """The way that always works: read a piece, write it."""
+    """The way that always works: read a piece and write it."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
@@ -161,11 +169,11 @@ class _ReadWrite:
 
 
 def _reserve(fd: int, offset: int, n: int) -> None:
-    """Let the file system find room for the `n` bytes that come next, beyond the file's end.
+    """Let the file system find room for the next `n` bytes, beyond the file's end.
 
-    Without it ext4 looks for room page by page, and the same write takes longer than `cp`. Raises
-    OSError if there is no room. Where room cannot be reserved nothing happens: posix_fallocate,
-    and on FAT a reservation that moves the file's end, would write zeros instead.
+    Without it ext4 looks for room page by page, and writing takes longer than `cp`. Raises OSError
+    if there is no room. Where room cannot be reserved nothing happens: the alternatives,
+    posix_fallocate and on FAT a reservation that moves the file's end, would write zeros.
     """
     if _FALLOCATE is None:
         return
@@ -179,10 +187,11 @@ def _reserve(fd: int, offset: int, n: int) -> None:
 
 
 def start_writing(fd: int, offset: int, n: int) -> None:
-    """Let the disk begin with bytes that are complete while the next are copied.
+    """Let the disk start on complete bytes while the next ones are copied.
 
-    The sync at the end then has little left to wait for: a third of the time of a large file. Only
-    a hint: errors are the sync's to report, and elsewhere than on Linux nothing happens.
+    The sync at the end then has little left to wait for, which saves a third of the time of a
+    large file. It is only a hint: the sync reports errors, and on other systems than Linux nothing
+    happens.
     """
     if _SYNC_FILE_RANGE is not None:
         _SYNC_FILE_RANGE(fd, ctypes.c_int64(offset), ctypes.c_int64(n), _SYNC_FILE_RANGE_WRITE)

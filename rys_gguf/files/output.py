@@ -117,6 +117,12 @@ class OutputFile:
         if isinstance(error, OSError):
             raise OutputFailed(f"{self.name}: {reason(error)}; nothing was written") from error
 
+    @property
+    def temporary(self) -> Path:
+        """Where the file is until `commit` gives it its name."""
+        assert self._tmp is not None, "made by create, gone after commit"
+        return self._tmp
+
     def write(self, data: bytes) -> None:
         """Append `data`, however many system calls it takes."""
         view = memoryview(data)

@@ -28,11 +28,15 @@ BUFFER_BYTES = 256 << 10
 
 
 class SourceFile:
-    """A regular file open for reading, with the size it had when it was opened."""
+    """A regular file open for reading, with the size it had when it was opened.
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    Messages call it `name`, by default the name it has on disk. Raises InvalidGGUF if it cannot be
+    opened.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], name: str | None = None) -> None:
         self.path = Path(path)
-        self.name = printable(self.path.name)
+        self.name = printable(self.path.name if name is None else name)
         try:
             # O_NONBLOCK: opening a FIFO must not wait for a writer.
             flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)

@@ -29,7 +29,7 @@ from rys_gguf.text import printable
 # ASCII digits without leading zeros, at the start only: int() and \d take far more than llama.cpp.
 _LAYER = re.compile(r"\Ablk\.(0|[1-9][0-9]{0,8})\.", re.ASCII)
 
-Order = Literal["<", ">"]
+ByteOrder = Literal["<", ">"]
 
 SCALAR_FORMAT = {
     GGUFValueType.UINT8: "B",
@@ -66,7 +66,7 @@ class KV:
     key: str
     type: GGUFValueType
     raw: bytes | Span
-    order: Order = "<"
+    byteorder: ByteOrder = "<"
     item_type: GGUFValueType | None = None
     n_items: int = 0
 
@@ -77,26 +77,28 @@ class KV:
         type_: GGUFValueType,
         value: Any,
         *,
-        order: Order = "<",
+        byteorder: ByteOrder = "<",
         item_type: GGUFValueType | None = None,
     ) -> KV:
         """A KV from a Python value; arrays take a sequence and the type of their items."""
         if type_ != GGUFValueType.ARRAY:
-            return cls(key, type_, _pack(type_, value, order), order)
+            return cls(key, type_, _pack(type_, value, byteorder), byteorder)
         assert item_type is not None
         if item_type not in SCALAR_FORMAT:
-            return cls.of_items(key, item_type, [_pack(item_type, v, order) for v in value], order)
+            return cls.of_items(
+                key, item_type, [_pack(item_type, v, byteorder) for v in value], byteorder
+            )
         n = len(value)
-        raw = struct.pack(f"{order}IQ{n}{SCALAR_FORMAT[item_type]}", item_type, n, *value)
-        return cls(key, GGUFValueType.ARRAY, raw, order, item_type, n)
+        raw = struct.pack(f"{byteorder}IQ{n}{SCALAR_FORMAT[item_type]}", item_type, n, *value)
+        return cls(key, GGUFValueType.ARRAY, raw, byteorder, item_type, n)
 
     @classmethod
     def of_items(
-        cls, key: str, item_type: GGUFValueType, items: Sequence[bytes], order: Order
+        cls, key: str, item_type: GGUFValueType, items: Sequence[bytes], byteorder: ByteOrder
     ) -> KV:
         """An array KV from its items as they are stored."""
-        raw = struct.pack(order + "IQ", item_type, len(items)) + b"".join(items)
-        return cls(key, GGUFValueType.ARRAY, raw, order, item_type, len(items))
+        raw = struct.pack(byteorder + "IQ", item_type, len(items)) + b"".join(items)
+        return cls(key, GGUFValueType.ARRAY, raw, byteorder, item_type, len(items))
 
     @property
     def is_array(self) -> bool:
@@ -113,7 +115,7 @@ class KV:
         if isinstance(self.raw, Span):
             msg = f"{printable(self.key)} is {self.raw.n_bytes} bytes long; no model has that much"
             raise InvalidGGUF(msg)
-        return decode(self.type, self.raw, self.order)
+        return decode(self.type, self.raw, self.byteorder)
 
     @property
     def items(self) -> list[bytes]:
@@ -122,7 +124,7 @@ class KV:
         assert self.item_type is not None
         items, pos = [], 12
         for _ in range(self.n_items):
-            end = _value_end(self.item_type, self.raw, pos, self.order)
+            end = _value_end(self.item_type, self.raw, pos, self.byteorder)
             items.append(self.raw[pos:end])
             pos = end
         return items
@@ -176,7 +178,7 @@ class Header:
     """Everything before the tensor data."""
 
     version: int
-    order: Order
+    byteorder: ByteOrder
     kvs: tuple[KV, ...]
     tensors: tuple[TensorInfo, ...]
 
@@ -214,12 +216,12 @@ class Header:
 
         Values that stayed in the source file come as their Span.
         """
-        u32, u64 = self.order + "I", self.order + "Q"
+        u32, u64 = self.byteorder + "I", self.byteorder + "Q"
         out = bytearray(b"GGUF")
         out += struct.pack(u32, self.version)
-        out += struct.pack(self.order + "QQ", len(self.tensors), len(self.kvs))
+        out += struct.pack(self.byteorder + "QQ", len(self.tensors), len(self.kvs))
         for kv in self.kvs:
-            out += _pack_string(encode_text(kv.key), self.order) + struct.pack(u32, kv.type)
+            out += _pack_string(encode_text(kv.key), self.byteorder) + struct.pack(u32, kv.type)
             if isinstance(kv.raw, Span):
                 yield bytes(out)
                 yield kv.raw
@@ -227,10 +229,10 @@ class Header:
             else:
                 out += kv.raw
         for t in self.tensors:
-            out += _pack_string(encode_text(t.name), self.order)
+            out += _pack_string(encode_text(t.name), self.byteorder)
             out += struct.pack(u32, len(t.ne))
             out += b"".join(struct.pack(u64, dim) for dim in t.ne)
-            out += struct.pack(self.order + "IQ", t.type, t.offset)
+            out += struct.pack(self.byteorder + "IQ", t.type, t.offset)
         padding = zeros(self.data_offset - self.n_bytes)
         yield bytes(out) + next(padding, b"")
         yield from padding
@@ -317,44 +319,44 @@ def decode_text(raw: bytes) -> str:
     return raw.decode("utf-8", "surrogateescape")
 
 
-def decode(type_: GGUFValueType, raw: bytes, order: Order) -> Any:
+def decode(type_: GGUFValueType, raw: bytes, byteorder: ByteOrder) -> Any:
     """A stored value as a Python value; arrays become lists, nested arrays nested lists."""
-    return _decode(type_, raw, 0, order)[0]
+    return _decode(type_, raw, 0, byteorder)[0]
 
 
-def _decode(type_: GGUFValueType, raw: bytes, pos: int, order: Order) -> tuple[Any, int]:
+def _decode(type_: GGUFValueType, raw: bytes, pos: int, byteorder: ByteOrder) -> tuple[Any, int]:
     if type_ == GGUFValueType.STRING:
-        end = _value_end(type_, raw, pos, order)
+        end = _value_end(type_, raw, pos, byteorder)
         return decode_text(raw[pos + 8 : end]), end
     if type_ == GGUFValueType.ARRAY:
-        item, n = struct.unpack_from(order + "IQ", raw, pos)
+        item, n = struct.unpack_from(byteorder + "IQ", raw, pos)
         pos += 12
         item_type = GGUFValueType(item)
         if (fmt := SCALAR_FORMAT.get(item_type)) is not None:
             end = pos + n * SCALAR_BYTES[item_type]
-            return list(struct.unpack_from(f"{order}{n}{fmt}", raw, pos)), end
+            return list(struct.unpack_from(f"{byteorder}{n}{fmt}", raw, pos)), end
         values = []
         for _ in range(n):
-            value, pos = _decode(item_type, raw, pos, order)
+            value, pos = _decode(item_type, raw, pos, byteorder)
             values.append(value)
         return values, pos
-    (value,) = struct.unpack_from(order + SCALAR_FORMAT[type_], raw, pos)
+    (value,) = struct.unpack_from(byteorder + SCALAR_FORMAT[type_], raw, pos)
     return value, pos + SCALAR_BYTES[type_]
 
 
-def _value_end(type_: GGUFValueType, raw: bytes, pos: int, order: Order) -> int:
+def _value_end(type_: GGUFValueType, raw: bytes, pos: int, byteorder: ByteOrder) -> int:
     if type_ == GGUFValueType.STRING:
-        return pos + 8 + int(struct.unpack_from(order + "Q", raw, pos)[0])
+        return pos + 8 + int(struct.unpack_from(byteorder + "Q", raw, pos)[0])
     if type_ == GGUFValueType.ARRAY:
-        return _decode(type_, raw, pos, order)[1]
+        return _decode(type_, raw, pos, byteorder)[1]
     return pos + SCALAR_BYTES[type_]
 
 
-def _pack(type_: GGUFValueType, value: Any, order: Order) -> bytes:
+def _pack(type_: GGUFValueType, value: Any, byteorder: ByteOrder) -> bytes:
     if type_ == GGUFValueType.STRING:
-        return _pack_string(encode_text(value), order)
-    return struct.pack(order + SCALAR_FORMAT[type_], value)
+        return _pack_string(encode_text(value), byteorder)
+    return struct.pack(byteorder + SCALAR_FORMAT[type_], value)
 
 
-def _pack_string(raw: bytes, order: Order) -> bytes:
-    return struct.pack(order + "Q", len(raw)) + raw
+def _pack_string(raw: bytes, byteorder: ByteOrder) -> bytes:
+    return struct.pack(byteorder + "Q", len(raw)) + raw

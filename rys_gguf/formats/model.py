@@ -26,15 +26,17 @@ _CHUNK = 1 << 20
 
 
 class Model:
-    """A GGUF model opened for reading, from any of its files. Use it as a context manager.
+    """A GGUF model opened for reading, by the path of any of its files or from open shards.
+
+    Use it as a context manager.
 
     `n_trunk` layers run in order; `n_mtp` multi-token-prediction blocks follow them, and
     `block_count` counts both.
     Raises InvalidGGUF for files that are not GGUF models.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._shards = Shards(path)
+    def __init__(self, files: str | os.PathLike[str] | Shards) -> None:
+        self._shards = files if isinstance(files, Shards) else Shards(files)
         self.header = self._shards.header
         try:
             self._read_layers()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -35,17 +36,20 @@ class TensorData:
 
 
 class Shards:
-    """The files of a model; any one of them opens all.
+    """The files of a model: the path of any one opens all; open files are taken in their order.
 
-    `header` is that of the whole model: the first file's keys without split.*, every tensor, and
-    offsets as they would be in one file. `data` says where each tensor really is.
+    `header` is that of the model as one file: the first file's keys without split.*, every tensor,
+    and offsets as they would be there. `data` gives each tensor's actual place.
     Raises InvalidGGUF, naming the shard that is missing or out of place.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, files: str | os.PathLike[str] | Sequence[HeaderReader]) -> None:
         self.readers: list[HeaderReader] = []
         try:
-            self._open(Path(path))
+            if isinstance(files, (str, os.PathLike)):
+                self._open(Path(files))
+            else:
+                self._take(files)
             self._merge()
         except BaseException:
             self.close()
@@ -107,6 +111,12 @@ class Shards:
             self.readers.append(reader)
             self._check_place(reader, n, count)
 
+    def _take(self, readers: Sequence[HeaderReader]) -> None:
+        self.readers = list(readers)
+        for n, reader in enumerate(readers, 1):
+            if len(readers) > 1:
+                self._check_place(reader, n, len(readers))
+
     def _check_place(self, reader: HeaderReader, n: int, count: int) -> None:
         said_no, said_count = (self._number(reader, key) for key in (SPLIT_NO, SPLIT_COUNT))
         if said_count != count:
@@ -126,7 +136,7 @@ class Shards:
         tensors: list[TensorInfo] = []
         offset = 0
         for shard, reader in enumerate(self.readers):
-            if reader.header.order != first.order:
+            if reader.header.byteorder != first.byteorder:
                 raise InvalidGGUF(f"{reader.file.name}: has another byte order than shard 1")
             for tensor in reader.header.tensors:
                 if tensor.name in self.data:
@@ -144,7 +154,7 @@ class Shards:
                 offset = padded(offset + tensor.n_bytes, first.alignment)
         dropped = SPLIT_KEYS if len(self.readers) > 1 else frozenset()
         kvs = tuple(kv for kv in first.kvs if kv.key not in dropped)
-        self.header = Header(first.version, first.order, kvs, tuple(tensors))
+        self.header = Header(first.version, first.byteorder, kvs, tuple(tensors))
         said = self._number(self.readers[0], SPLIT_TENSORS)
         if len(self.readers) > 1 and said not in (None, len(tensors)):
             raise InvalidGGUF(

@@ -1,7 +1,7 @@
-"""What llama.cpp makes of a layer's position, one row per architecture.
+"""The table: what llama.cpp makes of a layer's position, one entry per architecture.
 
-Read from llama.cpp's source at b11434; each row names the file and its lines. To add an
-architecture, add a row and a model of it to the tests.
+The entries were read from llama.cpp's source at b11434; each names the file and its lines. To add
+an architecture, add an entry, and a model of it to the tests.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import numpy as np
 from gguf.constants import GGUFValueType
 
 from rys_gguf.formats.limits import MAX_LAYERS
+from rys_gguf.layers.rule import Architecture, Metadata, Rescale
 from rys_gguf.layers.rules import (
     Anchored,
-    Architecture,
     BoundToPreceding,
     CountSwitch,
     Injection,
@@ -22,10 +22,8 @@ from rys_gguf.layers.rules import (
     Leading,
     Listed,
     Looped,
-    Metadata,
     Periodic,
     Pin,
-    Rescale,
     SharedTail,
     TensorNames,
     TiedTail,
@@ -505,7 +503,7 @@ _ROWS = (
         "src/models/gemma3n.cpp:4-8,129-196,215-218,331-363",
         arrays=("activation_sparsity_scale",),
         longer_arrays=_SWA_ARRAY,
-        sliced=(("per_layer_token_embd.weight", 0), ("per_layer_model_proj.weight", 1)),
+        gathered=(("per_layer_token_embd.weight", 0), ("per_layer_model_proj.weight", 1)),
         unprovable=_MIXED_STREAMS,
     ),
     Architecture(
@@ -620,7 +618,7 @@ _ROWS = (
         (_SWA_LISTED, SharedTail("attention.shared_kv_layers")),
         "src/models/gemma4.cpp:6-11,66-112,136-140,183-273",
         longer_arrays=_SWA_ARRAY,
-        sliced=(("per_layer_token_embd.weight", 0), ("per_layer_model_proj.weight", 1)),
+        gathered=(("per_layer_token_embd.weight", 0), ("per_layer_model_proj.weight", 1)),
         unprovable=_PER_LAYER_INPUT,
     ),
     Architecture(
@@ -797,4 +795,4 @@ _ROWS = (
     ),
 )
 
-ARCHITECTURES = {row.name: row for row in _ROWS}
+ARCHITECTURES = {arch.name: arch for arch in _ROWS}

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from rys_gguf.formats.model import Model
-from rys_gguf.layers.rules import Architecture
+from rys_gguf.layers.rule import Architecture
+
+_SHOWN_ISSUES = 5
 
 
-def require_complete(model: Model, row: Architecture) -> None:
-    """Raise InvalidGGUF, naming every problem, unless llama.cpp would accept table and layers."""
+def require_complete(model: Model, arch: Architecture) -> None:
+    """Raise InvalidGGUF, naming up to five problems, unless llama.cpp would accept the tensors."""
     mtp = model.layers[model.n_trunk :]
     if any(mtp) and not any(model.layers[: model.n_trunk]):
         raise model.invalid("holds only MTP blocks, no layers; patch the model they belong to")
     issues = model.offset_issues()
     counted = model.layers
-    if row.absent_mtp and not any(mtp):
+    if arch.absent_mtp and not any(mtp):
         counted = model.layers[: model.n_trunk]
     elif mtp and any(mtp) and not any(".nextn." in t.name for t in mtp[0]):
         # llama.cpp would take the block for an MTP block and leave it out, with a warning at most.
@@ -21,12 +23,13 @@ def require_complete(model: Model, row: Architecture) -> None:
             f"{model.key('nextn_predict_layers')} is {model.n_mtp}, but block {model.n_trunk} is "
             f"no MTP block: the MTP blocks were taken out and the key was left"
         )
-    if not row.empty_blocks:
+    if not arch.empty_blocks:
         issues += [
             f"block {n} has no tensors, though {model.key('block_count')} is {model.block_count}"
             for n, tensors in enumerate(counted)
             if not tensors
         ]
     if issues:
-        more = f"\n  and {len(issues) - 5} more" if len(issues) > 5 else ""  # noqa: PLR2004
-        raise model.invalid("\n  ".join([issues[0], *issues[1:5]]) + more)
+        n_hidden = len(issues) - _SHOWN_ISSUES
+        more = f"\n  and {n_hidden} more" if n_hidden > 0 else ""
+        raise model.invalid("\n  ".join(issues[:_SHOWN_ISSUES]) + more)

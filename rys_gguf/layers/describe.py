@@ -1,4 +1,4 @@
-"""What a model is and what may be repeated in it: the facts behind `rys-gguf inspect`."""
+"""Models and architectures in words: the facts behind `inspect` and `architectures`."""
 
 from __future__ import annotations
 
@@ -6,21 +6,23 @@ from collections import Counter
 from dataclasses import dataclass
 
 from rys_gguf.formats.model import Model
-from rys_gguf.layers.carry import architecture_of, kinds_of, legal_windows, metadata_of
+from rys_gguf.layers.carry import ModelRules
+from rys_gguf.layers.rule import Architecture
 from rys_gguf.layers.schedule import Schedule
+from rys_gguf.layers.windows import legal_windows
 
-# One letter a layer in the strip; what is not listed here shows its own first letter.
+# One letter per layer in the strip; a kind that is not listed here shows its first letter.
 _LETTERS = {"full attention": "F", "linear attention": "l", "sliding-window attention": "s"}
 MTP_LETTER = "M"
-# A bound on work for hundreds of layers; the longest models there are, of 126, stay below it.
+# A bound on the work for hundreds of layers; the longest published models, of 126, stay below it.
 _MAX_OUTPUTS = 1_400_000
 
 
 @dataclass(frozen=True, slots=True)
 class LegalLengths:
-    """Windows under one schedule: how many of which length (in layers) are legal.
+    """How many windows of each length (in layers) are legal under one schedule.
 
-    Only lengths up to `n_tried` were looked at; up to `n_possible` there are.
+    Lengths up to `n_possible` exist; those up to `n_tried` were counted.
     """
 
     schedule: Schedule
@@ -31,7 +33,10 @@ class LegalLengths:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """A model's layers, quantisation and rules."""
+    """A model's layers, quantisation and rules.
+
+    `types` gives for each tensor type the number of tensors and of bytes.
+    """
 
     architecture: str
     n_trunk: int
@@ -57,35 +62,41 @@ def letter(kind: str) -> str:
 
 def describe(model: Model) -> Description:
     """Everything `inspect` shows. Raises Refused for an architecture without rules."""
-    row = architecture_of(model)
-    meta = metadata_of(model)
+    rules = ModelRules.of(model)
+    # Trying windows checks the lengths of arrays, which the kinds below rely on.
+    legal = tuple(_legal_lengths(rules, schedule) for schedule in Schedule)
     types: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
     for tensor in model.header.tensors:
         types[tensor.type_name] += 1
         sizes[tensor.type_name] += tensor.n_bytes
-    rules = [text for rule in row.rules if (text := rule.describe(meta))]
-    legal = []
-    n_tried = _n_lengths(model.n_trunk)
-    for schedule in Schedule:
-        counts = {
-            n: n_legal
-            for n in range(1, n_tried + 1)
-            if (n_legal := sum(1 for _ in legal_windows(row, meta, schedule, n)))
-        }
-        legal.append(LegalLengths(schedule, counts, n_tried, model.n_trunk))
     return Description(
         model.architecture,
         model.n_trunk,
         model.n_mtp,
-        tuple(", ".join(kinds) for kinds in kinds_of(row, meta)),
-        tuple(rules) or ("every layer alike",),
-        row.source,
+        _shown_kinds(rules),
+        rules.in_words,
+        rules.arch.source,
         {name: (n, sizes[name]) for name, n in types.most_common()},
         tuple(sum(t.n_bytes for t in layer) for layer in model.layers),
         sum(t.n_bytes for t in model.globals),
-        tuple(legal),
+        legal,
     )
+
+
+def _shown_kinds(rules: ModelRules) -> tuple[str, ...]:
+    """Each trunk layer's kinds, joined; a rule that does not hold for this model adds none."""
+    holding = tuple(rule for rule in rules.arch.rules if rule.describe(rules.meta))
+    arch = Architecture(rules.arch.name, holding, rules.arch.source)
+    return tuple(", ".join(kinds) for kinds in ModelRules(arch, rules.meta).kinds)
+
+
+def _legal_lengths(rules: ModelRules, schedule: Schedule) -> LegalLengths:
+    n_layers = rules.meta.n_trunk
+    n_tried = _n_lengths(n_layers)
+    counts = {n: sum(1 for _ in legal_windows(rules, schedule, n)) for n in range(1, n_tried + 1)}
+    legal = {n: n_legal for n, n_legal in counts.items() if n_legal}
+    return LegalLengths(schedule, legal, n_tried, n_layers)
 
 
 def _n_lengths(n_layers: int) -> int:
@@ -96,3 +107,42 @@ def _n_lengths(n_layers: int) -> int:
         if n_outputs > _MAX_OUTPUTS:
             return n - 1
     return n_layers
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One architecture of the table: its rules, and what a window respects under each schedule."""
+
+    name: str
+    rules: tuple[str, ...]
+    portable: str
+    explicit: str
+    source: str
+    unprovable: str
+
+    @property
+    def verdict(self) -> str:
+        """Both schedules in one line."""
+        if self.portable == self.explicit:
+            return self.portable
+        return f"{self.portable}; explicit: {self.explicit}"
+
+
+def entry(arch: Architecture) -> Entry:
+    """What the table says of one architecture, in words."""
+    statements = tuple(text for rule in arch.rules if (text := rule.statement()))
+    return Entry(
+        arch.name,
+        statements or ("every layer alike",),
+        _limits(arch, Schedule.PORTABLE),
+        _limits(arch, Schedule.EXPLICIT),
+        arch.source,
+        arch.unprovable,
+    )
+
+
+def _limits(arch: Architecture, schedule: Schedule) -> str:
+    limits = [text for rule in arch.rules if (text := rule.limit(schedule))]
+    if "none" in limits:
+        return "none"
+    return "; ".join(dict.fromkeys(limits)) or "any"

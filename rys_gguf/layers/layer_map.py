@@ -29,7 +29,7 @@ _LABEL_LENGTH = 48
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class Stretch:
     """A stretch of outputs whose sources are consecutive: `n_layers` of them from `out`."""
 
     out: int
@@ -144,49 +144,49 @@ class LayerMap:
         """
         return tuple(out for out, s in enumerate(self.sources) if s == source)
 
-    def runs(self) -> tuple[Run, ...]:
+    def stretches(self) -> tuple[Stretch, ...]:
         """The map as stretches of consecutive sources, originals and repeats apart, in order.
 
-        str(LayerMap.parse("blocks:15,20", 64).runs()[1]) == "output 20..24 <- source 15..19"
+        str(LayerMap.parse("blocks:15,20", 64).stretches()[1]) == "output 20..24 <- source 15..19"
         """
         seen: Counter[int] = Counter()
         passes = []
         for source in self.sources:
             passes.append(seen[source])
             seen[source] += 1
-        return self._stretches(
+        return self._split(
             lambda out: (
                 passes[out] == passes[out - 1] and self.sources[out] == self.sources[out - 1] + 1
             )
         )
 
-    def _stretches(self, follows: Callable[[int], bool]) -> tuple[Run, ...]:
+    def _split(self, follows: Callable[[int], bool]) -> tuple[Stretch, ...]:
         starts = [out for out in range(len(self.sources)) if out == 0 or not follows(out)]
         stops = [*starts[1:], len(self.sources)]
-        return tuple(Run(a, self.sources[a], b - a) for a, b in zip(starts, stops, strict=True))
+        return tuple(Stretch(a, self.sources[a], b - a) for a, b in zip(starts, stops, strict=True))
 
-    def path(self) -> tuple[Run, ...]:
+    def path(self) -> tuple[Stretch, ...]:
         """The fewest stretches of consecutive sources."""
-        return self._stretches(lambda out: self.sources[out] == self.sources[out - 1] + 1)
+        return self._split(lambda out: self.sources[out] == self.sources[out - 1] + 1)
 
     def seams(self) -> tuple[tuple[int, int], ...]:
-        """(output, source) on both sides of every place where one run ends and the next starts.
+        """(output, source) on both sides of every place where one stretch ends and the next starts.
 
         For one window these are the four points to check by hand:
         LayerMap.parse("blocks:15,20", 64).seams() == ((19, 19), (20, 15), (24, 19), (25, 20))
         """
         points: list[tuple[int, int]] = []
-        for run in self.runs():
-            if run.out:
-                points.append((run.out - 1, self.sources[run.out - 1]))
-                points.append((run.out, run.source))
+        for stretch in self.stretches():
+            if stretch.out:
+                points.append((stretch.out - 1, self.sources[stretch.out - 1]))
+                points.append((stretch.out, stretch.source))
         return tuple(dict.fromkeys(points))
 
     def windows(self) -> tuple[tuple[int, int], ...] | None:
         """The half-open windows whose insertion gives this map, or None if it is no insertion."""
-        runs = self.path()
-        found = tuple((b.source, a.source + a.n_layers) for a, b in itertools.pairwise(runs))
-        if runs[0].source or any(i >= j for i, j in found):
+        stretches = self.path()
+        found = tuple((b.source, a.source + a.n_layers) for a, b in itertools.pairwise(stretches))
+        if stretches[0].source or any(i >= j for i, j in found):
             return None
         try:
             rebuilt = LayerMap.from_blocks(found, self.n_source)
@@ -200,7 +200,9 @@ class LayerMap:
         windows = self.windows()
         if windows:
             return "blocks:" + ";".join(f"{i},{j}" for i, j in windows)
-        return "layers:" + ",".join(_span(run.source, run.n_layers) for run in self.path())
+        return "layers:" + ",".join(
+            _span(stretch.source, stretch.n_layers) for stretch in self.path()
+        )
 
     @property
     def label(self) -> str:
@@ -213,7 +215,10 @@ class LayerMap:
         parts = (
             [f"{i}-{j - 1}" for i, j in windows]
             if windows
-            else [_span(run.source, run.n_layers).replace("..", "-") for run in self.path()]
+            else [
+                _span(stretch.source, stretch.n_layers).replace("..", "-")
+                for stretch in self.path()
+            ]
         )
         label = "_".join(parts if windows else ["path", *parts])
         if len(label) > _LABEL_LENGTH:

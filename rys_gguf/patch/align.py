@@ -2,23 +2,23 @@
 
 File systems share whole blocks, mostly of 4096 bytes; GGUF aligns tensors to 32. With
 `general.alignment` 4096 every tensor of a model, and of every variant of it, starts on a block and
-fills whole ones, and a variant costs the blocks of its header.
+fills whole blocks, and a variant costs no more than the blocks of its header.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from gguf.constants import GGUFValueType
 
 from rys_gguf.files.copying import BLOCK_BYTES
 from rys_gguf.files.source import Progress
-from rys_gguf.formats.header import KV, Header, padded
+from rys_gguf.formats.header import KV, Header
 from rys_gguf.formats.model import Model
-from rys_gguf.patch.plan import Move, PlannedFile
+from rys_gguf.patch.plan import PlannedFile
+from rys_gguf.patch.tensors import PlannedTensor, layout
 from rys_gguf.patch.writer import Written, write_files
 
 _KEY = "general.alignment"
@@ -30,8 +30,8 @@ _MAX_ALIGNMENT = 1 << 24
 def plan_aligned(model: Model, alignment: int = BLOCK_BYTES) -> PlannedFile:
     """The model as one file with that `general.alignment`; every other key and all data stay.
 
-    Raises Refused for an alignment that is no power of two from 32 to 16 MiB, InvalidGGUF for a
-    tensor table that llama.cpp would not load.
+    Raises Refused if the alignment is no power of two from 32 to 16 MiB, InvalidGGUF if llama.cpp
+    would not load the tensor table.
     """
     if alignment & (alignment - 1) or not _MIN_ALIGNMENT <= alignment <= _MAX_ALIGNMENT:
         raise model.refuse(
@@ -40,12 +40,12 @@ def plan_aligned(model: Model, alignment: int = BLOCK_BYTES) -> PlannedFile:
         )
     if issues := model.offset_issues():
         raise model.invalid(issues[0])
-    moves = tuple(_moves(model, alignment))
     old = model.header
+    tensors = layout((PlannedTensor(t, t, model.data(t)) for t in old.tensors), alignment)
     header = Header(
-        old.version, old.order, tuple(_kvs(old, alignment)), tuple(m.target for m in moves)
+        old.version, old.byteorder, tuple(_kvs(old, alignment)), tuple(t.target for t in tensors)
     )
-    return PlannedFile(header, moves, model.n_trailing_bytes)
+    return PlannedFile(header, tensors, model.n_trailing_bytes)
 
 
 def align(
@@ -58,24 +58,16 @@ def align(
 ) -> Written:
     """Write `plan_aligned` to a file, as safely as any output; shards become one file.
 
-    `progress` is called with the bytes each step wrote. Raises Refused and InvalidGGUF as
-    `plan_aligned`, OutputFailed if the output cannot be written; nothing is left behind then.
+    `progress` is called with the bytes each step wrote. Raises what `plan_aligned` raises, and
+    OutputFailed if the output cannot be written; nothing is left behind then.
     """
     file = plan_aligned(model, alignment)
     return write_files(model, [file], [Path(out_path)], force=force, progress=progress)
 
 
 def _kvs(header: Header, alignment: int) -> Iterator[KV]:
-    new = KV.of(_KEY, GGUFValueType.UINT32, alignment, order=header.order)
+    new = KV.of(_KEY, GGUFValueType.UINT32, alignment, byteorder=header.byteorder)
     for kv in header.kvs:
         yield new if kv.key == _KEY else kv
     if header.get(_KEY) is None:
         yield new
-
-
-def _moves(model: Model, alignment: int) -> Iterator[Move]:
-    offset = 0
-    for tensor in model.header.tensors:
-        target = replace(tensor, offset=offset)
-        yield Move(target, tensor, model.data(tensor))
-        offset = padded(offset + tensor.n_bytes, alignment)

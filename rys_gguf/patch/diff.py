@@ -153,7 +153,7 @@ def _diff(
         f"{what} {a} -> {b}"
         for what, a, b in (
             ("GGUF version", old.version, new.version),
-            ("byte order", _ORDER[old.order], _ORDER[new.order]),
+            ("byte order", _ORDER[old.byteorder], _ORDER[new.byteorder]),
             ("alignment", old.alignment, new.alignment),
         )
         if a != b
@@ -177,7 +177,7 @@ def _same_raw(a: KV, b: KV) -> bool:
 def _same_bytes(old: Model, a: KV, new: Model, b: KV) -> bool:
     if a.n_value_bytes != b.n_value_bytes:
         return False
-    if a.order != b.order and a.type != GGUFValueType.STRING:
+    if a.byteorder != b.byteorder and a.type != GGUFValueType.STRING:
         return bool(_decoded(a) == _decoded(b))
     pieces: Iterable[tuple[bytes | None, bytes | None]] = itertools.zip_longest(
         old.raw(a), new.raw(b)

@@ -1,4 +1,4 @@
-"""Write a plan: the encoded header, then every tensor's bytes, in long runs.
+"""Write a plan: the encoded header, then every tensor's bytes, in runs as long as possible.
 
 Memory does not depend on the size of the model: data moves inside the kernel or in small pieces.
 """
@@ -8,26 +8,30 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from rys_gguf.files.copying import can_share
 from rys_gguf.files.output import OutputFile, commit_all
 from rys_gguf.files.source import Progress
 from rys_gguf.formats.header import Span, padded, zeros
 from rys_gguf.formats.model import Model
 from rys_gguf.formats.shards import TensorData, shard_path
-from rys_gguf.patch.plan import Plan, PlannedFile, Slices, split
+from rys_gguf.patch.plan import Plan, PlannedFile, split
+from rys_gguf.patch.readback import require_map, verify_written
+from rys_gguf.patch.sharing import room
+from rys_gguf.patch.tensors import GatheredTensor
+
+_PIECE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """The files of a finished output, and how their bytes came to be.
+    """The files of a finished output, and how their bytes got there.
 
-    `n_shared` bytes are blocks of the source and take no room, `n_copied` are the rest.
+    `n_shared` bytes are blocks of the source and take no room; `n_copied` are the rest.
     """
 
     paths: tuple[Path, ...]
@@ -43,19 +47,27 @@ def write_plan(
     split_max_bytes: int | None = None,
     progress: Progress = lambda _: None,
 ) -> Written:
-    """Write the planned model; its files appear only once all are complete.
+    """Write the planned model; its files appear only once all are complete and verified.
 
-    One file at `path`, or with `split_max_bytes` shards named after it with at most that much
-    tensor data each. `progress` is called with the bytes each step wrote. Raises OutputFailed if
-    the output cannot be written (it exists and `force` is not set, it is the source, the disk is
-    full), InvalidGGUF if the source ends early or changes meanwhile; nothing is left behind then.
+    The output is one file at `path`, or with `split_max_bytes` shards named after it, with at most
+    that much tensor data each. `progress` is called with the bytes each step wrote. Raises
+    OutputFailed if the output cannot be written (it exists and `force` is not set, it is the
+    source, the disk is full, it does not read back as planned), InvalidGGUF if the source ends
+    early or changes meanwhile; nothing is left behind then.
     """
     files = split(plan, split_max_bytes)
     path = Path(path)
     paths = [path]
     if len(files) > 1:
         paths = [shard_path(path, n + 1, len(files)) for n in range(len(files))]
-    return write_files(plan.model, files, paths, force=force, progress=progress)
+    return write_files(
+        plan.model,
+        files,
+        paths,
+        force=force,
+        progress=progress,
+        check=lambda output: require_map(plan, output),
+    )
 
 
 def write_files(
@@ -65,32 +77,27 @@ def write_files(
     *,
     force: bool,
     progress: Progress,
+    check: Callable[[Model], None] = lambda _: None,
 ) -> Written:
-    """Write files planned from `model` to as many paths; all appear, or none. Raises as above."""
-    room = sum(_room(model, file, path) for file, path in zip(files, paths, strict=True))
+    """Write files planned from `model` to as many paths; all appear, or none.
+
+    Before the files get their names their headers are read back, and `check` is called with the
+    model that they are. Raises as `write_plan`, and what `check` raises as OutputFailed.
+    """
+    n_room = sum(room(model, file, path) for file, path in zip(files, paths, strict=True))
     with contextlib.ExitStack() as stack:
-        outputs = [OutputFile(p, model.files, room, force=force) for p in paths]
+        outputs = [OutputFile(p, model.files, n_room, force=force) for p in paths]
         for file, output in zip(files, outputs, strict=True):
-            # Cleaned up after even if a signal arrives while it is made.
+            # Entered first, so that a signal while the file is made leaves nothing behind.
             stack.push(output)
             output.create()
             _write_file(model, file, output, progress)
         model.require_unchanged()
+        verify_written(model, files, outputs, check)
         commit_all(outputs)
     n_shared = sum(output.n_shared for output in outputs)
     n_bytes = sum(file.n_bytes for file in files)
     return Written(tuple(paths), n_shared, n_bytes - n_shared)
-
-
-def _room(model: Model, file: PlannedFile, path: Path) -> int:
-    """Bytes of disk the file will take: what it shares with the source takes none."""
-    alignment = file.header.alignment
-    shared, _ = can_share(model.files[0], os.path.dirname(os.path.realpath(path)), alignment)
-    if not shared or model.header.alignment % alignment:
-        return file.n_bytes
-    return file.n_bytes - sum(
-        move.target.n_bytes & -alignment for move in file.moves if move.is_copy
-    )
 
 
 def _write_file(model: Model, file: PlannedFile, out: OutputFile, progress: Progress) -> None:
@@ -105,58 +112,59 @@ def _write_file(model: Model, file: PlannedFile, out: OutputFile, progress: Prog
 def _pieces(model: Model, file: PlannedFile) -> Iterator[bytes | Span]:
     """The file's bytes in order, as literal bytes or spans of the source."""
     yield from file.header.encode()
-    for move in file.moves:
-        n = move.target.n_bytes
+    for tensor in file.tensors:
+        n = tensor.target.n_bytes
         n_padding = padded(n, file.header.alignment) - n
-        if isinstance(move.data, TensorData) and move.data.n_padding == n_padding:
+        data = tensor.data
+        if isinstance(data, TensorData) and data.n_padding == n_padding:
             # Padding comes from the source as well, so that neighbours there stay one run.
-            span = move.data.span
-            yield Span(span.offset, span.n_bytes + n_padding, span.shard)
+            yield Span(data.span.offset, data.span.n_bytes + n_padding, data.span.shard)
             continue
-        if isinstance(move.data, TensorData):
-            yield move.data.span
-        elif isinstance(move.data, Slices):
-            yield from sliced(model, move.data)
+        if isinstance(data, TensorData):
+            yield data.span
+        elif isinstance(data, GatheredTensor):
+            yield from gathered(model, data)
         else:
-            yield move.data
+            yield data
         yield from zeros(n_padding)
     if file.n_trailing_bytes:
         yield Span(model.n_bytes - file.n_trailing_bytes, file.n_trailing_bytes)
 
 
-def sliced(model: Model, slices: Slices) -> Iterator[bytes]:
-    """The rows of a sliced tensor, gathered, in pieces of about a MiB."""
-    span = slices.data.span
-    row_bytes = slices.n_slices * slices.slice_bytes
-    if row_bytes > 1 << 20:
-        # Long slices are read one by one: how long is for the file to say.
-        for row, n in itertools.product(range(slices.n_rows), slices.order):
-            start = span.offset + row * row_bytes + n * slices.slice_bytes
-            yield from model.read(Span(start, slices.slice_bytes, span.shard))
+def gathered(model: Model, tensor: GatheredTensor) -> Iterator[bytes]:
+    """The rows of a gathered tensor, in pieces of about a MiB."""
+    span = tensor.data.span
+    row_bytes = tensor.n_slices * tensor.slice_bytes
+    if row_bytes > _PIECE_BYTES:
+        # Read slice by slice: nothing but the file bounds the length of a row.
+        for row, n in itertools.product(range(tensor.n_rows), tensor.gather):
+            start = span.offset + row * row_bytes + n * tensor.slice_bytes
+            yield from model.read(Span(start, tensor.slice_bytes, span.shard))
         return
-    n_rows = max(1, (1 << 20) // row_bytes)
+    n_rows = max(1, _PIECE_BYTES // row_bytes)
     file = model.files[span.shard]
-    for row in range(0, slices.n_rows, n_rows):
-        n = min(n_rows, slices.n_rows - row)
+    for row in range(0, tensor.n_rows, n_rows):
+        n = min(n_rows, tensor.n_rows - row)
         raw = file.read(span.offset + row * row_bytes, n * row_bytes)
-        rows = np.frombuffer(raw, np.uint8).reshape(n, slices.n_slices, slices.slice_bytes)
-        yield rows[:, list(slices.order)].tobytes()
+        rows = np.frombuffer(raw, np.uint8).reshape(n, tensor.n_slices, tensor.slice_bytes)
+        yield rows[:, list(tensor.gather)].tobytes()
 
 
-def _merged(parts: Iterator[bytes | Span]) -> Iterator[bytes | Span]:
+def _merged(pieces: Iterable[bytes | Span]) -> Iterator[bytes | Span]:
     """Join spans that are neighbours in the source."""
-    run: Span | None = None
-    for part in parts:
-        if isinstance(part, bytes):
-            if run is not None:
-                yield run
-                run = None
-            yield part
-        elif run and part.shard == run.shard and part.offset == run.offset + run.n_bytes:
-            run = Span(run.offset, run.n_bytes + part.n_bytes, run.shard)
-        else:
-            if run is not None:
-                yield run
-            run = part
-    if run is not None:
-        yield run
+    pending: Span | None = None
+    for piece in pieces:
+        if isinstance(piece, Span) and pending and _follows(piece, pending):
+            pending = Span(pending.offset, pending.n_bytes + piece.n_bytes, pending.shard)
+            continue
+        if pending is not None:
+            yield pending
+        pending = piece if isinstance(piece, Span) else None
+        if isinstance(piece, bytes):
+            yield piece
+    if pending is not None:
+        yield pending
+
+
+def _follows(span: Span, before: Span) -> bool:
+    return span.shard == before.shard and span.offset == before.offset + before.n_bytes

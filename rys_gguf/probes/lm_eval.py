@@ -13,8 +13,8 @@ from pathlib import Path
 
 from rys_gguf.engines.base import EngineOptions
 from rys_gguf.engines.interpreter import python_module
-from rys_gguf.engines.sampling import has_template
 from rys_gguf.engines.server import ServerEngine
+from rys_gguf.engines.template import has_template
 from rys_gguf.extras import require
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rys_gguf.engines.base import Engine, EngineOptions
 from rys_gguf.engines.find import open_engine
-from rys_gguf.engines.sampling import has_template
+from rys_gguf.engines.template import has_template
 from rys_gguf.probes.ask import Answer, answer, answer_line, ask
 from rys_gguf.probes.item import Item
 from rys_gguf.probes.preflight import require_answers, require_repeatable

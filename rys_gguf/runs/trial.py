@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from rys_gguf.runs.candidate import Candidate
 from rys_gguf.runs.records import ItemAnswer, StageResult
-from rys_gguf.runs.stage import Stage, Status
+from rys_gguf.runs.stage import SPEED, Stage, Status
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +19,8 @@ class Trial:
     """
 
     candidate: Candidate
-    results: Mapping[Stage, StageResult] = field(default_factory=dict)
-    answers: Mapping[Stage, Mapping[str, ItemAnswer]] = field(default_factory=dict)
+    results: Mapping[Stage, StageResult] = field(default_factory=dict, repr=False)
+    answers: Mapping[Stage, Mapping[str, ItemAnswer]] = field(default_factory=dict, repr=False)
 
     @property
     def key(self) -> str:
@@ -31,6 +31,37 @@ class Trial:
     def stages(self) -> tuple[Stage, ...]:
         """The stages that are over, in the order of a candidate's way."""
         return tuple(sorted(self.results))
+
+    @property
+    def reached(self) -> Stage | None:
+        """The last stage on its way; speed is measured afterwards and counts only if alone."""
+        on_the_way = [s for s in self.stages if s != SPEED]
+        return on_the_way[-1] if on_the_way else next(iter(self.stages), None)
+
+    @property
+    def ending(self) -> StageResult | None:
+        """The first result that dropped or failed it; it may have been tried again since."""
+        return next((r for s in self.stages if not (r := self.results[s]).is_ok), None)
+
+    @property
+    def is_out(self) -> bool:
+        """Whether the stage it reached ended it."""
+        return self.reached is not None and not self.is_ok(self.reached)
+
+    @property
+    def measures(self) -> dict[str, float | None]:
+        """The numbers of all its stages; of the same name the later one."""
+        return {name: x for s in self.stages for name, x in self.results[s].measures.items()}
+
+    @property
+    def bytes_written(self) -> int:
+        """Bytes written over all its stages."""
+        return sum(result.bytes_written for result in self.results.values())
+
+    @property
+    def engine_seconds(self) -> float:
+        """Seconds of loading and asking over all its stages."""
+        return sum(result.engine_seconds for result in self.results.values())
 
     @property
     def rounds(self) -> tuple[Stage, ...]:

@@ -1,4 +1,4 @@
-"""Statistics of paired item scores; scipy does them where it can (extra `report`).
+"""Statistics of paired item scores; scipy does them where it can.
 
 Scores are fractions of 1. A difference is always window minus base on the same item: what the two
 share, the item's difficulty above all, cancels. Random numbers are seeded, results repeat.
@@ -6,7 +6,6 @@ share, the item's difficulty above all, cancels. Random numbers are seeded, resu
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rys_gguf.errors import RysError
+from rys_gguf.extras import load
 
 Floats = npt.NDArray[np.float64]
 
@@ -62,15 +61,6 @@ class NoiseLine:
     factor: float
 
 
-def extra(module: str) -> Any:
-    """Import a module of the extra `report`; RysError says how to get it."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as e:
-        name = module.partition(".")[0]
-        raise RysError(f"the report needs {name}: pip install 'rys-gguf[report]'") from e
-
-
 def bootstrap(samples: Sequence[Floats], n_resamples: int = N_RESAMPLES) -> Interval:
     """95 % percentile interval of the mean of the samples' means, resampled inside each sample.
 
@@ -83,7 +73,7 @@ def bootstrap(samples: Sequence[Floats], n_resamples: int = N_RESAMPLES) -> Inte
         return np.asarray(np.mean([np.mean(x, axis=axis) for x in resampled], axis=0))
 
     found = (
-        extra("scipy.stats")
+        _scipy("stats")
         .bootstrap(
             tuple(samples),
             mean_of_means,
@@ -98,6 +88,19 @@ def bootstrap(samples: Sequence[Floats], n_resamples: int = N_RESAMPLES) -> Inte
     return Interval(float(found.low), float(found.high))
 
 
+def interval(differences: Sequence[Floats], n_resamples: int = N_RESAMPLES) -> Interval:
+    """95 % interval of the mean over families of mean differences, one array for each family.
+
+    A bootstrap sees no spread where no item differs, and would give a point. Of n such items, as
+    many as Wilson's upper end of 0 in n may truly differ, in either direction: the interval is
+    widened by that, each family by its share.
+    """
+    found = bootstrap(differences, n_resamples)
+    same = [len(x) for x in differences if not np.any(x)]
+    margin = sum(wilson(0, n).high for n in same) / max(1, len(differences))
+    return Interval(found.low - margin, found.high + margin)
+
+
 def mcnemar(wins: int, losses: int) -> McNemar:
     """Exact McNemar test: the sign test of the discordant pairs.
 
@@ -105,7 +108,7 @@ def mcnemar(wins: int, losses: int) -> McNemar:
     """
     if wins + losses == 0:
         return McNemar(0, 0, 1.0, 1.0)
-    stats = extra("scipy.stats")
+    stats = _scipy("stats")
     p = float(stats.binomtest(wins, wins + losses).pvalue)
     few = min(wins, losses)
     # mid-p counts half of what is exactly as extreme: 2 P(X < few) + P(X = few).
@@ -118,7 +121,7 @@ def wilson(n_right: int, n: int) -> Interval:
     """95 % Wilson interval of a fraction; of 9 in 17 it is 0.310 to 0.738."""
     if n == 0:
         return Interval(0.0, 1.0)
-    found = extra("scipy.stats").binomtest(n_right, n).proportion_ci(method="wilson")
+    found = _scipy("stats").binomtest(n_right, n).proportion_ci(method="wilson")
     return Interval(float(found.low), float(found.high))
 
 
@@ -190,7 +193,7 @@ def detectable_effect(n: int, discordance: float) -> float | None:
     `discordance` is the fraction of items on which window and base differ. Normal approximation
     (Connor 1987): 155 items at 0.2 find 10 points.
     """
-    norm = extra("scipy.stats").norm
+    norm = _scipy("stats").norm
     z_test, z_power = float(norm.ppf(1 - ALPHA / 2)), float(norm.ppf(POWER))
 
     def excess(gain: float) -> float:
@@ -199,10 +202,22 @@ def detectable_effect(n: int, discordance: float) -> float | None:
 
     if not 0 < discordance <= 1 or excess(discordance) > 0:
         return None
-    return float(extra("scipy.optimize").brentq(excess, 0.0, discordance))
+    return float(_scipy("optimize").brentq(excess, 0.0, discordance))
 
 
-def detectable_mean(standard_error: float) -> float:
-    """The mean difference found with 80 % power at 5 %, for any kind of score."""
-    norm = extra("scipy.stats").norm
-    return float(norm.ppf(1 - ALPHA / 2) + norm.ppf(POWER)) * standard_error
+def detectable_mean(standard_error: float, interval: Interval) -> float:
+    """The mean difference found with 80 % power at 5 %, for any kind of score.
+
+    Where no item differs the standard error is 0, but the difference need not be: the error is
+    then the one that an interval of this width stands for. So what is found is never less than
+    half the interval. It is 0 if neither is known.
+    """
+    norm = _scipy("stats").norm
+    z_test, z_power = float(norm.ppf(1 - ALPHA / 2)), float(norm.ppf(POWER))
+    half = (interval.high - interval.low) / 2
+    error = max(standard_error, half / z_test) if math.isfinite(half) else standard_error
+    return (z_test + z_power) * error
+
+
+def _scipy(module: str) -> Any:
+    return load("the report", f"scipy.{module}")

@@ -7,12 +7,15 @@ The search's own scores decide nothing here; the best of many windows looks good
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from rys_gguf.runs.storage import FINAL, GENERATE, SPEED
+from rys_gguf.runs.stage import GENERATE, SPEED, Stage
+from rys_gguf.runs.trial import Trial
+from rys_gguf.stats.evidence import Evidence
 from rys_gguf.stats.paired import (
     ALPHA,
     N_RESAMPLES,
@@ -21,9 +24,9 @@ from rys_gguf.stats.paired import (
     Interval,
     McNemar,
     NoiseLine,
-    bootstrap,
     detectable_mean,
     holm,
+    interval,
     mcnemar,
     noise_line,
     sign_flip_p,
@@ -31,8 +34,7 @@ from rys_gguf.stats.paired import (
     wilson,
 )
 from rys_gguf.stats.pairs import (
-    Candidate,
-    Evidence,
+    OVERALL,
     Families,
     Pairs,
     overall,
@@ -40,19 +42,12 @@ from rys_gguf.stats.pairs import (
     parts_of,
     readable,
 )
-from rys_gguf.text import printable, size
+from rys_gguf.stats.ranking import Ranked, rank
 
 BETTER, TRADE_OFF, NO_EVIDENCE, WORSE = "better", "trade-off", "no evidence", "worse"
 FORMAT_CHANGE = "format change"
-OVERALL = "overall"
 # Parse rates further apart than this compare formats, not abilities.
 _PARSE_GAP = 0.05
-# A window whose answers are this much longer or shorter than the base's answers differently.
-_LENGTH_GAP = 1.5
-HELD_OUT = {
-    FINAL: "held-out items, by probability",
-    GENERATE: "held-out items, generated answers",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +91,13 @@ class Judgement:
 class Verdict:
     """A finalist's judgement with what the search promised and what the window costs.
 
-    `search_gain` and `held_out_gain` are of one measure (credit) and the same families, in
-    fractions of 1. `controls` are families that only finalists were asked. `length` is that of its
-    generated answers in tokens, as a multiple of the base's.
+    `search_gain` and `held_out_gain` are soft scores over the base, with the ranking's weights, of
+    the families that both asked: a fraction of 1. `controls` are families that only finalists were
+    asked. `length` is that of its generated answers in tokens, as a multiple of the base's.
     """
 
-    candidate: Candidate
-    stage: str
+    trial: Trial
+    stage: Stage
     judgement: Judgement
     search_gain: float | None
     held_out_gain: float | None
@@ -111,15 +106,10 @@ class Verdict:
     controls: tuple[str, ...] = ()
     length: float | None = None
 
-    @property
-    def sentence(self) -> str:
-        """The verdict in words, with n and interval."""
-        return verdict_sentence(self)
-
 
 @dataclass(frozen=True, slots=True)
 class Gain:
-    """What the search measured: credit over the base, its standard error, and luck's line."""
+    """A soft score over the base in the search, its standard error, and the noise line."""
 
     mean: float
     error: float
@@ -133,9 +123,12 @@ class Gain:
 
 @dataclass(frozen=True, slots=True)
 class Rank:
-    """A candidate in the search; `gains` by family and overall, empty if it was asked nothing."""
+    """A candidate in the search; `gains` by family and overall, empty if it got through no round.
 
-    candidate: Candidate
+    `n_items` are those of the rounds it got through that both base and candidate answered.
+    """
+
+    trial: Trial
     gains: Mapping[str, Gain]
     n_items: int
 
@@ -146,8 +139,8 @@ class Rank:
 
 
 @dataclass(frozen=True, slots=True)
-class Search:
-    """All candidates, best first, and the noise line overall and per family."""
+class SearchRanking:
+    """All candidates, best first, and the noise line overall and for each family."""
 
     ranks: tuple[Rank, ...]
     noise: Mapping[str, NoiseLine]
@@ -196,67 +189,71 @@ def verdicts(evidence: Evidence) -> tuple[Verdict, ...]:
     stage = evidence.judged_stage()
     if stage is None:
         return ()
-    judged = judge({name: evidence.pairs(name, [stage]) for name in evidence.finalists(stage)})
-    found = []
-    for name, judgement in judged.items():
-        candidate = evidence.candidates[name]
-        search = readable(evidence.pairs(name, evidence.rounds, "credit"))
-        held_out = readable(evidence.pairs(name, [stage], "credit"))
-        again = {family: p for family, p in held_out.items() if family in search}
-        found.append(
-            Verdict(
-                candidate,
-                stage,
-                judgement,
-                overall(search) if search else None,
-                overall(again) if again else None,
-                extra_bytes(evidence, candidate),
-                speed(evidence, candidate),
-                tuple(family for family in held_out if search and family not in search),
-                answer_length(evidence, candidate) if stage == GENERATE else None,
-            )
-        )
+    judged = judge({key: evidence.pairs(key, [stage]) for key in evidence.finalists(stage)})
+    ranked = {r.trial.key: r for r in rank(evidence.base, evidence.windows).order}
+    found = [_verdict(evidence, key, stage, j, ranked.get(key)) for key, j in judged.items()]
     return tuple(sorted(found, key=lambda v: -v.judgement.overall.difference))
 
 
-def search(evidence: Evidence) -> Search:
-    """Rank the candidates as the search did: those it asked more first, then by what it measured.
+def _verdict(
+    evidence: Evidence, key: str, stage: Stage, judgement: Judgement, ranked: Ranked | None
+) -> Verdict:
+    trial = evidence.trials[key]
+    held_out = readable(evidence.pairs(key, [stage], "soft_score"))
+    weights = dict(ranked.weights) if ranked else {}
+    again = [family for family in held_out if family in weights]
+    search = held = None
+    if ranked and again:
+        search = sum(weights[f] * ranked.means[f] for f in again)
+        held = sum(weights[f] * held_out[f].mean for f in again)
+    return Verdict(
+        trial,
+        stage,
+        judgement,
+        search,
+        held,
+        extra_bytes(evidence, trial),
+        speed(evidence, trial),
+        tuple(family for family in held_out if weights and family not in weights),
+        answer_length(evidence, trial) if stage == GENERATE else None,
+    )
 
-    Ties go to fewer layers.
+
+def search_ranking(evidence: Evidence) -> SearchRanking:
+    """All candidates in the order of `rank`, with gains and noise lines; unranked ones last.
 
     A noise line counts every window that was asked anything: choosing among many is what makes
-    the best one look good.
+    the best one look good. Overall, families have the ranking's weights.
     """
+    ranked = rank(evidence.base, evidence.windows).order
     pairs = {
-        c.name: readable(evidence.pairs(c.name, evidence.rounds, "credit"))
-        for c in evidence.windows
+        r.trial.key: readable(evidence.pairs(r.trial.key, r.stages, "soft_score")) for r in ranked
     }
+    weights = {r.trial.key: r.weights for r in ranked}
     families = tuple(dict.fromkeys(family for p in pairs.values() for family in p))
-    gains: dict[str, dict[str, Gain]] = {c.name: {} for c in evidence.windows}
+    gains: dict[str, dict[str, Gain]] = {trial.key: {} for trial in evidence.windows}
     noise = {}
-    for key in (OVERALL, *families):
-        asked = {
-            name: p if key == OVERALL else {key: p[key]}
-            for name, p in pairs.items()
-            if p and (key == OVERALL or key in p)
+    for name in (OVERALL, *families):
+        parts = {
+            key: parts_of(p, weights[key]) if name == OVERALL else parts_of({name: p[name]})
+            for key, p in pairs.items()
+            if p and (name == OVERALL or name in p)
         }
-        parts = parts_matrix([parts_of(p) for p in asked.values()])
-        noise[key] = noise_line(parts)
-        lines = noise[key].factor * standard_errors(parts)
-        for (name, p), line in zip(asked.items(), lines, strict=True):
-            gains[name][key] = Gain(overall(p), _error(p), float(line))
-    ranks = [
-        Rank(c, gains[c.name], sum(len(p.items) for p in pairs[c.name].values()))
-        for c in evidence.windows
-    ]
-    ranks.sort(key=_by_gain)
-    return Search(tuple(ranks), noise)
-
-
-def _by_gain(rank: Rank) -> tuple[bool, int, float, int]:
-    gain = rank.overall
-    mean = gain.mean if gain else 0.0
-    return gain is None, -rank.n_items, -mean, rank.candidate.extra_layers
+        matrix = parts_matrix(list(parts.values()))
+        noise[name] = noise_line(matrix)
+        lines = noise[name].factor * standard_errors(matrix)
+        for key, line in zip(parts, lines, strict=True):
+            of = pairs[key] if name == OVERALL else {name: pairs[key][name]}
+            scale = weights[key] if name == OVERALL else {name: 1.0}
+            gains[key][name] = Gain(_mean(of, scale), _error(of, scale), float(line))
+    last = [t for t in evidence.windows if t.key not in pairs]
+    return SearchRanking(
+        tuple(
+            Rank(t, gains[t.key], sum(len(p.items) for p in pairs.get(t.key, {}).values()))
+            for t in (*(r.trial for r in ranked), *last)
+        ),
+        noise,
+    )
 
 
 def pareto(points: Mapping[str, tuple[float, int]]) -> tuple[str, ...]:
@@ -273,107 +270,26 @@ def pareto(points: Mapping[str, tuple[float, int]]) -> tuple[str, ...]:
     return tuple(front)
 
 
-def extra_bytes(evidence: Evidence, candidate: Candidate) -> int | None:
-    """Bytes the window adds to the file, where the run says what a layer takes."""
-    layers = evidence.info.get("model", {}).get("layer_bytes")
-    if not layers or not candidate.windows:
+def extra_bytes(evidence: Evidence, trial: Trial) -> int | None:
+    """Bytes the window adds to the file, if the run says how many a layer takes."""
+    layers, windows = evidence.info.model.layer_bytes, trial.candidate.windows
+    if not layers or not windows:
         return None
-    return sum(int(layers[n]) for i, j in candidate.windows for n in range(i, j))
+    return sum(layers[n] for i, j in windows for n in range(i, j))
 
 
-def speed(evidence: Evidence, candidate: Candidate) -> float | None:
+def speed(evidence: Evidence, trial: Trial) -> float | None:
     """Tokens per second as a fraction of the base's, each measured alone."""
-    lines = (c.by_stage.get(SPEED, {}) for c in (candidate, evidence.base))
-    window, base = ((line.get("measures") or {}).get("tokens_per_second") for line in lines)
-    return float(window) / float(base) if window and base else None
+    window, base = (t.measure(SPEED, "tokens_per_second") for t in (trial, evidence.base))
+    return window / base if window and base else None
 
 
-def answer_length(evidence: Evidence, candidate: Candidate) -> float | None:
+def answer_length(evidence: Evidence, trial: Trial) -> float | None:
     """Tokens of a candidate's generated answers, as a multiple of the base's to the same items."""
-    base, window = (evidence.answers(c.name, [GENERATE]) for c in (evidence.base, candidate))
+    base, window = (t.answers_in([GENERATE]) for t in (evidence.base, trial))
     both = base.keys() & window.keys()
-    ours, theirs = (sum(int(a[k].get("n_tokens") or 0) for k in both) for a in (window, base))
-    return ours / theirs if theirs else None
-
-
-def points(x: float) -> str:
-    """A difference of fractions as points of 100: +12.1."""
-    return f"{100 * x:+.1f}" if abs(x) >= 0.0005 else "0.0"  # noqa: PLR2004 - what rounds to 0
-
-
-def p_text(p: float) -> str:
-    """A p-value for people."""
-    return f"{p:.2g}" if p >= 0.001 else "< 0.001"  # noqa: PLR2004 - as papers print it
-
-
-def verdict_sentence(verdict: Verdict) -> str:
-    """The verdict in words: what, how sure, on how many items, and at what price."""
-    judged, c = verdict.judgement, verdict.candidate
-    whole = judged.overall
-    said = []
-    said.append(
-        f"{printable(c.spec)}: {judged.word}. Overall {points(whole.difference)} points "
-        f"(95 % interval {interval_text(whole.interval)}, n = {whole.n} "
-        f"{HELD_OUT.get(verdict.stage, verdict.stage)}, "
-        f"Holm p {_equals(whole.holm_p)} over {judged.n_tests} tests)."
-    )
-    if judged.word == FORMAT_CHANGE:
-        base, window = judged.parsed
-        said.append(
-            f"Of the answers {window:.0%} could be read, of the base's {base:.0%}: the difference "
-            f"may be one of format."
-        )
-    if verdict.length is not None and not 1 / _LENGTH_GAP <= verdict.length <= _LENGTH_GAP:
-        said.append(
-            f"Its answers are {verdict.length:.1f} times as long as the base's: what it gains or "
-            f"loses may be that."
-        )
-    said.extend(
-        f"{printable(effect.name)}{' (control)' * (effect.name in verdict.controls)} "
-        f"{points(effect.difference)} "
-        f"({interval_text(effect.interval)}, n = {effect.n}, Holm p {_equals(effect.holm_p)})."
-        for effect in judged.families
-        if effect.significant or effect.name in verdict.controls
-    )
-    if judged.word == NO_EVIDENCE and whole.detectable > 0:
-        said.append(
-            f"At this n a true difference below about {100 * whole.detectable:.0f} points mostly "
-            f"stays unseen."
-        )
-    if verdict.search_gain is not None and verdict.held_out_gain is not None:
-        said.append(
-            f"In the search it had {points(verdict.search_gain)} credit, held out "
-            f"{points(verdict.held_out_gain)}."
-        )
-    said.append(f"Cost: {cost_text(verdict)}.")
-    return " ".join(said)
-
-
-def cost_text(verdict: Verdict) -> str:
-    """Layers, bytes and speed."""
-    n = verdict.candidate.extra_layers
-    cost = [f"{n:+d} layer{'s' * (abs(n) != 1)}"]
-    if verdict.extra_bytes is not None:
-        cost.append(size(verdict.extra_bytes, sign=True))
-    if verdict.speed is not None:
-        cost.append(f"{verdict.speed:.2f} of the base's tokens per second")
-    return ", ".join(cost)
-
-
-def interval_text(interval: Interval) -> str:
-    """An interval in points."""
-    return f"{points(interval.low)} to {points(interval.high)}"
-
-
-def score_text(score: float, interval: Interval | None) -> str:
-    """A score in points of 100, with its interval where it has one: 41.2 (30.9 to 52.3)."""
-    shown = f"{100 * score:.1f}"
-    return f"{shown} ({100 * interval.low:.1f} to {100 * interval.high:.1f})" if interval else shown
-
-
-def _equals(p: float) -> str:
-    text = p_text(p)
-    return text if text.startswith("<") else f"= {text}"
+    n_window, n_base = (sum(answers[item].n_tokens for item in both) for answers in (window, base))
+    return n_window / n_base if n_base else None
 
 
 def _word(whole: Effect, parts: tuple[Effect, ...], pairs: Families) -> str:
@@ -397,6 +313,8 @@ def _effect(name: str, families: Families, p: float, adjusted: float, n_resample
     if not families:
         return Effect(name, 0, 0.0, 0.0, None, None, 0.0, NO_INTERVAL, p, adjusted, 0.0, None)
     alone = next(iter(families.values())) if name != OVERALL else None
+    found = interval([f.difference for f in families.values()], n_resamples)
+    equal = dict.fromkeys(families, 1 / len(families))
     return Effect(
         name,
         sum(len(f.items) for f in families.values()),
@@ -405,23 +323,12 @@ def _effect(name: str, families: Families, p: float, adjusted: float, n_resample
         _of_right(alone.base) if alone and alone.binary else None,
         _of_right(alone.window) if alone and alone.binary else None,
         overall(families),
-        _interval(families, n_resamples),
+        found,
         p,
         adjusted,
-        detectable_mean(_error(families)),
+        detectable_mean(_error(families, equal), found),
         _mcnemar(alone) if alone else None,
     )
-
-
-def _interval(families: Families, n_resamples: int) -> Interval:
-    """95 %, also where nothing differs: drawn again such items never differ either.
-
-    Of n items none of which differs, as many as Wilson's upper end may truly do.
-    """
-    found = bootstrap([f.difference for f in families.values()], n_resamples)
-    same = [f for f in families.values() if not f.difference.any()]
-    margin = sum(wilson(0, len(f.items)).high for f in same) / len(families)
-    return Interval(found.low - margin, found.high + margin)
 
 
 def _of_right(scores: Floats) -> Interval:
@@ -435,12 +342,16 @@ def _mcnemar(pairs: Pairs) -> McNemar | None:
     return mcnemar(int((difference > 0).sum()), int((difference < 0).sum()))
 
 
-def _error(families: Families) -> float:
-    """Standard error of the overall difference."""
-    if not families:
-        return 0.0
-    variances = [
-        p.difference.var(ddof=1) / len(p.items) if len(p.items) > 1 else 0.0
-        for p in families.values()
-    ]
-    return float(np.sqrt(sum(variances))) / len(families)
+def _mean(families: Families, weights: Mapping[str, float]) -> float:
+    """The weighted sum of the families' mean differences."""
+    return sum(weights[family] * p.mean for family, p in families.items())
+
+
+def _error(families: Families, weights: Mapping[str, float]) -> float:
+    """Standard error of the weighted sum of the families' mean differences."""
+    variances = (
+        weights[family] ** 2 * float(p.difference.var(ddof=1)) / len(p.items)
+        for family, p in families.items()
+        if len(p.items) > 1
+    )
+    return math.sqrt(sum(variances))

@@ -9,6 +9,7 @@ import pytest
 
 from rys_gguf import LayerMap, Model, Schedule, make_plan, write_plan
 from rys_gguf.checks.prove import prove
+from rys_gguf.checks.variant import VariantPair
 from rys_gguf.engines.base import EngineOptions
 from rys_gguf.engines.find import open_engine
 from rys_gguf.errors import EngineFailed
@@ -73,8 +74,8 @@ def test_the_real_gemma3_is_bit_exact_with_its_schedule_and_not_without(
 
         write_plan(replace(plan, header=replace(plan.header, kvs=bare)), naive)
     options = EngineOptions(n_threads=2)
-    assert prove(explicit, gemma3, layer_map, options).holds()
-    assert not prove(naive, gemma3, layer_map, options).holds()
+    assert prove(VariantPair(explicit, gemma3, layer_map), options).holds()
+    assert not prove(VariantPair(naive, gemma3, layer_map), options).holds()
 
 
 def test_a_file_that_is_no_model_fails_with_the_engines_last_words(tmp_path: Path) -> None:

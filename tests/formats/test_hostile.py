@@ -7,18 +7,19 @@ import os
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 from gguf.constants import GGUFValueType as T
 
 from rys_gguf import InvalidGGUF, LayerMap, Model, Refused, make_plan
-from rys_gguf.cli.model import main
+from rys_gguf.cli import main
 from rys_gguf.formats.header import KV, Header, padded, tensor_bytes
 from rys_gguf.formats.reader import HeaderReader
 from rys_gguf.layers.describe import describe
-from rys_gguf.patch.plan import Slices
-from rys_gguf.patch.writer import sliced
+from rys_gguf.patch.tensors import GatheredTensor
+from rys_gguf.patch.writer import gathered
 from tests import tiny
 from tests.command import leftovers
 
@@ -43,7 +44,7 @@ def changed(path: Path, arch: str, *kvs: KV) -> Path:
         old = reader.header
         data = path.read_bytes()[reader.data_offset :]
     keys = {kv.key: kv for kv in (*old.kvs, *kvs)}
-    header = Header(old.version, old.order, tuple(keys.values()), old.tensors)
+    header = Header(old.version, old.byteorder, tuple(keys.values()), old.tensors)
     path.write_bytes(b"".join(p for p in header.encode() if isinstance(p, bytes)) + data)
     return path
 
@@ -161,7 +162,7 @@ def test_layers_of_an_unknown_architecture_are_compared_in_good_time(tmp_path: P
         for n in range(500)
         for k in range(32 + (n == 499))
     )
-    header = Header(old.version, old.order, tuple(kvs), tensors)
+    header = Header(old.version, old.byteorder, tuple(kvs), tensors)
     path.write_bytes(b"".join(p for p in header.encode() if isinstance(p, bytes)))
     with Model(path) as model:
         began = time.process_time()
@@ -170,7 +171,7 @@ def test_layers_of_an_unknown_architecture_are_compared_in_good_time(tmp_path: P
     assert time.process_time() - began < 1
 
 
-def with_tensor(path: Path, arch: str, name: str, ne: tuple[int, ...], **options: object) -> Path:
+def with_tensor(path: Path, arch: str, name: str, ne: tuple[int, ...], **options: Any) -> Path:
     """A tiny model of which one tensor claims another shape, all of its data a hole."""
     tiny.write(path, arch, 6, **options)
     with HeaderReader(path) as reader:
@@ -184,14 +185,14 @@ def with_tensor(path: Path, arch: str, name: str, ne: tuple[int, ...], **options
             new = replace(tensor, ne=ne, n_bytes=n_bytes)
         tensors.append(replace(new, offset=offset))
         offset = padded(offset + new.n_bytes, 32)
-    header = Header(old.version, old.order, old.kvs, tuple(tensors))
+    header = Header(old.version, old.byteorder, old.kvs, tuple(tensors))
     path.write_bytes(b"".join(p for p in header.encode() if isinstance(p, bytes)))
     os.truncate(path, header.data_offset + offset)
     return path
 
 
 @pytest.mark.parametrize("ne", [(0, 8), (6 * 16, 0)])
-def test_a_tensor_without_weights_is_not_sliced(tmp_path: Path, ne: tuple[int, ...]) -> None:
+def test_a_tensor_without_weights_is_not_gathered(tmp_path: Path, ne: tuple[int, ...]) -> None:
     """There is nothing to divide."""
     path = with_tensor(tmp_path / "m.gguf", "gemma4", "per_layer_token_embd.weight", ne)
     with Model(path) as model, pytest.raises(Refused, match="expected 6 slices"):
@@ -211,7 +212,7 @@ def test_long_slices_do_not_fill_the_memory(tmp_path: Path) -> None:
                 file.seek(data.span.offset + n * n_slice)
                 file.write(bytes([n + 1]))
         starts, done, longest = [], 0, 0
-        for piece in sliced(model, Slices(data, 1, 6, n_slice, (4, 1, 1))):
+        for piece in gathered(model, GatheredTensor(data, 1, 6, n_slice, (4, 1, 1))):
             starts += [piece[0]] if done % n_slice == 0 else []
             done, longest = done + len(piece), max(longest, len(piece))
     assert starts == [5, 2, 2]

@@ -6,7 +6,9 @@ import os
 import struct
 import time
 import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -18,9 +20,12 @@ from hypothesis import strategies as st
 from rys_gguf.errors import InvalidGGUF
 from rys_gguf.formats.header import Span, decode
 from rys_gguf.formats.reader import HeaderReader
+from rys_gguf.formats.views import Field
 from tests import tiny
+from tests.headers import kv_of
 from tests.strategies import (
     UNKNOWN_TYPE,
+    Made,
     architecture,
     damaged,
     files,
@@ -32,11 +37,12 @@ from tests.strategies import (
 )
 
 T = GGUFValueType
+Pair = tuple[gguf.GGUFReader, HeaderReader, bytes]
 FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(scope="module")
-def scratch(tmp_path_factory):
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One file that each example overwrites."""
     return tmp_path_factory.mktemp("reader") / "m.gguf"
 
@@ -61,7 +67,7 @@ def encoded(reader: HeaderReader) -> bytes:
 def write_values(path: Path, endianess: GGUFEndian) -> Path:
     """Every value type, as a scalar and in an array."""
     writer = gguf.GGUFWriter(str(path), "llama", endianess=endianess)
-    values = {
+    values: dict[GGUFValueType, list[Any]] = {
         T.UINT8: [0, 255],
         T.INT8: [-128, 127],
         T.UINT16: [1, 65535],
@@ -89,7 +95,7 @@ def write_types(path: Path, endianess: GGUFEndian = GGUFEndian.LITTLE) -> Path:
     """A tensor of every type that the gguf package can write."""
     rng = np.random.default_rng(0)
     writer = gguf.GGUFWriter(str(path), "llama", endianess=endianess)
-    plain = {"F16": np.float16, "F32": np.float32, "F64": np.float64}
+    plain: dict[str, Any] = {"F16": np.float16, "F32": np.float32, "F64": np.float64}
     plain |= {"I8": np.int8, "I16": np.int16, "I32": np.int32, "I64": np.int64}
     for type_, (_, n_block_bytes) in GGML_QUANT_SIZES.items():
         if type_.name in plain:
@@ -127,11 +133,11 @@ def finished(writer: gguf.GGUFWriter, path: Path) -> Path:
     return path
 
 
-def as_version_2(path: Path, order: str) -> Path:
+def as_version_2(path: Path, byteorder: str) -> Path:
     """The same file, said to be of the format's version 2."""
     with path.open("r+b") as file:
         file.seek(4)
-        file.write(struct.pack(order + "I", 2))
+        file.write(struct.pack(byteorder + "I", 2))
     return path
 
 
@@ -157,14 +163,14 @@ FIXTURES = {
 
 
 @pytest.fixture(params=FIXTURES)
-def pair(request, tmp_path):
+def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pair]:
     """The stock reader and ours on the same file, with its bytes."""
     path = FIXTURES[request.param](tmp_path / "m.gguf")
     with HeaderReader(path) as ours:
         yield gguf.GGUFReader(path), ours, path.read_bytes()
 
 
-def test_the_file_as_a_whole_is_what_the_stock_reader_sees(pair) -> None:
+def test_the_file_as_a_whole_is_what_the_stock_reader_sees(pair: Pair) -> None:
     """Byte order, alignment, start of the data, and which keys and tensors there are."""
     stock, ours, _ = pair
     assert isinstance(ours, gguf.GGUFReader)
@@ -174,11 +180,12 @@ def test_the_file_as_a_whole_is_what_the_stock_reader_sees(pair) -> None:
     assert [t.name for t in ours.tensors] == [t.name for t in stock.tensors]
 
 
-def test_every_field_is_what_the_stock_reader_sees(pair) -> None:
+def test_every_field_is_what_the_stock_reader_sees(pair: Pair) -> None:
     """Name, place, types and decoded value of every key; one index and slices of arrays too."""
     stock, ours, _ = pair
     for name, theirs in stock.fields.items():
         field = ours.get_field(name)
+        assert field is not None
         assert (field.name, field.offset, field.types) == (name, theirs.offset, theirs.types)
         assert field.contents() == theirs.contents()
         assert type(field.contents()) is type(theirs.contents())
@@ -187,7 +194,7 @@ def test_every_field_is_what_the_stock_reader_sees(pair) -> None:
                 assert field.contents(index) == theirs.contents(index)
 
 
-def test_the_parts_of_a_field_are_its_bytes(pair) -> None:
+def test_the_parts_of_a_field_are_its_bytes(pair: Pair) -> None:
     """Parts are those of the stock reader, up to the items of arrays; so is where a value is."""
     stock, ours, content = pair
     for name, theirs in stock.fields.items():
@@ -200,9 +207,10 @@ def test_the_parts_of_a_field_are_its_bytes(pair) -> None:
         n_bytes = sum(part.nbytes for part in theirs.parts)
         if name.startswith("GGUF."):
             continue
+        assert isinstance(field, Field)
         span = field.span
         assert span.offset + span.n_bytes == theirs.offset + n_bytes
-        value = decode(field.types[0], content[span.offset :][: span.n_bytes], ours.order)
+        value = decode(field.types[0], content[span.offset :][: span.n_bytes], ours.byteorder)
         assert value == theirs.contents()
         if field.types[0] == T.ARRAY:
             assert (n, field.data) == (5, [])
@@ -213,7 +221,7 @@ def test_the_parts_of_a_field_are_its_bytes(pair) -> None:
             assert field.data == []
 
 
-def test_every_tensor_is_what_the_stock_reader_sees(pair) -> None:
+def test_every_tensor_is_what_the_stock_reader_sees(pair: Pair) -> None:
     """Name, type, shape, sizes, place, table row and data of every tensor."""
     stock, ours, _ = pair
     for n, theirs in enumerate(stock.tensors):
@@ -235,7 +243,7 @@ def test_every_tensor_is_what_the_stock_reader_sees(pair) -> None:
         assert [p.tolist() for p in row.parts] == [p.tolist() for p in their_row.parts]
 
 
-def test_the_header_encodes_to_the_bytes_it_was_read_from(pair) -> None:
+def test_the_header_encodes_to_the_bytes_it_was_read_from(pair: Pair) -> None:
     """Encoding the parsed header gives the file up to its data."""
     _, ours, content = pair
     assert encoded(ours) == content[: ours.data_offset]
@@ -247,18 +255,18 @@ def test_the_header_encodes_to_the_bytes_it_was_read_from(pair) -> None:
 # -- beyond the stock reader --------------------------------------------------------------------
 
 
-def test_an_empty_array_keeps_its_item_type(scratch) -> None:
+def test_an_empty_array_keeps_its_item_type(scratch: Path) -> None:
     """An array of no items is a value like any other."""
     for item_type in GGUFValueType:
         content = raw_file([raw_kv(b"k", T.ARRAY, raw_array(item_type, []))])
         with opened(scratch, content) as reader:
             assert reader.fields["k"].contents() == []
-            kv = reader.header.get("k")
+            kv = kv_of(reader.header, "k")
             assert (kv.item_type, kv.n_items, kv.items, kv.value) == (item_type, 0, [], [])
             assert encoded(reader) == content
 
 
-def test_nested_arrays_stay_nested(scratch) -> None:
+def test_nested_arrays_stay_nested(scratch: Path) -> None:
     """Arrays of arrays decode to lists of lists, and come back byte for byte."""
     pair = raw_array(T.UINT8, [b"\1", b"\2"])
     words = raw_array(T.STRING, [raw_string(b"a"), raw_string(b""), raw_string(b"bc")])
@@ -270,11 +278,11 @@ def test_nested_arrays_stay_nested(scratch) -> None:
         assert field.contents(1) == [["a", "", "bc"]]
         assert field.types == [T.ARRAY, T.ARRAY, T.UINT8]
         assert reader.fields["after"].contents() == 7
-        assert reader.header.get("k").items == [pair, raw_array(T.ARRAY, [words]), deep[-12:]]
+        assert kv_of(reader.header, "k").items == [pair, raw_array(T.ARRAY, [words]), deep[-12:]]
         assert encoded(reader) == content
 
 
-def test_bytes_that_are_not_utf_8_survive(scratch) -> None:
+def test_bytes_that_are_not_utf_8_survive(scratch: Path) -> None:
     """Keys, values and names of any bytes are readable as text and encode to what they were."""
     odd = b"\xff\xc3(\x00\xed\xb2\x80"
     content = raw_file(
@@ -294,7 +302,7 @@ def test_bytes_that_are_not_utf_8_survive(scratch) -> None:
         assert encoded(reader) == content[: reader.data_offset]
 
 
-def test_signalling_nans_survive(scratch) -> None:
+def test_signalling_nans_survive(scratch: Path) -> None:
     """Floats whose bits a conversion would change come back as they were."""
     f32, f64 = struct.pack("<I", 0x7F800001), struct.pack("<Q", 0x7FF0000000000001)
     content = raw_file(
@@ -306,12 +314,12 @@ def test_signalling_nans_survive(scratch) -> None:
     )
     with opened(scratch, content) as reader:
         assert np.isnan(reader.fields["f32"].contents())
-        assert reader.header.get("array").items == [f32, f32]
+        assert kv_of(reader.header, "array").items == [f32, f32]
         assert encoded(reader) == content
 
 
 @pytest.mark.parametrize("type_", [4, 144, UNKNOWN_TYPE, (1 << 32) - 1])
-def test_a_tensor_of_unknown_type_reaches_to_the_next(scratch, type_) -> None:
+def test_a_tensor_of_unknown_type_reaches_to_the_next(scratch: Path, type_: int) -> None:
     """A type this gguf package does not know is its number, and the bytes up to the next offset."""
     data = bytes(range(160))
     content = raw_file(
@@ -332,7 +340,7 @@ def test_a_tensor_of_unknown_type_reaches_to_the_next(scratch, type_) -> None:
         assert encoded(reader) == content[: reader.data_offset]
 
 
-def test_a_tensor_may_have_no_dimensions(scratch) -> None:
+def test_a_tensor_may_have_no_dimensions(scratch: Path) -> None:
     """No dimensions mean one weight, as in llama.cpp."""
     with opened(scratch, raw_file([], [raw_tensor(b"a", [])], struct.pack("<f", 2.5))) as reader:
         tensor = reader.tensors[0]
@@ -340,11 +348,11 @@ def test_a_tensor_may_have_no_dimensions(scratch) -> None:
         assert float(tensor.data) == 2.5
 
 
-def test_long_values_stay_in_the_file(scratch) -> None:
+def test_long_values_stay_in_the_file(scratch: Path) -> None:
     """A value of 1 MB is a span of the file, which the reader decodes and the header does not."""
     big = raw_array(T.UINT16, [b"\1\2"] * 500_000)
     with opened(scratch, raw_file([architecture(), raw_kv(b"big", T.ARRAY, big)])) as reader:
-        kv = reader.header.get("big")
+        kv = kv_of(reader.header, "big")
         assert isinstance(kv.raw, Span)
         assert (kv.raw.n_bytes, kv.n_items, kv.n_value_bytes) == (len(big), 500_000, len(big))
         assert reader.file.read(kv.raw.offset, kv.raw.n_bytes) == big
@@ -353,7 +361,7 @@ def test_long_values_stay_in_the_file(scratch) -> None:
             _ = kv.value
 
 
-def test_values_are_found_across_reads(scratch) -> None:
+def test_values_are_found_across_reads(scratch: Path) -> None:
     """Strings, keys and table rows that straddle the pieces a file is read in are all found."""
     words = [b"%d" % n * (n % 9) for n in range(70_000)]
     words[5_000] = b"x" * 3_000_000
@@ -381,7 +389,7 @@ def bytes_read() -> int:
     return int(counters.split()[1])
 
 
-def test_opening_a_terabyte_reads_its_header_only(tmp_path) -> None:
+def test_opening_a_terabyte_reads_its_header_only(tmp_path: Path) -> None:
     """Of a model of 1 TB, nothing but the start is read."""
     path = tmp_path / "m.gguf"
     n = 1 << 38
@@ -397,7 +405,7 @@ def test_opening_a_terabyte_reads_its_header_only(tmp_path) -> None:
         assert reader.tensors[0].n_bytes == 4 * n
 
 
-def test_a_string_longer_than_llama_cpp_takes_is_invalid(tmp_path) -> None:
+def test_a_string_longer_than_llama_cpp_takes_is_invalid(tmp_path: Path) -> None:
     """In an array too, where a file is large enough to hold it."""
     path = tmp_path / "m.gguf"
     array = U32(T.STRING) + U64(2) + U64(3) + b"abc" + U64((1 << 30) + 1)
@@ -407,7 +415,7 @@ def test_a_string_longer_than_llama_cpp_takes_is_invalid(tmp_path) -> None:
         HeaderReader(path)
 
 
-def test_nameless_tensors_in_a_hole_are_refused_in_good_time(tmp_path) -> None:
+def test_nameless_tensors_in_a_hole_are_refused_in_good_time(tmp_path: Path) -> None:
     """Zeros parse as tensors, as many as the header claims; found by fuzzing."""
     path = tmp_path / "m.gguf"
     path.write_bytes(counts(16_384, 0)[:24])
@@ -418,7 +426,7 @@ def test_nameless_tensors_in_a_hole_are_refused_in_good_time(tmp_path) -> None:
     assert time.process_time() - began < 5
 
 
-def test_a_header_is_read_about_once(tmp_path) -> None:
+def test_a_header_is_read_about_once(tmp_path: Path) -> None:
     """Many short arrays do not make the reader go over the same bytes again and again."""
     words = raw_array(T.STRING, [raw_string(b"ab")])
     nested = raw_array(T.ARRAY, [words] * 20_000)
@@ -437,12 +445,12 @@ def test_a_header_is_read_about_once(tmp_path) -> None:
 
 @FUZZ
 @given(made=files())
-def test_any_well_formed_file_is_read_as_it_was_made(scratch, made) -> None:
+def test_any_well_formed_file_is_read_as_it_was_made(scratch: Path, made: Made) -> None:
     """Whatever stands in a header is found there, and encodes to the bytes it came from."""
     with opened(scratch, made.content) as reader:
         header = reader.header
-        assert (header.order, header.version, header.alignment) == (
-            made.order,
+        assert (header.byteorder, header.version, header.alignment) == (
+            made.byteorder,
             made.version,
             made.alignment,
         )
@@ -450,8 +458,8 @@ def test_any_well_formed_file_is_read_as_it_was_made(scratch, made) -> None:
             (kv.key.encode("utf-8", "surrogateescape"), kv.type, kv.raw) for kv in header.kvs
         ] == made.kvs
         for kv in header.kvs:
-            if kv.is_array:
-                assert raw_array(kv.item_type, kv.items, made.order) == kv.raw
+            if kv.item_type is not None:
+                assert raw_array(kv.item_type, kv.items, made.byteorder) == kv.raw
             assert repr(reader.fields[kv.key].contents()) == repr(kv.value)  # NaN is not NaN
         assert [
             (t.name.encode("utf-8", "surrogateescape"), t.ne, t.type) for t in header.tensors
@@ -489,7 +497,7 @@ def refusal(path: Path, content: bytes) -> str | None:
         lambda t: b"GGUF" + struct.pack("<IQQ", 3, t[0], t[1]) + t[2]
     )
 )
-def test_any_bytes_parse_or_are_invalid(scratch, content) -> None:
+def test_any_bytes_parse_or_are_invalid(scratch: Path, content: bytes) -> None:
     """Whatever a file holds, the reader takes it or raises InvalidGGUF, and nothing else."""
     message = refusal(scratch, content) or "m.gguf: a GGUF"
     assert message.startswith("m.gguf: ")
@@ -498,7 +506,7 @@ def test_any_bytes_parse_or_are_invalid(scratch, content) -> None:
 
 @FUZZ
 @given(data=st.data())
-def test_damaged_files_parse_or_are_invalid(scratch, data) -> None:
+def test_damaged_files_parse_or_are_invalid(scratch: Path, data: st.DataObject) -> None:
     """The same for files that were good once."""
     message = refusal(scratch, data.draw(damaged(data.draw(files()).content)))
     assert message is None or message.isprintable()
@@ -525,7 +533,7 @@ def small() -> bytes:
     )
 
 
-def test_a_file_cut_anywhere_is_invalid(scratch) -> None:
+def test_a_file_cut_anywhere_is_invalid(scratch: Path) -> None:
     """Of a good file no proper beginning is taken, whichever byte it ends at."""
     content = small()
     n_needed = len(content) - 32 + 12  # the last tensor is 12 bytes; its padding may be missing
@@ -582,7 +590,7 @@ DAMAGE = {
     "version 0": (raw_file(version=0), "is GGUF version 0; versions 2 and 3 are read"),
     "version 1": (raw_file(version=1), "is GGUF version 1;"),
     "version 4": (raw_file(version=4), "is GGUF version 4;"),
-    "version 4, big endian": (raw_file(version=4, order=">"), "is GGUF version 4;"),
+    "version 4, big endian": (raw_file(version=4, byteorder=">"), "is GGUF version 4;"),
     "many tensors": (counts(HUGE, 0), f"claims {HUGE} tensors"),
     "many keys": (counts(0, HUGE), f"claims {HUGE} keys"),
     "more keys than there are": (counts(0, 5)[:24], "inside its header"),
@@ -670,7 +678,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_damage_is_named(scratch, damage) -> None:
+def test_damage_is_named(scratch: Path, damage: str) -> None:
     """Each kind of damage has its own message, with the file's name, and costs no memory."""
     content, message = DAMAGE[damage]
     scratch.write_bytes(content)
@@ -707,7 +715,7 @@ ESCAPE = b"\x1b[2J\x07\xc2\x9b\xe2\x80\xae\xff\n"
         ESCAPE + bytes(30),
     ],
 )
-def test_messages_have_no_control_characters(tmp_path, content) -> None:
+def test_messages_have_no_control_characters(tmp_path: Path, content: bytes) -> None:
     """Nothing that a terminal would act on gets from names, or the file's own, into a message."""
     path = tmp_path / "a\x1b[31mb.gguf"
     with pytest.raises(InvalidGGUF) as e:
@@ -716,14 +724,14 @@ def test_messages_have_no_control_characters(tmp_path, content) -> None:
     assert "\\x1b[" in str(e.value)
 
 
-def test_messages_are_short(scratch) -> None:
+def test_messages_are_short(scratch: Path) -> None:
     """A name of 60 KB is cut where it is shown."""
     with pytest.raises(InvalidGGUF) as e:
         opened(scratch, raw_file([raw_kv(b"k" * 60_000, T.UINT8, b"\1")] * 2))
     assert len(str(e.value)) < 400
 
 
-def test_what_is_not_a_regular_file_is_invalid(tmp_path) -> None:
+def test_what_is_not_a_regular_file_is_invalid(tmp_path: Path) -> None:
     """A folder, a missing file and a pipe are refused, without waiting for a writer."""
     os.mkfifo(tmp_path / "pipe")
     for name, message in (
@@ -745,7 +753,7 @@ def sparse(path: Path, n_bytes: int, parts: dict[int, bytes]) -> Path:
     return path
 
 
-def test_a_million_nested_arrays_are_refused(tmp_path) -> None:
+def test_a_million_nested_arrays_are_refused(tmp_path: Path) -> None:
     """Zeros are empty arrays of bytes; walking millions of them would take minutes."""
     head = counts(0, 1)[:24] + raw_string(b"k") + U32(T.ARRAY) + U32(T.ARRAY) + U64(1 << 21)
     path = sparse(tmp_path / "m.gguf", len(head) + 12 * (1 << 21), {0: head})
@@ -753,7 +761,7 @@ def test_a_million_nested_arrays_are_refused(tmp_path) -> None:
         HeaderReader(path)
 
 
-def test_metadata_beyond_all_measure_is_refused(tmp_path) -> None:
+def test_metadata_beyond_all_measure_is_refused(tmp_path: Path) -> None:
     """Four thousand values of 64 KB each would fit in memory one by one, not together."""
     step, n = 1 << 16, 4_000
     heads = [raw_string(b"%d" % k) + U32(T.STRING) for k in range(n)]

@@ -11,6 +11,7 @@ import pytest
 
 from rys_gguf import LayerMap, Model, find_problems, make_plan, write_plan
 from rys_gguf.checks.prove import prove
+from rys_gguf.checks.variant import VariantPair
 from tests import tiny
 from tests.command import fails, leftovers, run
 from tests.engine import OPTIONS, logprobs
@@ -113,7 +114,7 @@ def test_split_output_loads_verifies_and_proves(
     assert run("apply", whole, "--blocks", "4,8", "-o", one).returncode == 0
     assert np.array_equal(logprobs(written[0]), logprobs(one))
     layer_map = LayerMap.parse("blocks:4,8", 8)
-    assert prove(written[0], shards[0], layer_map, OPTIONS).holds()
+    assert prove(VariantPair(written[0], shards[0], layer_map), OPTIONS).holds()
     assert leftovers(out, written) == set()
 
 

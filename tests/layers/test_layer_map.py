@@ -29,7 +29,7 @@ SAME_MAP = [
 
 
 @pytest.mark.parametrize(("spec", "n", "sources"), SAME_MAP)
-def test_a_spec_means_its_sources(spec, n, sources) -> None:
+def test_a_spec_means_its_sources(spec: str, n: int, sources: list[int]) -> None:
     """Both notations give the list of sources they are documented to give."""
     assert list(LayerMap.parse(spec, n).sources) == sources
 
@@ -38,7 +38,7 @@ def test_the_published_example_has_its_four_seam_points() -> None:
     """blocks:15,20 on 64 layers gives 69, with the runs and seams of the method's description."""
     layer_map = LayerMap.parse("blocks:15,20", 64)
     assert len(layer_map) == 69
-    assert [str(run) for run in layer_map.runs()] == [
+    assert [str(stretch) for stretch in layer_map.stretches()] == [
         "output 0..19 <- source 0..19",
         "output 20..24 <- source 15..19",
         "output 25..68 <- source 20..63",
@@ -71,7 +71,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("spec", "message", "marked"), BAD)
-def test_a_bad_spec_is_refused_at_the_bad_part(spec, message, marked) -> None:
+def test_a_bad_spec_is_refused_at_the_bad_part(spec: str, message: str, marked: str | None) -> None:
     """The message says what is wrong and the range, with carets under the part at fault."""
     with pytest.raises(InvalidLayerMap) as caught:
         LayerMap.parse(spec, 30)
@@ -85,7 +85,7 @@ def test_a_bad_spec_is_refused_at_the_bad_part(spec, message, marked) -> None:
 
 
 @pytest.mark.parametrize("spec", ["blocks:" + ";".join(["0,300"] * 2), "layers:" + "0..299," * 2])
-def test_more_than_512_layers_are_refused(spec) -> None:
+def test_more_than_512_layers_are_refused(spec: str) -> None:
     """llama.cpp's limit is checked before a list of any size is built."""
     with pytest.raises(InvalidLayerMap, match=str(MAX_LAYERS)):
         LayerMap.parse(spec.rstrip(","), 300)
@@ -112,7 +112,7 @@ def test_repeated_blocks_options_join_into_one_spec() -> None:
         ("layers:0..2,5..23", "rys_path_0-2_5-23"),
     ],
 )
-def test_labels_are_those_of_published_files(spec, label) -> None:
+def test_labels_are_those_of_published_files(spec: str, label: str) -> None:
     """A window's label has both ends included."""
     assert LayerMap.parse(spec, 24).label == label
 
@@ -125,7 +125,7 @@ maps = st.integers(1, 40).flatmap(
 
 
 @given(maps)
-def test_the_canonical_spec_parses_to_the_same_map(layer_map) -> None:
+def test_the_canonical_spec_parses_to_the_same_map(layer_map: LayerMap) -> None:
     """Equal maps have equal specs, and the spec says all there is to say."""
     if not layer_map.is_identity:
         assert LayerMap.parse(layer_map.spec, layer_map.n_source) == layer_map
@@ -133,9 +133,9 @@ def test_the_canonical_spec_parses_to_the_same_map(layer_map) -> None:
 
 
 @given(maps)
-def test_runs_cover_every_output_once(layer_map) -> None:
+def test_runs_cover_every_output_once(layer_map: LayerMap) -> None:
     """Runs are the map, cut; seams are points of the map."""
-    rebuilt = [run.source + k for run in layer_map.runs() for k in range(run.n_layers)]
+    rebuilt = [s.source + k for s in layer_map.stretches() for k in range(s.n_layers)]
     assert rebuilt == list(layer_map.sources)
     assert all(layer_map[out] == source for out, source in layer_map.seams())
 
@@ -143,7 +143,7 @@ def test_runs_cover_every_output_once(layer_map) -> None:
 @given(
     st.integers(2, 64).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n - 1))), st.data()
 )
-def test_a_window_follows_the_piecewise_rule(n_and_i, data) -> None:
+def test_a_window_follows_the_piecewise_rule(n_and_i: tuple[int, int], data: st.DataObject) -> None:
     """Below j the layer itself; then i + (out - j) for the copy; then out - (j - i)."""
     n, i = n_and_i
     j = data.draw(st.integers(i + 1, n))

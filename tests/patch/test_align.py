@@ -47,7 +47,7 @@ def model(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, str]:
     return tiny.write(tmp_path / f"{arch}.gguf", arch, n_layers, **options), WINDOWS[arch]
 
 
-def test_tensors_start_on_blocks_and_nothing_else_changes(model) -> None:
+def test_tensors_start_on_blocks_and_nothing_else_changes(model: tuple[Path, str]) -> None:
     """Data section and tensors are aligned; keys, table and every byte of data are as before."""
     path, _ = model
     with Model(path) as before, Model(aligned(path)) as after:
@@ -63,7 +63,7 @@ def test_tensors_start_on_blocks_and_nothing_else_changes(model) -> None:
             assert b"".join(before.read(spans[0])) == b"".join(after.read(spans[1]))
 
 
-def test_variants_of_an_aligned_model_are_aligned(model, tmp_path: Path) -> None:
+def test_variants_of_an_aligned_model_are_aligned(model: tuple[Path, str], tmp_path: Path) -> None:
     """A variant keeps the alignment, and verifies against the aligned base."""
     path, window = model
     base, out = aligned(path), tmp_path / "v.gguf"
@@ -74,7 +74,7 @@ def test_variants_of_an_aligned_model_are_aligned(model, tmp_path: Path) -> None
     assert find_problems(out, base) == []
 
 
-def test_the_engine_computes_the_same(model, tmp_path: Path) -> None:
+def test_the_engine_computes_the_same(model: tuple[Path, str], tmp_path: Path) -> None:
     """Aligned base and its variant give the bits that the model and its variant give."""
     path, window = model
     base = aligned(path)

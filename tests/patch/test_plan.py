@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -21,23 +22,25 @@ from rys_gguf import (
     make_plan,
     write_plan,
 )
+from rys_gguf.files.source import SourceFile
 from rys_gguf.layers.carry import metadata_of
-from rys_gguf.patch.plan import layer_memory
+from rys_gguf.patch.memory import layer_memory
 from tests import tiny
 from tests.command import fails, run
+from tests.headers import kv_of
 
 ARCHITECTURES = ["llama", "qwen2", "qwen3", "gemma3", "qwen35", "qwen35moe", "qwen3next"]
 HYBRIDS = ["qwen35", "qwen35moe", "qwen3next"]
 
 
-def patched(source: Path, spec: str, out: Path, **options: object) -> Path:
+def patched(source: Path, spec: str, out: Path, **options: Any) -> Path:
     """Write what `spec` makes of `source`."""
     with Model(source) as model:
         write_plan(make_plan(model, LayerMap.parse(spec, model.n_trunk), **options), out)
     return out
 
 
-def contents(path: Path, *, without: tuple[str, ...] = ()) -> tuple[dict, dict]:
+def contents(path: Path, *, without: tuple[str, ...] = ()) -> tuple[dict[str, Any], dict[str, Any]]:
     """KVs and tensors of a file as stock gguf reads them, whatever their order."""
     reader = gguf.GGUFReader(path)
     kvs = {
@@ -55,7 +58,7 @@ def test_the_output_is_the_model_one_would_have_built(
     tmp_path: Path, arch: str, n_mtp: int
 ) -> None:
     """A patched file holds the KVs and tensors of a file written from the repeated layers."""
-    options = {"recurrent_layers": True} if arch in HYBRIDS else {}
+    options: dict[str, Any] = {"recurrent_layers": True} if arch in HYBRIDS else {}
     n, spec = (12, "blocks:4,8") if arch in HYBRIDS else (12, "blocks:2,8")
     source = tiny.write(tmp_path / "source.gguf", arch, n, n_mtp=n_mtp, **options)
     out = patched(source, spec, tmp_path / "out.gguf", provenance=False)
@@ -107,7 +110,7 @@ def test_the_interval_decides_which_windows_are_portable(
                 make_plan(model, layer_map)
             plan = make_plan(model, layer_map, schedule=Schedule.EXPLICIT)
             array = plan.header.get("qwen35.attention.recurrent_layers")
-        assert plan.header.get("qwen35.block_count").value == n_out + n_mtp
+        assert kv_of(plan.header, "qwen35.block_count").value == n_out + n_mtp
         if array is not None:
             assert array.item_type == gguf.GGUFValueType.BOOL
             assert array.value == [(s + 1) % 4 != 0 for s in layer_map.sources] + [False] * n_mtp
@@ -138,7 +141,7 @@ def test_an_explicit_gemma3_lists_its_sliding_layers(gemma3: Path) -> None:
     with Model(gemma3) as model:
         layer_map = LayerMap.parse("blocks:5,8", 18)
         plan = make_plan(model, layer_map, schedule=Schedule.EXPLICIT)
-    array = plan.header.get("gemma3.attention.sliding_window_pattern")
+    array = kv_of(plan.header, "gemma3.attention.sliding_window_pattern")
     assert array.item_type == gguf.GGUFValueType.BOOL
     assert array.value == [s % 6 != 5 for s in layer_map.sources]
     assert any("older engines" in note for note in plan.notes)
@@ -172,10 +175,10 @@ def test_every_per_layer_array_is_gathered_and_others_stay(tmp_path: Path) -> No
     )
     with Model(source) as model:
         plan = make_plan(model, LayerMap.parse("blocks:1,3", 4))
-    assert plan.header.get("llama.something.new").value == [10, 11, 12, 11, 12, 13]
-    assert plan.header.get("llama.attention.head_count").n_items == 6
-    assert plan.header.get("llama.rope.dimension_sections").value == [1, 2, 3, 4]
-    assert plan.header.get("other.list").value == [1, 2, 3, 4]
+    assert kv_of(plan.header, "llama.something.new").value == [10, 11, 12, 11, 12, 13]
+    assert kv_of(plan.header, "llama.attention.head_count").n_items == 6
+    assert kv_of(plan.header, "llama.rope.dimension_sections").value == [1, 2, 3, 4]
+    assert kv_of(plan.header, "other.list").value == [1, 2, 3, 4]
 
 
 def test_a_per_layer_array_of_another_length_is_refused(tmp_path: Path) -> None:
@@ -191,9 +194,9 @@ def test_a_layers_tensors_stay_together_in_file_order(smollm2: Path) -> None:
     with Model(smollm2) as model:
         plan = make_plan(model, LayerMap.parse("blocks:10,14", 30))
         order = [t.name for t in model.header.tensors]
-        sources = [m.source.name for m in plan.moves]
+        sources = [t.source.name for t in plan.tensors if t.source]
     assert list(dict.fromkeys(sources)) == order
-    layers = [m.target.name.split(".")[1] for m in plan.moves if m.target.name.startswith("blk.")]
+    layers = [m.target.name.split(".")[1] for m in plan.tensors if m.target.name.startswith("blk.")]
     changes = [a for a, b in zip(layers, [*layers[1:], None], strict=True) if a != b]
     assert len(changes) == len(set(changes)) == 34
 
@@ -277,14 +280,18 @@ def test_the_json_plan_predicts_the_file(tmp_path: Path) -> None:
     assert found["kvs"] == plan["header"]["kvs"]
 
 
-def test_plan_reads_no_tensor_data(tmp_path: Path) -> None:
+def test_plan_reads_no_tensor_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every read a plan makes ends before the data section starts."""
     source = tiny.write(tmp_path / "m.gguf", "llama", 4)
-    reads = []
+    reads: list[int] = []
+    real = SourceFile.read
+
+    def read(file: SourceFile, offset: int, n: int) -> bytes:
+        reads.append(offset + n)
+        return real(file, offset, n)
+
+    monkeypatch.setattr(SourceFile, "read", read)
     with Model(source) as model:
-        file = model.files[0]
-        real = file.read
-        file.read = lambda offset, n: reads.append(offset + n) or real(offset, n)
         make_plan(model, LayerMap.parse("blocks:1,3", 4))
         assert max(reads) <= model.header.data_offset
 

@@ -162,7 +162,7 @@ def test_files_that_are_no_validation_and_no_map_are_one_message(
     for bad in ("[1]", '{"rungs": 5}', '{"rungs": ["a"]}', "{"):
         (tmp_path / "v.json").write_text(bad)
         said = fails("card", variant, "--validation", tmp_path / "v.json")
-        assert f"{tmp_path / 'v.json'}: not what validate saved" in said
+        assert f"{tmp_path / 'v.json'}: not a validation report" in said
     texts = tiny.write(tmp_path / "t.gguf", "llama", 4, extra={"rys.layer_map": ["a", "b"]})
     assert "t.gguf: rys.layer_map: is ARRAY[STRING, 2], expected ARRAY[INT32]" in fails(
         "card", texts

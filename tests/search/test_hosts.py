@@ -1,25 +1,113 @@
-"""The working file of a sweep is, tensor by tensor, the file that apply writes."""
+"""Hosts make the model of a map; a working file is, tensor by tensor, what apply writes."""
 
 from __future__ import annotations
 
 import hashlib
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rys_gguf import LayerMap, Model, Schedule, make_plan, write_plan
-from rys_gguf.errors import OutputFailed, RysError
-from rys_gguf.search.hosts.working_file import CandidateFile
+from rys_gguf.checks.prove import make_prompts
+from rys_gguf.errors import EngineFailed, OutputFailed, Refused, RysError
+from rys_gguf.search.hosts.base import MakeHost, Workplace
+from rys_gguf.search.hosts.working_file import CandidateFile, WorkingFileHost
+from rys_gguf.search.hosts.written import WrittenHost
 from tests import tiny
 from tests.disk import fill
-from tests.engine import logprobs
+from tests.engine import OPTIONS, logprobs
 
 
 def digest(raw: bytes) -> str:
     """SHA-256."""
     return hashlib.sha256(raw).hexdigest()
+
+
+HOSTS = pytest.mark.parametrize("make_host", [WorkingFileHost, WrittenHost])
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Iterator[Model]:
+    """A model of 12 layers with a period of 6."""
+    with Model(tiny.write(tmp_path / "m.gguf", "gemma3", 12)) as opened:
+        yield opened
+
+
+def workplace(model: Model, folder: Path) -> Workplace:
+    """A folder of its own for a host."""
+    (folder / "work").mkdir()
+    return Workplace(model, folder / "work", "host", Schedule.PORTABLE, OPTIONS)
+
+
+@HOSTS
+def test_a_host_computes_what_apply_writes(
+    make_host: MakeHost, model: Model, tmp_path: Path
+) -> None:
+    """One candidate after the other, and the base between them, which needs no file."""
+    prompts = make_prompts(model)
+    place = workplace(model, tmp_path)
+    host = make_host(place)
+    specs = ("blocks:0,6", "blocks:1,7", "layers:0..5")
+    maps = [LayerMap.parse(spec, 12) for spec in specs]
+    for layer_map in (maps[0], LayerMap.identity(12), *maps[1:]):
+        expected = written(model, layer_map, tmp_path / "e.gguf", Schedule.PORTABLE)
+        with host.open(layer_map) as hosted, hosted.engine as engine:
+            found = np.stack([engine.logprobs(ids, tiny.N_VOCAB) for ids in prompts])
+        assert (found == logprobs(expected, prompts)).all()
+        n_bytes = hosted.n_written + hosted.n_shared
+        assert (n_bytes == 0) == layer_map.is_identity
+    host.close()
+    host.close()
+    assert list(place.folder.iterdir()) == []
+
+
+@HOSTS
+def test_after_a_refusal_a_host_is_as_usable_as_before(
+    make_host: MakeHost, model: Model, tmp_path: Path
+) -> None:
+    """An illegal map leaves nothing behind that the next candidate would inherit."""
+    host = make_host(workplace(model, tmp_path))
+    for spec in ("blocks:0,6", "blocks:1,7"):
+        with pytest.raises(Refused), host.open(LayerMap.parse("blocks:5,8", 12)):
+            pass
+        with host.open(LayerMap.parse(spec, 12)) as hosted, hosted.engine as engine:
+            assert engine.tokenize("a")
+    host.close()
+
+
+@HOSTS
+def test_a_host_is_stopped_from_another_thread(
+    make_host: MakeHost, model: Model, tmp_path: Path
+) -> None:
+    """Its engine ends, so that whatever it is being asked fails; stopping an idle host is fine."""
+    host = make_host(workplace(model, tmp_path))
+    host.stop()
+    with host.open(LayerMap.parse("blocks:0,6", 12)) as hosted, hosted.engine as engine:
+        stopper = threading.Thread(target=host.stop)
+        stopper.start()
+        stopper.join()
+        with pytest.raises(EngineFailed):
+            engine.tokenize("a")
+    host.stop()
+    host.close()
+
+
+def test_a_written_file_is_gone_after_use(model: Model, tmp_path: Path) -> None:
+    """Whether its engine answered or failed: finalists' files are large."""
+    place = workplace(model, tmp_path)
+    host = WrittenHost(place)
+    with host.open(LayerMap.parse("blocks:0,6", 12)):
+        (path,) = place.folder.iterdir()
+        assert path.stat().st_size > model.n_bytes
+    assert not path.exists()
+    with pytest.raises(EngineFailed), host.open(LayerMap.parse("blocks:0,6", 12)):
+        raise EngineFailed("llama.cpp ended")
+    assert not path.exists()
 
 
 def content(path: Path) -> tuple[object, ...]:
@@ -78,7 +166,7 @@ def test_whatever_it_was_before_it_is_the_candidate(tmp_path: Path, maps: list[L
 def test_metadata_of_each_candidate_and_its_logits_are_those_of_apply(
     tmp_path: Path, arch: str, n: int, specs: list[str]
 ) -> None:
-    """Schedules, per-layer arrays and sliced tensors follow the map; the engine sees the same."""
+    """Schedules, per-layer arrays and gathered tensors follow the map; the engine sees the same."""
     source = tiny.write(tmp_path / "m.gguf", arch, n)
     with Model(source) as model:
         file = CandidateFile(model, tmp_path / "work.gguf", Schedule.EXPLICIT)

@@ -1,0 +1,259 @@
+"""The protocol of the layer rules: what every rule can be asked, and what it is asked about.
+
+A rule states one way in which llama.cpp lets a layer's computation depend on the layer's position
+or on the number of layers. It carries its part of a header's metadata through a layer map
+(`rewrite`), tells what every layer would run as (`kinds`), and lists what speaks against the
+result (`conflicts`). No rule knows an architecture by name or touches a file.
+
+Keys are given without the architecture's prefix throughout.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from gguf.constants import GGUFValueType
+
+from rys_gguf.errors import Refused
+from rys_gguf.formats.header import KV, SCALAR_FORMAT, ByteOrder
+from rys_gguf.formats.limits import MAX_LAYERS
+from rys_gguf.layers.layer_map import LayerMap
+from rys_gguf.layers.schedule import Schedule
+from rys_gguf.text import printable
+
+_FLOATS = (GGUFValueType.FLOAT32, GGUFValueType.FLOAT64)
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """One reason why the result would not compute what the map says.
+
+    `curable`: an explicit schedule removes it. `final`: no other map would be legal either.
+    """
+
+    text: str
+    curable: bool = False
+    final: bool = False
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What the engine would read of one header: its KVs, and its numbers of layers.
+
+    `n_trunk` counts the layers that the map covers, `n_mtp` the multi-token-prediction blocks
+    behind them.
+    """
+
+    architecture: str
+    kvs: Mapping[str, KV]
+    n_trunk: int
+    n_mtp: int
+    byteorder: ByteOrder = "<"
+
+    def kv(self, suffix: str) -> KV | None:
+        """The KV `{architecture}.{suffix}`."""
+        return self.kvs.get(f"{self.architecture}.{suffix}")
+
+    def scalar(self, suffix: str, default: Any = None) -> Any:
+        """The value of a whole number; `default` if the key is missing or an array.
+
+        Raises Refused for any other value: llama.cpp does not load such a model either.
+        """
+        kv = self.kv(suffix)
+        if kv is None or kv.is_array:
+            return default
+        value = kv.value
+        if not isinstance(value, int) or value < 0:
+            raise Refused(
+                f"{printable(kv.key)} is {kv.type_name} {printable(str(value))}; llama.cpp expects "
+                f"a whole number from 0"
+            )
+        return value
+
+    def array(self, suffix: str) -> list[Any] | None:
+        """The numbers of an array, or None if the key is missing or a scalar.
+
+        Raises Refused if the items are no numbers, or more than llama.cpp takes.
+        """
+        kv = self.kv(suffix)
+        if kv is None or not kv.is_array:
+            return None
+        are_numbers = kv.item_type in SCALAR_FORMAT and kv.n_items <= MAX_LAYERS
+        items = list(kv.value) if are_numbers else []
+        if not are_numbers or (kv.item_type in _FLOATS and not all(map(math.isfinite, items))):
+            raise Refused(
+                f"{printable(kv.key)} is {kv.type_name}; llama.cpp expects at most {MAX_LAYERS} "
+                f"numbers"
+            )
+        return items
+
+    def flags(self, suffix: str) -> list[bool] | None:
+        """Which trunk layers have an entry other than 0, or None if the key is no array.
+
+        llama.cpp reads such arrays into zeroed memory without a length check, so the layers behind
+        the end of a short array count as 0.
+        """
+        items = self.array(suffix)
+        if items is None:
+            return None
+        items = items[: self.n_trunk] + [0] * (self.n_trunk - len(items))
+        return [bool(item) for item in items]
+
+    def positive(self, suffix: str) -> bool:
+        """Whether the key holds a scalar above zero."""
+        return (self.scalar(suffix) or 0) > 0
+
+    @property
+    def n_vocab(self) -> int:
+        """Number of entries in the vocabulary, 0 if there is none."""
+        kv = self.kvs.get("tokenizer.ggml.tokens")
+        return kv.n_items if kv else 0
+
+    def with_kv(self, kv: KV) -> Metadata:
+        """This metadata with one KV replaced, or added at the end."""
+        return replace(self, kvs={**self.kvs, kv.key: kv})
+
+    def with_scalar(self, suffix: str, type_: GGUFValueType, value: Any) -> Metadata:
+        """This metadata with one scalar of the architecture replaced or added."""
+        key = f"{self.architecture}.{suffix}"
+        return self.with_kv(KV.of(key, type_, value, byteorder=self.byteorder))
+
+    def with_flags(self, suffix: str, flags: list[bool]) -> Metadata:
+        """This metadata with one array of BOOL of the architecture replaced or added."""
+        key, bools = f"{self.architecture}.{suffix}", GGUFValueType.BOOL
+        return self.with_kv(
+            KV.of(key, GGUFValueType.ARRAY, flags, byteorder=self.byteorder, item_type=bools)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Rescale:
+    """A change of tensor data that undoes what the engine derives from the layer count.
+
+    In every trunk layer the F32 tensor `blk.N.{tensor}` is multiplied by `factor(source, target)`.
+    With `new` each layer gets a new tensor of that name instead, a scalar of that value.
+    """
+
+    tensor: str
+    factor: Callable[[Metadata, Metadata], float]
+    new: bool = False
+
+
+# Where a rule holds: always (None), where a key is positive, or where a function says so.
+Condition = str | Callable[[Metadata], bool] | None
+
+
+def holds(when: Condition, meta: Metadata) -> bool:
+    """Whether this model meets a condition."""
+    if when is None:
+        return True
+    return meta.positive(when) if isinstance(when, str) else when(meta)
+
+
+class Rule:
+    """What every rule can be asked. A rule overrides the questions that it has an answer to."""
+
+    __slots__ = ()
+
+    def kinds(self, meta: Metadata) -> tuple[str, ...] | None:
+        """What each trunk layer runs as, or None if this rule does not tell layers apart."""
+        return None
+
+    def describe(self, meta: Metadata) -> str | None:
+        """The rule as it holds for this model, in words; None where it does not hold."""
+        return None
+
+    def arrays(self) -> tuple[str, ...]:
+        """Keys of this rule that hold one value per block when they are arrays."""
+        return ()
+
+    def adjusted(self) -> tuple[str, ...]:
+        """Those of the arrays in which `rewrite` may change an entry."""
+        return ()
+
+    def rewrite(
+        self, source: Metadata, target: Metadata, layer_map: LayerMap, schedule: Schedule
+    ) -> Metadata:
+        """`target` with the changes that this rule asks for."""
+        return target
+
+    def note(self, source: Metadata, schedule: Schedule) -> str | None:
+        """What the user should know about the change this rule made."""
+        return None
+
+    def rescales(self, source: Metadata, target: Metadata) -> list[Rescale]:
+        """The changes of tensor data that an explicit schedule makes."""
+        return []
+
+    def conflicts(
+        self, source: Metadata, target: Metadata, layer_map: LayerMap, schedule: Schedule
+    ) -> list[Conflict]:
+        """Why `target` would not compute what the map says."""
+        meant, runs = self.kinds(source), self.kinds(target)
+        if meant is None or runs is None:
+            return []
+        return kind_conflicts(meant, runs, layer_map, self.describe(source) or "")
+
+    def statement(self) -> str | None:
+        """The rule in words, without a model at hand; None if there is nothing to tell."""
+        return None
+
+    def limit(self, schedule: Schedule) -> str | None:
+        """What a window has to respect, in a few words.
+
+        None: it may lie anywhere. "none": no window is legal.
+        """
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """One entry of the table: an architecture's rules and where they stand in llama.cpp's source.
+
+    `arrays` are per-layer keys beyond those that every architecture has and those of the rules.
+    `longer_arrays` may have more entries than there are blocks; the surplus is kept.
+    `bare_arrays` have no architecture prefix.
+    `gathered` are tensors of the whole model with one slice per trunk layer: (name, which
+    dimension of ne holds the slices).
+    `empty_blocks`: a block may have no tensors at all.
+    `absent_mtp`: a file may count MTP blocks that it does not hold.
+    `unprovable` tells why a layer that writes zeros does not pass its input on, where that is so.
+    """
+
+    name: str
+    rules: tuple[Rule, ...]
+    source: str
+    arrays: tuple[str, ...] = ()
+    longer_arrays: tuple[str, ...] = ()
+    bare_arrays: tuple[str, ...] = ()
+    gathered: tuple[tuple[str, int], ...] = ()
+    empty_blocks: bool = False
+    absent_mtp: bool = False
+    unprovable: str = ""
+
+
+def kind_conflicts(
+    meant: tuple[str, ...],
+    runs: tuple[str, ...],
+    layer_map: LayerMap,
+    rule: str,
+    *,
+    curable: bool = False,
+) -> list[Conflict]:
+    """One conflict for the first output that runs as another kind than its source."""
+    wrong = [out for out, s in enumerate(layer_map.sources) if runs[out] != meant[s]]
+    if not wrong:
+        return []
+    out = wrong[0]
+    others = f" ({len(wrong)} outputs differ in all)" if len(wrong) > 1 else ""
+    source = layer_map[out]
+    return [
+        Conflict(
+            f"output {out} would run as {runs[out]}, but it comes from source {source}, "
+            f"{meant[source]}{others}: {rule}",
+            curable,
+        )
+    ]

@@ -1,0 +1,177 @@
+"""Rules for per-layer arrays that list what each layer does, or gets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rys_gguf.formats.header import KV
+from rys_gguf.layers.layer_map import LayerMap
+from rys_gguf.layers.rule import Condition, Conflict, Metadata, Rule, holds
+from rys_gguf.layers.schedule import Schedule
+
+
+@dataclass(frozen=True, slots=True)
+class Listed(Rule):
+    """A layer is `nonzero` where its entry in `key` is not 0, else `zero`; there is no other form.
+
+    The array is gathered like every other, so any map is legal; the rule shows the kinds and
+    checks them. Where the key is missing or a scalar, all layers are alike. With `at_end` the last
+    output must not be `zero`.
+    """
+
+    key: str
+    nonzero: str
+    zero: str
+    at_end: bool = False
+
+    def arrays(self) -> tuple[str, ...]:
+        return (self.key,)
+
+    def kinds(self, meta: Metadata) -> tuple[str, ...] | None:
+        flags = meta.flags(self.key)
+        if flags is None:
+            return None
+        return tuple(self.nonzero if flag else self.zero for flag in flags)
+
+    def describe(self, meta: Metadata) -> str | None:
+        if meta.array(self.key) is None:
+            return None
+        return f"{meta.architecture}.{self.key} lists the kind of each layer"
+
+    def conflicts(
+        self, source: Metadata, target: Metadata, layer_map: LayerMap, schedule: Schedule
+    ) -> list[Conflict]:
+        kinds = self.kinds(target)
+        if not self.at_end or kinds is None or kinds[-1] == self.nonzero:
+            return Rule.conflicts(self, source, target, layer_map, schedule)
+        out = len(layer_map) - 1
+        return [
+            Conflict(f"output {out} (source {layer_map[out]}) is {self.zero} and cannot be last")
+        ]
+
+    def statement(self) -> str:
+        return f"{self.nonzero} where {self.key} is not 0, {self.zero} where it is"
+
+
+@dataclass(frozen=True, slots=True)
+class BoundToPreceding(Rule):
+    """A layer with 0 in `key` uses what the nearest layer before it with 1 chose.
+
+    `by_default` lists the entries of a source that lacks the key; they are then written into the
+    output, so that they no longer depend on the position. None means that all are 1. `users`
+    names an array whose positive entries are the layers that take part; without it all do.
+    """
+
+    key: str
+    what: str
+    by_default: Callable[[Metadata], list[int] | None] = lambda _: None
+    users: str | None = None
+    when: Condition = None
+
+    def arrays(self) -> tuple[str, ...]:
+        return (self.key,)
+
+    def flags(self, meta: Metadata) -> list[bool] | None:
+        """Which layers choose for themselves; None if every layer does."""
+        if not holds(self.when, meta):
+            return None
+        listed = meta.array(self.key)
+        if listed is None:
+            scalar = meta.scalar(self.key)
+            listed = [scalar] * meta.n_trunk if scalar is not None else self.by_default(meta)
+        return None if listed is None else [bool(entry) for entry in listed[: meta.n_trunk]]
+
+    def kinds(self, meta: Metadata) -> tuple[str, ...] | None:
+        flags = self.flags(meta)
+        if flags is None:
+            return None
+        return tuple(f"own {self.what}" if flag else f"shared {self.what}" for flag in flags)
+
+    def describe(self, meta: Metadata) -> str | None:
+        if self.flags(meta) is None:
+            return None
+        return f"layers without their own {self.what} use that of the nearest before them"
+
+    def rewrite(
+        self, source: Metadata, target: Metadata, layer_map: LayerMap, schedule: Schedule
+    ) -> Metadata:
+        flags = self.flags(source)
+        if source.kv(self.key) is not None or flags is None:
+            return target
+        return target.with_flags(self.key, [flags[s] for s in layer_map.sources])
+
+    def conflicts(
+        self, source: Metadata, target: Metadata, layer_map: LayerMap, schedule: Schedule
+    ) -> list[Conflict]:
+        flags = self.flags(source)
+        if flags is None:
+            return []
+        takes_part = [True] * source.n_trunk
+        if self.users and (entries := source.array(self.users)) is not None:
+            takes_part = [entry > 0 for entry in entries[: source.n_trunk]]
+        chooser: list[int | None] = []
+        last = None
+        for n in range(source.n_trunk):
+            last = n if flags[n] and takes_part[n] else last
+            chooser.append(last)
+        last = None
+        for out, s in enumerate(layer_map.sources):
+            last = s if flags[s] and takes_part[s] else last
+            if takes_part[s] and not flags[s] and last != chooser[s]:
+                return [
+                    Conflict(
+                        f"output {out} (source {s}) would use the {self.what} of source {last} "
+                        f"instead of {chooser[s]}: a window must start on a layer with its own "
+                        f"{self.what}, or hold none"
+                    )
+                ]
+        return []
+
+    def statement(self) -> str:
+        return f"a layer without its own {self.what} ({self.key}) uses the nearest before it"
+
+    def limit(self, schedule: Schedule) -> str | None:
+        return f"starting on an own {self.what}, or holding none"
+
+
+@dataclass(frozen=True, slots=True)
+class Injection(Rule):
+    """`key` lists what is added to each layer's input, -1 for nothing; layer 0 never gets any.
+
+    A copy of layer 0 further back therefore gets -1, and a layer that is given something cannot
+    become layer 0.
+    """
+
+    key: str
+
+    def arrays(self) -> tuple[str, ...]:
+        return (self.key,)
+
+    def adjusted(self) -> tuple[str, ...]:
+        return (self.key,)
+
+    def rewrite(
+        self, source: Metadata, target: Metadata, layer_map: LayerMap, schedule: Schedule
+    ) -> Metadata:
+        kv, entries = target.kv(self.key), target.array(self.key)
+        if kv is None or entries is None:
+            return target
+        for out, s in enumerate(layer_map.sources):
+            if out and s == 0:
+                entries[out] = -1
+        return target.with_kv(
+            KV.of(kv.key, kv.type, entries, byteorder=kv.byteorder, item_type=kv.item_type)
+        )
+
+    def conflicts(
+        self, source: Metadata, target: Metadata, layer_map: LayerMap, schedule: Schedule
+    ) -> list[Conflict]:
+        entries = source.array(self.key)
+        first = layer_map[0]
+        if entries is None or first == 0 or entries[first] < 0:
+            return []
+        return [Conflict(f"source {first} is given image features ({self.key}), layer 0 never is")]
+
+    def statement(self) -> str:
+        return f"layers but the first may be given image features ({self.key})"

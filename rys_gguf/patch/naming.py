@@ -1,0 +1,31 @@
+"""The name of an output where the user gives none."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from rys_gguf.formats.model import Model
+from rys_gguf.layers.layer_map import LayerMap
+
+# The labels llama.cpp and its publishers end file names with: Q4_K_M, UD-Q4_K_XL, i1-IQ3_XXS, BF16.
+_QUANT_LABEL = re.compile(
+    r"[-._](?:UD-|i1-)?(?:I?Q[1-8]_[0-9A-Z_]+|TQ[12]_0|MXFP4(?:_MOE)?|NVFP4|BF16|F16|F32|FP16|FP32)"
+    r"(?=\.gguf$|-[0-9]{5}-of-[0-9]{5}\.gguf$)",
+    re.IGNORECASE,
+)
+_SHARD = re.compile(r"-[0-9]{5}-of-[0-9]{5}(?=\.gguf$)")
+
+
+def default_output(model: Model, layer_map: LayerMap) -> Path:
+    """A path beside the source, with the map's label before the quantisation's.
+
+    Qwen3.5-2B-UD-Q4_K_XL.gguf and blocks:8,12 give Qwen3.5-2B-rys_8-11-UD-Q4_K_XL.gguf.
+    """
+    path = model.files[0].path
+    name = path.name
+    match = _QUANT_LABEL.search(name)
+    at = match.start() if match else len(_SHARD.sub("", name)) - len(".gguf")
+    if not name.endswith(".gguf"):
+        at = len(name)
+    return path.with_name(_SHARD.sub("", f"{name[:at]}-{layer_map.label}{name[at:]}"))

@@ -1,0 +1,51 @@
+"""The command that measures one model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.cli.calls import ONE_THREAD, data, done, refused
+
+
+def test_dry_run_shows_the_items(model: Path) -> None:
+    """Without an answer, as a table and as JSON; held-out items are others."""
+    text = done("probe", model, "--dry-run", "--families", "math").stdout
+    assert "math sum" in text
+    assert "reasoning" not in text
+    rows = data("probe", model, "--dry-run", "--level", "math=2", "--level", "0")
+    assert {row["level"] for row in rows} == {0}
+    assert list(model.parent.iterdir()) == [model]
+
+
+def test_answers_are_saved_beside_the_model(model: Path, suite: Path) -> None:
+    """One line each; the next probe replaces them, and the items can be saved as well."""
+    items = model.with_name("items.jsonl")
+    for number in range(2):
+        saving = ["--save-suite", str(items)] if number == 0 else []
+        result = done("probe", model, "--suite", suite, "--no-preflight", *saving, *ONE_THREAD)
+    answers = model.with_name("m.gguf.probe.jsonl")
+    assert len(answers.read_text().splitlines()) == 4
+    assert str(answers) in result.stderr
+    assert [json.loads(line)["answer"] for line in items.read_text().splitlines()] == [
+        "yes", "no", "no", "yes"
+    ]  # fmt: skip
+
+
+def test_json_names_the_answers(model: Path, suite: Path) -> None:
+    """And an output folder gets the default name."""
+    folder = model.parent / "out"
+    folder.mkdir()
+    found = data(
+        "probe", model, "--suite", suite, "--no-preflight", "-o", folder, "--generate", *ONE_THREAD
+    )
+    assert found["answers"] == str(folder / "m.gguf.probe.jsonl")
+    assert found["rows"][0]["n"] == 4
+
+
+def test_options_that_do_not_go_together(model: Path, suite: Path) -> None:
+    """A usage error says which."""
+    message = refused("probe", model, "--suite", suite, "--heldout", code=2)
+    assert "--heldout is of generated items" in message
+    assert "is none of math" in refused("probe", model, "--families", "maths", code=2)
+    assert "is not 0 to 3" in refused("probe", model, "--level", "math=9", code=2)
