@@ -168,8 +168,9 @@ def _problem(
         easier = f"use --level {family}={level - 1}, " if is_generated and level > 0 else ""
         error = f"SE {standard_error(scores):.3f}; " if len(scores) > 1 else ""
         reason = (
-            f"the model does not beat the best constant answer (score {score:.3f}, {error}baseline "
-            f"{baseline:.3f}; {n} items, level {level}); {easier}{ways_out}"
+            f"the model does not beat the best constant answer by two standard errors (score "
+            f"{score:.3f}, {error}baseline {baseline:.3f}; {n} items, level {level}); "
+            f"{easier}{ways_out}"
         )
         return RoomProblem(family, reason)
     if score > _CEILING:
