@@ -106,4 +106,5 @@ def test_workers_become_an_executor(
         "factory",
         lambda address, n, _, *, cpus, gpus: ("ray", address, n, cpus, gpus),
     )
-    assert workers.executor(EngineOptions(n_threads=3)) == expected
+    made: object = workers.executor(EngineOptions(n_threads=3))
+    assert made == expected
