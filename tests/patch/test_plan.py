@@ -288,8 +288,8 @@ def test_plan_reads_no_tensor_data(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         reads.append(offset + n)
         return real(file, offset, n)
 
-    monkeypatch.setattr(SourceFile, "read", read)
     with Model(source) as model:
+        monkeypatch.setattr(SourceFile, "read", read)
         make_plan(model, LayerMap.parse("blocks:1,3", 4))
         assert max(reads) <= model.header.data_offset
 
