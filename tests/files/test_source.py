@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import sys
 import types
@@ -93,7 +94,7 @@ def test_a_file_system_without_locks_counts_as_free(
     def fail(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(module.fcntl, "flock", fail)
+    monkeypatch.setattr(fcntl, "flock", fail)
     with source.open("rb") as file:
         assert lock_file(file.fileno())
 
@@ -111,7 +112,7 @@ def test_windows_locks_through_its_own_call(
             raise OSError(errno.EACCES, "Permission denied")
 
     windows = types.SimpleNamespace(locking=locking, LK_NBLCK=2)
-    monkeypatch.setitem(sys.modules, "msvcrt", windows)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "msvcrt", windows)
     monkeypatch.setattr(module, "fcntl", None)
     with source.open("rb") as file:
         assert lock_file(file.fileno()) == (not is_taken)

@@ -275,7 +275,8 @@ def test_a_count_that_becomes_zero_still_tells_the_kind(
     rule: Rule, key: str, spec: str, kind: str
 ) -> None:
     """A map may drop all layers of one kind; the others are still what they were."""
-    source = meta(6, **{key: 2})
+    values: dict[str, Any] = {key: 2}
+    source = meta(6, **values)
     found = outcome(rule, source, spec)
     assert found.conflicts == ()
     assert found.target.scalar(key) == 0
@@ -365,7 +366,9 @@ def test_a_crossed_count_is_a_deviation_of_the_file() -> None:
 def test_a_rule_may_have_nothing_to_say() -> None:
     """Every question has an answer for it."""
     rule = Rule()
-    assert rule.statement() is rule.limit(Schedule.PORTABLE) is rule.kinds(meta(4)) is None
+    assert rule.statement() is None
+    assert rule.limit(Schedule.PORTABLE) is None
+    assert rule.kinds(meta(4)) is None
     assert outcome(rule, meta(4), "layers:3,3,0").conflicts == ()
 
 

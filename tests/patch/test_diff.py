@@ -67,7 +67,13 @@ def test_long_values_are_compared_in_their_files(tmp_path: Path) -> None:
 
 def test_values_of_either_byte_order_are_compared_by_value(tmp_path: Path) -> None:
     """The layout differs, and of the values only those that mean something else."""
-    values = {"n": 7, "items": [1, 2], "text": "x", "long": "x" * LONG, "other": "y" * LONG}
+    values: dict[str, Any] = {
+        "n": 7,
+        "items": [1, 2],
+        "text": "x",
+        "long": "x" * LONG,
+        "other": "y" * LONG,
+    }
     a = written(tmp_path / "a.gguf", **values)
     changed = {**values, "n": 8, "other": "z" * LONG}
     b = written(tmp_path / "b.gguf", GGUFEndian.BIG, **changed)
