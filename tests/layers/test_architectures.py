@@ -28,7 +28,7 @@ from rys_gguf.layers.rules import (
     TiedTail,
     Unsupported,
 )
-from scripts.exactness import naive_plan
+from scripts.naive import naive_plan
 from tests import tiny
 from tests.command import fails, run
 from tests.disk import finish
