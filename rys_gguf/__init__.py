@@ -14,8 +14,8 @@ Everything that the command line does is here. To write a variant and check it:
 
 Functions raise `RysError` for everything that can go wrong with files, models and engines; any
 other exception is a bug. Those that run llama.cpp take `EngineOptions`, and need the package
-xllamacpp or a llama-server; `run_probe`, `run_sweep`, `Run` and what reads runs also need msgspec,
-statistics scipy, and reports matplotlib and jinja2. Each is named where it is missing.
+xllamacpp or a llama-server. Sweeps and what reads their runs also need msgspec, statistics scipy,
+reports matplotlib and jinja2, cards huggingface_hub. An error names what is missing.
 
 Stable are the names in `__all__` and how they are called: what is to change works for one more
 minor release, with a DeprecationWarning. The format of run folders carries its own number
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         EngineFailed,
         InvalidGGUF,
         InvalidLayerMap,
+        InvalidOptions,
         InvalidSuite,
         OutputFailed,
         Refused,
@@ -62,17 +63,20 @@ if TYPE_CHECKING:
     from rys_gguf.patch.plan import Plan, default_output, make_plan
     from rys_gguf.patch.provenance import resolve_layer_map
     from rys_gguf.patch.writer import Written, write_plan
+    from rys_gguf.probes.choose import SuiteOptions, choose_suites
     from rys_gguf.probes.run import run_probe
     from rys_gguf.probes.suite import Suite, build_suite
+    from rys_gguf.probes.summary import summarise
     from rys_gguf.report.card import make_card
     from rys_gguf.report.terminal import text_report
     from rys_gguf.report.write import write_report
     from rys_gguf.runs.storage import Run
+    from rys_gguf.search.dry_run import dry_lines as describe_sweep
     from rys_gguf.search.executors.local import factory as local_executor
     from rys_gguf.search.executors.ray_cluster import factory as ray_executor
     from rys_gguf.search.settings import Settings as SweepSettings
     from rys_gguf.search.settings import SweepPlan, SweepRequest
-    from rys_gguf.search.study import run_sweep
+    from rys_gguf.search.study import Watcher, run_sweep
     from rys_gguf.stats.compare import Comparison, compare
     from rys_gguf.stats.evidence import Evidence
     from rys_gguf.stats.verdict import Verdict, verdicts
@@ -90,6 +94,7 @@ _HOMES = {
     "HeaderDiff": "patch.diff",
     "InvalidGGUF": "errors",
     "InvalidLayerMap": "errors",
+    "InvalidOptions": "errors",
     "InvalidSuite": "errors",
     "LayerMap": "layers.layer_map",
     "LoopVerdict": "checks.smoke",
@@ -104,6 +109,7 @@ _HOMES = {
     "RysError": "errors",
     "Schedule": "layers.schedule",
     "Suite": "probes.suite",
+    "SuiteOptions": "probes.choose",
     "SweepPlan": "search.settings",
     "SweepRequest": "search.settings",
     "SweepSettings": "search.settings:Settings",
@@ -111,13 +117,16 @@ _HOMES = {
     "Validation": "checks.ladder:Report",
     "VariantPair": "checks.variant",
     "Verdict": "stats.verdict",
+    "Watcher": "search.study",
     "Written": "patch.writer",
     "align": "patch.align",
     "apply": "patch.apply",
     "build_suite": "probes.suite",
+    "choose_suites": "probes.choose",
     "compare": "stats.compare",
     "default_output": "patch.plan",
     "describe": "layers.describe",
+    "describe_sweep": "search.dry_run:dry_lines",
     "diff_models": "patch.diff",
     "find_engine": "engines.find",
     "find_problems": "checks.verify",
@@ -132,6 +141,7 @@ _HOMES = {
     "run_probe": "probes.run",
     "run_smoke": "checks.smoke",
     "run_sweep": "search.study",
+    "summarise": "probes.summary",
     "text_report": "report.terminal",
     "validate": "checks.ladder",
     "verdicts": "stats.verdict",
@@ -151,6 +161,7 @@ __all__ = [
     "HeaderDiff",
     "InvalidGGUF",
     "InvalidLayerMap",
+    "InvalidOptions",
     "InvalidSuite",
     "LayerMap",
     "LoopVerdict",
@@ -165,6 +176,7 @@ __all__ = [
     "RysError",
     "Schedule",
     "Suite",
+    "SuiteOptions",
     "SweepPlan",
     "SweepRequest",
     "SweepSettings",
@@ -172,14 +184,17 @@ __all__ = [
     "Validation",
     "VariantPair",
     "Verdict",
+    "Watcher",
     "Written",
     "__version__",
     "align",
     "apply",
     "build_suite",
+    "choose_suites",
     "compare",
     "default_output",
     "describe",
+    "describe_sweep",
     "diff_models",
     "find_engine",
     "find_problems",
@@ -194,6 +209,7 @@ __all__ = [
     "run_probe",
     "run_smoke",
     "run_sweep",
+    "summarise",
     "text_report",
     "validate",
     "verdicts",

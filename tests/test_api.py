@@ -24,11 +24,11 @@ COUNTERPARTS = {
     "diff": ["Model", "diff_models"],
     "inspect": ["Model", "describe"],
     "plan": ["LayerMap", "Model", "Schedule", "make_plan"],
-    "probe": ["EngineOptions", "build_suite", "find_engine", "run_probe"],
+    "probe": ["EngineOptions", "choose_suites", "find_engine", "run_probe", "summarise"],
     "prove": ["EngineOptions", "VariantPair", "find_engine", "prove", "resolve_layer_map"],
     "report": ["Evidence", "Run", "text_report", "verdicts", "write_report"],
     "smoke": ["EngineOptions", "find_engine", "judge_smoke", "run_smoke"],
-    "sweep": ["EngineOptions", "build_suite", "find_engine", "run_sweep"],
+    "sweep": ["SuiteOptions", "SweepRequest", "choose_suites", "describe_sweep", "run_sweep"],
     "validate": ["EngineOptions", "VariantPair", "find_engine", "resolve_layer_map", "validate"],
     "verify": ["find_problems"],
 }
@@ -119,3 +119,25 @@ def test_apply_picks_the_default_name(tmp_path: Path) -> None:
     assert rys_gguf.find_problems(written.paths[0], model) == []
     with pytest.raises(rys_gguf.InvalidLayerMap, match=r"^m\.gguf: layer spec: 7 is past"):
         rys_gguf.apply(model, "blocks:1,7")
+
+
+def test_a_sweep_needs_nothing_but_its_request(tmp_path: Path) -> None:
+    """One worker on this machine, and nobody is told; the run can be judged at once."""
+    model = tiny.write(tmp_path / "m.gguf", "llama", 6, extra={".context_length": 4096})
+    windows = tmp_path / "windows.txt"
+    windows.write_text("blocks:2,4\n")
+    suite = tmp_path / "own.jsonl"
+    item = '{{"kind": "choice", "question": "Is {} hot?", "answer": "{}"}}\n'
+    suite.write_text(item.format("fire", "yes") + item.format("ice", "no"))
+    request = rys_gguf.SweepRequest(
+        model=model,
+        folder=tmp_path / "run",
+        plan=rys_gguf.SweepPlan("list", (), windows),
+        settings=rys_gguf.SweepSettings(max_divergence=99, min_agreement=0, preflight=False),
+        suites=rys_gguf.choose_suites(model, rys_gguf.SuiteOptions(suite=suite)),
+        options=rys_gguf.EngineOptions(binary=rys_gguf.find_engine(), n_threads=1),
+    )
+    assert any("blocks:2,4" in line for line in rys_gguf.describe_sweep(request))
+    run = rys_gguf.run_sweep(request)
+    (verdict,) = rys_gguf.verdicts(rys_gguf.Evidence(run))
+    assert verdict.trial.candidate.spec == "blocks:2,4"

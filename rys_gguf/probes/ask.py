@@ -125,9 +125,10 @@ def _response(generation: Generation) -> str:
 def answer_line(answered: Answer) -> dict[str, Any]:
     """An answer as an object of the file that `probe` writes."""
     # Files of version 0.1.0 call the soft score "credit".
-    return {
+    line = {
         "credit" if key == "soft_score" else key: value for key, value in answered.fields().items()
     }
+    return {**line, "probabilities": list(line["probabilities"])}
 
 
 def n_predict(item: Item) -> int:

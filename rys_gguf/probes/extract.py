@@ -22,7 +22,7 @@ _MARKER = re.compile(
     r"\banswer\b[\s*_`\"')]*(?:is\b|would be\b|:|=)|(?<!#)####(?!#)|\\boxed\s*\{", re.IGNORECASE
 )
 # Marks around an answer that are not part of it: emphasis, quotes, brackets, full stops.
-_DRESS = " \t*_`\"'$()[]{}<>.,;:!\\\u201c\u201d\u2018\u2019"
+_MARKS = " \t*_`\"'$()[]{}<>.,;:!\\\u201c\u201d\u2018\u2019"
 
 
 def strip_thoughts(text: str) -> str:
@@ -44,9 +44,9 @@ def _spans(text: str) -> Iterator[tuple[str, bool]]:
         rest = text[marker.end() :]
         if marker.group().startswith("\\"):
             rest = rest.partition("}")[0]
-        if lines := [s for line in rest.splitlines() if (s := line.strip(_DRESS))]:
+        if lines := [s for line in rest.splitlines() if (s := line.strip(_MARKS))]:
             yield lines[0], False
-    if lines := [s for line in text.splitlines() if (s := line.strip(_DRESS))]:
+    if lines := [s for line in text.splitlines() if (s := line.strip(_MARKS))]:
         yield lines[0], True
         yield lines[-1], False
 
@@ -61,7 +61,7 @@ def _first(text: str, find: Callable[[str, bool], T | None]) -> T | None:
 
 def bare_text(text: str) -> str:
     """A text in the form in which answers are compared: without the marks around it."""
-    return text.strip(_DRESS).casefold()
+    return text.strip(_MARKS).casefold()
 
 
 def opens_thoughts(prompt: str) -> bool:

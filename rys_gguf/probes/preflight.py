@@ -5,6 +5,7 @@ A suite that fails here would make every later number a comparison of noise, or 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -16,7 +17,7 @@ from rys_gguf.probes.ask import answer, ask
 from rys_gguf.probes.item import Choice, Item
 from rys_gguf.probes.names import LEVELS, level_for
 from rys_gguf.probes.requests import TokenizedRequest
-from rys_gguf.probes.suite import Baseline, Suite
+from rys_gguf.probes.suite import Suite
 from rys_gguf.probes.summary import standard_error
 from rys_gguf.text import printable
 
@@ -129,10 +130,10 @@ def room_notes(answers: Iterable[tuple[Item, ItemResult]]) -> tuple[str, ...]:
 def room_problems(answers: Iterable[tuple[Item, ItemResult]]) -> tuple[RoomProblem, ...]:
     """The families in which a model leaves no room for a difference.
 
-    `answers` are all quick or all in words. A model that does not beat its baseline, the score of
-    the best constant answer, cannot lose; one that knows nearly everything cannot gain. A mean
-    beats the baseline if it is more than two standard errors above it. The mean may be that of the
-    scores or that of the probabilities of the right options.
+    `answers` are all quick or all in words. The baseline is the score of the best constant answer.
+    A model that does not beat it cannot lose, and one that knows nearly everything cannot gain. A
+    mean beats the baseline if it is more than two standard errors above it: the mean of the scores
+    or that of the probabilities of the right options.
     """
     asked = list(answers)
     suite = Suite(tuple(item for item, _ in asked))
@@ -142,7 +143,7 @@ def room_problems(answers: Iterable[tuple[Item, ItemResult]]) -> tuple[RoomProbl
         _problem(
             family,
             [(item, result) for item, result in asked if item.family == family],
-            baselines[family],
+            baselines[family][""].constant,
         )
         for family in suite.families
     )
@@ -152,7 +153,7 @@ def room_problems(answers: Iterable[tuple[Item, ItemResult]]) -> tuple[RoomProbl
 def _problem(
     family: str,
     asked: Sequence[tuple[Item, ItemResult]],
-    baselines: Mapping[str, Baseline],
+    baseline: float,
 ) -> RoomProblem | None:
     n = len(asked)
     level = max(item.level for item, _ in asked)
@@ -163,13 +164,7 @@ def _problem(
         reason = f"{1 - answered:.0%} of {n} answers say nothing of the options; {ways_out}"
         return RoomProblem(family, reason, is_unread=True)
     score = fmean(scores)
-    right = [
-        _probability_of_right(item, result) - baselines[item.topic].constant
-        for item, result in asked
-        if isinstance(item, Choice) and result.score is not None and result.probabilities
-    ]
-    baseline = baselines[""].constant
-    if not _is_above_zero([s - baseline for s in scores]) and not _is_above_zero(right):
+    if not _is_above_zero([s - baseline for s in scores]) and not _is_above_zero(_surer(asked)):
         easier = f"use --level {family}={level - 1}, " if is_generated and level > 0 else ""
         error = f"SE {standard_error(scores):.3f}; " if len(scores) > 1 else ""
         reason = (
@@ -189,10 +184,19 @@ def _problem(
     return None
 
 
-def _probability_of_right(item: Choice, result: ItemResult) -> float:
-    """The right option's share of the probability of all options."""
-    (options,) = result.probabilities
-    return float(options[item.answer] / sum(options.values()))
+def _surer(asked: Sequence[tuple[Item, ItemResult]]) -> list[float]:
+    """For each choice, the right option's share of probability above the best constant share."""
+    shares: dict[tuple[str, ...], list[tuple[str, float]]] = {}
+    for item, result in asked:
+        if isinstance(item, Choice) and result.score is not None and result.probabilities:
+            (options,) = result.probabilities
+            share = options[item.answer] / sum(options.values())
+            shares.setdefault(item.options, []).append((item.answer, share))
+    gains = []
+    for answered in shares.values():
+        constant = max(Counter(answer for answer, _ in answered).values()) / len(answered)
+        gains += [share - constant for _, share in answered]
+    return gains
 
 
 def _is_above_zero(gains: Sequence[float]) -> bool:

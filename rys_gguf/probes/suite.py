@@ -24,7 +24,7 @@ from typing import Any
 from rys_gguf.probes.draw import Place, item_random
 from rys_gguf.probes.families import arithmetic as math
 from rys_gguf.probes.families import emotions, reasoning
-from rys_gguf.probes.item import DIGITS, Contrast, Item, Number, Ratings, dump
+from rys_gguf.probes.item import DIGITS, Choice, Contrast, Item, Number, Ratings, dump
 from rys_gguf.probes.item_file import load
 from rys_gguf.probes.names import FAMILIES, LEVELS, SIZES, SPLITS, n_items
 from rys_gguf.probes.score import (
@@ -74,15 +74,15 @@ class Suite:
         return tuple(dict.fromkeys(i.family for i in self.items))
 
     def halves(self) -> tuple[Suite, Suite]:
-        """Two suites that share the items of every topic and answer evenly.
+        """Two suites, between which the items of every topic and answer are divided evenly.
 
-        The first holds the item of a suite that has only one.
+        A single item goes to the first suite.
         """
         groups: dict[tuple[str, str, str], int] = {}
         sides: tuple[list[Item], list[Item]] = ([], [])
         for item in self.items:
             key = (item.family, item.topic, str(item.gold))
-            # Groups begin with either side in turn, so that groups of one item are shared as well.
+            # Groups start with alternating sides, so that groups of one item are divided as well.
             first = groups.setdefault(key, len(groups))
             sides[first % 2].append(item)
             groups[key] = first + 1
@@ -97,7 +97,8 @@ class Suite:
     def baselines(self) -> dict[str, dict[str, Baseline]]:
         """Baselines of quick scores by family and topic; topic "" is the whole family.
 
-        The best constant answer may differ from topic to topic.
+        The best constant answer of a family may be another one than those of its topics, and then
+        it scores less than they do.
         """
         return self._baselines(generated=False)
 
@@ -107,27 +108,17 @@ class Suite:
         return self._baselines(generated=True)
 
     def _baselines(self, *, generated: bool) -> dict[str, dict[str, Baseline]]:
-        baselines: dict[str, dict[str, Baseline]] = {}
-        for family in self.families:
-            topics: dict[str, list[Item]] = {}
-            for item in self.items:
-                if item.family == family:
-                    topics.setdefault(item.topic, []).append(item)
-            by_topic = {
-                t: _baseline(members, self.eq_baseline, generated=generated)
-                for t, members in topics.items()
+        groups: dict[str, dict[str, list[Item]]] = {family: {"": []} for family in self.families}
+        for item in self.items:
+            groups[item.family][""].append(item)
+            groups[item.family].setdefault(item.topic, []).append(item)
+        return {
+            family: {
+                topic: _baseline(items, self.eq_baseline, generated=generated)
+                for topic, items in topics.items()
             }
-            weights = [len(items) for items in topics.values()]
-            whole = Baseline(
-                *(
-                    sum(w * v for w, v in zip(weights, values, strict=True)) / sum(weights)
-                    for values in zip(
-                        *((b.constant, b.random) for b in by_topic.values()), strict=True
-                    )
-                )
-            )
-            baselines[family] = {"": whole, **by_topic}
-        return baselines
+            for family, topics in groups.items()
+        }
 
     def statistics(self) -> list[dict[str, Any]]:
         """One plain record per family, topic and level: counts, answers, lengths in characters."""
@@ -176,13 +167,12 @@ def _quick_answer(item: Item) -> str:
 
 
 def _baseline(items: Sequence[Item], eq_baseline: float, *, generated: bool) -> Baseline:
-    """The baseline of one topic, weighted over kinds if its items are of several."""
+    """The baseline of some items: the mean over the forms in which they are to be answered."""
     parts: dict[object, list[Item]] = {}
     for item in items:
-        exact = isinstance(item, Number) and (item.partial, bool(item.texts))
-        parts.setdefault((type(item), exact), []).append(item)
+        parts.setdefault(_form(item, generated=generated), []).append(item)
     baselines = [
-        (len(p), _baseline_of_kind(p, eq_baseline, generated=generated)) for p in parts.values()
+        (len(p), _baseline_of_form(p, eq_baseline, generated=generated)) for p in parts.values()
     ]
     return Baseline(
         sum(n * b.constant for n, b in baselines) / len(items),
@@ -190,7 +180,19 @@ def _baseline(items: Sequence[Item], eq_baseline: float, *, generated: bool) -> 
     )
 
 
-def _baseline_of_kind(items: Sequence[Item], eq_baseline: float, *, generated: bool) -> Baseline:
+def _form(item: Item, *, generated: bool) -> object:
+    """What a constant answer may depend on: the form of the answer.
+
+    The length of a number counts as its form where near misses count. Topics have such lengths.
+    """
+    if isinstance(item, Choice):
+        return item.options
+    if isinstance(item, Number):
+        return item.partial, item.options, item.topic if generated and item.partial else ""
+    return item.kind
+
+
+def _baseline_of_form(items: Sequence[Item], eq_baseline: float, *, generated: bool) -> Baseline:
     first = items[0]
     if isinstance(first, Contrast):
         return Baseline(0.0, 0.0)

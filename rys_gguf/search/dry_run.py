@@ -1,4 +1,4 @@
-"""What a sweep would try and what it would take, without an engine."""
+"""The windows and the cost of a sweep, worked out without an engine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _TOKENS_PER_SECOND = 1000
 
 
 def dry_lines(request: SweepRequest) -> Iterator[str]:
-    """What a sweep would try and what it would take, for a terminal. Writes and runs nothing."""
+    """Lines for a terminal: the windows and the cost of a sweep. Writes and runs nothing."""
     with Model(request.model) as model:
         sampler = sampler_of(request, model)
         rounds = rounds_of(request)

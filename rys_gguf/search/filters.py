@@ -67,25 +67,25 @@ def divergence(
     return Divergence(total / len(base), n_agreed / len(base))
 
 
-def damage(found: Divergence, limits: Limits) -> str | None:
+def damage(distance: Divergence, limits: Limits) -> str | None:
     """Why a candidate with this divergence is dropped; None if it is not."""
-    if not math.isfinite(found.kl):
+    if not math.isfinite(distance.kl):
         return "its probabilities are not numbers"
-    if found.kl > limits.max_divergence:
+    if distance.kl > limits.max_divergence:
         return (
-            f"damaged: {found.kl:.2f} nats from the base on plain text, "
+            f"damaged: {distance.kl:.2f} nats from the base on plain text, "
             f"at most {limits.max_divergence:g}"
         )
-    if found.agreement < limits.min_agreement:
+    if distance.agreement < limits.min_agreement:
         return (
-            f"damaged: agrees with the base on {found.agreement:.0%} of next words, "
+            f"damaged: agrees with the base on {distance.agreement:.0%} of next words, "
             f"at least {limits.min_agreement:.0%}"
         )
     return None
 
 
 def replies(engine: Engine, *, chats: bool) -> tuple[Reply, ...]:
-    """What a model writes in the loop stage."""
+    """A model's replies in the loop stage."""
     return tuple(reply_to(engine, prompt, _LOOP_TOKENS, chats=chats) for prompt in _LOOP_PROMPTS)
 
 

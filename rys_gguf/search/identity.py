@@ -17,7 +17,7 @@ from rys_gguf.search.settings import SweepRequest
 
 
 def identity_of(model: Model, request: SweepRequest) -> dict[str, Any]:
-    """What is known before an engine starts: model, suites, settings and plan.
+    """The part of an identity that is known before an engine starts.
 
     Names and values are those of version 0.1.0, so that its runs can be continued and compared.
     """

@@ -1,4 +1,4 @@
-"""The work that a worker is given: a candidate, and the stages to take it through. Plain data."""
+"""The jobs of workers, as plain data: a candidate, and the stages to take it through."""
 
 from __future__ import annotations
 

@@ -69,9 +69,9 @@ def run_job(job: Job, host: Host, setup: Setup) -> Iterator[Outcome]:
 
 
 def _diverge(engine: Engine, setup: Setup, _step: Step) -> Evaluation:
-    found = measure_divergence(engine, setup.texts, setup.reference)
-    kl = found.kl if math.isfinite(found.kl) else None
-    return _filtered({"kl": kl, "agreement": found.agreement}, damage(found, setup.limits))
+    distance = measure_divergence(engine, setup.texts, setup.reference)
+    kl = distance.kl if math.isfinite(distance.kl) else None
+    return _filtered({"kl": kl, "agreement": distance.agreement}, damage(distance, setup.limits))
 
 
 def _loop(engine: Engine, setup: Setup, _step: Step) -> Evaluation:

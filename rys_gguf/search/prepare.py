@@ -1,4 +1,4 @@
-"""Ask the base what every candidate is compared with, and turn all prompts into tokens."""
+"""Measure the base as the reference of all candidates, and turn all prompts into tokens."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rys_gguf.search.settings import SweepRequest
 from rys_gguf.search.setup import Limits, Setup
 from rys_gguf.text import printable
 
-# Plain text of several kinds, written for this: how a model goes on shows whether it is damaged.
+# Plain text of several kinds, written for this. How a model continues it shows any damage.
 TEXTS = (
     (
         "The harbour lay quiet that morning. Two boats had come back before dawn with their nets "
@@ -46,7 +46,7 @@ CUTS = (0.6, 1.0)
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A sweep's setup, and what the engine calls itself."""
+    """A sweep's setup, and the engine's own name for its build."""
 
     setup: Setup
     build: str

@@ -1,4 +1,4 @@
-"""What a user decides about a sweep."""
+"""The options of a sweep, as the user sets them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rys_gguf.runs.storage import digest
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What decides the result of a sweep besides model, suite, windows and engine.
+    """The settings that decide a sweep's result, apart from model, suites, windows and engine.
 
     `shares` are the fractions of the suite that have been asked after each round. After each round
     the better `keep` of the candidates go on, but at least `n_finalists`. `max_divergence` is in
@@ -42,7 +42,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class SweepPlan:
-    """Which windows to try: "two-pass" (two sizes), "map" (all of `sizes`), "list" (of a file)."""
+    """The windows to try: "two-pass" (two sizes), "map" (all of `sizes`) or "list" (of a file)."""
 
     name: str
     sizes: tuple[int, ...]
@@ -60,7 +60,7 @@ class SweepPlan:
 
 @dataclass(frozen=True, slots=True)
 class SweepRequest:
-    """A whole sweep: which model, where its run is kept, what to try, ask and run it with.
+    """A whole sweep: the model, the run's folder, the windows, settings, items and engine.
 
     `suites` are the items to search with, and the held-out items that judge the finalists.
     """

@@ -21,7 +21,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What a worker needs besides its jobs. Plain data that can be pickled.
+    """Everything a worker needs besides its jobs: plain data that can be pickled.
 
     `items`, `requests` and `baselines` are those of each suite by its name ("search", "heldout"),
     items and requests in the same order. `texts` are token sequences after which a candidate is

@@ -26,6 +26,7 @@ from rys_gguf.runs.candidate import Candidate
 from rys_gguf.runs.stage import Status
 from rys_gguf.runs.storage import HELDOUT, INFO, SUITE, OpenRun, require_identity
 from rys_gguf.search.executors.base import Executor, MakeExecutor
+from rys_gguf.search.executors.local import factory as local_executor
 from rys_gguf.search.identity import engine_identity, identity_of, model_info, run_info
 from rys_gguf.search.job import Batch
 from rys_gguf.search.phases import Phase, phases
@@ -49,17 +50,33 @@ class Watcher(Protocol):
         """One stage of the part is over."""
 
 
+class Quiet:
+    """A watcher that shows nothing."""
+
+    def say(self, line: str) -> None:
+        """Drop the line."""
+
+    def begin(self, label: str, total: int) -> None:
+        """Show nothing."""
+
+    def advance(self) -> None:
+        """Show nothing."""
+
+
 def run_sweep(
     request: SweepRequest,
-    make_executor: MakeExecutor,
-    watcher: Watcher,
+    make_executor: MakeExecutor | None = None,
+    watcher: Watcher | None = None,
     *,
     retry_failed: bool = False,
 ) -> OpenRun:
     """Sweep, or continue the sweep in that folder; `retry_failed` tries again what failed.
 
+    By default one worker on this machine does all jobs, and nobody is told how it is getting on.
     Raises RysError; the run keeps what is done.
     """
+    make_executor = make_executor or local_executor(request.options)
+    watcher = watcher or Quiet()
     request = replace(request, model=request.model.resolve())
     settings = request.settings
     with Model(request.model) as model:

@@ -279,9 +279,22 @@ def extra_bytes(evidence: Evidence, trial: Trial) -> int | None:
 
 
 def speed(evidence: Evidence, trial: Trial) -> float | None:
-    """Tokens per second as a fraction of the base's, each measured alone."""
-    window, base = (t.measure(SPEED, "tokens_per_second") for t in (trial, evidence.base))
+    """Tokens per second as a fraction of the base's, which was measured in turns with the window.
+
+    Runs of version 0.1.0 measured the base once, before all windows.
+    """
+    window = trial.measure(SPEED, "tokens_per_second")
+    base = trial.measure(SPEED, "base_tokens_per_second")
+    base = base or evidence.base.measure(SPEED, "tokens_per_second")
     return window / base if window and base else None
+
+
+def speed_spread(trial: Trial) -> float | None:
+    """The fraction by which speeds of one model differed between turns; None if unknown.
+
+    A speed that differs from the base's by no more than this is not told from it.
+    """
+    return trial.measure(SPEED, "spread")
 
 
 def answer_length(evidence: Evidence, trial: Trial) -> float | None:

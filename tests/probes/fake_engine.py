@@ -1,4 +1,4 @@
-"""Engines that are no llama.cpp: what they answer is known."""
+"""Engines without llama.cpp, whose answers are known."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class FakeEngine:
 
 
 class Replying(FakeEngine):
-    """An engine that gives one answer in words to everything, and keeps what it was asked."""
+    """An engine that gives every question the same answer in words, and records the questions."""
 
     def __init__(self, text: str, *, thoughts: str = "", truncated: bool = False) -> None:
         self.generation = Generation(text, 3, truncated, thoughts)

@@ -22,7 +22,7 @@ def built(size: str, family: str, level: int, seed: int, split: str) -> tuple[It
 
 
 def items(topic: str, levels: tuple[int, ...] = LEVELS) -> list[Item]:
-    """Items of one topic, of several seeds, splits and levels."""
+    """Items of one topic, from several seeds, splits and levels."""
     family = next(f for f, m in GENERATORS.items() if topic in m.topics(3) + m.topics(0))
     return [
         item
@@ -42,7 +42,7 @@ def made(topic: str, level: int, n: int) -> list[Item]:
 
 @cache
 def suites(size: str = "quick") -> list[Suite]:
-    """All levels, each with another seed and split."""
+    """A suite of every level, each with another seed and split."""
     return [
         build_suite(
             size, levels=dict.fromkeys(FAMILIES, level), seed=level, split=SPLITS[level % 3]

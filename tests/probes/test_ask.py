@@ -1,4 +1,4 @@
-"""Answers: the right probabilities, greedy words, and errors where no answer came."""
+"""Answers: their probabilities, words and records, and errors where none came."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_probabilities_are_those_of_the_whole_vocabulary(
 
 
 def test_answers_in_words_have_a_limit_by_kind_and_are_scored() -> None:
-    """The chat is asked the item's prompt; the text without a template ends in an opening."""
+    """A chat gets the item's prompt; without a template the text ends in an opening."""
     engine = Replying("Answer: 7.")
     answered = answer(engine, SUM, chats=True)
     assert (answered.score, answered.soft_score, answered.response) == (1.0, 1.0, "Answer: 7.")
@@ -54,20 +54,20 @@ def test_answers_in_words_have_a_limit_by_kind_and_are_scored() -> None:
 
 
 def test_thoughts_are_kept_and_do_not_count() -> None:
-    """They stand in front of the response in the form that the preflight and readers know."""
+    """They precede the response in a think block, and are not scored."""
     answered = answer(Replying("Answer: 7", thoughts="Is it 8?"), SUM, chats=True)
     assert answered.response == "<think>Is it 8?</think>Answer: 7"
     assert answered.score == 1
 
 
 def test_a_cut_answer_is_truncated() -> None:
-    """The engine says so; the last line is not read."""
+    """The engine reports it, and the last line is not read."""
     answered = answer(Replying("It is 7", truncated=True), SUM, chats=True)
     assert (answered.status, answered.score) == ("truncated", 0.0)
 
 
 def test_emotions_that_cannot_be_read_have_no_score() -> None:
-    """A refusal to rate is no rating of 0, while an unread number is a wrong one."""
+    """A refusal to rate is not a rating of 0, while an unread number counts as wrong."""
     assert answer(Replying("Hm."), MOOD, chats=True).score is None
     assert answer(Replying("Hm."), TWO, chats=True).soft_score is None
     assert answer(Replying("Hm."), SUM, chats=True).score == 0
@@ -81,7 +81,7 @@ def test_the_line_of_an_answer_keeps_its_keys() -> None:
         "scoring", "item", "family", "topic", "binary", "status", "score", "credit", "parsed",
         "gold", "response", "probabilities", "n_tokens", "seconds",
     ]  # fmt: skip
-    assert json.loads(json.dumps(line))["probabilities"] == [{"yes": 0.5, "no": 0.5}]
+    assert line["probabilities"] == [{"yes": 0.5, "no": 0.5}]
     assert line["scoring"] == "quick"
     assert answer_line(answer(Replying("no"), YES, chats=True))["scoring"] == "generate"
 
@@ -100,7 +100,7 @@ def test_the_fields_of_an_answer_are_those_of_a_runs_record(item: Item) -> None:
 
 
 def test_an_engine_that_is_gone_is_an_error_not_a_zero(smollm2: Path) -> None:
-    """Only answers have scores."""
+    """Without an answer there is no score."""
     with open_engine(smollm2, OPTIONS) as engine:
         requests = Compiler(engine, chats=True).compile(YES)
         engine.close()

@@ -1,4 +1,4 @@
-"""Search and held-out items: what they are made of, and that they share no question."""
+"""Search and held-out items: where they come from, and that they share no question."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GENERATED = SuiteOptions(suite_size="quick", families=("math", "reasoning"))
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """A tiny model, whose size asks for level 0."""
+    """A tiny model, for which level 0 is chosen."""
     return tiny.write(tmp_path / "m.gguf", "llama", 2)
 
 
@@ -30,7 +30,7 @@ def own(path: Path, *questions: str) -> Path:
 
 
 def test_levels_follow_the_model_and_then_the_options(model: Path) -> None:
-    """Later options win; control families are held out only."""
+    """Later options win, and control families are in the held-out suite only."""
     search, heldout = choose_suites(model, GENERATED)
     assert {i.level for i in (*search.items, *heldout.items)} == {0}
     options = replace(
@@ -56,7 +56,7 @@ def test_own_items_are_halved_or_held_out_by_their_file(model: Path, tmp_path: P
 
 
 def test_held_out_items_must_be_others(model: Path, tmp_path: Path) -> None:
-    """They would judge what was chosen by them; and one item makes no two suites."""
+    """Searched items cannot judge the search, and one item cannot be divided."""
     suite = own(tmp_path / "a.jsonl", "Is it?")
     with pytest.raises(RysError, match=r"b.jsonl: item line-2 asks the same as line-1 of .*a"):
         choose_suites(
@@ -75,6 +75,6 @@ def test_held_out_items_must_be_others(model: Path, tmp_path: Path) -> None:
     ],
 )
 def test_options_that_contradict_each_other(options: SuiteOptions, message: str) -> None:
-    """A usage error, found before any file is opened."""
+    """Such options are refused before any file is opened."""
     with pytest.raises(InvalidOptions, match=message):
         choose_suites("none.gguf", options)

@@ -1,4 +1,4 @@
-"""Files of items: a user's lines need little, and each fault is named with its line and field."""
+"""Files of items: a user's line may be short, and faults are named with line and field."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from tests.probes.test_item import ITEMS
 
 
 def test_items_survive_a_file(tmp_path: Path) -> None:
-    """What is written is read back as it was."""
+    """Items that are written and read back are equal."""
     path = tmp_path / "suite.jsonl"
     path.write_text(dump(ITEMS), encoding="utf-8")
     assert load(path) == ITEMS
 
 
 def test_a_users_line_needs_little(tmp_path: Path) -> None:
-    """Id, family, topic, level, the letters and yes or no need not be said; blank lines may be."""
+    """Id, family, topic, level and options have defaults, and blank lines are skipped."""
     path = tmp_path / "own.jsonl"
     path.write_text(
         '\ufeff{"kind": "choice", "question": "Is it?", "answer": "no"}\n\n'
@@ -106,7 +106,7 @@ FAULTS = {
 def test_a_fault_is_named_with_file_line_and_field(
     tmp_path: Path, line: object, message: str
 ) -> None:
-    """Each fault alone in a file whose first line is sound."""
+    """Each fault is on the second line of a file whose first line is sound."""
     path = tmp_path / "own.jsonl"
     text = line if isinstance(line, str) else json.dumps(line)
     sound = json.dumps({"kind": "number", "question": "Sound?", "answer": 1})
@@ -118,7 +118,7 @@ def test_a_fault_is_named_with_file_line_and_field(
 
 
 def test_the_same_id_or_question_twice(tmp_path: Path) -> None:
-    """Both would make one item of two."""
+    """Two items may share neither their id nor their question."""
     path = tmp_path / "own.jsonl"
     path.write_text(json.dumps({**NUMBER, "id": "a"}) + "\n" + json.dumps({**NUMBER, "id": "b"}))
     with pytest.raises(InvalidSuite, match="line 2: the same question as in line 1"):
@@ -130,7 +130,7 @@ def test_the_same_id_or_question_twice(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
-    """Missing, binary, empty."""
+    """Missing, binary and empty files each have their message."""
     with pytest.raises(InvalidSuite, match="cannot read"):
         load(tmp_path / "none.jsonl")
     path = tmp_path / "x.jsonl"
@@ -158,7 +158,7 @@ JSON = st.recursive(
 def test_any_line_is_an_item_or_a_fault(
     tmp_path_factory: pytest.TempPathFactory, item: dict[str, Any], changes: dict[str, Any]
 ) -> None:
-    """Whatever is put into the fields: no other exception, and what is taken can be asked."""
+    """Any values either raise RysError or give an item that can be asked."""
     path = tmp_path_factory.mktemp("own") / "own.jsonl"
     path.write_text(json.dumps({**item, **changes}), encoding="utf-8")
     try:

@@ -1,4 +1,4 @@
-"""The harness talks to the engine, and runs nothing of the folder it is called in."""
+"""The harness asks this package's engine, and runs no code from the current folder."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ sys.exit(int(sys.argv[at("--limit") + 1]))
 
 
 def test_the_harness_is_given_our_engine(smollm2: Path, tmp_path: Path) -> None:
-    """It is called as lm_eval documents, with the address and key of a chat; its exit code counts.
+    """It gets the address and key of a chat in lm_eval's own options; its exit code counts.
 
     A stand-in takes the harness's place: the real one brings sixty packages. The current folder
     holds another lm_eval, which must not run.
@@ -60,5 +60,6 @@ def test_the_harness_is_given_our_engine(smollm2: Path, tmp_path: Path) -> None:
 
 
 def test_a_missing_harness_is_named(smollm2: Path) -> None:
-    """Before an engine starts."""
-    assert "lm-evaluation-harness is not installed" in fails("probe", smollm2, "--lm-eval", "gsm8k")
+    """The message comes before an engine starts."""
+    message = fails("probe", smollm2, "--lm-eval", "gsm8k")
+    assert "--lm-eval needs lm-eval[api]: pip install 'lm-eval[api]'" in message

@@ -1,4 +1,4 @@
-"""The preflight stops what could show nothing, and says what to do instead."""
+"""The preflight refuses suites that could show nothing, and says what to do instead."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ from tests.probes.own_items import SUM, TWO, YES
     ],
 )
 def test_answers_that_cannot_be_read_are_refused(engine: Replying, message: str) -> None:
-    """Unreadable, thinking, cut off: each is named with its family and a way out."""
+    """Unreadable answers, thoughts and cut answers are named with the family and a remedy."""
     other = replace(SUM, id="n2", question="3 + 5?")
     with pytest.raises(Unsuitable, match=rf"math: .*{message}"):
         require_answers(engine, [SUM, other], chats=True)
 
 
 def test_readable_and_repeatable_answers_pass(smollm2: Path) -> None:
-    """A readable answer in words; the same probabilities twice from the real engine."""
+    """Readable words pass, and so does the real engine, which repeats its probabilities."""
     require_answers(Replying("Answer: 7"), [SUM], chats=True)
     with open_engine(smollm2, OPTIONS) as engine:
         require_repeatable(engine, [YES], [Compiler(engine, chats=True).compile(YES)])
@@ -84,7 +84,7 @@ class Result:
 def yes_no(
     n: int, *, level: int = 2, prefix: str = "reasoning", n_yes: int | None = None
 ) -> list[Item]:
-    """Items of which the first `n_yes`, or half of them in turn, are right with yes."""
+    """Items of which the first `n_yes`, or every other one, have the answer yes."""
     return [
         Choice(
             id=f"{prefix}-{k}", family="reasoning", topic="t", level=level, question=f"{k}?",
@@ -104,7 +104,7 @@ def results(items: Sequence[Item], scores: Sequence[float | None], p: float) -> 
 
 
 def test_a_model_at_its_baseline_is_refused_and_an_easier_level_named() -> None:
-    """By score or by probability; being a little surer of every right option is enough."""
+    """Score or probability may beat it; a little more confidence in right options is enough."""
     items = yes_no(40)
     guesses = [0, 0, 1, 1] * 10
     with pytest.raises(Unsuitable, match=r"baseline 0.500; 40 items, level 2\); use --level reas"):
@@ -120,7 +120,7 @@ def test_a_model_at_its_baseline_is_refused_and_an_easier_level_named() -> None:
 
 
 def test_items_of_ones_own_have_no_levels_to_choose_from() -> None:
-    """The way out is to leave them out."""
+    """The remedy is to leave them out."""
     own = yes_no(40, prefix="mine")
     with pytest.raises(Unsuitable) as e:
         require_room(results(own, [0, 0, 1, 1] * 10, 0.5))
@@ -129,7 +129,7 @@ def test_items_of_ones_own_have_no_levels_to_choose_from() -> None:
 
 
 def test_always_yes_is_no_ability_where_most_answers_are_yes() -> None:
-    """The baseline is what the best constant answer scores, however unbalanced the suite is."""
+    """The baseline is the score of the best constant answer, however unbalanced the suite."""
     items = yes_no(40, n_yes=32)
     scores = [float(item.gold == "yes") for item in items]
     pairs = [(i, Result(s, ({"yes": 0.9, "no": 0.1},))) for i, s in zip(items, scores, strict=True)]
@@ -137,8 +137,17 @@ def test_always_yes_is_no_ability_where_most_answers_are_yes() -> None:
         require_room(pairs)
 
 
+def test_topics_named_after_their_answers_are_no_constant_answer() -> None:
+    """A model does not see the topic: one answer for all items is what it has to beat."""
+    items = [replace(item, topic=item.answer) for item in yes_no(40) if isinstance(item, Choice)]
+    require_room(results(items, [1, 1, 1, 0] * 10, 0.5))
+    require_room(results(items, [0, 0, 1, 1] * 10, 0.6))
+    (problem,) = room_problems(results(items, [0, 0, 1, 1] * 10, 0.5))
+    assert "baseline 0.500" in problem.reason
+
+
 def test_the_message_has_the_numbers_of_the_table() -> None:
-    """Score, standard error and baseline of a family's row are those that the verdict names."""
+    """It repeats score, standard error and baseline from the family's row."""
     items = build_suite("quick", levels={"math": 1}, families=("math",)).items
     answers = [answer(Replying("Answer: 2718"), item, chats=True) for item in items]
     (row, *_) = summarise(Suite(items), answers)
@@ -161,7 +170,7 @@ def test_a_model_that_knows_everything_is_asked_for_a_harder_level() -> None:
 
 
 def test_answers_that_say_nothing_of_the_options_are_counted() -> None:
-    """They are not taken for wrong ones."""
+    """They are not counted as wrong."""
     items = yes_no(40)
     good: list[float | None] = [*[1, 1, 1, 0] * 10]
     with pytest.raises(Unsuitable, match="12% of 40 answers say nothing of the options"):
@@ -194,7 +203,7 @@ def test_in_words_the_baseline_is_that_of_words() -> None:
 
 
 def test_a_probe_is_told_what_a_sweep_would_refuse() -> None:
-    """Notes, as the model was measured all the same; nothing where there is room."""
+    """Problems are notes, since the model was measured; without problems there are none."""
     items = yes_no(40)
     note, family = room_notes(results(items, [0, 0, 1, 1] * 10, 0.5))
     assert note == "a sweep would refuse this suite on this model:"
@@ -204,7 +213,7 @@ def test_a_probe_is_told_what_a_sweep_would_refuse() -> None:
 
 
 def test_a_probe_without_any_readable_answer_measured_nothing() -> None:
-    """Every family unread is an error; one of several is a note."""
+    """It is an error if no family could be read, and a note if only some could not."""
     items = yes_no(20)
     unread = results(items, [None] * 20, 0.5)
     with pytest.raises(Unsuitable, match="100% of 20 answers say nothing"):

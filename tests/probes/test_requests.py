@@ -1,4 +1,4 @@
-"""Requests as tokens: the prompt ends where the options begin, and no two options are confused."""
+"""Tokenized requests: prompts end where options begin, and options differ in their tokens."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_groups_a_tokenizer_did_not_learn_are_no_options() -> None:
 
 
 def test_only_the_tokenizers_own_beginning_is_taken_off() -> None:
-    """It counts once if the template writes it too; a text may begin with one token twice."""
+    """The token that tokenizer and template both add counts once; other repeats stay."""
 
     class Beginning(FakeEngine):
         def tokenize(self, text: str, *, special: bool = True) -> list[int]:

@@ -1,4 +1,4 @@
-"""A probe of a real model: every answer kept, a table, notes, and nothing lost or replaced."""
+"""A probe of a real model: its table, file and notes, and that it loses and replaces nothing."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ def test_a_probe_of_a_real_model_keeps_every_answer(smollm2: Path, tmp_path: Pat
 
 
 def test_a_model_that_was_measured_is_no_error(smollm2: Path, tmp_path: Path) -> None:
-    """That a sweep would refuse the suite is a note under the table, with exit code 0."""
+    """If a sweep would refuse the suite, a note follows the table and the exit code is 0."""
     suite = tmp_path / "own.jsonl"
-    # Every first answer is yes and every second no, whatever is asked: nothing can be known.
+    # Nobody can know these answers.
     suite.write_text(
         "".join(
             json.dumps({
@@ -73,7 +73,7 @@ def test_a_model_that_was_measured_is_no_error(smollm2: Path, tmp_path: Path) ->
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_without_write_permission_is_found_first(smollm2: Path, tmp_path: Path) -> None:
-    """No question is asked whose answer could not be kept."""
+    """Nothing is asked if the answers could not be kept."""
     folder = tmp_path / "closed"
     folder.mkdir()
     folder.chmod(0o500)
@@ -82,7 +82,7 @@ def test_a_folder_without_write_permission_is_found_first(smollm2: Path, tmp_pat
 
 
 def test_a_folder_that_is_not_there_is_found_first(smollm2: Path, tmp_path: Path) -> None:
-    """The engine named here would fail if it were started."""
+    """The engine in this command would fail if it were started."""
     message = fails(
         "probe", smollm2, "-o", tmp_path / "none" / "a.jsonl", "--llama-server", sys.executable
     )
@@ -91,7 +91,7 @@ def test_a_folder_that_is_not_there_is_found_first(smollm2: Path, tmp_path: Path
 
 
 def test_a_dry_run_shows_the_items_and_asks_none(tmp_path: Path) -> None:
-    """By family and topic, with their baselines; without an engine, and nothing is written."""
+    """It lists families, topics and baselines, starts no engine and writes nothing."""
     model = tiny.write(tmp_path / "m.gguf", "llama", 2)
     # A family named twice is asked once.
     args: list[str | Path] = [
@@ -105,23 +105,23 @@ def test_a_dry_run_shows_the_items_and_asks_none(tmp_path: Path) -> None:
     ]
     done = run(*args, "--llama-server", sys.executable)
     assert done.returncode == 0, done.stderr
-    found = json.loads(run(*args, "--json").stdout)
-    assert {s["family"] for s in found} == {"math", "reasoning"}
-    assert {s["level"] for s in found} == {1}
+    statistics = json.loads(run(*args, "--json").stdout)
+    assert {s["family"] for s in statistics} == {"math", "reasoning"}
+    assert {s["level"] for s in statistics} == {1}
     suite = build_suite(
         "quick", levels=dict.fromkeys(("math", "reasoning"), 1), families=("math", "reasoning")
     )
-    assert sum(s["n"] for s in found) == len(suite.items)
+    assert sum(s["n"] for s in statistics) == len(suite.items)
     lines = done.stdout.splitlines()
-    assert len(lines) == len(found) + 1
-    for line, s in zip(lines[1:], found, strict=True):
+    assert len(lines) == len(statistics) + 1
+    for line, s in zip(lines[1:], statistics, strict=True):
         assert line.startswith(f"{s['family']} {s['topic']}")
         assert f"{s['constant']:.3f}" in line
     assert [p.name for p in tmp_path.iterdir()] == ["m.gguf"]
 
 
 def test_missing_parts_are_one_message(smollm2: Path, tmp_path: Path) -> None:
-    """No suite, an empty one, options that do not go together."""
+    """A missing suite, an empty suite and contradicting options each give one message."""
     assert "cannot read the suite" in fails("probe", smollm2, "--suite", tmp_path / "none.jsonl")
     (tmp_path / "empty.jsonl").write_text("\n")
     assert "no items" in fails("probe", smollm2, "--suite", tmp_path / "empty.jsonl")
@@ -131,7 +131,7 @@ def test_missing_parts_are_one_message(smollm2: Path, tmp_path: Path) -> None:
 
 
 def test_answers_replace_nothing_by_accident(smollm2: Path, tmp_path: Path) -> None:
-    """Not the model, not a device, not another file; and no question is asked in vain."""
+    """The model, a device and another file are refused before any question is asked."""
     model = shutil.copy(smollm2, tmp_path / "m.gguf")
     suite = tmp_path / "own.jsonl"
     suite.write_text(OWN)

@@ -1,4 +1,4 @@
-"""Scores: the formulas against their definitions and known values, answers in both forms."""
+"""Scores: formulas against definitions and known values, and answers of both forms."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def yes_no(answer: str) -> Choice:
 
 
 def by_definition(answer: int, guess: int) -> float:
-    """The score as it is defined: by the difference, and a correction for missing digits."""
+    """The score by its definition: the difference, corrected for missing digits."""
     a, g = str(answer), str(guess)
     length = max(len(a), len(g))
     filled_a, filled_g = int(a.ljust(length, "0")), int(g.ljust(length, "0"))
@@ -47,7 +47,7 @@ def by_definition(answer: int, guess: int) -> float:
 
 @given(st.integers(0, 10**30), st.integers(0, 10**30))
 def test_the_closed_form_is_the_definition(answer: int, guess: int) -> None:
-    """The ratio of the two is one minus their difference over the larger."""
+    """The ratio of two numbers is one minus their difference over the larger one."""
     assert partial_credit(answer, guess) == pytest.approx(by_definition(answer, guess), abs=1e-12)
 
 
@@ -73,7 +73,7 @@ def test_the_closed_form_is_the_definition(answer: int, guess: int) -> None:
     ],
 )
 def test_partial_credit_of_answers(answer: int, text: str, parsed: object, score: float) -> None:
-    """Known values, by way of the text that is scored."""
+    """Texts score their known values."""
     scored = score_text(number(answer), text)
     assert scored.status == "ok"
     assert scored.parsed == parsed
@@ -83,18 +83,18 @@ def test_partial_credit_of_answers(answer: int, text: str, parsed: object, score
 
 
 def test_partial_credit_of_zero_is_none() -> None:
-    """By the definition, even for a right guess."""
+    """The definition gives 0 even for a right guess."""
     assert partial_credit(0, 0) == 0
 
 
 def test_no_digits_is_no_answer() -> None:
-    """Which is not a wrong answer."""
+    """The status tells it from a wrong answer."""
     scored = score_text(number(26317), "I cannot say.")
     assert (scored.status, scored.score, scored.parsed) == ("no_answer", 0.0, None)
 
 
 def test_many_numbers_are_worth_no_more_than_the_last() -> None:
-    """The best of all numbers would reward a model that counts."""
+    """Only the last one counts: taking the best would reward a model that counts up."""
     text = " ".join(str(n) for n in (26317, 26316, 11))
     assert score_text(number(26317), text).parsed == 11
 
@@ -113,7 +113,7 @@ def test_many_numbers_are_worth_no_more_than_the_last() -> None:
     ],
 )
 def test_eq_percent(reference: tuple[int, ...], answer: tuple[int, ...], percent: float) -> None:
-    """Known values of the formula of version 2."""
+    """The formula of version 2 gives known values."""
     assert eq_percent(reference, answer) == pytest.approx(percent, abs=1e-4)
 
 
@@ -129,7 +129,7 @@ def test_exact_numbers_are_right_or_wrong() -> None:
 
 
 def test_a_truncated_answer_counts_only_if_it_was_given() -> None:
-    """The last line is cut off: nobody knows how it would have gone on."""
+    """The last line does not count, as nobody knows how it would have gone on."""
     item = number(39, partial=False)
     assert score_text(item, "So 35 + 4 = 39", truncated=True).status == "truncated"
     assert score_text(item, "Answer: 39\nExplana", truncated=True).score == 1
@@ -141,7 +141,7 @@ RATINGS = Ratings(**BASE, emotions=("joy", "fear", "guilt", "anger"), reference=
 
 
 def test_ratings_are_skill_over_the_baseline() -> None:
-    """The best constant is 0, the reference 1, and half an answer none."""
+    """The best constant scores 0, the reference 1, and half an answer is no answer."""
     scored = score_text(RATINGS, "joy: 5\nfear: 5\nguilt: 5\nanger: 5", baseline=46.0646)
     assert scored.score == pytest.approx(0, abs=1e-5)
     assert scored.parsed == {"ratings": [5, 5, 5, 5], "percent": 46.065}
@@ -157,7 +157,7 @@ CONTRAST = Contrast(**BASE, other="Ill?", emotion="joy", higher="other")
     [("Case 1: 3\nCase 2: 4", 1), ("Case 1: 4\nCase 2: 4", 0), ("Case 1: 9\nCase 2: 0", -1)],
 )
 def test_contrasts_count_their_direction(text: str, score: float) -> None:
-    """A tie is worth nothing, the wrong direction less."""
+    """A tie scores 0 and the wrong direction -1."""
     assert score_text(CONTRAST, text).score == score
 
 
@@ -165,7 +165,7 @@ def test_contrasts_count_their_direction(text: str, score: float) -> None:
 
 
 def test_the_most_likely_option_is_the_answer() -> None:
-    """Its soft score is the mean of the score and of its share of all options."""
+    """The soft score is the mean of the score and of the right option's probability."""
     scored = score_probabilities(yes_no("no"), [{"yes": 0.2, "no": 0.3}])
     assert (scored.score, scored.parsed) == (1, "no")
     assert scored.soft_score == pytest.approx((1 + 0.6) / 2)
@@ -178,7 +178,7 @@ def test_the_most_likely_option_is_the_answer() -> None:
 
 
 def test_first_tokens_of_a_number() -> None:
-    """Tokens of one to three digits, completed with zeros; others cannot start the answer."""
+    """Tokens of one to three digits are filled with zeros and compared with the answer."""
     scored = score_probabilities(number(26317), [{"2": 0.5, "263": 0.25, "9": 0.25}])
     expected = 0.5 * 20000 / 26317 + 0.25 * 26300 / 26317 + 0.25 * 26317 / 90000
     assert scored.soft_score == pytest.approx((1 + expected) / 2)
@@ -194,12 +194,12 @@ def test_first_tokens_of_a_number() -> None:
 
 
 def one(digit: int) -> dict[str, float]:
-    """A distribution with all of its mass on one digit."""
+    """A distribution with all its mass on one digit."""
     return {str(d): float(d == digit) for d in range(10)}
 
 
 def test_ratings_and_contrasts_by_expectation() -> None:
-    """Ratings are means of their digits; contrasts compare them."""
+    """A rating is the mean of its digits; a contrast compares two such means."""
     scored = score_probabilities(RATINGS, [one(8), one(3), one(0), one(6)], baseline=50)
     assert scored.score == 1
     half = {"3": 0.5, "5": 0.5}
@@ -218,7 +218,7 @@ DISTRIBUTIONS = st.lists(st.floats(0, 1), min_size=10, max_size=10).filter(lambd
 def test_a_constant_distribution_earns_nothing_in_contrasts(
     values: list[float], higher: str
 ) -> None:
-    """However it is spread: the soft score of an answer that does not depend on the text is 0."""
+    """An answer that does not depend on the text has a soft score of 0."""
     p = {str(d): v for d, v in enumerate(values)}
     item = Contrast(**BASE, other="Ill?", emotion="joy", higher=higher)
     scored = score_probabilities(item, [p, p])
@@ -230,7 +230,7 @@ def test_a_constant_distribution_earns_nothing_in_contrasts(
 def test_no_constant_answer_beats_the_baseline(
     references: list[tuple[int, int, int, int]], digit: int
 ) -> None:
-    """Skill of a constant answer is at most 0."""
+    """The skill of any constant answer is at most 0."""
     items: list[Item] = [
         Ratings(**BASE, emotions=("a", "b", "c", "d"), reference=r) for r in references
     ]

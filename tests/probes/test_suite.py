@@ -20,7 +20,7 @@ from tests.probes.made import suites
 
 @pytest.mark.parametrize(("size", "n"), [("quick", 136), ("standard", 312), ("validate", 616)])
 def test_sizes_and_no_repeats(size: str, n: int) -> None:
-    """As many items as promised, in all levels, none of them twice."""
+    """A suite has the promised number of items at every level, and no item twice."""
     for suite in suites(size):
         assert len(suite.items) == n
         assert Counter(i.family for i in suite.items) == SIZES[size]
@@ -29,7 +29,7 @@ def test_sizes_and_no_repeats(size: str, n: int) -> None:
 
 
 def test_answers_are_balanced() -> None:
-    """By topic: no answer is more than one turn ahead of the others."""
+    """Within a topic the counts of the right answers differ by at most one."""
     for suite in suites("quick"):
         for record in suite.statistics():
             if record["topic"] == "ratings":
@@ -39,7 +39,7 @@ def test_answers_are_balanced() -> None:
 
 
 def test_no_constant_answer_helps() -> None:
-    """Baselines of quick scores are those of chance, but for the remainder of the division."""
+    """Quick baselines equal chance, apart from items that do not divide evenly."""
     for suite in suites("quick"):
         for topics in suite.baselines.values():
             for topic, baseline in topics.items():
@@ -50,7 +50,7 @@ def test_no_constant_answer_helps() -> None:
 
 
 def test_baselines_are_what_such_answers_score() -> None:
-    """The best constant first digit, option and rating, scored as an answer would be."""
+    """Scoring the best constant digit and rating as answers gives the baselines."""
     suite = build_suite("quick", levels={"math": 2})
     by_math = [i for i in suite.items if i.topic == "sqrt"]
     best = max(
@@ -68,7 +68,7 @@ def test_baselines_are_what_such_answers_score() -> None:
 
 
 def test_generated_baseline_of_math() -> None:
-    """No constant of two leading digits does better on partial credit."""
+    """No constant number of the right length earns more partial credit than the baseline."""
     suite = build_suite("quick", levels={"math": 2}, families=["math"])
     numbers = [i.answer for i in suite.items if isinstance(i, Number) and i.topic == "cbrt"]
     baseline = suite.generated_baselines["math"]["cbrt"].constant
@@ -77,7 +77,7 @@ def test_generated_baseline_of_math() -> None:
 
 
 def test_the_same_arguments_make_the_same_bytes(tmp_path: Path) -> None:
-    """And the file of a suite is the suite, with its id."""
+    """Equal arguments give equal bytes, and a suite read from its file has the same id."""
     one, two = build_suite("quick", seed=3), build_suite("quick", seed=3)
     assert dump(one.items) == dump(two.items)
     (tmp_path / "one.jsonl").write_text(dump(one.items))
@@ -88,7 +88,7 @@ def test_the_same_arguments_make_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_splits_share_no_question() -> None:
-    """Of any seeds, however small the numbers."""
+    """This holds for any seeds, however small the numbers are."""
     for level in LEVELS:
         levels = dict.fromkeys(FAMILIES, level)
         asked = [
@@ -99,7 +99,7 @@ def test_splits_share_no_question() -> None:
 
 
 def test_a_longer_suite_keeps_the_items_of_a_shorter_one() -> None:
-    """Items hang on their address, not on how many there are."""
+    """An item depends on its address, not on the size of its suite."""
     short, long = (set(build_suite(size).items) for size in ("quick", "standard"))
     assert short < long
 
@@ -107,7 +107,7 @@ def test_a_longer_suite_keeps_the_items_of_a_shorter_one() -> None:
 @settings(deadline=None)
 @given(st.integers(1, 136), st.sampled_from(LEVELS))
 def test_every_prefix_is_stratified(n: int, level: int) -> None:
-    """No family is more than one item off its share, no topic more than one round."""
+    """Every family is within 1.5 items of its share, and every topic within one round."""
     suite = suites("quick")[level]
     prefix = suite.items[:n]
     for family, size in SIZES["quick"].items():
@@ -120,7 +120,7 @@ def test_every_prefix_is_stratified(n: int, level: int) -> None:
 
 
 def test_prompts_are_short() -> None:
-    """At the levels of small models, about 120 tokens at most: four characters are one token."""
+    """At the levels of small models prompts have about 90 tokens of four characters."""
     for level in (0, 1):
         suite = suites("quick")[level]
         lengths = sorted(len(a.prompt) for i in suite.items for a in i.requests())
@@ -129,7 +129,7 @@ def test_prompts_are_short() -> None:
 
 
 def test_what_does_not_exist() -> None:
-    """Names are checked, so that a typing error makes no other suite."""
+    """Names are checked, so that a typing error does not give another suite."""
     none: list[str] = []
     wrong: list[dict[str, Any]] = [
         {"size": "tiny"}, {"split": "test"}, {"families": ["maths"]}, {"families": none},
@@ -142,7 +142,7 @@ def test_what_does_not_exist() -> None:
 
 
 def test_mixed_users_suites_have_baselines() -> None:
-    """A topic may hold several kinds; each has its own baseline, weighted."""
+    """A topic may hold several kinds of items; its baseline is their weighted mean."""
     base: dict[str, Any] = {"family": "own", "topic": "t", "level": 0}
     suite = Suite(
         (
@@ -154,3 +154,15 @@ def test_mixed_users_suites_have_baselines() -> None:
     )
     assert suite.eq_baseline == eq_percent([5], [5]) == 100
     assert suite.baselines["own"]["t"].constant == pytest.approx((1 + 1) / 4)
+    assert suite.baselines["own"][""] == suite.baselines["own"]["t"]
+
+
+def test_the_baseline_of_a_family_is_one_answer_for_all_topics() -> None:
+    """Pooled over topics it is near chance, and below what the best answer of a topic scores."""
+    for suite in suites("quick"):
+        math = suite.baselines["math"]
+        assert 1 / 9 <= math[""].constant <= 5 / 32
+        assert math[""].constant <= max(b.constant for topic, b in math.items() if topic)
+        # In words a guess may have the length that numbers of the topic have.
+        words = suite.generated_baselines["math"]
+        assert words[""].constant >= min(b.constant for topic, b in words.items() if topic)

@@ -7,8 +7,8 @@ import pytest
 from rys_gguf.probes.draw import VERSION
 from rys_gguf.probes.suite import build_suite
 
-# Size, split and seed, and the ids of levels 0 to 3. If an item has to change, VERSION goes up and
-# all of these change with it.
+# The ids of levels 0 to 3, by size, split and seed. If an item has to change, VERSION must go up,
+# and all of these change.
 IDS = {
     "quick search 0": "f27bad1385dc0a4f 08c8f24583513f10 344609ff8dce234f ee87e50138ef6199",
     "quick search 1": "a176524a1fcabb1e 172ce402a49c9dff 951ea0b2c34a23db e6d7bb9823da36f8",

@@ -47,10 +47,10 @@ def jobs(*windows: Window) -> list[Job]:
 
 
 class ExecutorContract:
-    """What every executor keeps to; subclasses give a factory for two workers."""
+    """The tests that every executor passes; subclasses give a factory for two workers."""
 
     def factory(self) -> MakeExecutor:
-        """What makes the executor under test, with two workers on `SCRIPTED` hosts."""
+        """A function that makes the executor, with two workers on `SCRIPTED` hosts."""
         raise NotImplementedError
 
     @pytest.fixture
@@ -117,7 +117,7 @@ class ExecutorContract:
         error = OutputFailed if window == DISK_FULL else ZeroDivisionError
         with executor:
             with pytest.raises(error):
-                # The failing job first in each worker's list, so that one hangs meanwhile.
+                # One worker hangs meanwhile.
                 list(executor.run(jobs(HANGS, window)))
             assert len(list(executor.run(jobs(WINDOWS[0], WINDOWS[1])))) == 4
         assert list((tmp_path / "work").iterdir()) == []

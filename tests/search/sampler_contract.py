@@ -101,7 +101,7 @@ def run_on(
 
 
 class SamplerContract:
-    """What every sampler keeps to; subclasses make one."""
+    """The tests that every sampler passes; subclasses make one."""
 
     def make(self, windows: Windows, halving: Halving, folder: Path) -> Sampler:
         """The sampler under test, new at every call. `folder` may hold its files."""

@@ -24,7 +24,7 @@ GOLDEN = Path(__file__).parent.parent / "golden" / "run-0.1.0"
 
 @pytest.fixture
 def request_of_old(smollm2: Path) -> SweepRequest:
-    """What the run was asked for."""
+    """The request of that run."""
     suites = (Suite.read(GOLDEN / "suite.jsonl"), Suite.read(GOLDEN / "heldout.jsonl"))
     plan = SweepPlan("two-pass", (8, 4))
     settings = Settings(preflight=False)

@@ -98,7 +98,7 @@ def test_a_host_is_stopped_from_another_thread(
 
 
 def test_a_written_file_is_gone_after_use(model: Model, tmp_path: Path) -> None:
-    """Whether its engine answered or failed: finalists' files are large."""
+    """Finalists' files are large, so none outlives its use, even if the engine failed."""
     place = workplace(model, tmp_path)
     host = WrittenHost(place)
     with host.open(LayerMap.parse("blocks:0,6", 12)):
@@ -127,7 +127,7 @@ def content(path: Path) -> tuple[object, ...]:
 
 
 def written(model: Model, layer_map: LayerMap, path: Path, schedule: Schedule) -> Path:
-    """What apply writes, without provenance."""
+    """The file that apply writes, without provenance."""
     write_plan(make_plan(model, layer_map, schedule=schedule, provenance=False), path, force=True)
     return path
 

@@ -177,7 +177,7 @@ def test_an_engine_that_fails_is_an_outcome(host: ScriptedHost, setup: Setup) ->
 def test_a_failure_in_a_later_stage_keeps_the_stages_before(
     host: ScriptedHost, setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was answered stays answered."""
+    """The answers before it stay."""
     monkeypatch.setattr(
         "tests.search.fakes.ScriptedEngine.generate", lambda *_, **__: _fail("it ended")
     )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections import namedtuple
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -16,7 +16,14 @@ from rys_gguf.search.hosts.working_file import CandidateFile
 from rys_gguf.search.room import bytes_free, bytes_needed, require_room
 from rys_gguf.search.space import Windows, every
 
-Usage = namedtuple("Usage", "total used free")
+
+class Usage(NamedTuple):
+    """The result of shutil.disk_usage."""
+
+    total: int
+    used: int
+    free: int
+
 
 
 def test_the_need_is_that_of_the_files(

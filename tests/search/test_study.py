@@ -73,7 +73,7 @@ class Search:
 
     @property
     def jobs(self) -> list[Job]:
-        """What was run."""
+        """The jobs of the last run."""
         assert self.executor is not None
         return self.executor.jobs
 
@@ -85,7 +85,7 @@ def halving() -> Halving:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Where a run is kept."""
+    """The folder of a run."""
     return tmp_path / "run"
 
 
@@ -261,7 +261,7 @@ def test_control_families_choose_nothing_and_must_show_something(
 
 
 def test_failed_candidates_are_tried_again_on_request(windows: Windows, folder: Path) -> None:
-    """Whatever was recorded stays, and only what failed is run again."""
+    """Recorded results stay, and only failed jobs are run again."""
     sampler = Grid(windows, (2,), halving())
     Search(sampler, Planted({(4, 6): 0.1}, broken=[(9, 11)]), folder).run()
     search = Search(sampler, Planted({(4, 6): 0.1, (9, 11): 0.3}), folder)

@@ -39,12 +39,12 @@ def job(tmp_path: Path) -> list[str | Path]:
 
 
 def trials(folder: Path) -> list[Trial]:
-    """What a run found, by candidate."""
+    """The trials of a run."""
     return list(Run.open(folder).trials.values())
 
 
 def scores(folder: Path) -> dict[tuple[str, str], object]:
-    """What a run found by candidate and stage, without times."""
+    """The results of a run by candidate and stage, without times."""
     return {
         (trial.key, str(stage)): (result.status, result.soft_scores, result.measures.get("kl"))
         for trial in trials(folder)
@@ -98,7 +98,7 @@ def test_workers_side_by_side_find_the_same(job: list[str | Path], tmp_path: Pat
 
 
 def test_a_base_without_room_leaves_no_folder_behind(job: list[str | Path], tmp_path: Path) -> None:
-    """What the message advises makes it another run, which the first must not stand against."""
+    """The advice in the message makes it another run, which the first must not block."""
     folder = tmp_path / "run"
     args = [a for a in job if a != "--no-preflight"]
     assert "does not beat the best constant answer" in fails(*args, "-o", folder)
@@ -234,7 +234,7 @@ def test_a_disk_that_fills_up_stops_the_sweep_and_loses_nothing(
 
 
 def test_wrong_calls_are_one_message(job: list[str | Path], tmp_path: Path) -> None:
-    """What cannot be a sweep is said before anything runs."""
+    """Each mistake is reported before anything runs."""
     source = job[1]
     (tmp_path / "w.txt").write_text("3,9\n")
     assert "line 1" in fails("sweep", source, "--windows", tmp_path / "w.txt", "--suite", job[3])

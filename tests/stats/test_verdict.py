@@ -202,6 +202,22 @@ def test_answers_of_another_length_are_measured() -> None:
     assert all(v.length is None for v in verdict.verdicts(Evidence(make_run(0))))
 
 
+def test_speed_is_relative_to_the_base_in_turns_with_the_window() -> None:
+    """Where a run has that; one of 0.1.0 has the base's speed of another time, and no spread."""
+    run = make_run()
+    evidence = Evidence(run)
+    (trial,) = (t for t in evidence.windows if t.candidate.window == WINNER)
+    assert verdict.speed(evidence, trial) == pytest.approx(0.86)
+    assert verdict.speed_spread(trial) is None
+    for line in run.results:
+        if line["stage"] == "speed" and line["candidate"] == trial.key:
+            line["measures"] |= {"base_tokens_per_second": 172.0, "spread": 0.1}
+    evidence = Evidence(run)
+    (trial,) = (t for t in evidence.windows if t.key == trial.key)
+    assert verdict.speed(evidence, trial) == pytest.approx(0.5)
+    assert verdict.speed_spread(trial) == 0.1
+
+
 def test_search_ranks_the_winner_above_the_noise() -> None:
     """The planted window is first; a null search has nothing far above its line."""
     found = verdict.search_ranking(Evidence(make_run(0)))

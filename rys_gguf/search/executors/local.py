@@ -26,7 +26,7 @@ def factory(
     gpus: Sequence[str] = (),
     hosts: Hosts = DEFAULT_HOSTS,
 ) -> Callable[[Setup], LocalExecutor]:
-    """What makes a LocalExecutor whose workers divide this machine's threads and `gpus`."""
+    """A function that makes executors whose workers divide this machine's threads and `gpus`."""
     shares = shares_of(options, n_workers, gpus)
     return lambda setup: LocalExecutor(setup, shares, hosts)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ LOCAL = "local"
 # With 0, Ray takes the loopback address as this machine's. Read when Ray is imported.
 _LOOPBACK_ONLY = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 _POLL_SECONDS = 0.2
+_CONNECT_SECONDS = 10.0
 # For workers to remove their files in the end; a machine that is gone is not waited for.
 _CLOSE_SECONDS = 20.0
 
@@ -37,7 +39,7 @@ def factory(
     gpus: float = 0.0,
     hosts: Hosts = DEFAULT_HOSTS,
 ) -> Callable[[Setup], RayExecutor]:
-    """What makes a RayExecutor with up to `n_workers`, each on `cpus` and `gpus` of a machine.
+    """A function that makes executors of up to `n_workers`, each on `cpus` and `gpus` of a machine.
 
     `address` is that of a cluster, "auto" for the cluster this machine belongs to, or "local" for
     one that is started here, listens on the loopback interface only, and ends with the executor.
@@ -66,6 +68,13 @@ def _too_large(cpus: float, gpus: float, here: dict[str, float]) -> RysError:
         f"a worker needs {cpus:g} CPUs and {gpus:g} GPUs, this machine has "
         f"{here.get('CPU', 0):g} and {here.get('GPU', 0):g}; take fewer --threads or --gpus"
     )
+
+
+def _require_reachable(address: str) -> None:
+    """Raise OSError if nobody listens at host:port; Ray itself would try for minutes."""
+    host, colon, port = address.rpartition("://")[2].rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
 
 
 class RayExecutor:
@@ -100,6 +109,7 @@ class RayExecutor:
         self._ray = _import_ray(self._address)
         is_local = self._address == LOCAL
         try:
+            _require_reachable(self._address)
             self._ray.init(
                 # Spelled out: without an address Ray would join the cluster in RAY_ADDRESS.
                 address=self._address,
@@ -107,7 +117,7 @@ class RayExecutor:
                 include_dashboard=False if is_local else None,
                 logging_level=logging.ERROR,
             )
-        except (ConnectionError, RuntimeError, ValueError) as e:
+        except (OSError, RuntimeError, ValueError) as e:
             raise RysError(f"no Ray cluster at {self._address!r}: {e}") from e
         try:
             if is_local:

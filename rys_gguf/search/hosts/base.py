@@ -51,7 +51,7 @@ class Host(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Workplace:
-    """Where a host works: on which model, with files called `name` in which folder, and how."""
+    """The model that a host works on, the folder and `name` of its files, and how it loads them."""
 
     model: Model
     folder: Path

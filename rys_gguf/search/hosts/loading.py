@@ -1,4 +1,4 @@
-"""What hosts that load a file share: the engine that runs, which another thread may end."""
+"""The running engine of a host that loads files; another thread may end it."""
 
 from __future__ import annotations
 

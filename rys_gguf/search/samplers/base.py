@@ -30,7 +30,7 @@ class Sampler(Protocol):
 
     @property
     def notes(self) -> Sequence[str]:
-        """What it does differently from what the user asked for."""
+        """Lines that say where it departs from the request."""
 
     def describe(self) -> Iterator[str]:
         """Lines that tell a user what it will try."""

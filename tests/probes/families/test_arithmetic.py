@@ -1,4 +1,4 @@
-"""Arithmetic: every answer checked with high precision, and no sum asked twice."""
+"""Arithmetic: answers are checked with high precision, and no sum is asked twice."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_math_by_decimals() -> None:
 
 @given(st.integers(0, 10**40))
 def test_roots_are_the_nearest(n: int) -> None:
-    """Compared without fractions: (2r - 1) / 2 is below the root, (2r + 1) / 2 is not."""
+    """The root lies from (2r - 1) / 2 to below (2r + 1) / 2, compared in integers."""
     r = arithmetic.nearest_root(n)
     assert max(2 * r - 1, 0) ** 2 <= 4 * n < (2 * r + 1) ** 2
     c = arithmetic.nearest_cube_root(n)
@@ -49,14 +49,14 @@ def test_roots_are_the_nearest(n: int) -> None:
 
 
 def test_order_does_not_make_another_sum() -> None:
-    """8 times 9 and 9 times 8 are one question, within splits and across them."""
+    """8 times 9 and 9 times 8 count as one question, within a split and across splits."""
     asked: Counter[tuple[str, ...]] = Counter()
     for seed, split in enumerate(SPLITS):
-        mine = set()
+        keys = set()
         for item in built("validate", "math", 0, seed, split):
             numbers = re.findall(r"\d+", item.question)
             key = (item.topic, *(numbers if item.topic == "difference" else sorted(numbers)))
-            assert key not in mine, item.question
-            mine.add(key)
-        asked.update(mine)
+            assert key not in keys, item.question
+            keys.add(key)
+        asked.update(keys)
     assert max(asked.values()) == 1

@@ -16,7 +16,7 @@ from tests.probes.made import built, items
 
 
 def test_contrasts_differ_in_one_clause_and_show_who_is_meant() -> None:
-    """Whoever is asked for occurs in both versions, and nothing but one respect differs."""
+    """The person asked about occurs in both versions, which differ in one clause only."""
     for kind in emotions.KINDS:
         for case in kind.cases:
             assert "{A}" in case.event or ("{A}" in case.strong and "{A}" in case.weak), case
@@ -36,13 +36,13 @@ CLASHES = (
 
 
 def test_scenes_contradict_no_case() -> None:
-    """They name no season, time of day, weather or sound, which cases do."""
+    """Settings name no season, time of day, weather or sound, as cases do."""
     for text in emotions._SCENES + emotions._BEFORE:
         assert not re.search(CLASHES, text), text
 
 
 def test_it_is_what_happened_to_the_one_who_is_asked_for() -> None:
-    """Ratings ask about "it": what happened to somebody else is told before."""
+    """The question says "it", so another person's case comes before the one that is meant."""
     for item in items("ratings", levels=(3,)):
         asked = re.search(r"(?:does|make) (\w+) feel", item.question)
         assert asked
@@ -52,18 +52,18 @@ def test_it_is_what_happened_to_the_one_who_is_asked_for() -> None:
 
 
 def told_cases(text: str) -> list[tuple[str, str]]:
-    """The cases that a text tells, each with the words that tell it."""
-    found = []
+    """The events of the cases in a text, each with the words in which it is told."""
+    events = []
     for kind in emotions.KINDS:
         for case in kind.cases:
             for clause in (case.strong, case.weak):
                 pattern = re.sub(r"\\{\w+\\}", r"\\w+", re.escape(f"{case.event} {clause}"))
-                found += [(case.event, m.group()) for m in re.finditer(pattern, text)]
-    return found
+                events += [(case.event, m.group()) for m in re.finditer(pattern, text)]
+    return events
 
 
 def test_every_kind_has_a_dominant_emotion_two_others_and_three_absent_ones() -> None:
-    """The order of the data file is what ratings are drawn by; each split gets cases of a kind."""
+    """Ratings are drawn by the order of the emotions, and cases are divided among the splits."""
     for kind in emotions.KINDS:
         main, *mild = list(kind.felt.values())[:3]
         assert main > max(mild) > 0
@@ -72,7 +72,7 @@ def test_every_kind_has_a_dominant_emotion_two_others_and_three_absent_ones() ->
 
 
 def test_references_are_spread() -> None:
-    """One emotion is high, at least one absent; no constant answer does well."""
+    """One emotion is strong and at least one absent, so no constant answer scores well."""
     for size in SIZES:
         for level in LEVELS:
             suite = Suite(built(size, "eq", level, level, SPLITS[level % 3]))
@@ -87,7 +87,7 @@ def test_references_are_spread() -> None:
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("level", [0, 3])
 def test_splits_share_no_event(size: str, level: int) -> None:
-    """Nor one that somebody else goes through; up to standard, contrasts do not repeat any."""
+    """This includes events of other people; only contrasts of the largest size repeat any."""
     events = []
     for seed, split in enumerate(SPLITS):
         told: Counter[str] = Counter()

@@ -13,7 +13,7 @@ from tests.probes.made import items, made
 
 
 def test_causal_by_acting_it_out() -> None:
-    """Both outcomes from the words of the rule; aims are read where they are stated."""
+    """The words of the rule give both outcomes, and the text states aims."""
     for item in items("causal"):
         text = item.question
         if " can each " not in text:
@@ -35,11 +35,11 @@ def test_causal_by_acting_it_out() -> None:
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_no_rule_gives_its_answer_away(level: int) -> None:
-    """Of every rule half of the items are answered yes: what is known before anybody acts."""
+    """Half of the items of every rule are answered yes, so the rule alone tells nothing."""
     answers: dict[str, Counter[str]] = {}
     for item in made("causal", level, 2000):
-        if found := re.search(r" if, and only if, (.+?)\. ", item.question):
-            words = re.sub(r"\b[A-Z]\w+", "X", found.group(1))
+        if match := re.search(r" if, and only if, (.+?)\. ", item.question):
+            words = re.sub(r"\b[A-Z]\w+", "X", match.group(1))
             words = re.sub(r"^X does not .+ but", "no X but", words)
             kind = re.match(r"at least \w+|exactly|both of|all of|no X but \w+|X", words)
             assert kind, words
@@ -57,7 +57,7 @@ def did_part(text: str) -> str:
 
 
 def outcome(rule: str, names: list[str], did: set[str]) -> bool:
-    """Whether the thing happens, by the words of the rule."""
+    """Whether the outcome happens, by the words of the rule."""
     # "If" says nothing of the other case, and "only if" nothing of this one.
     _, rule = rule.split(" if, and only if, ")
     if never := re.match(r"(\w+) does not .+ but (at least one of the others|either) ", rule):
@@ -85,7 +85,7 @@ def outcome(rule: str, names: list[str], did: set[str]) -> bool:
 
 
 def aim(item: Item) -> None:
-    """An item about what somebody wanted: the answer by the sentence that says so."""
+    """Check an item about intentions against the sentence that states the aim."""
     asked = re.search(
         r"(?:Was it (\w+)'s aim to|Did (\w+) do it in order to) (.+)\?", item.question
     )
@@ -107,7 +107,7 @@ def aim(item: Item) -> None:
             raise AssertionError(told)
     else:
         assert re.match(rf"(All that )?{who} ", told), told
-        found = re.search(r"(?:in order to|wanted was to) (.+?)(?:\.|,)", told)
-        assert found
-        wanted = found.group(1)
+        match = re.search(r"(?:in order to|wanted was to) (.+?)(?:\.|,)", told)
+        assert match
+        wanted = match.group(1)
     assert item.gold == ("yes" if wanted == what else "no"), item.question

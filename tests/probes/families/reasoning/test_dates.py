@@ -1,4 +1,4 @@
-"""Dates: counted in the calendar, and not to be guessed from the options."""
+"""Dates: checked by the calendar, and not to be guessed from the options."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ MONTHS = {date(2000, m, 1).strftime("%B"): m for m in range(1, 13)}
 
 
 def dates(text: str) -> list[date]:
-    """All dates in a text, in any of the forms; without a year they are in 2001."""
-    found = []
+    """All dates in a text, in any format; dates without a year are in 2001."""
+    days = []
     for m in re.finditer(
         r"(\d{4})-(\d\d)-(\d\d)|(\d+) ([A-Z][a-z]+)(?: (\d{4}))?|([A-Z][a-z]+) (\d+)(?:, (\d{4}))?",
         text,
     ):
         g = m.groups()
         if g[0]:
-            found.append(date(int(g[0]), int(g[1]), int(g[2])))
+            days.append(date(int(g[0]), int(g[1]), int(g[2])))
         elif g[4] in MONTHS:
-            found.append(date(int(g[5] or 2001), MONTHS[g[4]], int(g[3])))
+            days.append(date(int(g[5] or 2001), MONTHS[g[4]], int(g[3])))
         elif g[6] in MONTHS:
-            found.append(date(int(g[8] or 2001), MONTHS[g[6]], int(g[7])))
-    return found
+            days.append(date(int(g[8] or 2001), MONTHS[g[6]], int(g[7])))
+    return days
 
 
 def months_later(day: date, n: int) -> date:
@@ -44,7 +44,7 @@ def months_later(day: date, n: int) -> date:
 
 
 def test_dates_by_counting() -> None:
-    """Today from the first sentences, then what is asked for; one option only is right."""
+    """The first sentences give today, the question the date; exactly one option is right."""
     for item in items("date"):
         assert isinstance(item, Choice)
         text = item.question
@@ -112,7 +112,7 @@ HEURISTICS: dict[str, Score] = {
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_options_do_not_tell_the_date(level: int) -> None:
-    """Whoever sees the options only does no better than chance, however they are compared."""
+    """Comparing the options alone gives no better than chance, by any of these rules."""
     right: Counter[str] = Counter()
     dated = made("date", level, 300)
     for item in dated:
@@ -128,7 +128,7 @@ def test_options_do_not_tell_the_date(level: int) -> None:
 
 
 def test_likely_mistakes_are_among_the_options() -> None:
-    """The date in the text, the wrong way and the like are there: they make items hard."""
+    """Options such as the date in the text make items hard."""
     tempting = []
     for item in made("date", 0, 300):
         assert isinstance(item, Choice)

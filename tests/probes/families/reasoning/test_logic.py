@@ -1,4 +1,4 @@
-"""Orders: the clues leave one, and none of them can be spared."""
+"""Orders: the clues allow exactly one, and each clue is needed."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ PLACE = (
 
 
 def clue(text: str, n: int) -> Callable[[dict[str, int]], bool]:
-    """What a sentence says of places, from its words alone."""
+    """The test that a sentence makes of positions, by its words alone."""
     for kinds, holds in (
         (BESIDE, lambda at, x, y: abs(at[x] - at[y]) == 1),
         (BEFORE, lambda at, x, y: at[x] < at[y]),
@@ -60,14 +60,14 @@ def clue(text: str, n: int) -> Callable[[dict[str, int]], bool]:
 
 
 def test_logic_by_brute_force() -> None:
-    """All orders tried: exactly one fits the clues, none of which can be spared."""
+    """Of all orders exactly one fits the clues, and without any of them more would fit."""
     for item in items("logic", levels=(0, 1, 2)) + items("logic", levels=(3,))[:8]:
         assert isinstance(item, Choice)
         _, rest = item.question.split(": ", 1)
-        names, *said, question = [s.strip() for s in re.split(r"\.", rest)]
+        names, *sentences, question = [s.strip() for s in re.split(r"\.", rest)]
         things = [x.lower() for x in re.split(r", | and ", names)]
         assert sorted(things) == sorted(t.lower() for t in item.texts)
-        clues = [clue(s, len(things)) for s in said]
+        clues = [clue(s, len(things)) for s in sentences]
         orders = [dict(zip(order, range(9), strict=False)) for order in permutations(things)]
         left = [at for at in orders if all(c(at) for c in clues)]
         assert len(left) == 1, item.question

@@ -28,7 +28,7 @@ IDLE = r"years old|minutes away|street has|owns \d+ hats|degrees outside|school 
 
 
 def test_story_by_reading() -> None:
-    """The sums of the text, sentence by sentence; all numbers on the way are above 0."""
+    """Computing sentence by sentence gives the answer, and no number on the way is below 1."""
     for item in items("story"):
         assert isinstance(item, Number)
         *told, question = [s for s in item.question.split(". ") if not re.search(IDLE, s)]
@@ -41,9 +41,9 @@ def test_story_by_reading() -> None:
         for sentence in told[1:]:
             # Every sentence names the things and their owner: no "them", which may be some or all.
             read = [
-                (change, found.groups())
+                (change, match.groups())
                 for pattern, change in STEPS
-                if (found := re.search(pattern.format(a=a, things=things), sentence))
+                if (match := re.search(pattern.format(a=a, things=things), sentence))
             ]
             assert len(read) == 1, sentence
             have = read[0][0](have, *map(int, read[0][1]))

@@ -1,4 +1,4 @@
-"""Walks: the answer is where the text leads, and nothing else gives it away."""
+"""Walks: the answer follows from the instructions, and nothing else gives it away."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.probes.made import items, made
 
 
 def test_navigate_by_walking() -> None:
-    """The walk in the text, step by step."""
+    """Following the text step by step gives the answer."""
     near = []
     for item in items("navigate"):
         place, facing, sides = 0j, 1j, {"forward": 1, "backward": -1, "left": 1j, "right": -1j}
@@ -31,7 +31,7 @@ def test_navigate_by_walking() -> None:
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("turning", [False, True])
 def test_parity_does_not_give_a_walk_away(level: int, turning: bool) -> None:
-    """Neither the parity of all steps nor, on walks without turns, of those on one axis."""
+    """The parity of all steps, or of those on one axis without turns, does not tell the answer."""
     right: Counter[str] = Counter()
     walks = [i for i in made("navigate", level, 600) if ("Turn" in i.question) is turning]
     for item in walks:

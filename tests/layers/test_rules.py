@@ -1,0 +1,403 @@
+"""The rules by themselves: what each makes of a map, without a model and without an engine."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import gguf
+import pytest
+
+from rys_gguf import LayerMap, Refused, Schedule
+from rys_gguf.formats.header import KV
+from rys_gguf.layers.carry import Carried, ModelRules
+from rys_gguf.layers.rule import Architecture, Metadata, Rescale, Rule
+from rys_gguf.layers.rules import (
+    Anchored,
+    BoundToPreceding,
+    CountSwitch,
+    Injection,
+    LayerIndex,
+    Leading,
+    Listed,
+    Looped,
+    Periodic,
+    Phase,
+    Pin,
+    SharedTail,
+    TensorNames,
+    TiedTail,
+    Unsupported,
+)
+from tests.layers.metadata import meta, value_kv
+
+
+def outcome(
+    rule: Rule,
+    source: Metadata,
+    spec: str,
+    schedule: Schedule = Schedule.PORTABLE,
+    **options: Any,
+) -> Carried:
+    """What one rule makes of a map."""
+    layer_map = LayerMap.parse(spec, source.n_trunk)
+    rules = ModelRules(Architecture("a", (rule,), "", **options), source)
+    return rules.carry(layer_map, schedule)
+
+
+@pytest.mark.parametrize(
+    ("spec", "moved"),
+    [("blocks:0,1", 3), ("blocks:0,2", 4), ("blocks:2,4", 2), ("blocks:1,3", None),
+     ("layers:0,2..5", 1), ("layers:2..5", 0), ("layers:2,0,1,3..5", None)],
+)  # fmt: skip
+def test_a_leading_count_moves_or_the_map_is_refused(spec: str, moved: int | None) -> None:
+    """K becomes the number of outputs from inside, which must come first."""
+    found = outcome(Leading("lead", "dense", "MoE"), meta(6, lead=2), spec)
+    assert bool(found.conflicts) == (moved is None)
+    if moved is not None:
+        assert found.target.scalar("lead") == moved
+
+
+@pytest.mark.parametrize(
+    ("spec", "legal"),
+    [("blocks:2,4", True), ("blocks:0,1", False), ("blocks:1,3", False), ("layers:1..5", False)],
+)
+def test_anchored_layers_stay_in_place_once(spec: str, legal: bool) -> None:
+    """The first two neither move nor repeat nor go."""
+    assert bool(outcome(Anchored(2, "because"), meta(6), spec).conflicts) != legal
+
+
+@pytest.mark.parametrize(
+    ("spec", "legal"), [("blocks:0,4", True), ("blocks:3,5", False), ("layers:0..4", False)]
+)
+def test_a_tied_tail_stays_last(spec: str, legal: bool) -> None:
+    """The last two neither move nor repeat nor go."""
+    assert bool(outcome(TiedTail("tail", "because"), meta(6, tail=2), spec).conflicts) != legal
+
+
+@pytest.mark.parametrize(
+    ("spec", "moved"),
+    [
+        ("blocks:0,2", 2),
+        ("blocks:2,4", 2),
+        ("blocks:4,6", 4),
+        ("blocks:3,4", None),
+        ("blocks:3,5", None),
+    ],
+)
+def test_a_shared_tail_moves_and_keeps_its_two_givers(spec: str, moved: int | None) -> None:
+    """Layers 2 and 3 give K/V to 4 and 5, and must stay the two before them."""
+    found = outcome(SharedTail("shared"), meta(6, shared=2), spec)
+    assert bool(found.conflicts) == (moved is None)
+    if moved is not None:
+        assert found.target.scalar("shared") == moved
+
+
+@pytest.mark.parametrize(
+    ("spec", "legal"),
+    [("blocks:2,4", True), ("blocks:3,4", True), ("blocks:0,6", True), ("blocks:1,3", False)],
+)
+def test_a_layer_keeps_the_chooser_before_it(spec: str, legal: bool) -> None:
+    """With choosers at 0, 2 and 4 a window starts on one or holds none."""
+    rule = BoundToPreceding("types", "indexer")
+    found = outcome(rule, meta(6, types=[1, 0, 1, 0, 1, 0]), spec)
+    assert bool(found.conflicts) != legal
+
+
+def test_a_layer_named_by_number_is_followed() -> None:
+    """ple.layers = [3] becomes [5] after two layers before it; a copy of it is refused."""
+    rule = LayerIndex("ple__layers".replace("__", "."), "the layer with the lookup")
+    source = meta(6, ple__layers=[3])
+    assert outcome(rule, source, "blocks:0,2").target.array("ple.layers") == [5]
+    assert outcome(rule, source, "blocks:3,4").conflicts
+
+
+def test_lists_of_tensor_names_follow_the_map() -> None:
+    """One entry per copy, its parallel value with it; names of the whole model stay."""
+    names = ["blk.1.x", "output.weight", "blk.2.x", "blk.6.x"]
+    source = meta(6, n_mtp=1)
+    kvs = dict(source.kvs)
+    kvs |= {kv.key: kv for kv in (value_kv("t.name", names), value_kv("t.value", [7, 8, 9, 10]))}
+    found = outcome(TensorNames("t.name", ("t.value",)), replace(source, kvs=kvs), "blocks:1,3")
+    assert found.target.kvs["t.name"].value == [
+        "blk.1.x", "blk.3.x", "output.weight", "blk.2.x", "blk.4.x", "blk.8.x",
+    ]  # fmt: skip
+    assert found.target.kvs["t.value"].value == [7, 7, 8, 9, 9, 10]
+
+
+def test_a_longer_array_keeps_its_surplus() -> None:
+    """compress_ratios may be longer than the blocks; the rest stays behind the gathered ones."""
+    source = meta(4, ratios=[1, 2, 3, 4, 99])
+    found = outcome(Rule(), source, "blocks:1,3", longer_arrays=("ratios",))
+    assert found.target.array("ratios") == [1, 2, 3, 2, 3, 4, 99]
+
+
+def test_an_unsupported_architecture_says_why() -> None:
+    """One sentence, and no window is named because none is legal."""
+    assert outcome(Unsupported("it loops"), meta(4), "blocks:1,3").conflicts[0].text == "it loops"
+
+
+def test_a_scalar_that_names_a_layer_is_followed_too() -> None:
+    """The key may hold one number; without the key there is nothing to follow."""
+    rule = LayerIndex("at", "the gate")
+    assert outcome(rule, meta(6, at=3), "blocks:0,2").target.scalar("at") == 5
+    assert outcome(rule, meta(6), "blocks:3,4").conflicts == ()
+
+
+def test_lists_of_another_length_do_not_follow_the_names() -> None:
+    """A parallel key must have one value per name, and names must be texts."""
+    source = meta(4)
+    kvs = {**source.kvs, "n": value_kv("n", ["blk.1.x"]), "v": value_kv("v", [1, 2])}
+    found = outcome(TensorNames("n", ("v", "absent")), replace(source, kvs=kvs), "blocks:1,3")
+    assert found.target.kvs["n"].value == ["blk.1.x", "blk.3.x"]
+    assert found.target.kvs["v"].value == [1, 2]
+    found = outcome(TensorNames("v"), replace(source, kvs=kvs), "blocks:1,3")
+    assert found.target.kvs["v"].value == [1, 2]
+
+
+# -- kinds by position ---------------------------------------------------------------------------
+
+HYBRID = Periodic("full", "linear", 4, "interval", array="flags", array_read_by="new", whole=True)
+
+
+def test_the_period_decides_which_windows_are_portable() -> None:
+    """Whole periods pass; anything else is curable, and the explicit array cures it."""
+    source = meta(8)
+    assert outcome(HYBRID, source, "blocks:0,4").conflicts == ()
+    kind, count = outcome(HYBRID, source, "blocks:1,3").conflicts
+    assert "output 3 would run as full, but it comes from source 1, linear" in kind.text
+    assert "10 layers are not divisible by interval 4" in count.text
+    assert kind.curable
+    assert count.curable
+    found = outcome(HYBRID, source, "blocks:1,3", Schedule.EXPLICIT)
+    assert found.conflicts == ()
+    assert found.target.array("flags") == [1, 1, 1, 1, 1, 0, 1, 1, 1, 0]
+    assert found.notes == ("a.flags lists each layer's kind: new",)
+
+
+def test_a_period_of_zero_makes_no_layer_special() -> None:
+    """As llama.cpp's set_swa_pattern(0) does."""
+    assert HYBRID.kinds(meta(3, interval=0)) == ("linear",) * 3
+
+
+def test_where_the_condition_fails_all_layers_are_alike() -> None:
+    """Special, or whatever `otherwise` says; any window is legal."""
+    rule = Periodic("full", "sliding", 4, when="window")
+    assert rule.kinds(meta(5)) == ("full",) * 5
+    assert replace(rule, otherwise="none").kinds(meta(5)) == ("none",) * 5
+    assert rule.describe(meta(5)) == "every layer full (no window)"
+    assert outcome(rule, meta(5), "blocks:1,2").conflicts == ()
+    assert outcome(rule, meta(5, window=8), "blocks:1,2").conflicts
+
+
+def test_an_array_shorter_than_the_model_leaves_the_tail_special() -> None:
+    """llama.cpp reads it into zeroed memory without a length check."""
+    source = meta(4, flags=[1, 0])
+    assert HYBRID.kinds(source) == ("linear", "full", "full", "full")
+    assert HYBRID.describe(source) == "a.flags lists the kind of each layer"
+
+
+def test_a_source_whose_array_differs_from_its_positions_needs_no_portability() -> None:
+    """It never ran on engines that do not read the array; the gathered array is enough."""
+    source = meta(8, flags=[1, 0, 1, 0, 1, 0, 1, 0])
+    found = outcome(HYBRID, source, "blocks:1,2")
+    assert found.conflicts == ()
+    assert found.target.array("flags") == [1, 0, 0, 1, 0, 1, 0, 1, 0]
+
+
+def test_an_unknown_period_is_kept() -> None:
+    """Each output keeps its source's phase."""
+    assert outcome(Phase(2), meta(6), "blocks:2,4").conflicts == ()
+    assert "a period of 2" in outcome(Phase(2), meta(6), "blocks:2,3").conflicts[0].text
+
+
+# -- per-layer arrays ----------------------------------------------------------------------------
+
+
+def test_listed_kinds_follow_their_array() -> None:
+    """Any map is legal, unless the last output must have something that it lacks."""
+    rule = Listed("kv", "attention", "recurrent")
+    source = meta(4, kv=[2, 2, 0, 2])
+    assert rule.kinds(source) == ("attention", "attention", "recurrent", "attention")
+    assert rule.kinds(meta(4, kv=2)) is None
+    assert rule.describe(meta(4, kv=2)) is None
+    assert outcome(rule, source, "blocks:2,3").conflicts == ()
+    at_end = replace(rule, at_end=True)
+    (conflict,) = outcome(at_end, source, "layers:0..2").conflicts
+    assert conflict.text == "output 2 (source 2) is recurrent and cannot be last"
+
+
+def test_defaults_of_a_missing_array_are_written() -> None:
+    """Entries that followed from the position must not follow from the new one."""
+    rule = BoundToPreceding("types", "indexer", by_default=lambda m: [1, 0] * (m.n_trunk // 2))
+    found = outcome(rule, meta(4), "blocks:0,2")
+    assert found.target.array("types") == [1, 0, 1, 0, 1, 0]
+    assert rule.kinds(meta(4)) == ("own indexer", "shared indexer") * 2
+    # A scalar holds for every layer, and is not spelled out.
+    assert rule.kinds(meta(4, types=1)) == ("own indexer",) * 4
+    assert outcome(rule, meta(4, types=1), "blocks:0,2").target.scalar("types") == 1
+
+
+def test_layers_that_take_no_part_do_not_choose() -> None:
+    """Only users of the choice count, and without the condition nobody does."""
+    rule = BoundToPreceding("types", "indexer", users="kv")
+    source = meta(4, types=[1, 1, 0, 0], kv=[2, 0, 2, 2])
+    assert outcome(rule, source, "blocks:1,2").conflicts == ()
+    assert outcome(rule, source, "layers:1..3").conflicts
+    idle = BoundToPreceding("types", "indexer", when="top_k")
+    assert idle.kinds(source) is None
+    assert idle.describe(source) is None
+    assert outcome(idle, source, "layers:1..3").conflicts == ()
+
+
+def test_what_is_added_to_inputs_stays_with_its_layers() -> None:
+    """Copies of layer 0 get nothing; a layer that gets something cannot become layer 0."""
+    rule = Injection("map")
+    source = meta(4, map=[-1, 0, 1, -1])
+    assert outcome(rule, source, "blocks:0,2").target.array("map") == [-1, 0, -1, 0, 1, -1]
+    (conflict,) = outcome(rule, source, "layers:1..3").conflicts
+    assert "source 1 is given image features" in conflict.text
+    assert outcome(rule, source, "layers:3,0..2").conflicts == ()
+    assert outcome(rule, meta(4), "layers:1..3").conflicts == ()
+
+
+# -- first and last layers -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rule", "key", "spec", "kind"),
+    [
+        (Leading("k", "dense", "MoE"), "k", "layers:2..5", "MoE"),
+        (SharedTail("k"), "k", "layers:0..3", "own K/V"),
+    ],
+)
+def test_a_count_that_becomes_zero_still_tells_the_kind(
+    rule: Rule, key: str, spec: str, kind: str
+) -> None:
+    """A map may drop all layers of one kind; the others are still what they were."""
+    source = meta(6, **{key: 2})
+    found = outcome(rule, source, spec)
+    assert found.conflicts == ()
+    assert found.target.scalar(key) == 0
+    assert rule.kinds(found.target) == (kind,) * 4
+    rules = ModelRules(Architecture("a", (rule,), ""), source)
+    assert list(rules.deviations(found.target, LayerMap.parse(spec, 6))) == []
+
+
+def test_what_does_not_hold_is_not_described() -> None:
+    """A count of 0 means that the rule does not hold for this model."""
+    for rule in (Leading("k", "dense", "MoE"), SharedTail("k"), Anchored("k", "because")):
+        assert rule.describe(meta(4)) is None
+        assert str(2 if not isinstance(rule, SharedTail) else 4) in str(rule.describe(meta(6, k=2)))
+        assert outcome(rule, meta(4), "blocks:1,3").conflicts == ()
+
+
+# -- the number of layers ------------------------------------------------------------------------
+
+
+def test_a_count_that_changes_the_computation_is_not_crossed() -> None:
+    """Neither to it nor from it, except where data can make up for it."""
+    rule = CountSwitch(frozenset({6}), "everything")
+    assert (
+        "6 -> 8 layers would change everything"
+        in outcome(rule, meta(6), "blocks:0,2").conflicts[0].text
+    )
+    assert outcome(rule, meta(4), "blocks:0,2").conflicts
+    assert outcome(rule, meta(4), "blocks:0,1").conflicts == ()
+    assert outcome(CountSwitch(None, "it"), meta(4), "blocks:0,1").conflicts
+    assert outcome(CountSwitch(None, "it"), meta(4), "layers:3,2,1,0").conflicts == ()
+    never = CountSwitch(frozenset({6}), "it", applies=lambda _: False)
+    assert outcome(never, meta(6), "blocks:0,2").conflicts == ()
+
+
+@pytest.mark.parametrize(
+    ("new", "note"),
+    [(False, "blk.N.q.weight multiplied by 3"), (True, "blk.N.q.weight 3 added to every layer")],
+)
+def test_a_repair_is_made_explicitly_only(new: bool, note: str) -> None:
+    """The explicit schedule changes data; the portable one refuses and is curable."""
+    rescale = Rescale("q.weight", lambda source, target: target.n_trunk / source.n_trunk * 2, new)
+    rule = CountSwitch(frozenset({4}), "the scale", repair=rescale)
+    (conflict,) = outcome(rule, meta(4), "blocks:0,2").conflicts
+    assert conflict.curable
+    found = outcome(rule, meta(4), "blocks:0,2", Schedule.EXPLICIT)
+    assert (found.conflicts, dict(found.scales)) == ((), {rescale: 3.0})
+    assert note in found.notes[0]
+    assert rule.limit(Schedule.PORTABLE) == "not to or from 4 layers"
+    assert rule.limit(Schedule.EXPLICIT) is None
+
+
+@pytest.mark.parametrize(
+    ("counts", "limit"),
+    [
+        (frozenset({26, 27}), "not to or from 26 or 27 layers"),
+        (range(64, 513), "not across 64 layers"),
+        (None, "same layer count"),
+    ],
+)
+def test_the_limit_of_a_switch_names_its_counts(counts: Any, limit: str) -> None:
+    """What the table shows for windows."""
+    assert CountSwitch(counts, "it").limit(Schedule.PORTABLE) == limit
+
+
+def test_a_derived_value_is_pinned() -> None:
+    """The source's value is written where the key is missing, and only there."""
+    rule = Pin("scale", gguf.GGUFValueType.FLOAT32, lambda m: 1 / m.n_trunk)
+    found = outcome(rule, meta(4), "blocks:0,2")
+    kv = found.target.kv("scale")
+    assert kv is not None
+    assert kv.value == 0.25
+    assert found.notes[0].startswith("a.scale 0.25 written")
+    assert outcome(rule, meta(4, scale=1.0), "blocks:0,2").notes == ()
+    nothing = Pin("scale", gguf.GGUFValueType.FLOAT32, lambda _: None)
+    assert outcome(nothing, meta(4), "blocks:0,2").target.kv("scale") is None
+
+
+def test_a_looped_stack_has_slots_for_512_layers() -> None:
+    """Each pass over the stack takes slots of its own."""
+    assert outcome(Looped("loops"), meta(200, loops=2), "blocks:0,50").conflicts == ()
+    (conflict,) = outcome(Looped("loops"), meta(200, loops=2), "blocks:0,100").conflicts
+    assert "makes 600, llama.cpp stops at 512" in conflict.text
+
+
+def test_mtp_blocks_count_against_the_512() -> None:
+    """The engine has slots for trunk and tail together."""
+    (conflict,) = outcome(Rule(), meta(500, n_mtp=3), "blocks:0,10").conflicts
+    assert conflict.text == "513 blocks are more than llama.cpp's 512"
+
+
+# -- metadata that no engine would load ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [1.5, "two", -3])
+def test_a_count_that_is_no_whole_number_is_refused(value: Any) -> None:
+    """llama.cpp does not load such a model either."""
+    kv = value_kv("a.k", value) if value != -3 else KV.of("a.k", gguf.GGUFValueType.INT32, -3)
+    source = meta(4).with_kv(kv)
+    with pytest.raises(Refused, match=r"a\.k is .* expects a whole number"):
+        source.scalar("k")
+
+
+@pytest.mark.parametrize("items", [["x"], [float("nan")], [0] * 513])
+def test_an_array_of_anything_but_512_numbers_is_refused(items: list[Any]) -> None:
+    """Texts, numbers that are none, and more entries than llama.cpp has slots."""
+    with pytest.raises(Refused, match="expects at most 512 numbers"):
+        meta(4, k=items).array("k")
+
+
+def test_a_per_layer_array_of_another_length_is_refused() -> None:
+    """A source that is inconsistent is not carried over; a list of texts is none of ours."""
+    rule = Listed("kinds", "x", "y")
+    with pytest.raises(Refused, match=r"a\.kinds has 3 entries for 4 blocks"):
+        outcome(rule, meta(4, kinds=[1, 0, 1]), "blocks:0,1")
+    assert outcome(Rule(), meta(4, tags=["a", "b", "c", "d"]), "blocks:0,1").target.kvs[
+        "a.tags"
+    ].value == ["a", "b", "c", "d"]
+
+
+def test_an_array_sizes_the_model_by_its_first_entry() -> None:
+    """A map may not put a layer first whose head count differs from layer 0's."""
+    source = meta(3, attention__head_count=[4, 8, 4])
+    (conflict,) = outcome(Rule(), source, "layers:1..2").conflicts
+    assert "attention.head_count starts with 8 instead of 4" in conflict.text
+    assert outcome(Rule(), source, "layers:0,2,1").conflicts == ()

@@ -1,0 +1,210 @@
+"""The table of architectures: every entry by itself, in words and on random maps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rys_gguf import LayerMap, Refused, Schedule
+from rys_gguf.layers.architectures import ARCHITECTURES, PER_LAYER
+from rys_gguf.layers.carry import ModelRules
+from rys_gguf.layers.describe import entry
+from rys_gguf.layers.rule import Metadata
+from tests.command import fails, run
+from tests.layers.metadata import meta, value_kv
+
+NAMES = sorted(ARCHITECTURES)
+N = 12
+
+
+def test_every_entry_has_a_source_and_words() -> None:
+    """The table is for reading: each entry names its file in llama.cpp and says what is legal."""
+    assert len(ARCHITECTURES) >= 153
+    for name, arch in ARCHITECTURES.items():
+        words = entry(arch)
+        assert arch.source.startswith("src/models/"), name
+        assert words.portable
+        assert words.rules
+
+
+_BERT = "behind the first 1; before the last decision.block_count"
+_NGRAMS = "without the layer with n-gram embeddings"
+_GEMMA = "kinds of period 6 (attention.sliding_window_pattern); not to or from 62 layers"
+
+
+@pytest.mark.parametrize(
+    ("name", "verdict"),
+    [
+        ("llama", "any"),
+        ("minimax-01", "none"),
+        ("rwkv6", "none with rescale_every_n_layers"),
+        ("llama4", "kinds of period 4 (attention.sliding_window_pattern); kinds of period 4; "),
+        ("smollm3", "kinds of period 4"),
+        ("gemma3", f"{_GEMMA}; explicit: any"),
+        ("modern-bert", f"kinds of period 3 (attention.sliding_window_pattern); {_BERT}; "),
+        ("modern-bert", f"; explicit: {_BERT}"),
+        ("gemma4", "one side of the last attention.shared_kv_layers"),
+        ("glm-dsa", "starting on an own indexer, or holding none; one side of leading_dense"),
+        (
+            "qwen4exp",
+            f"kinds of period 4 (full_attention_interval); {_NGRAMS}; explicit: {_NGRAMS}",
+        ),
+    ],
+)
+def test_what_a_window_respects_is_said_for_both_schedules(name: str, verdict: str) -> None:
+    """One line per architecture; one answer where both schedules agree."""
+    assert verdict in entry(ARCHITECTURES[name]).verdict
+
+
+def test_the_table_is_printed() -> None:
+    """All entries in one line each, one entry in full, an unknown name refused."""
+    assert len(run("architectures").stdout.splitlines()) == len(ARCHITECTURES)
+    shown = run("architectures", "gemma3").stdout
+    assert "every 6" in shown
+    assert "src/models/gemma3.cpp" in shown
+    assert "not in the table" in fails("architectures", "nonesuch")
+
+
+def flags(like: int = 1) -> st.SearchStrategy[list[int]]:
+    """An array with an entry per layer: 0, or `like`."""
+    return st.lists(st.sampled_from([0, like]), min_size=N, max_size=N)
+
+
+SMALL = st.integers(0, N)
+KEYS: dict[str, st.SearchStrategy[Any]] = {
+    "attention__compress_ratios": flags(4),
+    "attention__head_count": st.just(4) | flags(4),
+    "attention__head_count_kv": st.just(2) | flags(2),
+    "attention__indexer__top_k": st.integers(0, 8),
+    "attention__indexer__types": flags() | st.just(1),
+    "attention__recurrent_layers": flags(),
+    "attention__rope_pattern": flags(),
+    "attention__shared_kv_layers": SMALL,
+    "attention__sliding_window": st.integers(0, 64),
+    "attention__sliding_window_pattern": SMALL | flags(),
+    "context_length": st.sampled_from([4096, 1 << 20]),
+    "decision__block_count": SMALL,
+    "deepstack_mapping": st.lists(st.integers(-1, 2), min_size=N, max_size=N),
+    "embedding_length": st.just(64),
+    "feed_forward_length": st.just(64) | flags(64),
+    "full_attention_interval": SMALL,
+    "hash_layer_count": SMALL,
+    "interleave_moe_layer_step": SMALL,
+    "leading_dense_block_count": SMALL,
+    "moe_every_n_layers": SMALL,
+    "n_deepstack_layers": SMALL,
+    "num_loops": st.integers(1, 4),
+    "ple__layers": st.lists(st.integers(0, N - 1), min_size=1, max_size=2, unique=True),
+}
+
+
+@st.composite
+def models(draw: st.DrawFn, name: str) -> Metadata:
+    """Metadata of an architecture with some of the keys that its rules know, and others."""
+    keys = draw(st.lists(st.sampled_from(sorted(KEYS)), unique=True))
+    values = {key: draw(KEYS[key]) for key in keys}
+    return meta(N, draw(st.integers(0, 1)), name, **values)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=12)
+@given(data=st.data())
+def test_a_map_without_conflicts_keeps_every_kind(name: str, data: st.DataObject) -> None:
+    """Whatever the rules let pass runs as its source, judged by the target's metadata alone.
+
+    This is what the read-back of a written file relies on.
+    """
+    rules = ModelRules(ARCHITECTURES[name], data.draw(models(name)))
+    i = data.draw(st.integers(0, N - 1))
+    windows = LayerMap.from_blocks([(i, data.draw(st.integers(i + 1, N)))], N)
+    paths = st.lists(st.integers(0, N - 1), min_size=1, max_size=16)
+    layer_map = data.draw(st.just(windows) | paths.map(lambda s: LayerMap(N, tuple(s))))
+    schedule = data.draw(st.sampled_from(Schedule))
+    try:
+        carried = rules.carry(layer_map, schedule)
+    except Refused:
+        return
+    assert carried.target.scalar("block_count") == len(layer_map) + rules.meta.n_mtp
+    if not carried.conflicts:
+        assert list(rules.deviations(carried.target, layer_map)) == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_identity_is_always_legal(name: str) -> None:
+    """A map that changes nothing has no conflict, unless none is possible."""
+    rules = ModelRules(ARCHITECTURES[name], meta(N, 0, name))
+    carried = rules.carry(LayerMap.identity(N), Schedule.PORTABLE)
+    assert all(conflict.final for conflict in carried.conflicts)
+    assert all(rules.in_words)
+    assert len(rules.kinds) == N
+
+
+# -- values that follow from the number of layers ------------------------------------------------
+
+
+def pinned(name: str, n: int, spec: str, n_vocab: int = 0, **values: Any) -> Metadata:
+    """The metadata that a map gives an architecture of `n` layers."""
+    source = meta(n, 0, name, **values)
+    if n_vocab:
+        source = source.with_kv(value_kv("tokenizer.ggml.tokens", [0] * n_vocab))
+    rules = ModelRules(ARCHITECTURES[name], source)
+    return rules.carry(LayerMap.parse(spec, n), Schedule.PORTABLE).target
+
+
+@pytest.mark.parametrize(
+    ("n", "n_vocab", "gating"),
+    [(47, 154_880, 2), (48, 154_880, 2), (46, 154_880, 1), (46, 5, None)],
+)
+def test_the_router_of_glm_flash_is_written(n: int, n_vocab: int, gating: int | None) -> None:
+    """deepseek2 derives it from the count for that vocabulary; the source's is kept."""
+    target = pinned("deepseek2", n, "blocks:4,6", n_vocab, attention__q_lora_rank=8)
+    assert target.scalar("expert_gating_func") == gating
+
+
+@pytest.mark.parametrize(("n", "n_vocab", "rank"), [(27, 5, 0), (48, 128_256, 0), (48, 5, None)])
+def test_a_lite_model_keeps_q_in_one_piece(n: int, n_vocab: int, rank: int | None) -> None:
+    """27 layers mean deepseek2-lite: the rank that its file lacks is written as 0."""
+    assert pinned("deepseek2", n, "blocks:4,6", n_vocab).scalar("attention.q_lora_rank") == rank
+
+
+def test_the_residual_scale_of_minicpm_is_written() -> None:
+    """1.4 / sqrt(layers), of the source's layers."""
+    kv = pinned("minicpm", 49, "blocks:4,6").kv("residual_scale")
+    assert kv is not None
+    assert kv.value == pytest.approx(0.2)
+
+
+def test_the_indexers_of_long_glm_dsa_follow_its_table() -> None:
+    """With a context of 1M llama.cpp has a table; the output has its own array instead."""
+    array = pinned("glm-dsa", 80, "blocks:2,6", context_length=1 << 20).array(
+        "attention.indexer.types"
+    )
+    assert array is not None
+    assert array[:12] == [1, 1, 1, 0, 0, 0, 1, 0, 0, 0, 1, 0]
+    assert array[-2:] == [0, 0]
+    assert pinned("glm-dsa", 80, "blocks:2,6").kv("attention.indexer.types") is None
+
+
+@pytest.mark.parametrize(("template", "is_legal"), [(False, False), (True, True)])
+def test_forty_tekken_layers_need_a_template(template: bool, is_legal: bool) -> None:
+    """llama.cpp guesses mistral-v7-tekken by the count, in every architecture."""
+    source = meta(40, 0, "llama").with_kv(value_kv("tokenizer.ggml.pre", "tekken"))
+    if template:
+        source = source.with_kv(value_kv("tokenizer.chat_template", "x"))
+    rules = ModelRules(ARCHITECTURES["llama"], source)
+    carried = rules.carry(LayerMap.parse("blocks:1,2", 40), Schedule.PORTABLE)
+    assert (not carried.conflicts) == is_legal
+
+
+def test_the_keys_of_the_strategy_are_those_of_the_table() -> None:
+    """A key that no rule reads any more would test nothing."""
+    known = set(PER_LAYER)
+    for arch in ARCHITECTURES.values():
+        known |= {*arch.arrays, *arch.longer_arrays}
+        for rule in arch.rules:
+            known |= {str(getattr(rule, field, "")) for field in type(rule).__dataclass_fields__}  # type: ignore[attr-defined]
+    used = {key.replace("__", ".") for key in KEYS} - {"context_length", "embedding_length"}
+    assert used <= known
