@@ -178,7 +178,7 @@ def test_a_taken_shard_name_leaves_nothing_behind(whole: Path, tmp_path: Path) -
     assert names[-1].stat().st_size == size
 
 
-@pytest.mark.parametrize("size", ["50", "0G", "-1G", "1.5G", "G", "lots"])
+@pytest.mark.parametrize("size", ["50", "0G", "-1G", "1.5.5G", "G", "lots"])
 def test_a_size_that_is_none_is_a_usage_error(whole: Path, size: str) -> None:
     """Exit code 2 and the form expected."""
     args = ("--blocks", "4,8", f"--split-max-size={size}")
