@@ -15,16 +15,11 @@ from rys_gguf.engines.base import Engine
 from rys_gguf.errors import Unsuitable
 from rys_gguf.probes.ask import answer, ask
 from rys_gguf.probes.item import Choice, Item
-from rys_gguf.probes.names import LEVELS, level_for
+from rys_gguf.probes.names import LEVELS
 from rys_gguf.probes.requests import TokenizedRequest
 from rys_gguf.probes.suite import Suite
 from rys_gguf.probes.summary import standard_error
 from rys_gguf.text import printable
-
-__all__ = [
-    "ItemResult", "RoomProblem", "level_for", "require_answers", "require_repeatable",
-    "require_room", "room_notes", "room_problems",
-]  # fmt: skip
 
 MIN_ANSWERED = 0.9
 MAX_TRUNCATED = 0.05

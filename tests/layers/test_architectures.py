@@ -11,7 +11,7 @@ import pytest
 from rys_gguf import LayerMap, Model, Refused, Schedule, find_problems, make_plan, write_plan
 from rys_gguf.checks.prove import Proof, prove
 from rys_gguf.checks.variant import VariantPair
-from scripts.exactness import naive_plan
+from scripts.naive import naive_plan
 from tests import tiny
 from tests.command import fails
 from tests.engine import OPTIONS
