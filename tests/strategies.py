@@ -14,6 +14,7 @@ from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 from hypothesis import strategies as st
 
 T = GGUFValueType
+U32, U64 = struct.Struct("<I").pack, struct.Struct("<Q").pack
 
 SCALARS = {
     T.UINT8: "B",

@@ -231,8 +231,8 @@ def sweep(
 def report(run: Path, output: Path | None) -> None:
     """Judge a sweep: verdicts, tables, maps.
 
-    Prints the verdicts and the map, and writes one HTML page with everything, with CSV and PNG
-    files beside it.
+    Prints the verdicts and the map, and writes one HTML page with everything, with JSON, CSV and
+    PNG files beside it.
     """
     from rys_gguf.report.write import write_report
     from rys_gguf.runs.storage import Run

@@ -1,4 +1,4 @@
-"""Choose the llama.cpp to run, and open a model with it."""
+"""Find the llama.cpp to run, and open a model with it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from rys_gguf.text import printable
 
 
 def open_engine(model: str | os.PathLike[str], options: EngineOptions) -> Engine:
-    """The engine that the options name, for one model; it starts at the `with`.
+    """An engine of the kind that the options name, for one model.
 
-    Raises EngineFailed, there, if the engine cannot be started or does not load the model.
+    Entering its `with` block starts it, and raises EngineFailed if it does not load the model.
     """
     return ServerEngine(model, options)
 
@@ -24,7 +24,7 @@ def open_engine(model: str | os.PathLike[str], options: EngineOptions) -> Engine
 def find_engine(binary: str | os.PathLike[str] | None = None) -> Path | None:
     """The llama-server to use, or None for xllamacpp.
 
-    In order: `binary`, the environment's LLAMA_SERVER, xllamacpp where it is installed,
+    The first of: `binary`, LLAMA_SERVER of the environment, xllamacpp if it is installed,
     llama-server on PATH. Raises EngineFailed if there is none.
     """
     named = binary or os.environ.get("LLAMA_SERVER")

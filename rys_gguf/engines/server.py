@@ -62,7 +62,7 @@ class ServerEngine:
         self.close()
 
     def close(self) -> None:
-        """End the process, whatever it is doing; may be called from another thread, and twice."""
+        """End the process, whatever it is doing; safe to call twice and from any thread."""
         self._server.close()
 
     @property
@@ -93,7 +93,7 @@ class ServerEngine:
             return [int(token) for token in reply["tokens"]]
 
     def templated(self, question: str) -> str:
-        """The prompt the model's chat template makes of a user message, thinking switched off."""
+        """The prompt that the model's chat template makes of a user message, with thinking off."""
         reply = self._server.ask("POST", "/apply-template", _conversation(question))
         with self._reading("/apply-template", "without a prompt"):
             return str(reply["prompt"])
@@ -106,7 +106,7 @@ class ServerEngine:
         stop: Sequence[str] = (),
         with_nll: bool = False,
     ) -> Generation:
-        """Go on from a prompt, at most `n_tokens`, greedily, up to one of the `stop` texts."""
+        """Continue a prompt greedily, by at most `n_tokens`, up to the first of the `stop` texts."""
         reply = self._complete(
             prompt, n_predict=n_tokens, stop=list(stop), n_probs=int(with_nll), **_GREEDY
         )
@@ -119,7 +119,7 @@ class ServerEngine:
             )
 
     def chat(self, question: str, n_tokens: int, *, with_nll: bool = False) -> Generation:
-        """Answer a user message through the model's chat template, greedily, thinking off."""
+        """Answer a user message greedily through the chat template, with thinking off."""
         body = {**_conversation(question), "max_tokens": n_tokens, **_GREEDY}
         if with_nll:
             body.update(logprobs=True, top_logprobs=1)
@@ -141,7 +141,7 @@ class ServerEngine:
     ) -> npt.NDArray[np.float64]:
         """Log-probabilities of the token after `tokens`, shape (n_vocab,), in nats.
 
-        With `n_probs` only of that many, the most likely ones; the others are -inf.
+        With `n_probs` only the values of that many most likely tokens; the others are -inf.
         """
         top = self.top_logprobs(tokens, n_probs or n_vocab)
         values = np.full(n_vocab, -np.inf)
@@ -152,7 +152,7 @@ class ServerEngine:
     def top_logprobs(self, tokens: Sequence[int], n: int) -> dict[int, float]:
         """The `n` most likely tokens after `tokens` and their log-probabilities, in nats.
 
-        All are -inf where the model gives no numbers.
+        All are -inf if the model's logits are not numbers.
         """
         if self._letter is None:
             self._letter = self.tokenize("a", special=False)[-1]
@@ -175,8 +175,8 @@ class ServerEngine:
     ) -> list[float]:
         """Probabilities of the token after `tokens` among distinct `options`, with sum 1.
 
-        `same_prompt` lets the engine keep what it computed of the prompt it shares with the last
-        question; what it then computes may depend on that question.
+        With `same_prompt` the engine may reuse what it computed for a prompt shared with the last
+        question; the rounding of the result may then depend on that question.
         """
         reply = self._complete(
             tokens,
@@ -203,7 +203,7 @@ class ServerEngine:
         return [value / total for value in values]
 
     def speed(self, tokens: Sequence[int], n_tokens: int) -> Speed:
-        """Read a prompt and write exactly `n_tokens`, and say how fast each went."""
+        """Measure the reading of a prompt and the writing of exactly `n_tokens`."""
         reply = self._complete(tokens, n_predict=n_tokens, ignore_eos=True, **_GREEDY)
         with self._reading("/completion", "with timings that are not numbers"):
             timings = reply.get("timings") or {}
@@ -218,7 +218,7 @@ class ServerEngine:
 
     @contextlib.contextmanager
     def _reading(self, path: str, fault: str) -> Iterator[None]:
-        """Turn what goes wrong in reading a reply into EngineFailed."""
+        """Raise EngineFailed if the reply to `path` does not have the expected form."""
         try:
             yield
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as e:

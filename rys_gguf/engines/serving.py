@@ -54,7 +54,7 @@ class Server:
 
     @property
     def process(self) -> EngineProcess:
-        """Its process, while it should be running."""
+        """Its process. Raises EngineFailed before the start and after the end."""
         if self._closed or self._process is None:
             raise self.failure("is closed" if self._closed else "was not started")
         return self._process
@@ -66,20 +66,20 @@ class Server:
         name = "llama.cpp (xllamacpp)" if (b := self.options.binary) is None else b.name
         environment = {**dict(self.options.environment), "LLAMA_API_KEY": self.key}
         self._process = EngineProcess(self._command(), environment, name, self.model.name)
-        if self._closed:  # meanwhile, by another thread, which found no process to stop
+        if self._closed:  # by another thread just now, which found no process to stop
             self._process.stop()
         self._wait_until_healthy()
         self._check_identity()
 
     def close(self) -> None:
-        """End the process, whatever it is doing; may be called from another thread, and twice."""
+        """End the process, whatever it is doing; safe to call twice and from any thread."""
         self._closed = True
         if self._process is not None:
             self._process.stop()
         self._connection.close()
 
     def ask(self, method: str, path: str, body: Any = None) -> Json:
-        """The reply to a request."""
+        """Send a request, with a body of JSON if it is not None, and return the reply."""
         process = self.process
         seconds = self.options.answer_seconds
         try:

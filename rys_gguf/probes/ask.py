@@ -12,10 +12,8 @@ from typing import Any
 
 from rys_gguf.engines.base import Engine, Generation
 from rys_gguf.probes.item import Choice, Contrast, Item, Number, Ratings
-from rys_gguf.probes.requests import Compiler, TokenizedRequest
+from rys_gguf.probes.requests import TokenizedRequest
 from rys_gguf.probes.score import Scored, score_probabilities, score_text
-
-__all__ = ["Answer", "Compiler", "TokenizedRequest", "answer", "answer_line", "ask", "n_predict"]
 
 Probabilities = dict[str, float]
 

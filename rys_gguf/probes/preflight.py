@@ -15,16 +15,11 @@ from rys_gguf.engines.base import Engine
 from rys_gguf.errors import Unsuitable
 from rys_gguf.probes.ask import answer, ask
 from rys_gguf.probes.item import Choice, Item
-from rys_gguf.probes.names import LEVELS, level_for
+from rys_gguf.probes.names import LEVELS
 from rys_gguf.probes.requests import TokenizedRequest
 from rys_gguf.probes.suite import Suite
 from rys_gguf.probes.summary import standard_error
 from rys_gguf.text import printable
-
-__all__ = [
-    "ItemResult", "RoomProblem", "level_for", "require_answers", "require_repeatable",
-    "require_room", "room_notes", "room_problems",
-]  # fmt: skip
 
 MIN_ANSWERED = 0.9
 MAX_TRUNCATED = 0.05
@@ -168,8 +163,9 @@ def _problem(
         easier = f"use --level {family}={level - 1}, " if is_generated and level > 0 else ""
         error = f"SE {standard_error(scores):.3f}; " if len(scores) > 1 else ""
         reason = (
-            f"the model does not beat the best constant answer (score {score:.3f}, {error}baseline "
-            f"{baseline:.3f}; {n} items, level {level}); {easier}{ways_out}"
+            f"the model does not beat the best constant answer by two standard errors (score "
+            f"{score:.3f}, {error}baseline {baseline:.3f}; {n} items, level {level}); "
+            f"{easier}{ways_out}"
         )
         return RoomProblem(family, reason)
     if score > _CEILING:

@@ -26,7 +26,7 @@ from rys_gguf.probes.families import arithmetic as math
 from rys_gguf.probes.families import emotions, reasoning
 from rys_gguf.probes.item import DIGITS, Choice, Contrast, Item, Number, Ratings, dump
 from rys_gguf.probes.item_file import load
-from rys_gguf.probes.names import FAMILIES, LEVELS, SIZES, SPLITS, n_items
+from rys_gguf.probes.names import FAMILIES, LEVELS, SIZES, SPLITS
 from rys_gguf.probes.score import (
     best_constant,
     eq_percent,
@@ -34,11 +34,6 @@ from rys_gguf.probes.score import (
     partial_credit_at_random,
     skill,
 )
-
-__all__ = [
-    "FAMILIES", "GENERATORS", "LEVELS", "SIZES", "SPLITS", "Baseline", "Suite", "build_suite",
-    "n_items",
-]  # fmt: skip
 
 # Each module has topics(level) and make(rng, place).
 GENERATORS: dict[str, ModuleType] = {m.FAMILY: m for m in (math, emotions, reasoning)}

@@ -1,4 +1,4 @@
-"""What every form of a report says: computed once, and shown by page, tables, JSON and terminal."""
+"""The content of a report, computed once for page, tables, JSON and terminal."""
 
 from __future__ import annotations
 

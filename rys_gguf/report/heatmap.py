@@ -61,7 +61,7 @@ class Heatmap:
     n_items: int = 0
 
     def values(self) -> dict[tuple[int, int], float]:
-        """What was measured, by window."""
+        """The measured values, by window."""
         return {c.window: c.value for c in self.cells if c.value is not None}
 
     @property
@@ -88,7 +88,7 @@ class Heatmap:
         return points(value) if self.signed else f"{value:.3g}"
 
     def describe(self, cell: Cell) -> str:
-        """What to tell somebody who points at a cell."""
+        """The words for somebody who points at a cell."""
         text = f"{cell.spec}: {cell.state}" if cell.state in HATCHED else cell.spec
         if cell.value is not None:
             text += f" {self.show(cell.value)}"

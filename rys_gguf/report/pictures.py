@@ -94,7 +94,7 @@ def draw_map(heatmap: Heatmap, title: Sequence[str]) -> Picture:
     axes.set_ylabel("i: first layer repeated", color=SOFT)
     # Far enough from the numbers for the larger text that the page sets on small maps.
     axes.xaxis.set_label_coords(0.5, -0.09)
-    axes.yaxis.set_label_coords(-0.145, 0.5)
+    axes.yaxis.set_label_coords(-0.13, 0.5)
     step = next(s for s in _TICKS if n / s <= _MAX_TICKS)
     axes.set_xticks(range(0, n + 1, step))
     axes.set_yticks(range(0, n + 1, step))
@@ -154,13 +154,13 @@ def _draw_cell(canvas: _Canvas, axes: Any, heatmap: Heatmap, cell: Cell) -> None
     if cell.value is not None:
         shade, is_faint = heatmap.shade(cell.value), cell.state == NOISE
         face = _colour(heatmap, shade, is_faint=is_faint)
-        box = rectangle(**place, facecolor=face, edgecolor=LINE, linewidth=0.5)
+        box = rectangle(**place, facecolor=face, edgecolor=LINE, linewidth=0.5, clip_on=False)
         axes.add_patch(box)
         fill = _css_colour(heatmap, shade, is_faint=is_faint)
         canvas.mark(box, Mark(look, mark.title, cell.candidate, fill))
     if cell.state in HATCHED or cell.value is None:
         behind = BACKGROUND if cell.value is None else "none"
-        box = rectangle(**place, facecolor=behind, edgecolor=LINE, linewidth=0.5)
+        box = rectangle(**place, facecolor=behind, edgecolor=LINE, linewidth=0.5, clip_on=False)
         box.set(hatch="/////", hatchcolor=_HATCH)
         axes.add_patch(box)
         canvas.mark(box, mark)
@@ -283,7 +283,8 @@ def draw_scatter(
         same.setdefault(point, []).append(printable(name))
     spans = (widest - fewest, top - bottom)
     for (gain, n), names, down in _labels(same, spans):
-        (dot,) = axes.plot(n, gain, "o", color=_GAIN, markersize=8, markeredgewidth=0, zorder=4)
+        colour = {"+": _GAIN, "-": _LOSS}.get(points(gain)[0], SOFT)
+        (dot,) = axes.plot(n, gain, "o", color=colour, markersize=8, markeredgewidth=0, zorder=4)
         canvas.mark(dot, Mark("", f"{' '.join(names)} {points(gain)}"))
         # Below and right of its point no front can pass: fronts only rise.
         axes.annotate(
@@ -352,7 +353,12 @@ def _picture(canvas: _Canvas, kind: str, spoken: str, title: Sequence[str]) -> P
         lines = "\n".join(printable(line, 100) for line in title)
         canvas.figure.suptitle(lines, y=1.0, va="bottom", fontsize=10, color=INK)
         canvas.figure.savefig(png, format="png", bbox_inches="tight", facecolor="white")
-    colours = {_GAIN: "var(--gain)", _UNTRIED: "var(--untried)", _HATCH: "var(--hatch)"}
+    colours = {
+        _GAIN: "var(--gain)",
+        _LOSS: "var(--loss)",
+        _UNTRIED: "var(--untried)",
+        _HATCH: "var(--hatch)",
+    }
     return Picture(
         inline_svg(svg.getvalue(), kind, printable(spoken, 1000), canvas.marks, colours),
         png.getvalue(),

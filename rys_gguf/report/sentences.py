@@ -1,4 +1,4 @@
-"""What the numbers of a report mean, in words: for the page, the card and the terminal."""
+"""The words around a report's numbers, for the page, the card and the terminal."""
 
 from __future__ import annotations
 
@@ -102,8 +102,9 @@ def _verdict_sentences(verdict: Verdict) -> Iterator[str]:
 
 def _family_sentence(effect: Effect, *, is_control: bool) -> str:
     return (
-        f"{printable(effect.name)}{' (control)' * is_control}: {points(effect.difference)} "
-        f"({interval_text(effect.interval)}, n = {effect.n}, Holm p {_equals(effect.holm_p)})."
+        f"In {printable(effect.name)}{' (control)' * is_control} it is "
+        f"{points(effect.difference)} points ({interval_text(effect.interval)}, "
+        f"n = {effect.n}, Holm p {_equals(effect.holm_p)})."
     )
 
 

@@ -43,6 +43,10 @@ def inline_svg(
     used = {name for e in root.iter() for v in e.attrib.values() for name in _REFERENCE.findall(v)}
     for element in root.iter():
         element.tag = element.tag.removeprefix(_SVG)
+        # Indentation takes much room in a large map.
+        for blank in ("text", "tail"):
+            if not (getattr(element, blank) or "").strip():
+                setattr(element, blank, None)
         name = element.get("id", "")
         if path := element.get("d"):
             element.set("d", _DECIMALS.sub(_rounded, " ".join(path.split())))

@@ -25,12 +25,13 @@ def write_report(run: RunData, folder: Path | None = None) -> list[Path]:
 
     `folder` is the run's own folder `report` by default. Everything is computed before the first
     file is written, and each file replaces an older one only once it is complete. Raises RysError
-    if packages are missing, and OutputFailed if the folder cannot be written or is a link that
-    came with the run.
+    if packages are missing, and OutputFailed if the folder cannot be written, or if the default
+    folder is a link: it may have come with somebody's run.
     """
     require("the report", "scipy", "matplotlib", "jinja2")
-    folder = run.folder / FOLDER if folder is None else folder
-    _require_no_planted_link(run.folder, folder)
+    if folder is None:
+        folder = run.folder / FOLDER
+        _require_no_link(folder)
     files = _contents(run)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -66,14 +67,13 @@ def _contents(run: RunData) -> dict[str, bytes]:
     return encoded | images
 
 
-def _require_no_planted_link(run: Path, folder: Path) -> None:
-    """Refuse a link inside the run's folder: it came with the run, and may lead anywhere."""
-    with contextlib.suppress(OSError):
-        if folder.is_symlink() and folder.parent.samefile(run):
-            raise OutputFailed(
-                f"{printable(folder)}: is a symbolic link inside the run; remove it, or choose "
-                f"another folder with -o"
-            )
+def _require_no_link(folder: Path) -> None:
+    """Refuse a link in the run's folder, which may lead anywhere; users can name it with -o."""
+    if folder.is_symlink():
+        raise OutputFailed(
+            f"{printable(folder)}: is a symbolic link in the run's folder; remove it, or name the "
+            f"folder to write to with -o"
+        )
 
 
 def questions(folder: Path) -> dict[str, str]:

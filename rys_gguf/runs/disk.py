@@ -1,8 +1,8 @@
 """The files of a run folder, which may come from a stranger.
 
-A link planted in a folder must not lead a sweep to write elsewhere, and a pipe or a device must
-not hold up or fill whoever reads it: every file is opened without following links, and has to be
-a regular one. What is appended is synced before anything counts on it.
+A link planted in a folder must not make a sweep write elsewhere, and a pipe or a device must not
+block its reader or fill its memory. So files are opened without following links, and have to be
+regular. Appended lines are synced before anything relies on them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rys_gguf.errors import RysError
 from rys_gguf.files.source import lock_file, reason
 from rys_gguf.text import printable, size
 
-# Far above what a sweep writes, and far below what a computer's memory has room for.
+# Far more than a sweep writes; a longer line would be read before it is found to be wrong.
 MAX_BYTES = 4 << 30
 MAX_LINE = 16 << 20
 _PART = ".part"
@@ -44,9 +44,9 @@ def open_regular(path: Path, flags: int) -> int:
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """The complete lines of a file with their numbers, from 1; nothing if there is no file.
+    """The complete lines of a file with their numbers, from 1; none if there is no such file.
 
-    A last line without its end was never written completely, and is left out.
+    A last line without a line end was not written completely, and is left out.
     """
     try:
         fd = open_regular(path, os.O_RDONLY)
@@ -90,7 +90,7 @@ def _require_size(path: Path, fd: int, limit: int) -> None:
 
 
 def cut_half_line(path: Path) -> None:
-    """Take off what follows the last end of a line: it was never written completely."""
+    """Remove what follows the last line end: a line that was not written completely."""
     try:
         fd = open_regular(path, os.O_RDWR)
     except FileNotFoundError:
@@ -109,7 +109,7 @@ def cut_half_line(path: Path) -> None:
 
 
 def append(path: Path, data: bytes) -> None:
-    """Append and sync; on any failure the file is as long as it was. Raises RysError."""
+    """Append and sync; after any failure the file has its old length. Raises RysError."""
     if not data:
         return
     fd = open_regular(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
@@ -129,11 +129,11 @@ def append(path: Path, data: bytes) -> None:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file that is there completely or not at all. Raises OSError."""
+    """Write a file so that its name stands for all of it or for nothing. Raises OSError."""
     part = path.with_name(path.name + _PART)
     part.unlink(missing_ok=True)
     try:
-        # O_EXCL: whatever takes the name meanwhile, a link above all, is not written to.
+        # O_EXCL: if anything takes the name meanwhile, such as a link, it is not written to.
         fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
         with os.fdopen(fd, "wb", buffering=0) as file:
             _write_synced(file, data)
@@ -145,12 +145,12 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def is_part_of(name: str, names: tuple[str, ...]) -> bool:
-    """Whether a file has one of `names`, or is what an interrupted `write_whole` left of it."""
+    """Whether a file has one of `names`, or is the rest of an interrupted `write_whole`."""
     return name.removesuffix(_PART) in names
 
 
 def take_lock(path: Path) -> IO[bytes] | None:
-    """An open file that holds the only lock on `path` until it is closed; None if it is taken."""
+    """A file that holds the lock on `path` until it is closed; None if another process does."""
     file = os.fdopen(open_regular(path, os.O_RDWR | os.O_CREAT), "r+b", buffering=0)
     if lock_file(file.fileno()):
         return file

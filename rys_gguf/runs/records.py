@@ -1,8 +1,8 @@
-"""What a run keeps, as values: run.json, and the lines of results.jsonl and items.jsonl.
+"""The records of a run: run.json, and the lines of results.jsonl and items.jsonl.
 
-This is the only place that knows the format. Whatever comes from a file has been through
-`decode` or `decode_info`, which hold every field within its bounds, so that nothing above has to
-ask whether a score is a number. Schema 1 is that of version 0.1.0.
+Only this module knows the format. `decode` and `decode_info` check that every field is within its
+bounds, so that nothing else has to ask whether a score is a number. Schema 1 is that of version
+0.1.0.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rys_gguf.runs.stage import Stage, Status
 from rys_gguf.text import printable
 
 SCHEMA = 1
-# Of values that are kept as they are: identity, and what an answer was read as.
+# Of values without a type of their own: `identity`, `parsed` and `gold`.
 _MAX_DEPTH = 64
 
 Text = Annotated[str, Meta(max_length=1 << 16)]
@@ -31,9 +31,9 @@ Count = Annotated[int, Meta(ge=0, le=2**53)]
 Seconds = Annotated[float, Meta(ge=0, le=1e9)]
 # Sums of probabilities may end a few roundings above 1.
 Probability = Annotated[float, Meta(ge=0, le=1.000001)]
-# Right is 1. Wrong is 0 in most families, and -1 where two ratings are compared; ratings count
-# from the best constant answer, by a formula that reaches -269 in a suite where one answer fits
-# nearly all.
+# A right answer scores 1, a wrong one 0, or -1 where two ratings are compared. Ratings score 0
+# at the best constant answer; far below it their formula can reach -269, in a suite whose items
+# one answer fits nearly all.
 Score = Annotated[float, Meta(ge=-300, le=1.000001)]
 Measure = Annotated[float, Meta(ge=-1e12, le=1e12)]
 Layer = Annotated[int, Meta(ge=0, le=MAX_LAYERS)]
@@ -41,7 +41,7 @@ Moment = Annotated[str, Meta(max_length=40)]
 
 
 class Times(Struct, frozen=True, kw_only=True):
-    """Where a stage's seconds went: making the candidate, loading it, asking it."""
+    """The seconds that a stage spent on writing the candidate, loading it and asking it."""
 
     write: Seconds = 0.0
     load: Seconds = 0.0
@@ -49,10 +49,10 @@ class Times(Struct, frozen=True, kw_only=True):
 
 
 class StageResult(Struct, frozen=True, kw_only=True):
-    """A line of results.jsonl: one candidate, one stage that is over.
+    """A line of results.jsonl: how one stage of one candidate ended.
 
-    `scores` and `soft_scores` are means by family, where 1 is right. `engine_seconds` are those of
-    loading and asking; `seconds` tells them apart. `time` is ISO 8601, UTC.
+    `scores` and `soft_scores` are means by family; 1 is right. `engine_seconds` is the time of
+    loading and asking, and `seconds` has both apart. `time` is ISO 8601, UTC.
     """
 
     candidate: Name
@@ -81,10 +81,10 @@ class StageResult(Struct, frozen=True, kw_only=True):
 
 
 class ItemAnswer(Struct, frozen=True, kw_only=True):
-    """A line of items.jsonl: what one candidate answered to one item in one stage.
+    """A line of items.jsonl: the answer of one candidate to one item in one stage.
 
-    `score` and `soft_score` are None where the answer could not be read. `probabilities` hold one
-    object for each forward pass, `response` the words of a generated answer.
+    `score` and `soft_score` are None if the answer could not be read. `probabilities` has an object
+    for each forward pass, and `response` the text of a generated answer.
     """
 
     candidate: Name
@@ -111,7 +111,7 @@ class ItemAnswer(Struct, frozen=True, kw_only=True):
 
 
 class ModelInfo(Struct, frozen=True, kw_only=True):
-    """The swept model, as run.json describes it; `layer_bytes` has a number for each layer."""
+    """The model of a sweep; `layer_bytes` has a number for each layer, or none at all."""
 
     name: Text = ""
     path: Text = ""
@@ -130,7 +130,7 @@ class IllegalWindow(Struct, frozen=True, kw_only=True):
 
 
 class PlanInfo(Struct, frozen=True, kw_only=True):
-    """Which windows were tried, in words for a report; `identity.settings` is what counts."""
+    """The plan of a sweep as reports show it; `identity.settings` has all of it."""
 
     name: Text = ""
     sizes: tuple[Layer, ...] = ()
@@ -138,16 +138,17 @@ class PlanInfo(Struct, frozen=True, kw_only=True):
 
 
 class Baseline(Struct, frozen=True, kw_only=True):
-    """What answers score that ignore the question: the best constant one, and random ones."""
+    """The scores of answers that ignore the question: the best constant one, and random ones."""
 
     constant: Score = 0.0
     random: Score = 0.0
 
 
 class RunInfo(Struct, frozen=True, kw_only=True):
-    """run.json. `identity` decides whether a folder's run may go on; all else is for readers.
+    """The content of run.json.
 
-    `identity` stays a plain object, compared as a whole: model, suite, heldout, settings, engine.
+    `identity` (model, suite, heldout, settings, engine) decides whether a sweep may continue the
+    run: it is a plain object, and all of it is compared. The rest is for reports.
     """
 
     schema: int = SCHEMA
@@ -179,7 +180,7 @@ def decode(data: bytes, kind: type[_T], where: str) -> _T:
 
 
 def decode_info(data: bytes, where: str) -> RunInfo:
-    """run.json. Raises RysError naming `where` and the field that is wrong."""
+    """The content of run.json. Raises RysError naming `where` and the field that is wrong."""
     try:
         plain = json.loads(data)
     except (ValueError, RecursionError) as e:
@@ -210,29 +211,29 @@ def encode(record: Struct) -> bytes:
     try:
         return msgspec.json.encode(record, enc_hook=_to_text)
     except UnicodeEncodeError:
-        # Half of a surrogate pair, which a model can write and UTF-8 cannot, becomes "?".
+        # UTF-8 has no half surrogate pairs, but JSON from an engine may: they become "?".
         text = json.dumps(builtins(record), ensure_ascii=False)
         return text.encode("utf-8", "replace")
 
 
 def encode_info(info: RunInfo) -> bytes:
-    """The content of run.json. A path that is no UTF-8 survives as escapes."""
+    """The bytes of run.json. A path that is not UTF-8 is kept by escapes."""
     return (json.dumps(builtins(info), indent=2) + "\n").encode()
 
 
 def builtins(record: Struct) -> Mapping[str, Any]:
-    """A record as plain values with the names of the file."""
+    """A record as plain values, with the field names of the file."""
     plain: Mapping[str, Any] = msgspec.to_builtins(record, enc_hook=_to_text)
     return plain
 
 
 def _not_ours(where: str, error: Exception) -> RysError:
-    what = "nested too deep" if isinstance(error, RecursionError) else printable(str(error))
-    return RysError(f"{where}: not what a sweep writes: {what}")
+    reason = "nested too deep" if isinstance(error, RecursionError) else printable(str(error))
+    return RysError(f"{where}: not what a sweep writes: {reason}")
 
 
 def _require_shallow(value: Any, what: str) -> None:
-    """Raise RysError for values so deep that comparing or printing them could not end well."""
+    """Raise RysError for values too deep to be compared and printed by recursion."""
     level = [value]
     for _ in range(_MAX_DEPTH):
         level = [

@@ -8,7 +8,7 @@ from functools import total_ordering
 
 from rys_gguf.text import printable
 
-# As results.jsonl spells them; the order is that of a candidate's way.
+# As results.jsonl spells them, in the order in which a candidate goes through them.
 _ROUND = "round"
 _NAMES = ("damage", _ROUND, "loops", "final", "generate", "speed")
 _NUMBERED = re.compile(_ROUND + r"([1-9][0-9]{0,3})", re.ASCII)
@@ -16,12 +16,12 @@ _NUMBERED = re.compile(_ROUND + r"([1-9][0-9]{0,3})", re.ASCII)
 
 @total_ordering
 class Stage:
-    """One stage; `number` counts the rounds of the search from 1 and is 0 for all others.
+    """One stage; `number` counts the rounds of the search from 1, and is 0 for all others.
 
     Stages sort as a candidate goes through them. `str(stage)` is its name in a run folder.
     """
 
-    # No dataclass: msgspec would write one as an object, and not by its name.
+    # Not a dataclass: msgspec would write one as an object, and not by its name.
     __slots__ = ("_name", "_number")
 
     def __init__(self, name: str, number: int = 0) -> None:
@@ -77,9 +77,9 @@ class Stage:
 
 # Kullback-Leibler divergence from the base on plain text: a filter.
 DIVERGENCE = Stage("damage")
-# Whether it repeats itself: a filter, of finalists only.
+# Whether its answers end in loops: a filter for finalists.
 LOOPS = Stage("loops")
-# Held-out items, by probability and in the model's own words.
+# Held-out items, by probability and as generated answers.
 FINAL = Stage("final")
 GENERATE = Stage("generate")
 SPEED = Stage("speed")
@@ -94,7 +94,7 @@ class Status(str, Enum):
     """How a stage ended."""
 
     OK = "ok"
-    # By a filter, for a reason that is a property of the candidate.
+    # A filter stopped it, for a reason that is a property of the candidate.
     DROPPED = "dropped"
-    # By an error: nothing was learnt about the candidate.
+    # An error ended it: nothing is known about the candidate.
     FAILED = "failed"

@@ -49,15 +49,15 @@ from rys_gguf.text import printable
 INFO, RESULTS, ITEMS = "run.json", "results.jsonl", "items.jsonl"
 SUITE, HELDOUT = "suite.jsonl", "heldout.jsonl"
 LOCK = "lock"
-# A line of a file and how messages call it.
+# How messages call a line, and the line.
 Line = tuple[str, bytes]
 
 
 class Run:
     """A run's folder, open for reading: `info` is run.json, `trials` what came of its candidates.
 
-    Of several results of one candidate and stage the last counts, and answers count only if
-    their stage's result was written and says no failure: trials hold nothing else.
+    If a candidate has several results for a stage, the last one counts. Answers count only if the
+    result of their stage was written and is no failure. Trials hold nothing else.
     """
 
     def __init__(self, folder: Path, info: RunInfo) -> None:
@@ -69,7 +69,7 @@ class Run:
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> Run:
-        """The run in that folder. Raises RysError, naming file and line, if it is none."""
+        """The run in a folder. Raises RysError, naming file and line, for anything else."""
         run = Run(Path(folder), read_info(Path(folder)))
         run.replay(_lines(run.folder / ITEMS), _lines(run.folder / RESULTS))
         return run
@@ -78,7 +78,7 @@ class Run:
     def trials(self) -> Trials:
         """Every candidate by its key, in the order of the log; grows while the run is recorded.
 
-        Where the only result of a candidate failed and was forgotten, its trial has none.
+        A trial has no results if its only one failed and was forgotten.
         """
         return MappingProxyType(self._trials)
 
@@ -88,7 +88,7 @@ class Run:
         return self._trials.get(Candidate.base(self.info.model.n_layers).key)
 
     def replay(self, items: Iterable[Line], results: Iterable[Line]) -> None:
-        """Read the lines of both files again, from the beginning."""
+        """Replace the trials by those of the lines of both files."""
         self._trials.clear()
         self._answers.clear()
         for where, line in items:
@@ -108,13 +108,13 @@ class Run:
         self._put(candidate, results)
 
     def _put(self, candidate: Candidate, results: Mapping[Stage, StageResult]) -> None:
-        # Answers of a stage that was cut off before its result are still in the file; had it
-        # failed when it was run again, they would be taken for an answer to every question.
-        found = self._answers.get(candidate.key, {})
+        # A stage that was interrupted before its result leaves answers in the file. If it failed
+        # when it was run again, these few must not pass for all of its answers.
+        by_stage = self._answers.get(candidate.key, {})
         answers = {
-            stage: MappingProxyType(dict(found[stage]))
+            stage: MappingProxyType(dict(by_stage[stage]))
             for stage, result in results.items()
-            if stage in found and result.status is not Status.FAILED
+            if stage in by_stage and result.status is not Status.FAILED
         }
         self._trials[candidate.key] = Trial(
             candidate, MappingProxyType(dict(results)), MappingProxyType(answers)
@@ -128,9 +128,9 @@ class Run:
 
 
 class OpenRun(Run):
-    """A run that is going on, the only one in its folder: use it as a context manager.
+    """A run that is being recorded; use it as a context manager.
 
-    What is in the folder is read on entering, once the lock is held.
+    Entering takes the folder's lock, and then reads what was recorded before.
     """
 
     _lock: IO[bytes]
@@ -157,7 +157,7 @@ class OpenRun(Run):
 
     @classmethod
     def start(cls, folder: Path, info: RunInfo, files: Mapping[str, str]) -> OpenRun:
-        """Begin a run in a folder, or go on with the one that is there.
+        """Begin a run in a folder, or continue the one that is there.
 
         `run_id` and `created` are set here. `files` are written beside run.json. Raises RysError
         if the folder holds another run or something else.
@@ -178,10 +178,10 @@ class OpenRun(Run):
         return cls(folder, info)
 
     def record(self, result: StageResult, answers: Sequence[ItemAnswer]) -> None:
-        """Write a result and its answers, durably, and add them to the trials. Sets `time`.
+        """Write a result and its answers durably, and add them to the trials. Sets `time`.
 
-        Answers come first: once a result is there, so are they. What is added is what was written,
-        read back: going on now and going on after an interruption see the same numbers. Raises
+        Answers are written first, so that a result never lacks them. The trials get what the
+        written lines decode to: a run that is continued later sees the same numbers. Raises
         RysError, and writes nothing, for values that could not be read again.
         """
         where = f"{printable(result.candidate)} {result.stage}"
@@ -230,7 +230,7 @@ def require_identity(folder: Path, identity: Mapping[str, Any]) -> None:
 
 
 def run_id(identity: Mapping[str, Any]) -> str:
-    """What a run is: the same for the same model, suite, engine and settings."""
+    """A run's id: the same for the same model, suite, engine and settings."""
     return digest(json.dumps(identity, sort_keys=True))
 
 
@@ -272,7 +272,7 @@ def _lines(path: Path) -> Iterator[Line]:
 
 
 def _require_own(result: StageResult, candidate: Candidate, where: str) -> None:
-    """Refuse a line whose words about the candidate are not those of its key."""
+    """Raise RysError if a line describes another candidate than that of its key."""
     for name, stored, right in (
         ("windows", result.windows, candidate.windows),
         ("extra_layers", result.extra_layers, candidate.n_added),
@@ -286,7 +286,7 @@ def _require_own(result: StageResult, candidate: Candidate, where: str) -> None:
             )
 
 
-# What a user changes to get other items: hashes of suites say nothing by themselves.
+# The options that choose the items: a suite's hash alone would tell a user nothing.
 _DECIDED_BY = {
     "suite": " (--suite, --suite-size, --families, --level and --seed decide the items)",
     "heldout": " (--control and --heldout decide these items, and all that decides the others)",
@@ -295,7 +295,7 @@ _DECIDED_BY = {
 
 def _differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
     if isinstance(old, dict) and isinstance(new, dict):
-        # In the order in which they were decided: held-out items follow from the suite's options.
+        # In the order of `new`: the options of the suite also decide the held-out items.
         for key in dict.fromkeys((*new, *old)):
             yield from _differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
     elif old != new:

@@ -1,4 +1,4 @@
-"""One candidate and everything a run knows about it: what samplers and statistics read."""
+"""A candidate and everything a run knows about it, for samplers and statistics."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from rys_gguf.runs.stage import SPEED, Stage, Status
 class Trial:
     """A candidate's results and answers by stage. Treat both as read-only.
 
-    Of several results of one stage the last counts; answers count only if their stage's result is
-    there and says no failure. Storage keeps to that: a trial holds nothing else.
+    A stage has its last result, and it has answers only if that result is no failure.
     """
 
     candidate: Candidate
@@ -29,18 +28,21 @@ class Trial:
 
     @property
     def stages(self) -> tuple[Stage, ...]:
-        """The stages that are over, in the order of a candidate's way."""
+        """The stages that are over, in the order in which a candidate goes through them."""
         return tuple(sorted(self.results))
 
     @property
     def reached(self) -> Stage | None:
-        """The last stage on its way; speed is measured afterwards and counts only if alone."""
-        on_the_way = [s for s in self.stages if s != SPEED]
-        return on_the_way[-1] if on_the_way else next(iter(self.stages), None)
+        """The last stage it came to; speed, which is measured last of all, only if alone."""
+        before_speed = [s for s in self.stages if s != SPEED]
+        return before_speed[-1] if before_speed else next(iter(self.stages), None)
 
     @property
     def ending(self) -> StageResult | None:
-        """The first result that dropped or failed it; it may have been tried again since."""
+        """The first result that dropped or failed it, None if there is none.
+
+        A candidate that was dropped may have been asked again since.
+        """
         return next((r for s in self.stages if not (r := self.results[s]).is_ok), None)
 
     @property
@@ -50,7 +52,7 @@ class Trial:
 
     @property
     def measures(self) -> dict[str, float | None]:
-        """The numbers of all its stages; of the same name the later one."""
+        """The numbers of all its stages; where two have the same name, the later one."""
         return {name: x for s in self.stages for name, x in self.results[s].measures.items()}
 
     @property

@@ -1,7 +1,7 @@
-"""Two runs of one suite side by side, such as a model in BF16 and quantised: what is kept.
+"""Two runs of one suite side by side, such as those of a model in BF16 and quantised.
 
-Retention is a score above its baseline as a fraction of the other run's: 1 where nothing is lost,
-0 at the score of answers that ignore the question.
+Retention is what run B keeps of run A's score above the baseline: 1 if nothing is lost, 0 if B
+scores no more than answers that ignore the question.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from rys_gguf.stats.pairs import OVERALL, Families, Pairs, overall, pair, readab
 from rys_gguf.text import printable
 
 SEARCH = "search"
-# Below this a score above its baseline is too small to divide by.
+# A score that is less than this above its baseline is too small to divide by.
 _MIN_ABOVE_BASELINE = 0.02
-# Of the engine what it was told, such as the type of its cache; which build it was may differ.
+# The engine's options, such as the type of its cache, must be the same; its build may differ.
 _SAME = ("suite", "heldout", "settings", "engine.arguments", "engine.n_ctx")
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """One family (or all) of one candidate in both runs, on the items both asked.
+    """The scores of one candidate in both runs, in one family or overall, on the same items.
 
-    `change` is B minus A with its interval. `baseline` is the score of answers that ignore the
-    question, of the `baseline_of` kind: "constant" or "random", "mean" over families.
-    `retention` is None where A is at its baseline.
+    `change` is B minus A, with its interval. `baseline` is the score of answers that ignore the
+    question, and `baseline_of` names them: "constant", "random", or "mean" for that of the
+    families. `retention` is None where A's score is at its baseline.
     """
 
     family: str
@@ -51,10 +51,10 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class GainInBoth:
-    """A window's gain over its run's own base, in both runs, and how much of A's is left in B.
+    """A window's gain over the base of its own run, in both runs.
 
-    `difference` is the interval of B's gain minus A's.
-    `retention` is None where A's gain is not above 0 by its own interval: nothing to retain.
+    `difference` is the interval of B's gain minus A's. `retention` is B's gain as a fraction of
+    A's, None where the interval of A's gain is not above 0: there is nothing to retain.
     """
 
     family: str
@@ -71,7 +71,7 @@ class GainInBoth:
 class Compared:
     """A candidate that both runs measured; `gains` are empty for the base.
 
-    `unread` are families of which no item could be read in both runs.
+    `unread` are the families without an item that could be read in both runs.
     """
 
     spec: str
@@ -82,7 +82,7 @@ class Compared:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Two runs, and every candidate both measured in `stage`: final, generate or search."""
+    """Two runs, and every candidate that both measured in `stage`: final, generate or search."""
 
     model_a: str
     model_b: str
@@ -91,7 +91,7 @@ class Comparison:
     candidates: tuple[Compared, ...]
 
     def as_json(self) -> dict[str, Any]:
-        """The numbers as plain values; `floor` is the baseline, as since 0.1.0."""
+        """The numbers as plain values; the baseline is called `floor` there, as in 0.1.0."""
         plain = dataclasses.asdict(self)
         for candidate in plain["candidates"]:
             for kept in candidate["kept"]:
@@ -101,26 +101,26 @@ class Comparison:
 
 
 def compare(a: RunData, b: RunData) -> Comparison:
-    """Compare what both runs measured, on the latest stage both reached.
+    """Compare two runs on the latest stage that both reached.
 
-    Raises RysError if suites, settings or the engine's arguments differ, naming the first that
-    does; models and engine builds may differ.
+    Models and engine builds may differ. Raises RysError, naming the first difference, if suites,
+    settings or the engine's arguments do, and if the runs have no measured candidate in common.
     """
-    one, two = Evidence(a), Evidence(b)
+    evidence_a, evidence_b = Evidence(a), Evidence(b)
     _require_same(a.info, b.info)
-    stage, stages_a, stages_b = _common_stage(one, two)
+    stage, stages_a, stages_b = _common_stage(evidence_a, evidence_b)
     candidates = []
-    for trial in (one.base, *one.windows):
+    for trial in (evidence_a.base, *evidence_a.windows):
         key = trial.key
-        asked = pair(one.answers(key, stages_a), two.answers(key, stages_b))
+        asked = pair(evidence_a.answers(key, stages_a), evidence_b.answers(key, stages_b))
         families = readable(asked)
         if not families:
             continue
         gains: tuple[GainInBoth, ...] = ()
-        if trial is not one.base:
-            gains = _gains(one, two, key, stages_a, stages_b)
+        if trial is not evidence_a.base:
+            gains = _gains(evidence_a, evidence_b, key, stages_a, stages_b)
         unread = tuple(family for family in asked if family not in families)
-        candidates.append(Compared(trial.candidate.spec, _kept(families, one.info), gains, unread))
+        candidates.append(Compared(trial.candidate.spec, _kept(families, a.info), gains, unread))
     if not candidates:
         raise RysError("the two runs measured no candidate on the same items")
     suite = a.info.identity.get("suite" if stage == SEARCH else "heldout")
@@ -166,10 +166,10 @@ def _common_stage(a: Evidence, b: Evidence) -> tuple[str, tuple[Stage, ...], tup
 
 
 def baseline_of(info: RunInfo, family: str) -> tuple[float, str]:
-    """The score of answers that ignore the question, and how they are given.
+    """The score of answers that ignore the question, and what they are: "constant" or "random".
 
-    That of the best constant answer or of random ones, whichever is higher; 0 if the run names
-    none.
+    It is that of the best constant answer or of random ones, whichever is higher, and 0 if the run
+    knows neither.
     """
     baseline = info.baselines.get(family)
     if baseline is None:
@@ -223,20 +223,20 @@ def _retention(a: float, b: float) -> float | None:
 
 
 def _gains(
-    one: Evidence,
-    two: Evidence,
+    evidence_a: Evidence,
+    evidence_b: Evidence,
     key: str,
     stages_a: tuple[Stage, ...],
     stages_b: tuple[Stage, ...],
 ) -> tuple[GainInBoth, ...]:
-    """The window's gains on the items that base and window were asked in both runs."""
+    """The window's gains on the items that base and window answered in both runs."""
     answers: list[dict[str, ItemAnswer]] = [
         e.answers(candidate, stages)
-        for e, stages in ((one, stages_a), (two, stages_b))
+        for e, stages in ((evidence_a, stages_a), (evidence_b, stages_b))
         for candidate in (e.base.key, key)
     ]
-    common = set.intersection(*(set(found) for found in answers))
-    kept = [{item: x for item, x in found.items() if item in common} for found in answers]
+    common = set.intersection(*(set(by_item) for by_item in answers))
+    kept = [{item: x for item, x in by_item.items() if item in common} for by_item in answers]
     in_a, in_b = readable(pair(kept[0], kept[1])), readable(pair(kept[2], kept[3]))
     shared = [f for f in in_a if f in in_b and in_a[f].items == in_b[f].items]
     if not shared:

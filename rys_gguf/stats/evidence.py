@@ -1,4 +1,4 @@
-"""A run's trials, read for statistics: its base, its windows, and how they differ item by item."""
+"""A run as statistics read it: its base, its windows, and how they differ item by item."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class RunData(Protocol):
 
 
 class Evidence:
-    """A run's base and its windows, with results. Raises RysError for a run without a base."""
+    """The base and the windows of a run that have results. Raises RysError without a base."""
 
     def __init__(self, run: RunData) -> None:
         self.info = run.info
@@ -61,9 +61,9 @@ class Evidence:
         return pair(self.answers(self.base.key, stages), self.answers(key, stages), field)
 
     def judged_stage(self) -> Stage | None:
-        """The held-out stage that verdicts rest on: generated answers once all finalists have them.
+        """The held-out stage that decides verdicts, None while no held-out item was asked.
 
-        None while the run is a search only.
+        It is that of generated answers once all finalists have them.
         """
         final, generated = self.finalists(FINAL), self.finalists(GENERATE)
         if generated and set(final) <= set(generated):
@@ -71,7 +71,7 @@ class Evidence:
         return FINAL if final else None
 
     def finalists(self, stage: Stage) -> list[str]:
-        """The keys of the candidates that answered held-out items, if the base did too."""
+        """The keys of the candidates with answers in a held-out stage, if the base has some too."""
         if not self.base.answers.get(stage):
             return []
         return [trial.key for trial in self.windows if trial.answers.get(stage)]

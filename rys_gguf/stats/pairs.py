@@ -1,4 +1,4 @@
-"""The answers of two candidates to the same items, paired: what all statistics are made of."""
+"""The answers of two candidates to the same items, in pairs: all statistics start from these."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from rys_gguf.runs.records import ItemAnswer
 from rys_gguf.stats.paired import Floats
 
 Field = Literal["score", "soft_score"]
-# What the mean over families is called where families have their names.
+# The name of the mean over families, beside those of the families.
 OVERALL = "overall"
 
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """The items of one family that both base and window answered, in one order.
+    """The items of one family that both base and window answered, in the same order.
 
-    `n_asked` counts the items both were asked, also those without a score; of them `base_parsed`
-    and `window_parsed` had answers that could be read.
+    `n_asked` counts all items that both were asked, with a score or without. `base_parsed` and
+    `window_parsed` count those whose answers could be read.
     """
 
     items: tuple[str, ...]
@@ -52,8 +52,8 @@ def pair(
 ) -> Families:
     """Two candidates' answers to the same items, by family in the order of the base.
 
-    An answer without a score, such as emotions that could not be read, is left out on both sides.
-    A family of which nothing could be read on both sides is there, without items.
+    An item is left out if one side has no score for it, as where emotions could not be read. A
+    family in which this happens to all items is kept, without items.
     """
     asked: dict[str, list[tuple[ItemAnswer, ItemAnswer]]] = defaultdict(list)
     for item, a in base.items():
@@ -80,12 +80,12 @@ def _pairs(asked: Sequence[tuple[ItemAnswer, ItemAnswer]], field: Field) -> Pair
 
 
 def readable(families: Families) -> Families:
-    """The families of which something could be read: statistics are of these."""
+    """The families with at least one scored item: those that statistics are made of."""
     return {family: p for family, p in families.items() if p.items}
 
 
 def overall(families: Families) -> float:
-    """Mean over families of the mean difference: every family counts the same."""
+    """Mean over families of their mean difference: every family counts the same."""
     return float(np.mean([p.mean for p in families.values()]))
 
 
@@ -94,7 +94,7 @@ def parts_of(
 ) -> dict[tuple[str, str], float]:
     """What each item adds to the overall difference, by family and item.
 
-    Without `weights` of families each counts the same.
+    `weights` are those of the families; without them every family counts the same.
     """
     equal = 1 / max(1, len(families))
     return {
@@ -105,7 +105,7 @@ def parts_of(
 
 
 def parts_matrix(rows: Sequence[Mapping[tuple[str, str], float]]) -> Floats:
-    """`parts_of` several candidates as [K, n]; 0 where a candidate was not asked an item."""
+    """`parts_of` K candidates as a matrix [K, n]; 0 where a candidate was not asked an item."""
     items = {item: n for n, item in enumerate(dict.fromkeys(i for row in rows for i in row))}
     parts = np.zeros((len(rows), len(items)))
     for k, row in enumerate(rows):

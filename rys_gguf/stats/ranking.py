@@ -1,8 +1,8 @@
-"""The order of a search's candidates: what goes on by it is what reports show.
+"""The ranking of a search's candidates: samplers choose by it, and reports show it.
 
-Candidates are compared item by item with the base, on the search's rounds. Families are measured
-on different scales, and the noisier one must not decide alone: each counts in inverse proportion
-to the spread of its differences.
+Candidates are compared with the base item by item, on the rounds of the search. Families are
+measured on different scales, and a noisy one must not decide alone: each family has a weight in
+inverse proportion to the spread of its differences.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ Differences = Mapping[str, list[float]]
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """A candidate's place in the ranking, by the rounds 1 to `n_rounds`.
+    """A candidate in the ranking, by its answers in the rounds 1 to `n_rounds`.
 
-    `value` is the sum over families of `weights` times `means`: a weighted mean of the mean
-    paired differences in soft score, 0 for the base, and -inf where no item can be compared.
-    Weights sum to 1 for a candidate that was asked every family.
+    `means` are its mean differences to the base in soft score, by family. `value` is the sum of
+    `weights` times `means`: 0 for a copy of the base, -inf if no item can be compared. The weights
+    of a candidate that was asked every family sum to 1.
     """
 
     trial: Trial
@@ -42,13 +42,13 @@ class Ranked:
 
     @property
     def stages(self) -> tuple[Stage, ...]:
-        """The rounds its value rests on."""
+        """The rounds that its value is computed from."""
         return rounds_to(self.n_rounds)
 
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """Candidates that got through at least one round, best first."""
+    """The candidates that got through at least one round, best first."""
 
     order: tuple[Ranked, ...]
 
@@ -56,9 +56,9 @@ class Ranking:
 def rank(base: Trial, trials: Iterable[Trial], n_rounds: int | None = None) -> Ranking:
     """Rank candidates; with `n_rounds`, as if only that many rounds had been asked.
 
-    Those that got through more rounds stand first. Among those that got through equally many, the
-    value decides; a family's spread is that of all who got so far, also of those that went
-    further. Ties go to fewer added layers, then to the key.
+    Candidates that got through more rounds come first. Among those with the same number of rounds
+    the value decides. The spread of a family is taken over all candidates that got through these
+    rounds, including those that went further. Ties go to fewer added layers, then to the key.
     """
     depths = {
         trial.key: (trial, min(_n_rounds(trial), n_rounds or _n_rounds(trial)))
@@ -83,19 +83,19 @@ def rounds_to(n: int) -> tuple[Stage, ...]:
 
 
 def differences(base: Trial, trial: Trial, n_rounds: int) -> Differences:
-    """Soft scores minus the base's on the items of the first rounds that both answered."""
+    """Soft scores minus the base's, on the items of the first rounds that both answered."""
     stages = rounds_to(n_rounds)
     reference = base.answers_in(stages)
-    found: dict[str, list[float]] = {}
+    by_family: dict[str, list[float]] = {}
     for item, answer in trial.answers_in(stages).items():
         a, b = reference.get(item), answer.soft_score
         if a is not None and a.soft_score is not None and b is not None:
-            found.setdefault(a.family, []).append(b - a.soft_score)
-    return found
+            by_family.setdefault(a.family, []).append(b - a.soft_score)
+    return by_family
 
 
 def _n_rounds(trial: Trial) -> int:
-    """How many rounds it got through, from the first without a gap."""
+    """How many rounds a candidate got through, counted from the first without a gap."""
     n = 0
     while trial.is_ok(round_stage(n + 1)):
         n += 1
@@ -105,23 +105,23 @@ def _n_rounds(trial: Trial) -> int:
 def _units(pool: Iterable[Differences]) -> dict[str, float]:
     """The spread of each family's differences over all candidates' items."""
     pooled: dict[str, list[float]] = {}
-    for found in pool:
-        for family, values in found.items():
+    for by_family in pool:
+        for family, values in by_family.items():
             pooled.setdefault(family, []).extend(values)
     spreads = {family: pstdev(values) for family, values in pooled.items()}
     return {family: x if x > _ROUNDING else _NO_SPREAD for family, x in spreads.items()}
 
 
-def _standardised(found: Differences, units: Mapping[str, float]) -> float:
-    """The mean over a candidate's families of its mean difference in units of their spread."""
-    return fmean(fmean(v) / units[f] for f, v in found.items()) if found else -math.inf
+def _standardised(by_family: Differences, units: Mapping[str, float]) -> float:
+    """The mean over a candidate's families of its mean difference, in units of their spread."""
+    return fmean(fmean(v) / units[f] for f, v in by_family.items()) if by_family else -math.inf
 
 
-def _ranked(trial: Trial, n: int, found: Differences, units: Mapping[str, float]) -> Ranked:
-    # From units of spread back to a score: by the harmonic mean of the units, so that the weights
-    # of a candidate with all families sum to 1. It is the same for all, and keeps their order.
+def _ranked(trial: Trial, n: int, by_family: Differences, units: Mapping[str, float]) -> Ranked:
+    # The harmonic mean of the units turns units of spread back into a score, with weights that
+    # sum to 1. It is the same factor for all candidates of a cohort, so it keeps their order.
     unit = len(units) / sum(1 / u for u in units.values()) if units else 0.0
-    means = {family: fmean(values) for family, values in found.items()}
-    weights = {family: unit / (units[family] * len(found)) for family in found}
-    value = sum(weights[f] * means[f] for f in found) if found else -math.inf
-    return Ranked(trial, n, sum(map(len, found.values())), value, means, weights)
+    means = {family: fmean(values) for family, values in by_family.items()}
+    weights = {family: unit / (units[family] * len(by_family)) for family in by_family}
+    value = sum(weights[f] * means[f] for f in by_family) if by_family else -math.inf
+    return Ranked(trial, n, sum(map(len, by_family.values())), value, means, weights)

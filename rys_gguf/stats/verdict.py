@@ -1,14 +1,15 @@
-"""What may be said of the finalists on held-out items: better, trade-off, no evidence, worse.
+"""The verdict on each finalist by held-out items: better, trade-off, no evidence or worse.
 
-Every claim is one of finalists x (families and overall) tests, corrected together by Holm: were
-all windows as good as the base, a report with any claim would come up less than once in twenty.
-The search's own scores decide nothing here; the best of many windows looks good by luck.
+Each finalist is tested overall and in every family, and Holm's method corrects all these tests
+together: if no window differed from the base, fewer than one report in twenty would claim that
+one does. The search's own scores decide nothing here, because the best of many windows looks good
+by luck.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,9 +53,10 @@ _PARSE_GAP = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """One measured difference, window minus base; `holm_p` counts all claims of the report.
+    """One measured difference, window minus base; `holm_p` is corrected for all tests of a report.
 
     `base` and `window` are the scores themselves, with intervals where items are right or wrong.
+    `detectable` is the true difference that as many items would show in four cases out of five.
     """
 
     name: str
@@ -78,7 +80,10 @@ class Effect:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """The word, and the effects it rests on."""
+    """The verdict's word, and the effects it rests on.
+
+    `parsed` are the fractions of the base's and the window's answers that could be read.
+    """
 
     word: str
     overall: Effect
@@ -158,29 +163,28 @@ def judge(
 
     Finalists without a common item with the base are left out.
     """
-    measured = {name: readable(pairs) for name, pairs in finalists.items() if pairs}
-    tests = {(name, key): 1.0 for name, pairs in measured.items() for key in (OVERALL, *pairs)}
-    for name, pairs in measured.items():
-        tests[name, OVERALL] = sign_flip_p(np.array(list(parts_of(pairs).values())), n_resamples)
-        for family, p in pairs.items():
-            found = _mcnemar(p)
-            tests[name, family] = found.p if found else sign_flip_p(p.difference, n_resamples)
-    adjusted = dict(zip(tests, holm(list(tests.values())), strict=True))
+    readable_only = {key: readable(families) for key, families in finalists.items() if families}
+    p_values: dict[tuple[str, str], float] = {}
+    for key, families in readable_only.items():
+        parts = np.array(list(parts_of(families).values()))
+        p_values[key, OVERALL] = sign_flip_p(parts, n_resamples)
+        for family, pairs in families.items():
+            p_values[key, family] = _p_value(pairs, n_resamples)
+    holm_p = dict(zip(p_values, holm(list(p_values.values())), strict=True))
     judged = {}
-    for name, pairs in measured.items():
-
-        def effect(key: str, families: Families, name: str = name) -> Effect:
-            return _effect(key, families, tests[name, key], adjusted[name, key], n_resamples)
-
-        whole = effect(OVERALL, pairs)
-        parts = tuple(effect(family, {family: p}) for family, p in pairs.items())
-        asked = finalists[name]
-        n = sum(p.n_asked for p in asked.values())
-        parsed = (
-            sum(p.base_parsed for p in asked.values()) / n,
-            sum(p.window_parsed for p in asked.values()) / n,
+    for key, families in readable_only.items():
+        overall_effect, *effects = (
+            _effect(name, of, p_values[key, name], holm_p[key, name], n_resamples)
+            for name, of in ((OVERALL, families), *((f, {f: p}) for f, p in families.items()))
         )
-        judged[name] = Judgement(_word(whole, parts, asked), whole, parts, parsed, len(tests))
+        asked = finalists[key]
+        judged[key] = Judgement(
+            _word(overall_effect, effects, asked),
+            overall_effect,
+            tuple(effects),
+            _parsed(asked),
+            len(p_values),
+        )
     return judged
 
 
@@ -191,8 +195,8 @@ def verdicts(evidence: Evidence) -> tuple[Verdict, ...]:
         return ()
     judged = judge({key: evidence.pairs(key, [stage]) for key in evidence.finalists(stage)})
     ranked = {r.trial.key: r for r in rank(evidence.base, evidence.windows).order}
-    found = [_verdict(evidence, key, stage, j, ranked.get(key)) for key, j in judged.items()]
-    return tuple(sorted(found, key=lambda v: -v.judgement.overall.difference))
+    unsorted = (_verdict(evidence, key, stage, j, ranked.get(key)) for key, j in judged.items())
+    return tuple(sorted(unsorted, key=lambda v: -v.judgement.overall.difference))
 
 
 def _verdict(
@@ -200,18 +204,18 @@ def _verdict(
 ) -> Verdict:
     trial = evidence.trials[key]
     held_out = readable(evidence.pairs(key, [stage], "soft_score"))
-    weights = dict(ranked.weights) if ranked else {}
-    again = [family for family in held_out if family in weights]
-    search = held = None
-    if ranked and again:
-        search = sum(weights[f] * ranked.means[f] for f in again)
-        held = sum(weights[f] * held_out[f].mean for f in again)
+    weights = ranked.weights if ranked else {}
+    both = [family for family in held_out if family in weights]
+    search_gain = held_out_gain = None
+    if ranked and both:
+        search_gain = sum(weights[f] * ranked.means[f] for f in both)
+        held_out_gain = sum(weights[f] * held_out[f].mean for f in both)
     return Verdict(
         trial,
         stage,
         judgement,
-        search,
-        held,
+        search_gain,
+        held_out_gain,
         extra_bytes(evidence, trial),
         speed(evidence, trial),
         tuple(family for family in held_out if weights and family not in weights),
@@ -222,8 +226,8 @@ def _verdict(
 def search_ranking(evidence: Evidence) -> SearchRanking:
     """All candidates in the order of `rank`, with gains and noise lines; unranked ones last.
 
-    A noise line counts every window that was asked anything: choosing among many is what makes
-    the best one look good. Overall, families have the ranking's weights.
+    A noise line counts every ranked window, because choosing among many is what makes the best
+    one look good. Overall, families have the ranking's weights.
     """
     ranked = rank(evidence.base, evidence.windows).order
     pairs = {
@@ -305,28 +309,41 @@ def answer_length(evidence: Evidence, trial: Trial) -> float | None:
     return n_window / n_base if n_base else None
 
 
-def _word(whole: Effect, parts: tuple[Effect, ...], pairs: Families) -> str:
-    for p in pairs.values():
+def _word(total: Effect, effects: Sequence[Effect], asked: Families) -> str:
+    for p in asked.values():
         if abs(p.window_parsed - p.base_parsed) > _PARSE_GAP * p.n_asked:
             return FORMAT_CHANGE
-    up = any(e.significant and e.difference > 0 for e in parts)
-    down = any(e.significant and e.difference < 0 for e in parts)
+    up = any(e.significant and e.difference > 0 for e in effects)
+    down = any(e.significant and e.difference < 0 for e in effects)
     if up and down:
         return TRADE_OFF
-    if whole.significant and whole.interval.low > 0:
-        # A family that loses by its own interval is not hidden behind the overall gain.
-        return TRADE_OFF if any(e.interval.high < 0 for e in parts) else BETTER
-    if whole.significant and whole.interval.high < 0:
+    if total.significant and total.interval.low > 0:
+        # An overall gain must not hide a family that loses by its own interval.
+        return TRADE_OFF if any(e.interval.high < 0 for e in effects) else BETTER
+    if total.significant and total.interval.high < 0:
         return TRADE_OFF if up else WORSE
-    # A loss that is certain in one family is one, though the others hide it in the mean.
+    # A certain loss in one family counts, even where the mean over families hides it.
     return WORSE if down else NO_EVIDENCE
+
+
+def _parsed(asked: Families) -> tuple[float, float]:
+    n = sum(p.n_asked for p in asked.values())
+    n_base, n_window = (
+        sum(getattr(p, side) for p in asked.values()) for side in ("base_parsed", "window_parsed")
+    )
+    return n_base / n, n_window / n
+
+
+def _p_value(pairs: Pairs, n_resamples: int) -> float:
+    test = _mcnemar(pairs)
+    return test.p if test else sign_flip_p(pairs.difference, n_resamples)
 
 
 def _effect(name: str, families: Families, p: float, adjusted: float, n_resamples: int) -> Effect:
     if not families:
         return Effect(name, 0, 0.0, 0.0, None, None, 0.0, NO_INTERVAL, p, adjusted, 0.0, None)
     alone = next(iter(families.values())) if name != OVERALL else None
-    found = interval([f.difference for f in families.values()], n_resamples)
+    around = interval([f.difference for f in families.values()], n_resamples)
     equal = dict.fromkeys(families, 1 / len(families))
     return Effect(
         name,
@@ -336,10 +353,10 @@ def _effect(name: str, families: Families, p: float, adjusted: float, n_resample
         _of_right(alone.base) if alone and alone.binary else None,
         _of_right(alone.window) if alone and alone.binary else None,
         overall(families),
-        found,
+        around,
         p,
         adjusted,
-        detectable_mean(_error(families, equal), found),
+        detectable_mean(_error(families, equal), around),
         _mcnemar(alone) if alone else None,
     )
 

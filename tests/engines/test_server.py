@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from rys_gguf.engines.base import Engine, EngineOptions
-from rys_gguf.engines.find import find_engine
 from rys_gguf.engines.server import ServerEngine
 from rys_gguf.errors import EngineFailed
 from tests import tiny
@@ -158,12 +157,6 @@ def test_a_port_that_is_taken_is_an_error(
             ServerEngine(model, options(binary)),
         ):
             pass
-
-
-def test_a_program_that_is_not_there_is_named() -> None:
-    """A wrong path in --llama-server is reported."""
-    with pytest.raises(EngineFailed, match="/no/such: not a program"):
-        find_engine("/no/such")
 
 
 @pytest.mark.parametrize(

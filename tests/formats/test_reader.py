@@ -25,6 +25,8 @@ from tests import tiny
 from tests.disk import finish
 from tests.headers import kv_of
 from tests.strategies import (
+    U32,
+    U64,
     UNKNOWN_TYPE,
     Made,
     architecture,
@@ -570,7 +572,6 @@ def nested(depth: int) -> bytes:
     return value
 
 
-U32, U64 = struct.Struct("<I").pack, struct.Struct("<Q").pack
 HUGE = (1 << 64) - 1
 F32, Q4_0 = int(GGMLQuantizationType.F32), int(GGMLQuantizationType.Q4_0)
 

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import shutil
+import struct
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
 import pytest
+from gguf.constants import GGUFValueType
 
-from rys_gguf import LayerMap, Model, find_problems, make_plan, write_plan
+from rys_gguf import InvalidGGUF, LayerMap, Model, find_problems, make_plan, write_plan
 from rys_gguf.checks.prove import prove
 from rys_gguf.checks.variant import VariantPair
+from rys_gguf.formats.reader import HeaderReader
+from rys_gguf.formats.shards import Shards
 from tests import tiny
 from tests.command import fails, leftovers, run
 from tests.disk import finish
 from tests.engine import OPTIONS, logprobs
+from tests.strategies import U32, raw_file, raw_kv, raw_tensor
 
 
 def split_by_hand(source: Path, folder: Path, count: int) -> list[Path]:
@@ -176,4 +182,101 @@ def test_a_taken_shard_name_leaves_nothing_behind(whole: Path, tmp_path: Path) -
 def test_a_size_that_is_none_is_a_usage_error(whole: Path, size: str) -> None:
     """Exit code 2 and the form expected."""
     args = ("--blocks", "4,8", f"--split-max-size={size}")
-    assert "500M or 50G" in fails("apply", whole, *args, code=2)
+    assert "500M, 0.5G or 50G" in fails("apply", whole, *args, code=2)
+
+
+# -- shards made by hand -------------------------------------------------------------------------
+
+
+def shard(path: Path, n: int | None, count: int | None, name: bytes, byteorder: str = "<") -> Path:
+    """A file with one tensor that says it is number n (from 0) of a count."""
+    kvs = [
+        raw_kv(key, GGUFValueType.UINT16, struct.pack(byteorder + "H", value), byteorder)
+        for key, value in ((b"split.no", n), (b"split.count", count))
+        if value is not None
+    ]
+    tensors = [raw_tensor(name, [1], byteorder=byteorder)]
+    path.write_bytes(raw_file(kvs, tensors, bytes(32), byteorder=byteorder))
+    return path
+
+
+FIRST, SECOND = "m-00001-of-00002.gguf", "m-00002-of-00002.gguf"
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        ((0, 2, b"b"), "m-00002-of-00002.gguf: says it is number 1 of 2 shards"),
+        ((None, 2, b"b"), "m-00002-of-00002.gguf: says it is no number of 2 shards"),
+        ((1, 3, b"b"), "m-00002-of-00002.gguf: belongs to a model of 3 shards, not 2"),
+        ((1, None, b"b"), "m-00002-of-00002.gguf: belongs to a model of 1 shards, not 2"),
+        ((1, 2, b"a"), "m-00002-of-00002.gguf: tensor 'a' is also in an earlier shard"),
+        ((1, 2, b"b", ">"), "m-00002-of-00002.gguf: has another byte order than shard 1"),
+        (None, "m-00002-of-00002.gguf: missing; m-00001-of-00002.gguf is one of 2 shards"),
+    ],
+)
+def test_a_shard_out_of_place_is_named(
+    tmp_path: Path, second: tuple[Any, ...] | None, message: str
+) -> None:
+    """The message says which file is wrong, and in what; so it does for files already open."""
+    shard(tmp_path / FIRST, 0, 2, b"a")
+    if second is not None:
+        shard(tmp_path / SECOND, *second)
+    with pytest.raises(InvalidGGUF) as caught:
+        Shards(tmp_path / FIRST)
+    assert str(caught.value).startswith(message)
+    if second is not None:
+        readers = [HeaderReader(tmp_path / name) for name in (FIRST, SECOND)]
+        with pytest.raises(InvalidGGUF) as caught:
+            Shards(readers)
+        assert str(caught.value).startswith(message)
+        assert all(reader.file.fd == -1 for reader in readers), "closed after the failure"
+
+
+def test_a_shard_named_otherwise_is_refused(tmp_path: Path) -> None:
+    """The name must say which of how many it is."""
+    for name in ("m.gguf", "m-00001-of-00003.gguf"):
+        with pytest.raises(InvalidGGUF, match=r"is one of 2 shards, but not named as such"):
+            Shards(shard(tmp_path / name, 0, 2, b"a"))
+
+
+def test_open_files_are_shards_under_any_name(tmp_path: Path) -> None:
+    """Their order is what counts; the second one's offsets are those in one file."""
+    paths = [shard(tmp_path / name, n, 2, bytes([97 + n])) for n, name in enumerate("xy")]
+    with Shards([HeaderReader(path) for path in paths]) as shards:
+        assert [(t.name, t.offset) for t in shards.header.tensors] == [("a", 0), ("b", 32)]
+        assert [shards.data[name].span.shard for name in "ab"] == [0, 1]
+        assert shards.n_bytes == sum(path.stat().st_size for path in paths)
+        assert shards.header.kvs == ()
+        assert shards.offset_issues() == []
+
+
+def test_a_missing_tensor_is_counted(tmp_path: Path) -> None:
+    """The first shard says how many tensors the model has."""
+    total = raw_kv(b"split.tensors.count", GGUFValueType.INT32, U32(3))
+    split = [raw_kv(b"split.count", GGUFValueType.UINT16, b"\2\0"), total]
+    (tmp_path / FIRST).write_bytes(
+        raw_file(
+            [*split, raw_kv(b"split.no", GGUFValueType.UINT16, b"\0\0")],
+            [raw_tensor(b"a", [1])],
+            bytes(32),
+        )
+    )
+    shard(tmp_path / SECOND, 1, 2, b"b")
+    with pytest.raises(InvalidGGUF, match="the model has 3 tensors, its shards hold 2"):
+        Shards(tmp_path / SECOND)
+
+
+def test_offsets_are_judged_in_each_file(tmp_path: Path) -> None:
+    """An issue names its shard."""
+    tensors = [raw_tensor(b"b", [1], offset=32)]
+    split = [
+        raw_kv(b"split.no", GGUFValueType.UINT16, b"\1\0"),
+        raw_kv(b"split.count", GGUFValueType.UINT16, b"\2\0"),
+    ]
+    shard(tmp_path / FIRST, 0, 2, b"a")
+    (tmp_path / SECOND).write_bytes(raw_file(split, tensors, bytes(64)))
+    with Shards(tmp_path / FIRST) as shards:
+        assert shards.offset_issues() == [
+            f"{SECOND}: tensor 'b' has offset 32, llama.cpp expects 0"
+        ]

@@ -157,3 +157,43 @@ def test_a_window_follows_the_piecewise_rule(n_and_i: tuple[int, int], data: st.
             assert source == out - (j - i)
     assert layer_map.windows() == ((i, j),)
     assert layer_map.spec == f"blocks:{i},{j}"
+
+
+@pytest.mark.parametrize(
+    ("n", "sources", "message"),
+    [
+        (4, (), "the layer map is empty"),
+        (4, (0,) * 513, "the layer map has 513 layers; llama.cpp stops at 512"),
+        (4, (0, 4), r"output 1 <- source 4: the model has layers 0\.\.3"),
+        (4, (-1,), "output 0 <- source -1"),
+    ],
+)
+def test_sources_must_be_layers_of_the_model(
+    n: int, sources: tuple[int, ...], message: str
+) -> None:
+    """A map made without a spec is checked as well."""
+    with pytest.raises(InvalidLayerMap, match=message):
+        LayerMap(n, sources)
+
+
+@pytest.mark.parametrize("window", [(2, 2), (3, 2), (-1, 2), (2, 7)])
+def test_a_window_must_lie_in_the_model(window: tuple[int, int]) -> None:
+    """The message says what is needed."""
+    with pytest.raises(InvalidLayerMap, match="need 0 <= i < j <= 6"):
+        LayerMap.from_blocks([window], 6)
+
+
+def test_a_map_that_only_looks_like_windows_has_none() -> None:
+    """Inserting them would give more layers than llama.cpp takes, or another end or beginning."""
+    assert LayerMap(300, (*range(300), *range(1, 200), *range(1, 14))).windows() is None
+    assert LayerMap(6, (0, 1, 0, 1)).spec == "layers:0..1,0..1"
+    assert LayerMap(6, (1, 2)).windows() is None
+
+
+def test_a_map_is_a_sequence_of_sources() -> None:
+    """Length, single outputs, and the copies of a layer."""
+    layer_map = LayerMap.parse("blocks:2,4", 6)
+    assert (len(layer_map), layer_map[4], layer_map.n_added) == (8, 2, 2)
+    assert layer_map.outputs_of(2) == (2, 4)
+    assert LayerMap.parse("layers:0", 6).n_added == -5
+    assert LayerMap.identity(3).is_identity

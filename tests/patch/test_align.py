@@ -10,8 +10,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from gguf.constants import GGUFValueType
 
-from rys_gguf import LayerMap, Model, OutputFailed, Refused, find_problems, make_plan, write_plan
+from rys_gguf import (
+    InvalidGGUF,
+    LayerMap,
+    Model,
+    OutputFailed,
+    Refused,
+    find_problems,
+    make_plan,
+    write_plan,
+)
 from rys_gguf.files.copying import can_share
 from rys_gguf.patch.align import align, plan_aligned
 from rys_gguf.patch.writer import Written
@@ -19,6 +29,7 @@ from tests import tiny
 from tests.command import leftovers
 from tests.disk import digest, write_llama
 from tests.engine import logprobs
+from tests.strategies import U32, architecture, raw_file, raw_kv, raw_tensor
 
 PROMPTS = [[1, 50], [1, *range(40, 60)]]
 # One kind of layer, two by a period, and two with an MTP block and arrays.
@@ -113,6 +124,15 @@ def test_bytes_after_the_data_are_kept(tmp_path: Path) -> None:
     with Model(aligned(path)) as opened:
         assert opened.n_trailing_bytes == len(b"signature of somebody")
         assert opened.files[0].path.read_bytes().endswith(b"signature of somebody")
+
+
+def test_a_table_that_llama_cpp_would_refuse_is_not_aligned(tmp_path: Path) -> None:
+    """Offsets with holes or overlaps are no model's, and are not mended in silence."""
+    path = tmp_path / "m.gguf"
+    kvs = [architecture(), raw_kv(b"llama.block_count", GGUFValueType.UINT32, U32(1))]
+    path.write_bytes(raw_file(kvs, [raw_tensor(b"blk.0.x", [1], offset=32)], bytes(64)))
+    with Model(path) as opened, pytest.raises(InvalidGGUF, match="has offset 32"):
+        plan_aligned(opened)
 
 
 @pytest.mark.parametrize("alignment", [0, 1, 16, 48, 4095, 1 << 25, -4096])

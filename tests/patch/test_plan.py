@@ -288,8 +288,8 @@ def test_plan_reads_no_tensor_data(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         reads.append(offset + n)
         return real(file, offset, n)
 
-    monkeypatch.setattr(SourceFile, "read", read)
     with Model(source) as model:
+        monkeypatch.setattr(SourceFile, "read", read)
         make_plan(model, LayerMap.parse("blocks:1,3", 4))
         assert max(reads) <= model.header.data_offset
 
@@ -349,3 +349,18 @@ def test_either_byte_order_is_written_as_it_was_read(
     values = {t.name: float(t.data[0]) for t in reader.tensors}
     assert [values[f"blk.{n}.ffn_up.weight"] for n in range(4)] == [0, 1, 1, 2]
     assert find_problems(out, source) == []
+
+
+def test_bytes_after_the_last_tensor_are_kept_and_noted(tmp_path: Path) -> None:
+    """llama.cpp ignores them; whoever put them there may not."""
+    source = tiny.write(tmp_path / "m.gguf", "llama", 4)
+    with source.open("ab") as file:
+        file.write(b"signature")
+    with Model(source) as model:
+        plan = make_plan(model, LayerMap.parse("blocks:1,3", 4))
+        write_plan(plan, tmp_path / "out.gguf")
+        rules = plan.rules
+        assert make_plan(model, plan.layer_map, rules=rules).rules is rules
+    assert plan.notes == ("9 bytes after the last tensor are kept at the end",)
+    assert (tmp_path / "out.gguf").read_bytes().endswith(b"signature")
+    assert (tmp_path / "out.gguf").stat().st_size == plan.n_bytes

@@ -156,7 +156,7 @@ def test_the_message_has_the_numbers_of_the_table() -> None:
         f"score {row.score:.3f}, SE {row.error:.3f}; baseline {row.baseline:.3f}; {row.n} items"
     )
     assert numbers in str(problem)
-    assert str(problem).startswith("math: the model does not beat the best constant answer (")
+    assert str(problem).startswith("math: the model does not beat the best constant answer by two ")
 
 
 def test_a_model_that_knows_everything_is_asked_for_a_harder_level() -> None:

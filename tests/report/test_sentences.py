@@ -74,7 +74,7 @@ def test_a_family_that_only_finalists_were_asked_is_named_as_a_control() -> None
     run.items = [x for x in run.items if x["stage"] == "final" or x["family"] != "math"]
     best = judged(run)[0]
     (effect,) = (e for e in best.judgement.families if e.name == "math")
-    assert f"math (control): {points(effect.difference)} (" in verdict_sentence(best)
+    assert f"In math (control) it is {points(effect.difference)} points (" in verdict_sentence(best)
 
 
 def test_answers_of_another_length_are_mentioned() -> None:

@@ -90,14 +90,11 @@ def test_a_planted_link_to_a_folder_is_refused(tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (folder / "report").symlink_to(elsewhere)
-    for target in (None, folder / "report"):
-        with pytest.raises(OutputFailed, match="report: is a symbolic link inside the run"):
-            write_report(Run.open(folder), target)
+    with pytest.raises(OutputFailed, match="report: is a symbolic link in the run's folder"):
+        write_report(Run.open(folder))
     assert not list(elsewhere.iterdir())
-    named = tmp_path / "named"
-    named.symlink_to(elsewhere)
-    write_report(Run.open(folder), named)
-    assert (elsewhere / "report.html").exists(), "the user named this one"
+    write_report(Run.open(folder), folder / "report")
+    assert (elsewhere / "report.html").exists(), "a user who names the link wants it"
 
 
 def test_a_full_disk_leaves_the_old_page_as_it_is(small_disk: Path) -> None:
