@@ -159,6 +159,24 @@ def test_a_count_that_changes_the_attention_scale_needs_data_to_undo_it(
     assert max(r.max_difference for r in proof.results) < 0.05
 
 
+@pytest.mark.parametrize(
+    ("arch", "spec", "options"),
+    [
+        ("deepseek2", "layers:2..11", {}),
+        ("gemma4", "layers:0..7", {"shared_kv_layers": 4}),
+        ("gemma4", "layers:0..7,4..7", {"shared_kv_layers": 4}),
+    ],
+)
+def test_a_map_may_leave_out_all_layers_of_a_kind(
+    tmp_path: Path, arch: str, spec: str, options: dict[str, Any]
+) -> None:
+    """A count that becomes 0 is written, and the others still are what they were."""
+    source = tiny.write(tmp_path / "m.gguf", arch, N, **options)
+    with Model(source) as model:
+        write_plan(make_plan(model, LayerMap.parse(spec, N)), tmp_path / "out.gguf")
+    assert find_problems(tmp_path / "out.gguf", source) == []
+
+
 @pytest.mark.parametrize(("n", "window"), [(64, "4,8"), (60, "4,8")])
 def test_exaone4_across_64_layers_is_refused(tmp_path: Path, n: int, window: str) -> None:
     """Sliding windows exist with exactly 64 layers only; nothing can say so otherwise."""
