@@ -1,4 +1,4 @@
-"""The last steps of a write, and what stands in where the platform lacks a call."""
+"""The last steps of a write, and the substitutes on platforms that lack a call."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def write(source: Path, out: Path, *, force: bool = False) -> None:
-    """Copy a file the way models are written."""
+    """Copy a file in the way in which models are written."""
     with SourceFile(source) as opened, OutputFile(out, (opened,), 0, force=force) as output:
         output.copy(opened, 0, opened.n_bytes, lambda _: None)
         commit_all([output])
@@ -42,7 +42,7 @@ def no_links(*_: object) -> None:
 def test_without_hard_links_the_name_is_reserved_first(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """FAT and the like get the same file, and still nothing is replaced."""
+    """FAT and similar systems get the same file, and no existing file is replaced."""
     monkeypatch.setattr(os, "link", no_links)
     out = tmp_path / "out"
     write(source, out)
@@ -70,7 +70,7 @@ def test_a_reservation_that_comes_to_nothing_is_taken_back(
 def test_an_interruption_after_the_naming_takes_the_name_back(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A signal between the file's name and the end of the run leaves nothing behind, as it says."""
+    """A signal after the file has its name leaves nothing behind, as the message says."""
 
     def interrupt(_: Path) -> None:
         assert (tmp_path / "out").exists()
@@ -83,7 +83,7 @@ def test_an_interruption_after_the_naming_takes_the_name_back(
 
 
 def test_another_runs_file_is_not_taken_back(source: Path, tmp_path: Path) -> None:
-    """The name belongs to who got it first; the loser cleans up only after itself."""
+    """The first run to take the name keeps it; the other cleans up its own file only."""
     out = tmp_path / "out"
     with SourceFile(source) as opened, OutputFile(out, (opened,), 0, force=False) as output:
         out.write_text("theirs")
@@ -94,7 +94,7 @@ def test_another_runs_file_is_not_taken_back(source: Path, tmp_path: Path) -> No
 
 
 def test_a_source_moved_to_the_outputs_name_is_kept(source: Path, tmp_path: Path) -> None:
-    """--force looks again at the end: what was another file may be the source by then."""
+    """--force checks again at the end, because the file to replace may be the source by then."""
     out = tmp_path / "out"
     out.write_text("old")
     data = source.read_bytes()
@@ -108,7 +108,7 @@ def test_a_source_moved_to_the_outputs_name_is_kept(source: Path, tmp_path: Path
 def test_a_sync_that_fails_is_an_error(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A disk that reports the loss of data only at the sync gets no file with a name."""
+    """If a disk reports lost data only at the sync, the file does not get its name."""
 
     def fail(_: int) -> None:
         raise OSError(errno.EIO, "lost a page")
@@ -120,7 +120,7 @@ def test_a_sync_that_fails_is_an_error(
 
 
 def test_reserved_room_is_all_used(tmp_path: Path) -> None:
-    """What is reserved for a long run is what it fills: no blocks stay behind the file's end."""
+    """A long run fills all the room reserved for it; no blocks stay behind the file's end."""
     source = tmp_path / "source"
     source.write_bytes(os.urandom((3 << 20) + 5))
     write(source, tmp_path / "out")
@@ -133,7 +133,7 @@ def test_reserved_room_is_all_used(tmp_path: Path) -> None:
 def test_where_no_room_can_be_reserved_the_file_is_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int | None
 ) -> None:
-    """Neither reservation nor write-behind is there on macOS and Windows, or on every disk."""
+    """macOS, Windows and some file systems have neither reservation nor write-behind."""
     source = tmp_path / "source"
     source.write_bytes(os.urandom((17 << 20) + 5))
     monkeypatch.setattr(copying, "_SYNC_FILE_RANGE", None)
@@ -145,7 +145,7 @@ def test_where_no_room_can_be_reserved_the_file_is_the_same(
 def test_no_room_to_reserve_is_an_error_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A disk that filled up since it was looked at is named before bytes are moved in vain."""
+    """A disk that filled up after the check is reported before any byte is copied."""
     source = tmp_path / "source"
     source.write_bytes(bytes(3 << 20))
     monkeypatch.setattr(copying, "_FALLOCATE", failing(errno.ENOSPC))
@@ -170,7 +170,7 @@ def failing(code: int) -> Callable[..., int]:
 def test_a_folder_that_fails_to_sync_is_an_error(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A name that the disk may have lost is not left standing."""
+    """If the disk may have lost the name, the name is taken back."""
     real, n_synced = os.fsync, 0
 
     def fail_second(fd: int) -> None:
@@ -188,7 +188,7 @@ def test_a_folder_that_fails_to_sync_is_an_error(
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody without rights")
 def test_a_folder_that_may_not_be_entered_is_named(source: Path, tmp_path: Path) -> None:
-    """No permission to look into the output's folder is a message, not a traceback."""
+    """A folder without permission leads to a message, not a traceback."""
     locked = tmp_path / "locked"
     locked.mkdir(mode=0o700)
     tmp_path.chmod(0o755)
@@ -204,7 +204,7 @@ def test_a_folder_that_may_not_be_entered_is_named(source: Path, tmp_path: Path)
 def test_a_folder_that_is_gone_is_named(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So is a relative path from a folder that somebody removed."""
+    """The same holds for a relative path in a folder that was removed."""
     with SourceFile(source) as opened:
         with pytest.raises(OutputFailed, match="none: no such folder"):
             OutputFile(tmp_path / "none" / "out", (opened,), 0, force=False)
@@ -236,7 +236,7 @@ def test_a_folder_that_takes_no_files_is_named(
 def test_room_is_looked_for_before_a_byte_is_written(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The message has both numbers; where the system cannot tell, writing is tried."""
+    """The message has both numbers; if the system cannot tell, writing is tried."""
     free = shutil.disk_usage(tmp_path).free
     with SourceFile(source) as opened:
         with pytest.raises(OutputFailed, match=rf"{free * 2} bytes needed, [0-9]+ free"):
@@ -312,7 +312,7 @@ def test_a_folder_that_cannot_be_synced_at_all_is_no_error(
 def test_windows_names_a_file_by_a_rename_that_replaces_nothing(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """There rename refuses a taken name; here it is only seen to be called."""
+    """On Windows rename refuses a taken name; this test only sees that it is called."""
     out = tmp_path / "out"
     with SourceFile(source) as opened, OutputFile(out, (opened,), 0, force=False) as written:
         written.copy(opened, 0, 100, lambda _: None)

@@ -32,7 +32,7 @@ def opened(path: Path, *kvs: bytes, names: tuple[bytes, ...] = ()) -> Model:
 
 
 def test_tensors_are_grouped_by_layer_in_file_order(tmp_path: Path) -> None:
-    """Trunk, MTP tail, and what belongs to no layer; a layer may have no tensors."""
+    """Trunk, MTP tail, and tensors of no layer; a layer may have no tensors."""
     names = (b"token_embd.weight", b"blk.2.b", b"blk.0.a", b"blk.2.a", b"blk.3.x")
     mtp = count(1, b"llama.nextn_predict_layers")
     with opened(tmp_path / "m.gguf", architecture(), count(4), mtp, names=names) as model:

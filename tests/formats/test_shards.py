@@ -1,4 +1,4 @@
-"""Split models: any shard opens the set, and what is missing or out of place is named."""
+"""Split models: any shard opens the set, and missing or misplaced shards are named."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_any_shard_opens_the_whole_model(whole: Path, shards: list[Path], which:
 def test_split_input_gives_one_file_equal_to_the_single_ones(
     whole: Path, shards: list[Path], tmp_path: Path
 ) -> None:
-    """Patched from shards or from the whole, the tensors are the same, and both run alike."""
+    """Patching the shards gives the tensors of the patched single file, and both run alike."""
     a, b = tmp_path / "a.gguf", tmp_path / "b.gguf"
     assert run("apply", whole, "--blocks", "4,8", "-o", a).returncode == 0
     assert run("apply", shards[1], "--blocks", "4,8", "-o", b).returncode == 0
@@ -94,7 +94,7 @@ def test_split_input_gives_one_file_equal_to_the_single_ones(
 def test_split_output_loads_verifies_and_proves(
     whole: Path, shards: list[Path], tmp_path: Path
 ) -> None:
-    """--split-max-size writes llama.cpp's scheme; inspect, diff, verify and prove take it."""
+    """--split-max-size follows llama.cpp's scheme; inspect, diff, verify and prove accept it."""
     out = tmp_path / "out"
     out.mkdir()
     args = ("--blocks", "4,8", "--split-max-size", "100K", "-o", out / "v.gguf")
@@ -128,13 +128,13 @@ def test_split_output_loads_verifies_and_proves(
 
 
 def test_a_missing_shard_is_named(shards: list[Path]) -> None:
-    """The message has the name of the file that is not there."""
+    """The message has the name of the missing file."""
     shards[1].unlink()
     assert "m-00002-of-00003.gguf: missing" in fails("plan", shards[0], "--blocks", "4,8")
 
 
 def test_shards_in_another_order_are_named(shards: list[Path]) -> None:
-    """split.no has to agree with the name."""
+    """split.no must agree with the name."""
     spare = shards[0].with_name("spare")
     shards[1].rename(spare)
     shards[2].rename(shards[1])
@@ -145,7 +145,7 @@ def test_shards_in_another_order_are_named(shards: list[Path]) -> None:
 
 
 def test_a_shard_of_another_model_is_named(shards: list[Path], tmp_path: Path) -> None:
-    """Doubled tensors or another number of them show it."""
+    """Repeated tensors, or another number of tensors, give it away."""
     other = tmp_path / "other"
     other.mkdir()
     bigger = tiny.write(tmp_path / "bigger.gguf", "qwen35", 12)
@@ -156,7 +156,7 @@ def test_a_shard_of_another_model_is_named(shards: list[Path], tmp_path: Path) -
 
 
 def test_a_shard_under_another_name_is_refused(shards: list[Path]) -> None:
-    """llama.cpp wants the names; without them the others cannot be found."""
+    """llama.cpp needs the names; without them the other shards cannot be found."""
     renamed = shards[0].with_name("first.gguf")
     shards[0].rename(renamed)
     assert "00001-of-00003" in fails("plan", renamed, "--blocks", "4,8")
@@ -180,7 +180,7 @@ def test_a_taken_shard_name_leaves_nothing_behind(whole: Path, tmp_path: Path) -
 
 @pytest.mark.parametrize("size", ["50", "0G", "-1G", "1.5.5G", "G", "lots"])
 def test_a_size_that_is_none_is_a_usage_error(whole: Path, size: str) -> None:
-    """Exit code 2 and the form expected."""
+    """The exit code is 2, and the message gives the expected form."""
     args = ("--blocks", "4,8", f"--split-max-size={size}")
     assert "500M, 0.5G or 50G" in fails("apply", whole, *args, code=2)
 
@@ -218,7 +218,7 @@ FIRST, SECOND = "m-00001-of-00002.gguf", "m-00002-of-00002.gguf"
 def test_a_shard_out_of_place_is_named(
     tmp_path: Path, second: tuple[Any, ...] | None, message: str
 ) -> None:
-    """The message says which file is wrong, and in what; so it does for files already open."""
+    """The message names the file and its fault, for paths and for open files."""
     shard(tmp_path / FIRST, 0, 2, b"a")
     if second is not None:
         shard(tmp_path / SECOND, *second)
@@ -234,14 +234,14 @@ def test_a_shard_out_of_place_is_named(
 
 
 def test_a_shard_named_otherwise_is_refused(tmp_path: Path) -> None:
-    """The name must say which of how many it is."""
+    """The name must have the shard's number and the number of shards."""
     for name in ("m.gguf", "m-00001-of-00003.gguf"):
         with pytest.raises(InvalidGGUF, match=r"is one of 2 shards, but not named as such"):
             Shards(shard(tmp_path / name, 0, 2, b"a"))
 
 
 def test_open_files_are_shards_under_any_name(tmp_path: Path) -> None:
-    """Their order is what counts; the second one's offsets are those in one file."""
+    """Their order counts; the second one's offsets are those in a single file."""
     paths = [shard(tmp_path / name, n, 2, bytes([97 + n])) for n, name in enumerate("xy")]
     with Shards([HeaderReader(path) for path in paths]) as shards:
         assert [(t.name, t.offset) for t in shards.header.tensors] == [("a", 0), ("b", 32)]

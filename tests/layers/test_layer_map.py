@@ -1,4 +1,4 @@
-"""The spec grammar and the map: one list of sources decides everything else."""
+"""The spec grammar and the layer map."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ SAME_MAP = [
 
 @pytest.mark.parametrize(("spec", "n", "sources"), SAME_MAP)
 def test_a_spec_means_its_sources(spec: str, n: int, sources: list[int]) -> None:
-    """Both notations give the list of sources they are documented to give."""
+    """Both notations give the documented list of sources."""
     assert list(LayerMap.parse(spec, n).sources) == sources
 
 
 def test_the_published_example_has_its_four_seam_points() -> None:
-    """blocks:15,20 on 64 layers gives 69, with the runs and seams of the method's description."""
+    """blocks:15,20 on 64 layers gives 69, with the stretches and seams of the RYS description."""
     layer_map = LayerMap.parse("blocks:15,20", 64)
     assert len(layer_map) == 69
     assert [str(stretch) for stretch in layer_map.stretches()] == [
@@ -72,7 +72,7 @@ BAD = [
 
 @pytest.mark.parametrize(("spec", "message", "marked"), BAD)
 def test_a_bad_spec_is_refused_at_the_bad_part(spec: str, message: str, marked: str | None) -> None:
-    """The message says what is wrong and the range, with carets under the part at fault."""
+    """The message gives the fault and the range, with carets under the faulty part."""
     with pytest.raises(InvalidLayerMap) as caught:
         LayerMap.parse(spec, 30)
     text = str(caught.value)
@@ -92,14 +92,14 @@ def test_more_than_512_layers_are_refused(spec: str) -> None:
 
 
 def test_a_control_character_in_a_spec_does_not_reach_the_message() -> None:
-    """What the user pasted is escaped before it is printed."""
+    """A pasted spec is escaped before it is printed."""
     with pytest.raises(InvalidLayerMap) as caught:
         LayerMap.parse("blocks:1,\x1b[2J", 30)
     assert "\x1b" not in str(caught.value)
 
 
 def test_repeated_blocks_options_join_into_one_spec() -> None:
-    """Recipes paste in with or without their prefix."""
+    """Recipes may be pasted with or without their prefix."""
     assert join_blocks(["8,12", "blocks:14,16"]) == "blocks:8,12;14,16"
 
 
@@ -126,7 +126,7 @@ maps = st.integers(1, 40).flatmap(
 
 @given(maps)
 def test_the_canonical_spec_parses_to_the_same_map(layer_map: LayerMap) -> None:
-    """Equal maps have equal specs, and the spec says all there is to say."""
+    """Equal maps have equal specs, and the spec describes the whole map."""
     if not layer_map.is_identity:
         assert LayerMap.parse(layer_map.spec, layer_map.n_source) == layer_map
     assert len(layer_map.label) < 60
@@ -134,7 +134,7 @@ def test_the_canonical_spec_parses_to_the_same_map(layer_map: LayerMap) -> None:
 
 @given(maps)
 def test_runs_cover_every_output_once(layer_map: LayerMap) -> None:
-    """Runs are the map, cut; seams are points of the map."""
+    """The stretches put together are the map, and seams are points of it."""
     rebuilt = [s.source + k for s in layer_map.stretches() for k in range(s.n_layers)]
     assert rebuilt == list(layer_map.sources)
     assert all(layer_map[out] == source for out, source in layer_map.seams())
@@ -144,7 +144,7 @@ def test_runs_cover_every_output_once(layer_map: LayerMap) -> None:
     st.integers(2, 64).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n - 1))), st.data()
 )
 def test_a_window_follows_the_piecewise_rule(n_and_i: tuple[int, int], data: st.DataObject) -> None:
-    """Below j the layer itself; then i + (out - j) for the copy; then out - (j - i)."""
+    """The source is out below j, i + (out - j) in the copy, and out - (j - i) behind it."""
     n, i = n_and_i
     j = data.draw(st.integers(i + 1, n))
     layer_map = LayerMap.from_blocks([(i, j)], n)
@@ -178,7 +178,7 @@ def test_sources_must_be_layers_of_the_model(
 
 @pytest.mark.parametrize("window", [(2, 2), (3, 2), (-1, 2), (2, 7)])
 def test_a_window_must_lie_in_the_model(window: tuple[int, int]) -> None:
-    """The message says what is needed."""
+    """The message gives the condition."""
     with pytest.raises(InvalidLayerMap, match="need 0 <= i < j <= 6"):
         LayerMap.from_blocks([window], 6)
 
