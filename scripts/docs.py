@@ -61,6 +61,8 @@ VOLATILE = (
     (re.compile(r"[0-9.]+(e-[0-9]+)? nats"), "N nats"),
     (re.compile(r"^disk     .*$", re.MULTILINE), "disk     N"),
 )
+# Lines that say how far a long command is; a fast machine prints none.
+PROGRESS = re.compile(r"^.+: .+( of .+ after .+ left| done in .+)\n", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,7 @@ class Shell:
             shown = old.rstrip("\n")
             if done.returncode and "Error: " not in shown:
                 print(f"exit code {done.returncode}: {command}", end="", file=sys.stderr)
-            new = done.stdout.strip("\n")
+            new = PROGRESS.sub("", done.stdout).strip("\n")
             new = shown if steady(new) == steady(shown) else new
             parts.append(f"$ {command}" + (f"{new}\n" if new else ""))
         # A command with output is set apart from the next one.

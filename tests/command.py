@@ -1,4 +1,4 @@
-"""Run the command line as a user does: another process, its two streams, its exit code."""
+"""Run the command line as a user does: as another process with two streams and an exit code."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def run(
 
 
 def fails(*args: str | Path, code: int = 1, **options: Any) -> str:
-    """The message of a call that must fail with `code`, in a few lines and without a traceback."""
+    """The message of a call that must fail with `code`: a few lines without a traceback."""
     done = run(*args, **options)
     assert done.returncode == code, done
     assert "Traceback" not in done.stderr

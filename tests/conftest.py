@@ -1,4 +1,4 @@
-"""Models the tests work on: real ones from PyPI, tiny ones written on the spot."""
+"""What all tests share: real models from PyPI, a small disk, Hypothesis settings."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def _real_model(name: str) -> Path:
 
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
-    """SmolLM2-135M-Instruct Q4_1: arch llama, 30 layers, blocks stored in the order of text."""
+    """SmolLM2-135M-Instruct Q4_1: arch llama, 30 layers, blocks sorted as text."""
     return _real_model("smollm2")
 
 
 @pytest.fixture(scope="session")
 def gemma3() -> Path:
-    """Gemma 3 270M Q4_K_M: 18 layers, 262k tokens, a period of 6 the header does not tell."""
+    """Gemma 3 270M Q4_K_M: 18 layers, 262k tokens, a period of 6 that is not in the header."""
     return _real_model("gemma3")
 
 

@@ -14,6 +14,7 @@ from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 from hypothesis import strategies as st
 
 T = GGUFValueType
+U32, U64 = struct.Struct("<I").pack, struct.Struct("<Q").pack
 
 SCALARS = {
     T.UINT8: "B",
@@ -48,7 +49,7 @@ def raw_kv(key: bytes, type_: int, value: bytes, byteorder: str = "<") -> bytes:
 def raw_tensor(
     name: bytes, ne: Sequence[int], type_: int = 0, offset: int = 0, byteorder: str = "<"
 ) -> bytes:
-    """A row of the tensor table."""
+    """An entry of the tensor table."""
     dims = struct.pack(f"{byteorder}I{len(ne)}Q", len(ne), *ne)
     return raw_string(name, byteorder) + dims + struct.pack(byteorder + "IQ", type_, offset)
 
@@ -69,13 +70,13 @@ def raw_file(
 
 
 def architecture(name: bytes = b"llama") -> bytes:
-    """The one key that no model goes without."""
+    """The one key that every model has."""
     return raw_kv(b"general.architecture", T.STRING, raw_string(name))
 
 
 @dataclass(frozen=True)
 class Made:
-    """A generated file: its bytes, and what stands in them."""
+    """A generated file: its bytes and its content."""
 
     content: bytes
     byteorder: str
@@ -86,14 +87,14 @@ class Made:
 
 
 def names(max_size: int = 40) -> st.SearchStrategy[bytes]:
-    """Keys and tensor names: usual ones, and any bytes."""
+    """Keys and tensor names: usual ones and arbitrary bytes."""
     usual = st.from_regex(r"(blk\.[0-9]{1,3}\.)?[a-z_.]{1,20}", fullmatch=True).map(str.encode)
     return usual | st.binary(min_size=1, max_size=max_size)
 
 
 @st.composite
 def values(draw: st.DrawFn, byteorder: str, max_depth: int = 3) -> tuple[GGUFValueType, bytes]:
-    """A value of any type as stored: any bits at all, arrays nested."""
+    """A value of any type as stored: arbitrary bits, nested arrays."""
     type_ = draw(st.sampled_from(GGUFValueType))
     return type_, draw(_value(type_, byteorder, max_depth))
 
@@ -129,7 +130,7 @@ def tensors(draw: st.DrawFn) -> tuple[tuple[int, ...], int, int]:
 
 @st.composite
 def files(draw: st.DrawFn) -> Made:
-    """Any file that the reader has to take, whatever a model would say to it."""
+    """Any file that the reader must accept, whether or not it is a model."""
     byteorder = draw(st.sampled_from("<>"))
     version = draw(st.sampled_from([2, 3]))
     alignment = draw(st.sampled_from([None, 1, 8, 32, 64]))
@@ -168,7 +169,7 @@ _WIDE_EDGES = [*_EDGES, 1 << 32, (1 << 62), (1 << 63) - 1, 1 << 63, (1 << 64) - 
 
 @st.composite
 def damaged(draw: st.DrawFn, content: bytes) -> bytes:
-    """`content` with a few bytes changed, cut out, put in, or replaced by a telling number."""
+    """`content` with a few bytes changed, removed, added, or replaced by an edge number."""
     for _ in range(draw(st.integers(1, 3))):
         at = draw(st.integers(0, max(0, len(content) - 1)))
         new = draw(

@@ -1,4 +1,4 @@
-"""The tiny models are what the other tests take them for, according to llama.cpp itself."""
+"""llama.cpp itself confirms that the tiny models are what the other tests assume."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_llama_cpp_loads_the_embedding_model(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("arch", SLIDING)
 def test_sliding_layers_are_where_the_array_says(run: Run, arch: str) -> None:
-    """A wider window shows after a prompt past it only; spelling out the layers changes nothing."""
+    """A wider window matters only for a prompt past it; listing the layers changes nothing."""
     narrow, wide = run(arch), run(arch, window=100)
     assert np.array_equal(narrow[0], wide[0])
     assert np.abs(narrow[1] - wide[1]).max() > 0.1
@@ -65,7 +65,7 @@ def test_sliding_layers_are_where_the_array_says(run: Run, arch: str) -> None:
 def test_arrays_and_mtp_blocks_change_nothing(
     run: Run, tmp_path: Path, arch: str, interval: int | None
 ) -> None:
-    """The array spells out what the interval says; the MTP block is last, loaded and not run."""
+    """The array agrees with the interval; the MTP block is last, loaded and not run."""
     plain = run(arch, full_attention_interval=interval)
     assert np.array_equal(
         plain, run(arch, full_attention_interval=interval, recurrent_layers=True, n_mtp=1)
@@ -84,7 +84,7 @@ def test_sources_decide_what_layers_are_made_of(run: Run, arch: str) -> None:
 
 
 def test_equal_sources_have_equal_weights(tmp_path: Path) -> None:
-    """A repeated layer has the tensors of its source, bit for bit, and unlike its neighbours'."""
+    """A repeated layer has its source's tensors, bit for bit, and not its neighbours'."""
     path = tiny.write(tmp_path / "m.gguf", "llama", 4, sources=[0, 1, 1, 3])
     ups = [t.data for t in gguf.GGUFReader(path).tensors if t.name.endswith("ffn_up.weight")]
     assert len(ups) == 4
@@ -124,7 +124,7 @@ def test_an_option_nobody_reads_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_engine_tells_why_it_failed(tmp_path: Path) -> None:
-    """A model that does not load, and one that aborts the process, raise llama.cpp's words."""
+    """A model that does not load, and one that aborts the process, raise llama.cpp's message."""
     path = tmp_path / "m.gguf"
     path.write_bytes(b"nonsense")
     with pytest.raises(EngineFailed, match="invalid magic characters"):
@@ -135,7 +135,7 @@ def test_the_engine_tells_why_it_failed(tmp_path: Path) -> None:
 
 
 def test_the_engine_shows_nan(tmp_path: Path) -> None:
-    """Probabilities that are not numbers reach the caller as such."""
+    """NaN probabilities reach the caller as NaN."""
     path = tiny.write(tmp_path / "m.gguf", "llama", 2)
     norm = next(t for t in gguf.GGUFReader(path).tensors if t.name == "output_norm.weight")
     with path.open("r+b") as file:

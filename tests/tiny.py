@@ -43,7 +43,7 @@ Tensors = dict[str, tuple[int, ...]]
 
 @dataclass
 class Build:
-    """What one call of `write` asks for; layer i is made like layer `sources[i]` of `n_layers`."""
+    """The arguments of a call of `write`; layer i is made like layer `sources[i]` of `n_layers`."""
 
     n_layers: int
     sources: list[int]
@@ -52,7 +52,7 @@ class Build:
     taken: set[str] = field(default_factory=set)
 
     def option(self, name: str, default: Any) -> Any:
-        """An option of the architecture; `write` refuses those that nobody asked for."""
+        """An option of the architecture; `write` refuses options that no architecture asked for."""
         self.taken.add(name)
         return self.options.get(name, default)
 
@@ -142,7 +142,7 @@ def break_numbers(path: Path) -> None:
 
 
 def weights(seed: str, name: str, ne: tuple[int, ...]) -> npt.NDArray[np.float32]:
-    """Random weights of a scale at which activations neither vanish nor blow up."""
+    """Random weights of a size at which activations neither vanish nor explode."""
     rng = np.random.default_rng(zlib.crc32(seed.encode()))
     normal = rng.standard_normal(tuple(reversed(ne)), dtype=np.float32)
     tenth = normal / np.float32(10)
@@ -280,7 +280,7 @@ def _minicpm_keys(build: Build) -> dict[str, Any]:
 
 
 def _apertus_keys(build: Build) -> dict[str, Any]:
-    """The shape of each layer's activation stands in metadata, under keys without a prefix."""
+    """Keys without a prefix hold the shape of each layer's activation."""
     first = {"alpha_n": 0.3, "alpha_p": 0.4, "beta": 0.5, "eps": -1e-6}
 
     def grown(value: float) -> Callable[[int], float]:

@@ -149,13 +149,10 @@ class TextOutput:
 
 
 def _holds(path: Path, is_own: Callable[[bytes], bool]) -> bool:
+    # O_NONBLOCK: a FIFO in its place must not be waited for.
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:
-        # O_NONBLOCK: a FIFO in its place must not be waited for.
-        fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        with open(path, "rb", opener=lambda name, _: os.open(name, flags)) as file:
+            return is_own(file.read(_HEAD_BYTES))
     except OSError:
         return False
-    with open(fd, "rb") as file:
-        try:
-            return is_own(file.read(_HEAD_BYTES))
-        except OSError:
-            return False

@@ -35,6 +35,7 @@ from rys_gguf.cli.render import (
     plan_lines,
     written_json,
 )
+from rys_gguf.files.copying import can_share
 from rys_gguf.formats.model import Model
 from rys_gguf.layers.describe import describe
 from rys_gguf.patch.align import align as align_model
@@ -178,25 +179,25 @@ def diff(a: Path, b: Path, full: bool, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("output", type=MODEL)
+@click.argument("variant", type=MODEL)
 @click.option("--source", type=MODEL, required=True, help="The model it was made from.")
 @layer_options
 @json_option
-def verify(output: Path, source: Path, layers: LayerSpec, as_json: bool) -> None:
+def verify(variant: Path, source: Path, layers: LayerSpec, as_json: bool) -> None:
     """Check a variant against its source.
 
-    Compares the two files alone: every tensor byte for byte, every key, every layer's kind. The
-    map is the one recorded in the variant, or --blocks/--layers, and is checked too. Lists every
-    problem; the exit code is 1 if there is any.
+    Needs nothing but the two files: compares every tensor byte for byte, every key and every
+    layer's kind. The map is the one recorded in the variant, or --blocks/--layers, and is checked
+    too. Lists every problem; the exit code is 1 if there is any.
     """
     with Progress() as progress:
-        progress.begin("verify", n_compared_bytes(output), "B")
-        problems = find_problems(output, source, layers.text, progress=progress.advance)
+        progress.begin("verify", n_compared_bytes(variant), "B")
+        problems = find_problems(variant, source, layers.text, progress=progress.advance)
     if as_json:
         echo_json({"ok": not problems, "problems": problems})
     else:
         echo(map(str, problems))
-    name = printable(output.name)
+    name = printable(variant.name)
     if problems:
         n = len(problems)
         raise click.ClickException(f"{name}: {n} problem{'s' * (n != 1)} found")
@@ -221,8 +222,15 @@ def _show_plan(planned: Plan, *, full: bool, as_json: bool) -> None:
     if as_json:
         echo_json(plan_json(planned, full=full))
     else:
-        echo(plan_lines(planned, full=full))
+        echo(plan_lines(planned, _disk_use(planned.model), full=full))
         _say_notes(planned)
+
+
+def _disk_use(model: Model) -> str:
+    """Whether a variant beside the model would share its data on this file system."""
+    file = model.files[0]
+    shared, why_not = can_share(file, file.path.resolve().parent, model.header.alignment)
+    return "shared with the model but for the header" if shared else why_not
 
 
 def _write(planned: Plan, write: _WriteOptions, *, as_json: bool) -> None:

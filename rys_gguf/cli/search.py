@@ -133,7 +133,7 @@ class WorkerOptions:
     ray: str | None
 
     def executor(self, engine: EngineOptions) -> MakeExecutor:
-        """What makes the executor, once the base was measured."""
+        """The factory that makes the executor once the base was measured."""
         names = tuple(part.strip() for part in self.gpus.split(",")) if self.gpus else ()
         if self.ray is None:
             from rys_gguf.search.executors import local
@@ -231,8 +231,8 @@ def sweep(
 def report(run: Path, output: Path | None) -> None:
     """Judge a sweep: verdicts, tables, maps.
 
-    Prints the verdicts and the map, and writes one HTML page with everything, with CSV and PNG
-    files beside it.
+    Prints the verdicts and the map, and writes one HTML page with everything, with JSON, CSV and
+    PNG files beside it.
     """
     from rys_gguf.report.write import write_report
     from rys_gguf.runs.storage import Run

@@ -19,7 +19,7 @@ from rys_gguf.text import printable
 
 try:
     import fcntl
-except ImportError:  # Windows
+except ImportError:  # pragma: no cover - Windows
     fcntl = None  # type: ignore[assignment]
 
 # Large enough that system calls cost nothing, small enough for smooth progress and prompt Ctrl-C.

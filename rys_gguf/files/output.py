@@ -23,7 +23,7 @@ from rys_gguf.text import printable
 
 try:
     import fcntl
-except ImportError:  # Windows
+except ImportError:  # pragma: no cover - Windows
     fcntl = None  # type: ignore[assignment]
 
 _NO_LINKS = frozenset({

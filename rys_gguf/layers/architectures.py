@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 from gguf.constants import GGUFValueType
 
+from rys_gguf.errors import Refused
 from rys_gguf.formats.limits import MAX_LAYERS
 from rys_gguf.layers.rule import Architecture, Metadata, Rescale
 from rys_gguf.layers.rules import (
@@ -57,14 +58,14 @@ NOT_PER_LAYER = frozenset({
     "ple.head_vocab_sizes",
 })  # fmt: skip
 
-# Read into 512 slots without a look at the length (llama-model-loader.cpp, get_arr), and written
-# with 512 by llama.cpp's own saver.
+# llama.cpp reads these into 512 slots without checking their length (llama-model-loader.cpp,
+# get_arr), and its own saver writes 512 entries.
 _SWA_ARRAY = ("attention.sliding_window_pattern",)
 _DEEPSTACK_ARRAY = ("deepstack_mapping",)
-# Checked for their length, applied layer by layer.
+# llama.cpp checks the length of these, and applies them layer by layer.
 _CLAMP_ARRAYS = ("swiglu_clamp_exp", "swiglu_clamp_shexp")
 
-# Why a layer that writes zeros is not as good as none (Architecture.unprovable).
+# Why a layer that writes zeros does more than none (Architecture.unprovable).
 _MIXED_STREAMS = "every layer mixes the residual's streams, even if it adds nothing"
 _NORMED_RESIDUAL = "every layer norms the sum of its input and its output"
 _PER_LAYER_INPUT = "every layer adds an embedding of its own, or scales its output"
@@ -82,7 +83,7 @@ _INTERVAL = Periodic(
 
 
 def _sliding(default: int, *, at: int = -1, always: bool = False) -> Periodic:
-    """Full attention once in `default` layers; `always`, whatever attention.sliding_window says."""
+    """Full attention once in `default` layers; with `always` even without a sliding_window."""
     return Periodic(
         special=FULL,
         regular=SLIDING,
@@ -101,14 +102,14 @@ def _hybrid(other: str) -> Listed:
     return Listed("attention.head_count_kv", nonzero=FULL, zero=other)
 
 
-# The array is the only form these loaders take: no default, no period.
+# These loaders read the array only; they have no default and no period.
 _SWA_LISTED = Listed("attention.sliding_window_pattern", nonzero=SLIDING, zero=FULL)
 _FFN_LISTED = Listed("feed_forward_length", nonzero="FFN", zero="no FFN")
 _DENSE_FIRST = Leading("leading_dense_block_count", inside=DENSE, outside=EXPERTS)
 _EVERY_MOE_STEP = Periodic(
     special=EXPERTS, regular=DENSE, default=1, period_key="interleave_moe_layer_step"
 )
-# n_no_rope_layer_step is a constant no key reaches: an array of the windows moves the windows only.
+# n_no_rope_layer_step is a constant that no key sets: the array moves the sliding windows only.
 _NO_ROPE_LAST = Periodic(special=NO_ROPE, regular=ROPE, default=4)
 _DEEPSTACK = Anchored(
     "n_deepstack_layers", "each adds its own slice of the image embedding, whose number is fixed"
@@ -119,7 +120,7 @@ _VALUE_RESIDUAL = Anchored(
 
 
 def _head_widths(meta: Metadata) -> tuple[int, int]:
-    """What the attention scale of gemma2 and gemma3 is made of: at one layer count, and else."""
+    """The widths behind the attention scale of gemma2 and gemma3: at one layer count, and else."""
     n_head = (meta.array("attention.head_count") or [meta.scalar("attention.head_count", 0)])[0]
     width = meta.scalar("embedding_length", 0) // (n_head or 1)
     return width, meta.scalar("attention.key_length", width)
@@ -127,8 +128,13 @@ def _head_widths(meta: Metadata) -> tuple[int, int]:
 
 def _query_scale_switch(count: int, tensor: str, *, new: bool = False) -> CountSwitch:
     def factor(source: Metadata, target: Metadata) -> float:
-        """The scale before by the scale after, which are 1/sqrt(width)."""
+        """The source's scale divided by the target's; each is 1/sqrt(width)."""
         before, after = (_head_widths(meta)[meta.n_trunk != count] for meta in (source, target))
+        if not before or not after:
+            raise Refused(
+                f"{source.architecture}: the attention scale cannot be worked out without "
+                f"embedding_length, attention.head_count and a key_length above 0"
+            )
         return float((after / before) ** 0.5)
 
     return CountSwitch(
@@ -165,7 +171,7 @@ def _default_gating(meta: Metadata) -> int | None:
 
 _LITE_Q = "how Q is loaded (in one piece with as many layers as a lite model, by q_lora_rank else)"
 _DEEPSEEK2_COUNTS = (
-    # A lite model says nothing of a rank, and any other count asks for it: 0 means Q in one piece.
+    # A lite model has no rank. With any other count llama.cpp asks for it; 0 means Q in one piece.
     Pin("attention.q_lora_rank", GGUFValueType.UINT32, lambda meta: 0 if _is_lite(meta) else None),
     CountSwitch(_LITE_COUNTS, _LITE_Q, _q_is_low_rank),
     CountSwitch(
@@ -214,8 +220,8 @@ ALWAYS = (
     TensorNames("general.tensor_extra.name", ("general.tensor_extra.prec_a4",)),
 )
 
-# Layers that know nothing of their place and number: each runs alike, or as its own tensors and
-# entries in per-layer arrays say.
+# Layers that depend neither on their position nor on their number: all run alike, or as their own
+# tensors and entries in per-layer arrays say.
 _UNIFORM = {
     "arcee": "src/models/arcee.cpp:7-10,27,68",
     "arctic": "src/models/arctic.cpp:6-10,30,74",
@@ -304,7 +310,7 @@ _ROWS = (
         "src/models/talkie.cpp:3-11,19-34,51,64-123",
         unprovable="every layer adds the input embedding",
     ),
-    # One kind of layer, with something else that hangs on place or count.
+    # One kind of layer, but something else depends on the position or the number of layers.
     Architecture(
         "apertus",
         (),
@@ -407,7 +413,7 @@ _ROWS = (
     Architecture("dots1", (_DENSE_FIRST,), "src/models/dots1.cpp:5-6,29-66,137"),
     Architecture(
         "ernie4_5-moe",
-        # The loader takes experts from layer K on, the graph runs them at every step only.
+        # The loader reads experts from layer K on; the graph runs them only once in every step.
         (_DENSE_FIRST, _EVERY_MOE_STEP),
         "src/models/ernie4-5-moe.cpp:25,63-76",
     ),
@@ -447,7 +453,7 @@ _ROWS = (
     ),
     Architecture(
         "cohere2moe",
-        # RoPE runs on sliding and on dense layers: what either rule keeps, keeps it too.
+        # RoPE runs on sliding and on dense layers, so these two rules keep it in place as well.
         (_sliding(4, at=0, always=True), _DENSE_FIRST),
         "src/models/cohere2moe.cpp:15-16,28,137-142,169-184",
         longer_arrays=_SWA_ARRAY,
@@ -664,7 +670,7 @@ _ROWS = (
         (_hybrid("no attention"), _FFN_LISTED),
         "src/models/nemotron-h.cpp:5-46,79-183,252-307",
     ),
-    # Layer 0 also decides whether the model has RoPE at all; entry 0 of the head counts stays.
+    # Layer 0 also decides whether the model has RoPE at all; the head counts keep their entry 0.
     Architecture("plamo2", (_hybrid(RECURRENT),), "src/models/plamo2.cpp:4-33,59-103"),
     Architecture(
         "spark2_5", (_SWA_LISTED,), "src/models/spark2-5.cpp:3-18,69-95", longer_arrays=_SWA_ARRAY
@@ -677,7 +683,7 @@ _ROWS = (
         longer_arrays=_SWA_ARRAY,
         absent_mtp=True,
     ),
-    # A layer works with what an earlier one chose.
+    # A layer uses the choice of an earlier one.
     Architecture(
         "glm-dsa",
         (
@@ -709,7 +715,7 @@ _ROWS = (
         arrays=("swiglu_clamp_exp",),
         unprovable=_MIXED_STREAMS,
     ),
-    # What no map can keep, or what is no stack of layers.
+    # Properties that no map can keep, and models that are no stack of layers.
     Architecture(
         "kimi-k3",
         (

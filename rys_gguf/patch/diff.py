@@ -7,9 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gguf.constants import GGUFValueType
-
-from rys_gguf.formats.header import KV, Header, Span, TensorInfo
+from rys_gguf.formats.header import KV, Header, Span, TensorInfo, decode
 from rys_gguf.formats.model import Model
 from rys_gguf.patch.plan import Plan
 from rys_gguf.text import printable
@@ -85,7 +83,7 @@ def diff_plan(plan: Plan) -> HeaderDiff:
 def diff_models(old: Model, new: Model) -> HeaderDiff:
     """The differences between the headers of two models."""
     return _diff(
-        old.header, new.header, (old.n_bytes, new.n_bytes), lambda a, b: _same_bytes(old, a, new, b)
+        old.header, new.header, (old.n_bytes, new.n_bytes), lambda a, b: _same_value(old, a, new, b)
     )
 
 
@@ -174,16 +172,16 @@ def _same_raw(a: KV, b: KV) -> bool:
     return a.raw == b.raw
 
 
-def _same_bytes(old: Model, a: KV, new: Model, b: KV) -> bool:
+def _same_value(old: Model, a: KV, new: Model, b: KV) -> bool:
     if a.n_value_bytes != b.n_value_bytes:
         return False
-    if a.byteorder != b.byteorder and a.type != GGUFValueType.STRING:
-        return bool(_decoded(a) == _decoded(b))
+    if a.byteorder != b.byteorder:
+        return _decoded(old, a) == _decoded(new, b)
     pieces: Iterable[tuple[bytes | None, bytes | None]] = itertools.zip_longest(
         old.raw(a), new.raw(b)
     )
     return all(x == y for x, y in pieces)
 
 
-def _decoded(kv: KV) -> Any:
-    return None if isinstance(kv.raw, Span) else kv.value
+def _decoded(model: Model, kv: KV) -> object:
+    return decode(kv.type, b"".join(model.raw(kv)), kv.byteorder)

@@ -64,9 +64,10 @@ def _effort(request: SweepRequest, sampler: Sampler, rounds: Rounds) -> Iterator
     more = _cost(heldout, final, n_finalists + 1)
     passes, tokens = passes + more[0], tokens + more[1]
     yield f"{', '.join(parts)}; held-out items: {len(heldout)} for the base and each finalist"
+    minutes = max(1, round(tokens / _TOKENS_PER_SECOND / 60))
     yield (
         f"time: not measured yet; about {passes:,} forward passes read {tokens:,} tokens, "
-        f"{tokens / _TOKENS_PER_SECOND / 60:.0f} minutes at {_TOKENS_PER_SECOND:,} tokens per "
+        f"{minutes} minute{'s' * (minutes > 1)} at {_TOKENS_PER_SECOND:,} tokens per "
         f"second{', without the generated answers' if request.settings.generate else ''}"
     )
 

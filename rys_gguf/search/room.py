@@ -1,4 +1,4 @@
-"""The disk that a sweep needs, looked at before anything is measured."""
+"""The disk that a sweep needs, checked before anything is measured."""
 
 from __future__ import annotations
 
@@ -43,7 +43,12 @@ def bytes_free(folder: Path) -> int:
 
 
 def require_room(model: Model, candidates: Sequence[Candidate], folder: Path) -> None:
-    """Raise OutputFailed if the working files of a sweep in `folder` cannot fit."""
+    """Raise OutputFailed if the working files of a sweep cannot be written to `folder`, or fit."""
+    existing = _existing(folder)
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise OutputFailed(
+            f"{printable(existing)}: cannot be written to; choose another folder with -o"
+        )
     needed, free = bytes_needed(model, candidates, folder), bytes_free(folder)
     if free < needed:
         raise OutputFailed(

@@ -66,3 +66,10 @@ def test_only_a_regular_file_is_read(variant: Path, tmp_path: Path) -> None:
     for path in (fifo, Path("/dev/zero"), tmp_path):
         assert "not a regular file" in refused("card", variant, "--validation", path)
     assert "No such file" in refused("card", variant, "--validation", tmp_path / "none.json")
+
+
+def test_a_run_of_another_model_is_no_evidence(variant: Path, model: Path) -> None:
+    """Its scores are of a model with another number of layers."""
+    golden = Path(__file__).parent.parent / "golden" / "run-0.1.0"
+    message = refused("card", variant, "--source", model, "--run", golden)
+    assert "the run is of a model with 30 layers, the map of one with 6" in message

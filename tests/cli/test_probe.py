@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.cli.calls import ONE_THREAD, data, done, refused
 
 
@@ -49,3 +51,28 @@ def test_options_that_do_not_go_together(model: Path, suite: Path) -> None:
     assert "--heldout is of generated items" in message
     assert "is none of math" in refused("probe", model, "--families", "maths", code=2)
     assert "is not 0 to 3" in refused("probe", model, "--level", "math=9", code=2)
+
+
+def test_a_model_at_chance_is_measured_all_the_same(model: Path, tmp_path: Path) -> None:
+    """A note says what a sweep would make of it; the exit code is that of a success."""
+    result = done("probe", model, "--families", "math", "--log-file", tmp_path / "log", *ONE_THREAD)
+    assert "a sweep would refuse this suite on this model:" in result.stderr
+    assert result.stdout.startswith("family")
+    assert "probe: 32 items done" in (tmp_path / "log").read_text()
+
+
+def test_a_folder_under_the_default_name_is_refused(model: Path, suite: Path) -> None:
+    """At once, and as what it is."""
+    model.with_name("m.gguf.probe.jsonl").mkdir()
+    message = refused("probe", model, "--suite", suite, "--no-preflight", *ONE_THREAD)
+    assert "m.gguf.probe.jsonl: is not a regular file" in message
+
+
+def test_the_harness_ends_as_its_own_program_does(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its exit code is in the message; a success prints nothing more."""
+    codes = iter([0, 3])
+    monkeypatch.setattr("rys_gguf.cli.probe.run_harness", lambda *_: next(codes))
+    assert done("probe", model, "--lm-eval", "gsm8k").stdout == ""
+    assert "lm_eval ended with exit code 3" in refused("probe", model, "--lm-eval", "gsm8k")

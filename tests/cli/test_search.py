@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from rys_gguf.cli.search import WorkerOptions
+from rys_gguf.engines.base import EngineOptions
+from rys_gguf.search.executors import local, ray_cluster
 from tests.cli.calls import ONE_THREAD, call, data, done, refused
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "run-0.1.0"
@@ -26,7 +29,15 @@ def test_a_sweep_ends_in_its_verdict(model: Path, suite: Path, tmp_path: Path) -
     windows = tmp_path / "windows.txt"
     windows.write_text("blocks:2,4\n")
     log = tmp_path / "log.txt"
-    args: list[str | Path] = ["--suite", suite, "--windows", windows, "--no-preflight", "--max-divergence", "99"]
+    args: list[str | Path] = [
+        "--suite",
+        suite,
+        "--windows",
+        windows,
+        "--no-preflight",
+        "--max-divergence",
+        "99",
+    ]
     args += ["--min-agreement", "0", "--log-file", log, *ONE_THREAD]
     first = done("sweep", model, *args)
     assert "blocks:2,4: no evidence" in first.stdout
@@ -75,3 +86,25 @@ def test_a_folder_that_holds_no_run_is_named(command: list[str | Path], tmp_path
     assert result.exit_code == 1
     assert str(tmp_path) in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("workers", "expected"),
+    [
+        (WorkerOptions(2, "0,1", None), ("local", 2, ("0", "1"))),
+        (WorkerOptions(1, None, None), ("local", 1, ())),
+        (WorkerOptions(4, "0,1", "auto"), ("ray", "auto", 4, 3, 0.5)),
+    ],
+)
+def test_workers_become_an_executor(
+    monkeypatch: pytest.MonkeyPatch, workers: WorkerOptions, expected: tuple[object, ...]
+) -> None:
+    """Threads and GPUs of each worker come from the options."""
+    monkeypatch.setattr(local, "factory", lambda _, n, gpus: ("local", n, gpus))
+    monkeypatch.setattr(
+        ray_cluster,
+        "factory",
+        lambda address, n, _, *, cpus, gpus: ("ray", address, n, cpus, gpus),
+    )
+    made: object = workers.executor(EngineOptions(n_threads=3))
+    assert made == expected

@@ -39,7 +39,8 @@ def cloning(calls: list[tuple[int, int]]) -> Clone:
 
 def failing(code: int, after: int = 0) -> Clone:
     """A clone that fails with this errno from a number of calls on."""
-    clone = cloning(calls := [])
+    calls: list[tuple[int, int]] = []
+    clone = cloning(calls)
 
     def fail(source: SourceFile, out_fd: int, offset: int, n: int) -> None:
         if len(calls) >= after:

@@ -1,4 +1,4 @@
-"""A header as values: what it encodes to, and what can be asked of it."""
+"""A header as values: its encoding, and its questions."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_what_is_encoded_is_read_again(
 
 
 def test_a_value_in_a_file_is_encoded_as_its_span() -> None:
-    """The encoder does not read: where the value belongs it hands out the span."""
+    """The encoder does not read the file: it yields the span in the value's place."""
     span = Span(1000, 70_000, 2)
     tokens = KV("tokens", T.ARRAY, span, "<", T.STRING, 9)
     made = header(KV.of("a", T.UINT8, 1), tokens, KV.of("b", T.UINT8, 2))
@@ -221,7 +221,7 @@ def test_padding_reaches_the_next_multiple(n: int, alignment: int) -> None:
 
 @given(st.binary())
 def test_any_bytes_are_text_and_back(raw: bytes) -> None:
-    """Text keeps what is not UTF-8; what is UTF-8 reads as such."""
+    """Bytes that are not UTF-8 survive in text; UTF-8 reads as such."""
     assert encode_text(decode_text(raw)) == raw
     try:
         assert decode_text(raw) == raw.decode()
@@ -253,7 +253,7 @@ def test_any_bytes_are_text_and_back(raw: bytes) -> None:
     ],
 )
 def test_layers_are_named_as_llama_cpp_names_them(name: str, layer: int | None) -> None:
-    """Only `blk.`, a plain number and a dot at the very start make a tensor one of a layer."""
+    """A tensor belongs to a layer only if its name starts with `blk.`, a plain number and a dot."""
     assert layer_of(name) == layer
     renamed = rename(name, 12)
     assert renamed == (name if layer is None else name.replace(f"blk.{layer}.", "blk.12.", 1))

@@ -1,4 +1,4 @@
-"""Headers made to hurt, through every command that reads one: a message, soon, and nothing else."""
+"""Hostile headers: every command that reads one ends soon, with a message and nothing else."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def changed(path: Path, arch: str, *kvs: KV) -> Path:
 
 
 def every_command(path: Path) -> list[Result]:
-    """What each command that reads a header makes of it."""
+    """The results of all commands that read a header."""
     window, out = ("--blocks", "2,4"), ("-o", path.with_name("out.gguf"))
     calls: list[tuple[object, ...]] = [
         ("inspect", path),
@@ -94,7 +94,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("case", HOSTILE)
 def test_no_value_of_a_wrong_kind_is_a_traceback(tmp_path: Path, case: str) -> None:
-    """Texts, NaNs and lists where numbers belong; texts and lists that are far too long."""
+    """Texts, NaNs and lists in the place of numbers, or far too long, give a message."""
     arch, kv = HOSTILE[case]
     path = changed(tmp_path / "m.gguf", arch, kv)
     for result in every_command(path):
@@ -107,7 +107,7 @@ def test_no_value_of_a_wrong_kind_is_a_traceback(tmp_path: Path, case: str) -> N
 
 @pytest.mark.parametrize("case", [c for c in HOSTILE if c not in ("escapes", "pattern-long")])
 def test_such_a_source_is_not_patched(tmp_path: Path, case: str) -> None:
-    """What llama.cpp would refuse to load is refused before anything is written."""
+    """A source that llama.cpp would not load is refused before anything is written."""
     arch, kv = HOSTILE[case]
     path = changed(tmp_path / "m.gguf", arch, kv)
     with pytest.raises((InvalidGGUF, Refused)), Model(path) as model:
@@ -115,7 +115,7 @@ def test_such_a_source_is_not_patched(tmp_path: Path, case: str) -> None:
 
 
 def test_an_architecture_of_escapes_is_shown_escaped(tmp_path: Path) -> None:
-    """A name that nobody knows reaches the terminal in every message, never as it is."""
+    """Every message shows an unknown name, and always escaped."""
     path = changed(
         tmp_path / "m.gguf",
         "llama",
@@ -172,7 +172,7 @@ def test_layers_of_an_unknown_architecture_are_compared_in_good_time(tmp_path: P
 
 
 def with_tensor(path: Path, arch: str, name: str, ne: tuple[int, ...], **options: Any) -> Path:
-    """A tiny model of which one tensor claims another shape, all of its data a hole."""
+    """A tiny model in which one tensor claims another shape; its data is a hole."""
     tiny.write(path, arch, 6, **options)
     with HeaderReader(path) as reader:
         old = reader.header
@@ -193,14 +193,14 @@ def with_tensor(path: Path, arch: str, name: str, ne: tuple[int, ...], **options
 
 @pytest.mark.parametrize("ne", [(0, 8), (6 * 16, 0)])
 def test_a_tensor_without_weights_is_not_gathered(tmp_path: Path, ne: tuple[int, ...]) -> None:
-    """There is nothing to divide."""
+    """A tensor without weights has no slices."""
     path = with_tensor(tmp_path / "m.gguf", "gemma4", "per_layer_token_embd.weight", ne)
     with Model(path) as model, pytest.raises(Refused, match="expected 6 slices"):
         make_plan(model, LayerMap.parse("blocks:0,1", 6))
 
 
 def test_long_slices_do_not_fill_the_memory(tmp_path: Path) -> None:
-    """A row of 600 MB is cut in small pieces, and into the same slices as a short one."""
+    """A row of 600 MB is read in small pieces, and gives the same slices as a short one."""
     ne = (6 * 25_000_000, 1)
     path = with_tensor(tmp_path / "m.gguf", "gemma4", "per_layer_token_embd.weight", ne)
     with Model(path) as model:

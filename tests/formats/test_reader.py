@@ -25,6 +25,8 @@ from tests import tiny
 from tests.disk import finish
 from tests.headers import kv_of
 from tests.strategies import (
+    U32,
+    U64,
     UNKNOWN_TYPE,
     Made,
     architecture,
@@ -55,7 +57,7 @@ def opened(path: Path, content: bytes) -> HeaderReader:
 
 
 def encoded(reader: HeaderReader) -> bytes:
-    """The header's own encoding, what stayed in the file filled in."""
+    """The header's own encoding, with the values that stayed in the file."""
     return b"".join(
         reader.file.read(part.offset, part.n_bytes) if isinstance(part, Span) else part
         for part in reader.header.encode()
@@ -130,7 +132,7 @@ def write_no_tensors(path: Path) -> Path:
 
 
 def as_version_2(path: Path, byteorder: str) -> Path:
-    """The same file, said to be of the format's version 2."""
+    """The same file with 2 as its version."""
     with path.open("r+b") as file:
         file.seek(4)
         file.write(struct.pack(byteorder + "I", 2))
@@ -167,7 +169,7 @@ def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pair]:
 
 
 def test_the_file_as_a_whole_is_what_the_stock_reader_sees(pair: Pair) -> None:
-    """Byte order, alignment, start of the data, and which keys and tensors there are."""
+    """Byte order, alignment, start of the data, and the names of keys and tensors."""
     stock, ours, _ = pair
     assert isinstance(ours, gguf.GGUFReader)
     assert (ours.byte_order, ours.endianess) == (stock.byte_order, stock.endianess)
@@ -191,7 +193,7 @@ def test_every_field_is_what_the_stock_reader_sees(pair: Pair) -> None:
 
 
 def test_the_parts_of_a_field_are_its_bytes(pair: Pair) -> None:
-    """Parts are those of the stock reader, up to the items of arrays; so is where a value is."""
+    """Parts and places equal the stock reader's, up to the items of arrays."""
     stock, ours, content = pair
     for name, theirs in stock.fields.items():
         field = ours.fields[name]
@@ -252,7 +254,7 @@ def test_the_header_encodes_to_the_bytes_it_was_read_from(pair: Pair) -> None:
 
 
 def test_an_empty_array_keeps_its_item_type(scratch: Path) -> None:
-    """An array of no items is a value like any other."""
+    """An array without items is a value like any other."""
     for item_type in GGUFValueType:
         content = raw_file([raw_kv(b"k", T.ARRAY, raw_array(item_type, []))])
         with opened(scratch, content) as reader:
@@ -279,7 +281,7 @@ def test_nested_arrays_stay_nested(scratch: Path) -> None:
 
 
 def test_bytes_that_are_not_utf_8_survive(scratch: Path) -> None:
-    """Keys, values and names of any bytes are readable as text and encode to what they were."""
+    """Keys, values and names of any bytes are readable as text and encode to the same bytes."""
     odd = b"\xff\xc3(\x00\xed\xb2\x80"
     content = raw_file(
         [
@@ -386,7 +388,7 @@ def bytes_read() -> int:
 
 
 def test_opening_a_terabyte_reads_its_header_only(tmp_path: Path) -> None:
-    """Of a model of 1 TB, nothing but the start is read."""
+    """Only the start of a model of 1 TB is read."""
     path = tmp_path / "m.gguf"
     n = 1 << 38
     header = raw_file([architecture()], [raw_tensor(b"blk.0.ffn_up.weight", [n])])
@@ -402,7 +404,7 @@ def test_opening_a_terabyte_reads_its_header_only(tmp_path: Path) -> None:
 
 
 def test_a_string_longer_than_llama_cpp_takes_is_invalid(tmp_path: Path) -> None:
-    """In an array too, where a file is large enough to hold it."""
+    """The same holds inside an array, if the file is large enough."""
     path = tmp_path / "m.gguf"
     array = U32(T.STRING) + U64(2) + U64(3) + b"abc" + U64((1 << 30) + 1)
     path.write_bytes(kv(T.ARRAY, array))
@@ -442,7 +444,7 @@ def test_a_header_is_read_about_once(tmp_path: Path) -> None:
 @FUZZ
 @given(made=files())
 def test_any_well_formed_file_is_read_as_it_was_made(scratch: Path, made: Made) -> None:
-    """Whatever stands in a header is found there, and encodes to the bytes it came from."""
+    """Everything in a header is found, and encodes to the same bytes."""
     with opened(scratch, made.content) as reader:
         header = reader.header
         assert (header.byteorder, header.version, header.alignment) == (
@@ -503,7 +505,7 @@ def test_any_bytes_parse_or_are_invalid(scratch: Path, content: bytes) -> None:
 @FUZZ
 @given(data=st.data())
 def test_damaged_files_parse_or_are_invalid(scratch: Path, data: st.DataObject) -> None:
-    """The same for files that were good once."""
+    """The same holds for damaged files."""
     message = refusal(scratch, data.draw(damaged(data.draw(files()).content)))
     assert message is None or message.isprintable()
 
@@ -530,7 +532,7 @@ def small() -> bytes:
 
 
 def test_a_file_cut_anywhere_is_invalid(scratch: Path) -> None:
-    """Of a good file no proper beginning is taken, whichever byte it ends at."""
+    """A good file that is cut off at any byte is refused."""
     content = small()
     n_needed = len(content) - 32 + 12  # the last tensor is 12 bytes; its padding may be missing
     for n in range(n_needed):
@@ -541,7 +543,7 @@ def test_a_file_cut_anywhere_is_invalid(scratch: Path) -> None:
 
 
 def counts(n_tensors: int, n_kvs: int) -> bytes:
-    """A file that promises so many tensors and keys, and holds none."""
+    """A file that claims so many tensors and keys, and holds none."""
     return b"GGUF" + struct.pack("<IQQ", 3, n_tensors, n_kvs) + bytes(64)
 
 
@@ -570,7 +572,6 @@ def nested(depth: int) -> bytes:
     return value
 
 
-U32, U64 = struct.Struct("<I").pack, struct.Struct("<Q").pack
 HUGE = (1 << 64) - 1
 F32, Q4_0 = int(GGMLQuantizationType.F32), int(GGMLQuantizationType.Q4_0)
 
@@ -712,7 +713,7 @@ ESCAPE = b"\x1b[2J\x07\xc2\x9b\xe2\x80\xae\xff\n"
     ],
 )
 def test_messages_have_no_control_characters(tmp_path: Path, content: bytes) -> None:
-    """Nothing that a terminal would act on gets from names, or the file's own, into a message."""
+    """No control character of a key, a tensor or the file's name gets into a message."""
     path = tmp_path / "a\x1b[31mb.gguf"
     with pytest.raises(InvalidGGUF) as e:
         opened(path, content)

@@ -1,4 +1,4 @@
-"""Every architecture class in the real engine: exact where legal, refused where it would differ."""
+"""Every class of architecture in the real engine: exact where legal, refused where not."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from rys_gguf import LayerMap, Model, Refused, Schedule, find_problems, make_plan, write_plan
 from rys_gguf.checks.prove import Proof, prove
 from rys_gguf.checks.variant import VariantPair
-from scripts.exactness import naive_plan
+from scripts.naive import naive_plan
 from tests import tiny
 from tests.command import fails
 from tests.engine import OPTIONS
@@ -75,7 +75,7 @@ def proven(source: Path, window: str, out: Path, **options: Any) -> Proof:
 def test_what_is_legal_is_exact(
     tmp_path: Path, arch: str, options: dict[str, Any], window: str, schedule: Schedule
 ) -> None:
-    """Copies ablated, then originals ablated: the base's distribution bit for bit."""
+    """With the copies silenced, and with the originals silenced, the base's bits come out."""
     source = tiny.write(tmp_path / "m.gguf", arch, N, **options)
     proof = proven(source, window, tmp_path / "out.gguf", schedule=schedule)
     assert proof.holds()
@@ -88,7 +88,7 @@ def test_what_is_legal_is_exact(
 def test_what_would_differ_is_refused(
     tmp_path: Path, arch: str, options: dict[str, Any], window: str, schedule: Schedule
 ) -> None:
-    """Whatever no schedule can say is refused; the portable refusal names what is legal."""
+    """A map that no schedule can express is refused; the refusal names legal windows."""
     source = tiny.write(tmp_path / "m.gguf", arch, N, **options)
     with Model(source) as model:
         layer_map = LayerMap.parse(f"blocks:{window}", N)
@@ -109,7 +109,7 @@ def test_what_would_differ_is_refused(
 def test_the_naive_copy_of_the_refused_loads_and_differs(
     tmp_path: Path, arch: str, window: str
 ) -> None:
-    """Renaming tensors and raising block_count gives another model: that is why it is refused."""
+    """Renaming tensors and raising block_count gives another model, hence the refusal."""
     source = tiny.write(tmp_path / "m.gguf", arch, N)
     layer_map = LayerMap.parse(f"blocks:{window}", N)
     with Model(source) as model:
@@ -120,7 +120,7 @@ def test_the_naive_copy_of_the_refused_loads_and_differs(
 
 @pytest.mark.parametrize("window", ["2,4", "8,10"])
 def test_shared_kv_moves_with_the_window(tmp_path: Path, window: str) -> None:
-    """gemma4 with its last layers on shared K/V: the file is what one would have built."""
+    """gemma4 with shared K/V in its last layers: the file equals one built directly."""
     source = tiny.write(tmp_path / "m.gguf", "gemma4", N, shared_kv_layers=4)
     layer_map = LayerMap.parse(f"blocks:{window}", N)
     with Model(source) as model:
@@ -139,7 +139,7 @@ def test_shared_kv_moves_with_the_window(tmp_path: Path, window: str) -> None:
 
 
 def test_a_window_across_the_shared_kv_boundary_is_refused(tmp_path: Path) -> None:
-    """No number can say that layers with and without K/V of their own alternate."""
+    """No count can express alternating layers with and without K/V of their own."""
     source = tiny.write(tmp_path / "m.gguf", "gemma4", N, shared_kv_layers=4)
     assert "one side of layer 8" in fails("plan", source, "--blocks", "6,10")
 
@@ -151,7 +151,7 @@ def test_a_window_across_the_shared_kv_boundary_is_refused(tmp_path: Path) -> No
 def test_a_count_that_changes_the_attention_scale_needs_data_to_undo_it(
     tmp_path: Path, arch: str, n: int, window: str
 ) -> None:
-    """Refused portably; explicit rescales gemma3's Q norm, gives gemma2's Q a scale of its own."""
+    """Portably it is refused; explicit rescales gemma3's Q norm and adds a scale to gemma2's Q."""
     source = tiny.write(tmp_path / "m.gguf", arch, n)
     assert "attention scale" in fails("plan", source, "--blocks", window)
     proof = proven(source, window, tmp_path / "out.gguf", schedule=Schedule.EXPLICIT)
@@ -159,9 +159,27 @@ def test_a_count_that_changes_the_attention_scale_needs_data_to_undo_it(
     assert max(r.max_difference for r in proof.results) < 0.05
 
 
+@pytest.mark.parametrize(
+    ("arch", "spec", "options"),
+    [
+        ("deepseek2", "layers:2..11", {}),
+        ("gemma4", "layers:0..7", {"shared_kv_layers": 4}),
+        ("gemma4", "layers:0..7,4..7", {"shared_kv_layers": 4}),
+    ],
+)
+def test_a_map_may_leave_out_all_layers_of_a_kind(
+    tmp_path: Path, arch: str, spec: str, options: dict[str, Any]
+) -> None:
+    """The count becomes 0, and the remaining layers keep their kind."""
+    source = tiny.write(tmp_path / "m.gguf", arch, N, **options)
+    with Model(source) as model:
+        write_plan(make_plan(model, LayerMap.parse(spec, N)), tmp_path / "out.gguf")
+    assert find_problems(tmp_path / "out.gguf", source) == []
+
+
 @pytest.mark.parametrize(("n", "window"), [(64, "4,8"), (60, "4,8")])
 def test_exaone4_across_64_layers_is_refused(tmp_path: Path, n: int, window: str) -> None:
-    """Sliding windows exist with exactly 64 layers only; nothing can say so otherwise."""
+    """Sliding windows exist with exactly 64 layers only, and no key can change that."""
     source = tiny.write(tmp_path / "m.gguf", "exaone4", n)
     message = fails("plan", source, "--blocks", window, "--schedule", "explicit")
     assert f"{n} -> 64" in message or "64 -> 68" in message

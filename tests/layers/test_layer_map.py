@@ -1,4 +1,4 @@
-"""The spec grammar and the map: one list of sources decides everything else."""
+"""The spec grammar and the layer map."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ SAME_MAP = [
 
 @pytest.mark.parametrize(("spec", "n", "sources"), SAME_MAP)
 def test_a_spec_means_its_sources(spec: str, n: int, sources: list[int]) -> None:
-    """Both notations give the list of sources they are documented to give."""
+    """Both notations give the documented list of sources."""
     assert list(LayerMap.parse(spec, n).sources) == sources
 
 
 def test_the_published_example_has_its_four_seam_points() -> None:
-    """blocks:15,20 on 64 layers gives 69, with the runs and seams of the method's description."""
+    """blocks:15,20 on 64 layers gives 69, with the stretches and seams of the RYS description."""
     layer_map = LayerMap.parse("blocks:15,20", 64)
     assert len(layer_map) == 69
     assert [str(stretch) for stretch in layer_map.stretches()] == [
@@ -72,7 +72,7 @@ BAD = [
 
 @pytest.mark.parametrize(("spec", "message", "marked"), BAD)
 def test_a_bad_spec_is_refused_at_the_bad_part(spec: str, message: str, marked: str | None) -> None:
-    """The message says what is wrong and the range, with carets under the part at fault."""
+    """The message gives the fault and the range, with carets under the faulty part."""
     with pytest.raises(InvalidLayerMap) as caught:
         LayerMap.parse(spec, 30)
     text = str(caught.value)
@@ -92,14 +92,14 @@ def test_more_than_512_layers_are_refused(spec: str) -> None:
 
 
 def test_a_control_character_in_a_spec_does_not_reach_the_message() -> None:
-    """What the user pasted is escaped before it is printed."""
+    """A pasted spec is escaped before it is printed."""
     with pytest.raises(InvalidLayerMap) as caught:
         LayerMap.parse("blocks:1,\x1b[2J", 30)
     assert "\x1b" not in str(caught.value)
 
 
 def test_repeated_blocks_options_join_into_one_spec() -> None:
-    """Recipes paste in with or without their prefix."""
+    """Recipes may be pasted with or without their prefix."""
     assert join_blocks(["8,12", "blocks:14,16"]) == "blocks:8,12;14,16"
 
 
@@ -126,7 +126,7 @@ maps = st.integers(1, 40).flatmap(
 
 @given(maps)
 def test_the_canonical_spec_parses_to_the_same_map(layer_map: LayerMap) -> None:
-    """Equal maps have equal specs, and the spec says all there is to say."""
+    """Equal maps have equal specs, and the spec describes the whole map."""
     if not layer_map.is_identity:
         assert LayerMap.parse(layer_map.spec, layer_map.n_source) == layer_map
     assert len(layer_map.label) < 60
@@ -134,7 +134,7 @@ def test_the_canonical_spec_parses_to_the_same_map(layer_map: LayerMap) -> None:
 
 @given(maps)
 def test_runs_cover_every_output_once(layer_map: LayerMap) -> None:
-    """Runs are the map, cut; seams are points of the map."""
+    """The stretches put together are the map, and seams are points of it."""
     rebuilt = [s.source + k for s in layer_map.stretches() for k in range(s.n_layers)]
     assert rebuilt == list(layer_map.sources)
     assert all(layer_map[out] == source for out, source in layer_map.seams())
@@ -144,7 +144,7 @@ def test_runs_cover_every_output_once(layer_map: LayerMap) -> None:
     st.integers(2, 64).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n - 1))), st.data()
 )
 def test_a_window_follows_the_piecewise_rule(n_and_i: tuple[int, int], data: st.DataObject) -> None:
-    """Below j the layer itself; then i + (out - j) for the copy; then out - (j - i)."""
+    """The source is out below j, i + (out - j) in the copy, and out - (j - i) behind it."""
     n, i = n_and_i
     j = data.draw(st.integers(i + 1, n))
     layer_map = LayerMap.from_blocks([(i, j)], n)
@@ -157,3 +157,43 @@ def test_a_window_follows_the_piecewise_rule(n_and_i: tuple[int, int], data: st.
             assert source == out - (j - i)
     assert layer_map.windows() == ((i, j),)
     assert layer_map.spec == f"blocks:{i},{j}"
+
+
+@pytest.mark.parametrize(
+    ("n", "sources", "message"),
+    [
+        (4, (), "the layer map is empty"),
+        (4, (0,) * 513, "the layer map has 513 layers; llama.cpp stops at 512"),
+        (4, (0, 4), r"output 1 <- source 4: the model has layers 0\.\.3"),
+        (4, (-1,), "output 0 <- source -1"),
+    ],
+)
+def test_sources_must_be_layers_of_the_model(
+    n: int, sources: tuple[int, ...], message: str
+) -> None:
+    """A map made without a spec is checked as well."""
+    with pytest.raises(InvalidLayerMap, match=message):
+        LayerMap(n, sources)
+
+
+@pytest.mark.parametrize("window", [(2, 2), (3, 2), (-1, 2), (2, 7)])
+def test_a_window_must_lie_in_the_model(window: tuple[int, int]) -> None:
+    """The message gives the condition."""
+    with pytest.raises(InvalidLayerMap, match="need 0 <= i < j <= 6"):
+        LayerMap.from_blocks([window], 6)
+
+
+def test_a_map_that_only_looks_like_windows_has_none() -> None:
+    """Inserting them would give more layers than llama.cpp takes, or another end or beginning."""
+    assert LayerMap(300, (*range(300), *range(1, 200), *range(1, 14))).windows() is None
+    assert LayerMap(6, (0, 1, 0, 1)).spec == "layers:0..1,0..1"
+    assert LayerMap(6, (1, 2)).windows() is None
+
+
+def test_a_map_is_a_sequence_of_sources() -> None:
+    """Length, single outputs, and the copies of a layer."""
+    layer_map = LayerMap.parse("blocks:2,4", 6)
+    assert (len(layer_map), layer_map[4], layer_map.n_added) == (8, 2, 2)
+    assert layer_map.outputs_of(2) == (2, 4)
+    assert LayerMap.parse("layers:0", 6).n_added == -5
+    assert LayerMap.identity(3).is_identity

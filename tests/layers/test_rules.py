@@ -275,7 +275,8 @@ def test_a_count_that_becomes_zero_still_tells_the_kind(
     rule: Rule, key: str, spec: str, kind: str
 ) -> None:
     """A map may drop all layers of one kind; the others are still what they were."""
-    source = meta(6, **{key: 2})
+    values: dict[str, Any] = {key: 2}
+    source = meta(6, **values)
     found = outcome(rule, source, spec)
     assert found.conflicts == ()
     assert found.target.scalar(key) == 0
@@ -351,6 +352,24 @@ def test_a_derived_value_is_pinned() -> None:
     assert outcome(rule, meta(4, scale=1.0), "blocks:0,2").notes == ()
     nothing = Pin("scale", gguf.GGUFValueType.FLOAT32, lambda _: None)
     assert outcome(nothing, meta(4), "blocks:0,2").target.kv("scale") is None
+
+
+def test_a_crossed_count_is_a_deviation_of_the_file() -> None:
+    """A file made without the rules is judged by its number of layers."""
+    rule = CountSwitch(frozenset({6}), "the scale")
+    rules = ModelRules(Architecture("a", (rule,), ""), meta(6))
+    layer_map = LayerMap.parse("blocks:0,2", 6)
+    (found,) = rules.deviations(meta(8), layer_map)
+    assert found == ("layer count", "6 -> 8 layers would change the scale")
+
+
+def test_a_rule_may_have_nothing_to_say() -> None:
+    """Every question has an answer for it."""
+    rule = Rule()
+    assert rule.statement() is None
+    assert rule.limit(Schedule.PORTABLE) is None
+    assert rule.kinds(meta(4)) is None
+    assert outcome(rule, meta(4), "layers:3,3,0").conflicts == ()
 
 
 def test_a_looped_stack_has_slots_for_512_layers() -> None:

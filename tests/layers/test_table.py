@@ -188,6 +188,28 @@ def test_the_indexers_of_long_glm_dsa_follow_its_table() -> None:
     assert pinned("glm-dsa", 80, "blocks:2,6").kv("attention.indexer.types") is None
 
 
+@pytest.mark.parametrize("embedding_length", [0, 64])
+def test_a_scale_without_widths_is_refused(embedding_length: int) -> None:
+    """No factor undoes a change that llama.cpp itself could not compute."""
+    values: dict[str, Any] = {"embedding_length": embedding_length, "attention__key_length": 0}
+    if not embedding_length:
+        values["attention__key_length"] = 32
+    source = meta(62, 0, "gemma3", attention__head_count=4, **values)
+    rules = ModelRules(ARCHITECTURES["gemma3"], source)
+    with pytest.raises(Refused, match="the attention scale cannot be worked out"):
+        rules.carry(LayerMap.parse("blocks:0,6", 62), Schedule.EXPLICIT)
+
+
+def test_the_scale_of_gemma_is_undone_by_its_inverse() -> None:
+    """sqrt(key_length / (embedding_length / head_count)), either way across the count."""
+    widths: dict[str, Any] = {"embedding_length": 64, "attention__key_length": 64}
+    for n, spec, factor in ((62, "blocks:0,6", 2.0), (56, "blocks:0,6", 0.5)):
+        source = meta(n, 0, "gemma3", attention__head_count=4, **widths)
+        rules = ModelRules(ARCHITECTURES["gemma3"], source)
+        (scale,) = rules.carry(LayerMap.parse(spec, n), Schedule.EXPLICIT).scales.values()
+        assert scale == factor
+
+
 @pytest.mark.parametrize(("template", "is_legal"), [(False, False), (True, True)])
 def test_forty_tekken_layers_need_a_template(template: bool, is_legal: bool) -> None:
     """llama.cpp guesses mistral-v7-tekken by the count, in every architecture."""

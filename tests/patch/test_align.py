@@ -10,8 +10,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from gguf.constants import GGUFValueType
 
-from rys_gguf import LayerMap, Model, OutputFailed, Refused, find_problems, make_plan, write_plan
+from rys_gguf import (
+    InvalidGGUF,
+    LayerMap,
+    Model,
+    OutputFailed,
+    Refused,
+    find_problems,
+    make_plan,
+    write_plan,
+)
 from rys_gguf.files.copying import can_share
 from rys_gguf.patch.align import align, plan_aligned
 from rys_gguf.patch.writer import Written
@@ -19,6 +29,7 @@ from tests import tiny
 from tests.command import leftovers
 from tests.disk import digest, write_llama
 from tests.engine import logprobs
+from tests.strategies import U32, architecture, raw_file, raw_kv, raw_tensor
 
 PROMPTS = [[1, 50], [1, *range(40, 60)]]
 # One kind of layer, two by a period, and two with an MTP block and arrays.
@@ -75,7 +86,7 @@ def test_variants_of_an_aligned_model_are_aligned(model: tuple[Path, str], tmp_p
 
 
 def test_the_engine_computes_the_same(model: tuple[Path, str], tmp_path: Path) -> None:
-    """Aligned base and its variant give the bits that the model and its variant give."""
+    """The aligned base and its variant compute the same bits as the model and its variant."""
     path, window = model
     base = aligned(path)
     variant(path, window, tmp_path / "a.gguf")
@@ -106,7 +117,7 @@ def test_shards_become_one_file(tmp_path: Path) -> None:
 
 
 def test_bytes_after_the_data_are_kept(tmp_path: Path) -> None:
-    """What stood behind the last tensor stands there again."""
+    """Bytes behind the last tensor are behind it again."""
     path = tiny.write(tmp_path / "m.gguf", "llama", 3)
     with path.open("ab") as file:
         file.write(b"signature of somebody")
@@ -115,9 +126,18 @@ def test_bytes_after_the_data_are_kept(tmp_path: Path) -> None:
         assert opened.files[0].path.read_bytes().endswith(b"signature of somebody")
 
 
+def test_a_table_that_llama_cpp_would_refuse_is_not_aligned(tmp_path: Path) -> None:
+    """Holes and overlaps are reported, not repaired without a word."""
+    path = tmp_path / "m.gguf"
+    kvs = [architecture(), raw_kv(b"llama.block_count", GGUFValueType.UINT32, U32(1))]
+    path.write_bytes(raw_file(kvs, [raw_tensor(b"blk.0.x", [1], offset=32)], bytes(64)))
+    with Model(path) as opened, pytest.raises(InvalidGGUF, match="has offset 32"):
+        plan_aligned(opened)
+
+
 @pytest.mark.parametrize("alignment", [0, 1, 16, 48, 4095, 1 << 25, -4096])
 def test_alignments_that_cannot_be_are_refused(tmp_path: Path, alignment: int) -> None:
-    """Only powers of two that llama.cpp loads."""
+    """Only powers of two that llama.cpp loads are accepted."""
     with (
         Model(tiny.write(tmp_path / "m.gguf", "llama", 2)) as opened,
         pytest.raises(Refused, match="a power of two from 32"),
@@ -172,7 +192,7 @@ def base(xfs: Path) -> Path:
 
 
 def test_variants_take_only_the_blocks_of_their_headers(base: Path, xfs: Path) -> None:
-    """Three variants, of which not one would fit beside the others, take less than 1 MiB each."""
+    """Three variants, which would not fit on the disk as copies, take less than 1 MiB each."""
     with Model(base) as opened:
         assert can_share(opened.files[0], xfs, opened.header.alignment) == (True, "")
     for n, window in enumerate(("1,3", "0,8", "6,8")):
@@ -186,7 +206,7 @@ def test_variants_take_only_the_blocks_of_their_headers(base: Path, xfs: Path) -
 
 
 def test_a_shared_variant_is_the_copied_one(base: Path, xfs: Path, tmp_path: Path) -> None:
-    """On a disk that shares nothing the same file is written."""
+    """On a file system without sharing the same file is written."""
     shared, copied = xfs / "shared.gguf", tmp_path / "copied.gguf"
     assert variant(base, "2,4", shared).n_shared > 0
     assert variant(base, "2,4", copied).n_shared == 0
@@ -194,7 +214,7 @@ def test_a_shared_variant_is_the_copied_one(base: Path, xfs: Path, tmp_path: Pat
 
 
 def test_a_model_that_is_not_aligned_is_copied(xfs: Path) -> None:
-    """The reason and the way out are said beforehand, and the copy is whole."""
+    """The plan gives the reason and the remedy, and the copy is complete."""
     path = write_llama(xfs / "plain.gguf", 4, 10_000)
     with Model(path) as opened:
         is_possible, why = can_share(opened.files[0], xfs, opened.header.alignment)
@@ -205,7 +225,7 @@ def test_a_model_that_is_not_aligned_is_copied(xfs: Path) -> None:
 
 
 def test_another_file_system_is_named(base: Path, tmp_path: Path) -> None:
-    """The output's place is the reason."""
+    """The reason is the output's file system."""
     with Model(base) as opened:
         is_possible, why = can_share(opened.files[0], tmp_path, opened.header.alignment)
     assert not is_possible
@@ -215,7 +235,7 @@ def test_another_file_system_is_named(base: Path, tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_not_there_is_no_traceback(tmp_path: Path) -> None:
-    """The question has an answer even where apply would fail."""
+    """The plan has an answer even where apply would fail."""
     with Model(tiny.write(tmp_path / "m.gguf", "llama", 2)) as opened:
         is_possible, why = can_share(opened.files[0], tmp_path / "no", 4096)
     assert not is_possible

@@ -1,4 +1,4 @@
-"""What happens to files when things go wrong: nothing lost, nothing half-written."""
+"""Files stay safe when things go wrong: nothing is lost, and no file is left half-written."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def _linked_folder(model: Path) -> Path:
 def test_the_source_is_never_the_output(
     model: Path, alias: Callable[[Path], Path], force: list[str]
 ) -> None:
-    """Under whatever name the source is given as the output, it stays what it was."""
+    """The source stays unchanged under whatever name it is given as the output."""
     before, info = digest(model), model.stat()
     message = fails("apply", model, *ARGS, "-o", alias(model), *force)
     assert "source model itself" in message
@@ -111,7 +111,7 @@ def test_only_regular_files_are_replaced(model: Path, kind: str, force: list[str
 
 @pytest.mark.parametrize("kind", ["folder", "fifo", "device", "missing", "empty"])
 def test_only_regular_files_are_read(tmp_path: Path, kind: str) -> None:
-    """What is not a file with bytes in it is named as such, without waiting on it."""
+    """Inputs that are no files with bytes are named as such, without waiting for them."""
     path = tmp_path / "in.gguf"
     if kind == "folder":
         path.mkdir()
@@ -127,7 +127,7 @@ def test_only_regular_files_are_read(tmp_path: Path, kind: str) -> None:
 
 
 def test_a_read_only_folder_is_named(model: Path) -> None:
-    """The folder that cannot be written to is in the message."""
+    """The message names the folder that cannot be written to."""
     folder = model.parent / "locked"
     folder.mkdir()
     folder.chmod(0o555)
@@ -137,7 +137,7 @@ def test_a_read_only_folder_is_named(model: Path) -> None:
 
 
 def test_a_missing_folder_is_named(model: Path) -> None:
-    """Nothing is created on the way."""
+    """No missing folder is created."""
     assert "no such folder" in fails("apply", model, *ARGS, "-o", model.parent / "no" / "o.gguf")
 
 
@@ -153,7 +153,7 @@ def test_a_file_size_limit_leaves_nothing_behind(model: Path, big: Path) -> None
 
 
 def test_a_disk_too_small_is_refused_before_writing(big: Path, small_disk: Path) -> None:
-    """The free-space check names what is needed and what is there."""
+    """The free-space check names the bytes needed and the bytes free."""
     message = fails("apply", big, *ARGS, "-o", small_disk / "out.gguf")
     assert "free" in message
     assert leftovers(small_disk, []) == set()
@@ -162,7 +162,7 @@ def test_a_disk_too_small_is_refused_before_writing(big: Path, small_disk: Path)
 def test_a_disk_that_fills_up_leaves_nothing_behind(
     big: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """ENOSPC half-way, as when another program writes too, is a message and no file."""
+    """ENOSPC half-way, when another program writes too, gives a message and no file."""
     usage = shutil.disk_usage(small_disk)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1 << 40))
     with Model(big) as opened:
@@ -217,7 +217,7 @@ def each_half_way(args: Sequence[str | Path], out: Path, rng: Generator) -> Iter
 def test_a_signal_half_way_leaves_nothing_behind(
     big: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
-    """At whatever moment of the write it arrives, the temporary file goes and the output is not."""
+    """Whenever the signal arrives, the temporary file is removed and no output appears."""
     out = tmp_path / "out.gguf"
     rng = np.random.default_rng(number)
     for process in each_half_way(["apply", big, *ARGS, "-o", out], out, rng):
@@ -230,7 +230,7 @@ def test_a_signal_half_way_leaves_nothing_behind(
 
 
 def test_a_second_signal_does_not_stop_the_cleaning_up(big: Path, tmp_path: Path) -> None:
-    """Who presses Ctrl-C while a terminal hangs up, or twice, finds the folder clean too."""
+    """Several signals at once, such as Ctrl-C while a terminal hangs up, leave the folder clean."""
     out = tmp_path / "out.gguf"
     rng = np.random.default_rng(0)
     for process in each_half_way(["apply", big, *ARGS, "-o", out], out, rng):
@@ -259,7 +259,7 @@ def test_a_run_under_nohup_goes_on(big: Path, tmp_path: Path) -> None:
 
 
 def test_after_sigkill_a_rerun_works(big: Path, tmp_path: Path) -> None:
-    """Killed without a chance to clean up, the output's name is still free and the source whole."""
+    """After SIGKILL the output's name is still free and the source is intact."""
     before = digest(big)
     out = tmp_path / "out.gguf"
     rng = np.random.default_rng(9)
@@ -275,7 +275,7 @@ def test_after_sigkill_a_rerun_works(big: Path, tmp_path: Path) -> None:
 
 
 def test_of_two_runs_at_one_output_one_wins_whole(big: Path, tmp_path: Path) -> None:
-    """The loser says that the file is there; the file is wholly the winner's."""
+    """The slower run reports that the file exists; the file is entirely the faster run's."""
     out = tmp_path / "out.gguf"
     runs = [
         subprocess.Popen(
@@ -295,7 +295,7 @@ def test_of_two_runs_at_one_output_one_wins_whole(big: Path, tmp_path: Path) -> 
 
 
 def test_a_source_cut_while_it_is_copied_is_an_error(big: Path, tmp_path: Path) -> None:
-    """A shrinking source is an error message, not a SIGBUS, and nothing is left."""
+    """A source that shrinks leads to an error message, not to SIGBUS, and nothing is left."""
     source = tmp_path / "source" / "cut.gguf"
     source.parent.mkdir()
     shutil.copy(big, source)
@@ -310,7 +310,7 @@ def test_a_source_cut_while_it_is_copied_is_an_error(big: Path, tmp_path: Path) 
 
 
 def test_a_source_touched_while_it_is_copied_is_an_error(model: Path, tmp_path: Path) -> None:
-    """A source that changed meanwhile may have given bytes of two versions."""
+    """A source that changed during the run is refused: its bytes may be of two versions."""
     with Model(model) as opened:
         plan = make_plan(opened, LayerMap.parse("blocks:1,3", 4))
         os.utime(model, ns=(1, 1))
@@ -321,7 +321,7 @@ def test_a_source_touched_while_it_is_copied_is_an_error(model: Path, tmp_path: 
 
 @pytest.mark.parametrize("mask", [0o022, 0o077])
 def test_the_mode_is_the_umasks(model: Path, mask: int) -> None:
-    """The output is as readable as any file the user makes."""
+    """The output has the permissions of any file the user creates."""
     out = model.with_name("out.gguf")
     assert run("apply", model, *ARGS, "-o", out, umask=mask).returncode == 0
     assert out.stat().st_mode & 0o777 == 0o666 & ~mask
@@ -363,7 +363,7 @@ def test_a_full_stdout_is_no_traceback(model: Path, args: tuple[str, ...]) -> No
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
 def test_closed_streams_do_not_end_up_in_the_output(model: Path, closed: str) -> None:
-    """Files opened in their place would get what is printed; the output is as ever."""
+    """With closed streams nothing is printed into the output file."""
     out, usual = model.with_name("out.gguf"), model.with_name("usual.gguf")
     shell = " ".join(command("apply", model, *ARGS, "-o", out))
     assert subprocess.run(["bash", "-c", f"{shell} {closed}"]).returncode == 0
@@ -388,7 +388,7 @@ def test_every_way_of_copying_writes_the_same_bytes(
 def test_short_transfers_are_continued(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A system call that does less than asked is asked again for the rest."""
+    """After a system call that does less than asked, the rest is done by another."""
     real = os.copy_file_range
     monkeypatch.setattr(os, "copy_file_range", lambda a, b, n, at: real(a, b, min(n, 7), at))
     write = os.write

@@ -149,7 +149,7 @@ def test_an_explicit_gemma3_lists_its_sliding_layers(gemma3: Path) -> None:
 
 
 def test_an_architecture_without_rules_is_refused(tmp_path: Path) -> None:
-    """A guess would load and compute something else; the message says so."""
+    """The message says that a guess would load and compute something else."""
     path = tmp_path / "m.gguf"
     writer = gguf.GGUFWriter(str(path), "newarch")
     writer.add_block_count(1)
@@ -159,7 +159,7 @@ def test_an_architecture_without_rules_is_refused(tmp_path: Path) -> None:
 
 
 def test_every_per_layer_array_is_gathered_and_others_stay(tmp_path: Path) -> None:
-    """new[out] = old[map[out]] for one value per block; rope.dimension_sections is not that."""
+    """new[out] = old[map[out]] for arrays of one value per block, which other arrays are not."""
     source = tiny.write(
         tmp_path / "m.gguf",
         "llama",
@@ -180,7 +180,7 @@ def test_every_per_layer_array_is_gathered_and_others_stay(tmp_path: Path) -> No
 
 
 def test_a_per_layer_array_of_another_length_is_refused(tmp_path: Path) -> None:
-    """A source that is inconsistent already is not made worse."""
+    """A source that is inconsistent is refused."""
     source = tiny.write(
         tmp_path / "m.gguf", "llama", 4, extra={"llama.attention.head_count_kv": [1, 1, 1]}
     )
@@ -228,7 +228,7 @@ def test_the_default_name_puts_the_map_before_the_quantisation(
 
 
 def test_both_notations_write_the_same_bytes(smollm2: Path, tmp_path: Path) -> None:
-    """blocks:10,14 and the path it means give one file: 34 layers, 308 tensors."""
+    """blocks:10,14 and the equivalent path give the same file: 34 layers, 308 tensors."""
     a, b = tmp_path / "a.gguf", tmp_path / "b.gguf"
     assert run("apply", smollm2, "--blocks", "10,14", "-o", a).returncode == 0
     assert run("apply", smollm2, "--layers", "0..13,10..13,14..29", "-o", b).returncode == 0
@@ -239,7 +239,7 @@ def test_both_notations_write_the_same_bytes(smollm2: Path, tmp_path: Path) -> N
 
 
 def test_provenance_says_map_and_source_or_nothing(tmp_path: Path) -> None:
-    """rys.* and the marked name are there by default and nowhere with --no-provenance."""
+    """rys.* and the marked name are written by default, and left out without provenance."""
     source = tiny.write(tmp_path / "m.gguf", "llama", 4, extra={"general.name": "Tiny"})
     first = patched(source, "blocks:1,3", tmp_path / "first.gguf")
     kvs = {f.name: f.contents() for f in gguf.GGUFReader(first).fields.values()}
@@ -267,7 +267,7 @@ def test_plan_and_dry_run_are_the_same_and_write_nothing(tmp_path: Path) -> None
 
 
 def test_the_json_plan_predicts_the_file(tmp_path: Path) -> None:
-    """Sizes, map and header changes in JSON are those of the file written afterwards."""
+    """Sizes, map and header changes in JSON agree with the file written afterwards."""
     source = tiny.write(tmp_path / "m.gguf", "qwen3", 4)
     out = tmp_path / "out.gguf"
     plan = json.loads(run("plan", source, "--blocks", "1,3", "--json").stdout)
@@ -288,8 +288,8 @@ def test_plan_reads_no_tensor_data(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         reads.append(offset + n)
         return real(file, offset, n)
 
-    monkeypatch.setattr(SourceFile, "read", read)
     with Model(source) as model:
+        monkeypatch.setattr(SourceFile, "read", read)
         make_plan(model, LayerMap.parse("blocks:1,3", 4))
         assert max(reads) <= model.header.data_offset
 
@@ -349,3 +349,18 @@ def test_either_byte_order_is_written_as_it_was_read(
     values = {t.name: float(t.data[0]) for t in reader.tensors}
     assert [values[f"blk.{n}.ffn_up.weight"] for n in range(4)] == [0, 1, 1, 2]
     assert find_problems(out, source) == []
+
+
+def test_bytes_after_the_last_tensor_are_kept_and_noted(tmp_path: Path) -> None:
+    """llama.cpp ignores them, but another program may not."""
+    source = tiny.write(tmp_path / "m.gguf", "llama", 4)
+    with source.open("ab") as file:
+        file.write(b"signature")
+    with Model(source) as model:
+        plan = make_plan(model, LayerMap.parse("blocks:1,3", 4))
+        write_plan(plan, tmp_path / "out.gguf")
+        rules = plan.rules
+        assert make_plan(model, plan.layer_map, rules=rules).rules is rules
+    assert plan.notes == ("9 bytes after the last tensor are kept at the end",)
+    assert (tmp_path / "out.gguf").read_bytes().endswith(b"signature")
+    assert (tmp_path / "out.gguf").stat().st_size == plan.n_bytes

@@ -31,9 +31,7 @@ N_LAYERS = 24
 ROUNDS = Rounds((4, 8, 12), keep=0.5, n_finalists=2)
 # Two families, of which one is noisier.
 ITEMS = tuple(
-    item
-    for pair in zip(items(6, "s"), items(6, "m", family="math"), strict=True)
-    for item in pair
+    item for pair in zip(items(6, "s"), items(6, "m", family="math"), strict=True) for item in pair
 )
 SUITES = {SEARCH: ITEMS, HELDOUT: items(6, "h")}
 # More than any search here can take.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +24,6 @@ class Usage(NamedTuple):
     total: int
     used: int
     free: int
-
 
 
 def test_the_need_is_that_of_the_files(
@@ -58,6 +58,17 @@ def test_too_little_room_is_refused_with_both_numbers(
             require_room(model, chosen, tmp_path / "not" / "yet" / "run")
         monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**9, 0, needed))
         require_room(model, chosen, tmp_path / "not" / "yet" / "run")
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused(
+    smollm2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message names the part of its path that is there; root may write anywhere."""
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    with Model(smollm2) as model:
+        chosen = every(Windows(model, Schedule.PORTABLE), (4,)).candidates
+        with pytest.raises(OutputFailed, match=rf"{tmp_path}: cannot be written to"):
+            require_room(model, chosen, tmp_path / "not" / "yet")
 
 
 def test_working_files_of_a_killed_sweep_count_as_free(

@@ -1,10 +1,11 @@
-"""The last step of a write, and what stands in where the platform lacks a call."""
+"""The last steps of a write, and the substitutes on platforms that lack a call."""
 
 from __future__ import annotations
 
 import ctypes
 import errno
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from rys_gguf import OutputFailed
 from rys_gguf.files import copying, output
 from rys_gguf.files.output import OutputFile, commit_all
-from rys_gguf.files.source import SourceFile, first_difference
+from rys_gguf.files.source import SourceFile
 from tests.command import leftovers
 
 
@@ -27,7 +28,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def write(source: Path, out: Path, *, force: bool = False) -> None:
-    """Copy a file the way models are written."""
+    """Copy a file in the way in which models are written."""
     with SourceFile(source) as opened, OutputFile(out, (opened,), 0, force=force) as output:
         output.copy(opened, 0, opened.n_bytes, lambda _: None)
         commit_all([output])
@@ -41,7 +42,7 @@ def no_links(*_: object) -> None:
 def test_without_hard_links_the_name_is_reserved_first(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """FAT and the like get the same file, and still nothing is replaced."""
+    """FAT and similar systems get the same file, and no existing file is replaced."""
     monkeypatch.setattr(os, "link", no_links)
     out = tmp_path / "out"
     write(source, out)
@@ -69,7 +70,7 @@ def test_a_reservation_that_comes_to_nothing_is_taken_back(
 def test_an_interruption_after_the_naming_takes_the_name_back(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A signal between the file's name and the end of the run leaves nothing behind, as it says."""
+    """A signal after the file has its name leaves nothing behind, as the message says."""
 
     def interrupt(_: Path) -> None:
         assert (tmp_path / "out").exists()
@@ -82,7 +83,7 @@ def test_an_interruption_after_the_naming_takes_the_name_back(
 
 
 def test_another_runs_file_is_not_taken_back(source: Path, tmp_path: Path) -> None:
-    """The name belongs to who got it first; the loser cleans up only after itself."""
+    """The first run to take the name keeps it; the other cleans up its own file only."""
     out = tmp_path / "out"
     with SourceFile(source) as opened, OutputFile(out, (opened,), 0, force=False) as output:
         out.write_text("theirs")
@@ -93,7 +94,7 @@ def test_another_runs_file_is_not_taken_back(source: Path, tmp_path: Path) -> No
 
 
 def test_a_source_moved_to_the_outputs_name_is_kept(source: Path, tmp_path: Path) -> None:
-    """--force looks again at the end: what was another file may be the source by then."""
+    """--force checks again at the end, because the file to replace may be the source by then."""
     out = tmp_path / "out"
     out.write_text("old")
     data = source.read_bytes()
@@ -107,7 +108,7 @@ def test_a_source_moved_to_the_outputs_name_is_kept(source: Path, tmp_path: Path
 def test_a_sync_that_fails_is_an_error(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A disk that reports the loss of data only at the sync gets no file with a name."""
+    """If a disk reports lost data only at the sync, the file does not get its name."""
 
     def fail(_: int) -> None:
         raise OSError(errno.EIO, "lost a page")
@@ -119,7 +120,7 @@ def test_a_sync_that_fails_is_an_error(
 
 
 def test_reserved_room_is_all_used(tmp_path: Path) -> None:
-    """What is reserved for a long run is what it fills: no blocks stay behind the file's end."""
+    """A long run fills all the room reserved for it; no blocks stay behind the file's end."""
     source = tmp_path / "source"
     source.write_bytes(os.urandom((3 << 20) + 5))
     write(source, tmp_path / "out")
@@ -132,7 +133,7 @@ def test_reserved_room_is_all_used(tmp_path: Path) -> None:
 def test_where_no_room_can_be_reserved_the_file_is_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int | None
 ) -> None:
-    """Neither reservation nor write-behind is there on macOS and Windows, or on every disk."""
+    """macOS, Windows and some file systems have neither reservation nor write-behind."""
     source = tmp_path / "source"
     source.write_bytes(os.urandom((17 << 20) + 5))
     monkeypatch.setattr(copying, "_SYNC_FILE_RANGE", None)
@@ -144,7 +145,7 @@ def test_where_no_room_can_be_reserved_the_file_is_the_same(
 def test_no_room_to_reserve_is_an_error_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A disk that filled up since it was looked at is named before bytes are moved in vain."""
+    """A disk that filled up after the check is reported before any byte is copied."""
     source = tmp_path / "source"
     source.write_bytes(bytes(3 << 20))
     monkeypatch.setattr(copying, "_FALLOCATE", failing(errno.ENOSPC))
@@ -169,7 +170,7 @@ def failing(code: int) -> Callable[..., int]:
 def test_a_folder_that_fails_to_sync_is_an_error(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A name that the disk may have lost is not left standing."""
+    """If the disk may have lost the name, the name is taken back."""
     real, n_synced = os.fsync, 0
 
     def fail_second(fd: int) -> None:
@@ -185,25 +186,9 @@ def test_a_folder_that_fails_to_sync_is_an_error(
     assert leftovers(tmp_path, [source.parent]) == set()
 
 
-@pytest.mark.parametrize("missing", ["preadv", "pread"])
-@pytest.mark.parametrize("at", [0, 262_143, 262_144, 599_999])
-def test_the_first_difference_is_found_on_every_platform(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int, missing: str
-) -> None:
-    """At the edges of the pieces too, with and without the calls that Windows lacks."""
-    other = tmp_path / "other"
-    data = bytearray(source.read_bytes())
-    data[at] ^= 1
-    other.write_bytes(data)
-    monkeypatch.delattr(os, missing)
-    with SourceFile(source) as a, SourceFile(other) as b:
-        assert first_difference(a, 0, b, 0, a.n_bytes, lambda _: None) == at
-        assert first_difference(a, 0, a, 0, a.n_bytes, lambda _: None) is None
-
-
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody without rights")
 def test_a_folder_that_may_not_be_entered_is_named(source: Path, tmp_path: Path) -> None:
-    """No permission to look into the output's folder is a message, not a traceback."""
+    """A folder without permission leads to a message, not a traceback."""
     locked = tmp_path / "locked"
     locked.mkdir(mode=0o700)
     tmp_path.chmod(0o755)
@@ -214,3 +199,126 @@ def test_a_folder_that_may_not_be_entered_is_named(source: Path, tmp_path: Path)
                 OutputFile(locked / "out", (opened,), 0, force=True)
         finally:
             os.seteuid(0)
+
+
+def test_a_folder_that_is_gone_is_named(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same holds for a relative path in a folder that was removed."""
+    with SourceFile(source) as opened:
+        with pytest.raises(OutputFailed, match="none: no such folder"):
+            OutputFile(tmp_path / "none" / "out", (opened,), 0, force=False)
+        here = tmp_path / "here"
+        here.mkdir()
+        monkeypatch.chdir(here)
+        here.rmdir()
+        with pytest.raises(OutputFailed, match="out: No such file"):
+            OutputFile("out", (opened,), 0, force=False)
+
+
+def test_a_folder_that_takes_no_files_is_named(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message says that the folder cannot be written to."""
+    real = os.open
+
+    def refuse(path: str | os.PathLike[str], flags: int, *mode: int) -> int:
+        if str(path).endswith(".tmp"):
+            raise OSError(errno.EROFS, "Read-only file system")
+        return real(path, flags, *mode)
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(OutputFailed, match="cannot write here: Read-only file system"):
+        write(source, tmp_path / "out")
+    assert leftovers(tmp_path, [source.parent]) == set()
+
+
+def test_room_is_looked_for_before_a_byte_is_written(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message has both numbers; if the system cannot tell, writing is tried."""
+    free = shutil.disk_usage(tmp_path).free
+    with SourceFile(source) as opened:
+        with pytest.raises(OutputFailed, match=rf"{free * 2} bytes needed, [0-9]+ free"):
+            OutputFile(tmp_path / "out", (opened,), free * 2, force=False)
+
+        def unknown(_: object) -> object:
+            raise OSError(errno.ENOSYS, "not here")
+
+        monkeypatch.setattr(shutil, "disk_usage", unknown)
+        OutputFile(tmp_path / "out", (opened,), free * 2, force=False)
+
+
+def test_an_error_that_no_reservation_avoids_is_raised(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only file systems without hard links get the other way of naming."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "link", full)
+    with pytest.raises(OutputFailed, match="out: No space left on device; nothing was written"):
+        write(source, tmp_path / "out")
+    assert leftovers(tmp_path, [source.parent]) == set()
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_macos_syncs_through_the_drives_cache(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, works: bool
+) -> None:
+    """F_FULLFSYNC is used where it exists, fsync where the file system cannot do it."""
+    calls: list[str] = []
+
+    class MacOS:
+        """The part of fcntl that matters here."""
+
+        F_FULLFSYNC = 51
+
+        @staticmethod
+        def fcntl(_: int, operation: int) -> None:
+            """Sync the drive, if it works."""
+            calls.append(f"fcntl {operation}")
+            if not works:
+                raise OSError(errno.ENOTSUP, "not here")
+
+    monkeypatch.setattr(output, "fcntl", MacOS)
+    monkeypatch.setattr(os, "fsync", lambda _: calls.append("fsync"))
+    write(source, tmp_path / "out")
+    # The last one is the folder's.
+    assert calls == ["fcntl 51", "fsync"] if works else ["fcntl 51", "fsync", "fsync"]
+    assert (tmp_path / "out").read_bytes() == source.read_bytes()
+
+
+def test_a_folder_that_cannot_be_synced_at_all_is_no_error(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some file systems have no such operation; the file itself is synced."""
+    real, n_synced = os.fsync, 0
+
+    def fail_second(fd: int) -> None:
+        nonlocal n_synced
+        n_synced += 1
+        if n_synced == 2:
+            raise OSError(errno.EINVAL, "Invalid argument")
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", fail_second)
+    write(source, tmp_path / "out")
+    assert n_synced == 2
+    assert (tmp_path / "out").read_bytes() == source.read_bytes()
+
+
+def test_windows_names_a_file_by_a_rename_that_replaces_nothing(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On Windows rename refuses a taken name; this test only sees that it is called."""
+    out = tmp_path / "out"
+    with SourceFile(source) as opened, OutputFile(out, (opened,), 0, force=False) as written:
+        written.copy(opened, 0, 100, lambda _: None)
+        with monkeypatch.context() as windows:
+            windows.setattr(os, "name", "nt")
+            windows.delattr(os, "link")
+            written.commit()
+    assert out.read_bytes() == source.read_bytes()[:100]
+    assert leftovers(tmp_path, [source.parent, out]) == set()
