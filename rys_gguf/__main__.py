@@ -1,5 +1,5 @@
 """`python -m rys_gguf`."""
 
-from rys_gguf.cli.model import main
+from rys_gguf.cli import main
 
 main(prog_name="rys-gguf")

@@ -3,6 +3,7 @@
 RysError
 ├── InvalidGGUF       a file that llama.cpp would not open
 ├── InvalidLayerMap   a layer spec that does not parse or fit
+├── InvalidOptions    options that do not go together
 ├── Refused           a well-formed request whose result would be wrong
 │   └── Unsuitable    a suite that cannot show a difference on this model
 ├── OutputFailed      a file that could not be written
@@ -28,6 +29,10 @@ class InvalidGGUF(RysError):
 
 class InvalidLayerMap(RysError):
     """A layer spec does not parse, or does not fit the model."""
+
+
+class InvalidOptions(RysError):
+    """Options contradict each other, or one needs another: a usage error on the command line."""
 
 
 class Refused(RysError):

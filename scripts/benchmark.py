@@ -209,7 +209,7 @@ def speed_rows(folder: Path, n_bytes: int, n: int, gemma: Path) -> list[Row]:
     """The ratios."""
     source, out, copy = (folder / name for name in ("source.gguf", "out.gguf", "copy.gguf"))
     run(PYTHON, __file__, "--make", "big", source, str(n_bytes))
-    apply = [RYS, "apply", source, "--blocks", WINDOW, "-o"]
+    apply: list[str | Path] = [RYS, "apply", source, "--blocks", WINDOW, "-o"]
     run(*apply, out)
     warm(gemma)
     size = f"{out.stat().st_size / 1e9:.1f} GB"

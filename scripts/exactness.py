@@ -7,15 +7,15 @@ WINDOW is I,J as for --blocks; default: 4,8 3,5 6,7 0,1 0,12 11,12. Both schedul
 one is named. Each pair of model and window ends as one of
 
   exact          written, loads, and gives the base's distribution bit for bit with the copies
-                 silenced and with the originals silenced
+                 ablated and with the originals ablated
   close          the same within 1e-3 nats: a value was rescaled, which rounds
   refused        not written; for portable refusals the first window named instead is tried too
-  unprovable     written and loads, but a silenced layer does not pass its input on here
+  unprovable     written and loads, but an ablated layer does not pass its input on here
   differs        written and loads, and is not what the map says: must not happen
   does-not-load  written, and the engine refuses it: must not happen
   no-base        the engine does not run the model itself
 
---naive writes what a tool does that renames tensors and raises block_count, gathering nothing.
+--naive writes what scripts/naive.py writes: a tool that renames tensors and raises block_count.
 """
 
 from __future__ import annotations
@@ -23,43 +23,28 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import sys
 import tempfile
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
 from rys_gguf import LayerMap, Model, Refused, RysError, Schedule, make_plan, write_plan
 from rys_gguf.checks.prove import prove
+from rys_gguf.checks.variant import VariantPair
 from rys_gguf.engines.base import EngineOptions
 from rys_gguf.engines.find import find_engine
 from rys_gguf.errors import EngineFailed
-from rys_gguf.layers.carry import ModelRules, metadata_of
-from rys_gguf.layers.rule import Architecture
-from rys_gguf.patch.memory import added_memory
-from rys_gguf.patch.plan import Plan
-from rys_gguf.patch.tensors import plan_tensors
+from scripts.naive import naive_plan
 
 WINDOWS = ["4,8", "3,5", "6,7", "0,1", "0,12", "11,12"]
 TOLERANCE = 1e-3
 OPTIONS = EngineOptions(n_threads=1, load_seconds=60, answer_seconds=60)
 NAMED = re.compile(r"nearest legal windows: (blocks:[0-9]+,[0-9]+)")
 BAD = ("differs", "does-not-load")
-
-
-def naive_plan(model: Model, layer_map: LayerMap) -> Plan:
-    """Tensors by the map whatever the rules say, metadata untouched."""
-    bare = ModelRules(Architecture(model.architecture, (), ""), metadata_of(model))
-    tensors = plan_tensors(model, layer_map, bare.arch, {})
-    count = model.header.get(model.key("block_count"))
-    assert count is not None
-    new = type(count).of(
-        count.key, count.type, len(layer_map) + model.n_mtp, byteorder=count.byteorder
-    )
-    kvs = tuple(new if kv.key == count.key else kv for kv in model.header.kvs)
-    header = replace(model.header, kvs=kvs, tensors=tuple(m.target for m in tensors))
-    memory = added_memory(model, bare.meta, layer_map)
-    return Plan(model, bare, layer_map, Schedule.PORTABLE, header, tensors, memory, ())
 
 
 def outcome(path: Path, window: str, schedule: Schedule, *, as_naive: bool) -> tuple[str, str]:
@@ -78,7 +63,7 @@ def outcome(path: Path, window: str, schedule: Schedule, *, as_naive: bool) -> t
         out = Path(folder) / "out.gguf"
         write_plan(plan, out)
         try:
-            proof = prove(out, path, layer_map, options, workdir=folder)
+            proof = prove(VariantPair(out, path, layer_map), options, workdir=folder)
         except Refused as e:
             return "unprovable", str(e)
         except EngineFailed as e:
@@ -133,8 +118,9 @@ def main() -> None:
     for schedule in schedules:
         totals = Counter(row["outcome"] for row in rows if row["schedule"] == schedule.value)
         print(f"\n{schedule.value}: " + ", ".join(f"{k} {n}" for k, n in totals.most_common()))
-    named = Counter(row["named_outcome"] for row in rows if "named" in row)
-    print("windows named in refusals: " + (", ".join(f"{k} {n}" for k, n in named.items()) or "-"))
+    nearest = Counter(row["named_outcome"] for row in rows if "named" in row)
+    counts = ", ".join(f"{k} {n}" for k, n in nearest.items())
+    print(f"windows named in refusals: {counts or '-'}")
     if args.json:
         args.json.write_text(json.dumps(rows, indent=1))
     raise SystemExit(any(row["outcome"] in BAD for row in rows) and not args.naive)

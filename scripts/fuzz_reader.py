@@ -46,7 +46,7 @@ from tests import tiny
 HOLE_BYTES = 1 << 24
 LIMITS = ["-rss_limit_mb=512", "-timeout=10", "-max_len=16384"]
 # One per way in which metadata describes layers; the weights are not part of a seed.
-SEEDS = [
+SEEDS: list[tuple[str, int, dict[str, Any]]] = [
     ("llama", 2, {}),
     ("gemma3", 3, {}),
     ("gpt-oss", 2, {}),

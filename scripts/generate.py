@@ -8,16 +8,14 @@ from __future__ import annotations
 import sys
 
 from rys_gguf.engines.base import EngineOptions
-from rys_gguf.engines.find import find_engine
-from rys_gguf.engines.server import Engine
+from rys_gguf.engines.find import find_engine, open_engine
 
 
 def main() -> None:
     """Ask once."""
     model, question = sys.argv[1:]
-    with Engine(model, EngineOptions(binary=find_engine(), n_ctx=1024)) as engine:
-        answer = engine.chat([{"role": "user", "content": question}], max_tokens=48, temperature=0)
-    print(answer["choices"][0]["message"]["content"].strip())
+    with open_engine(model, EngineOptions(binary=find_engine(), n_ctx=1024)) as engine:
+        print(engine.chat(question, 48).text.strip())
 
 
 if __name__ == "__main__":

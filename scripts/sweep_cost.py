@@ -1,4 +1,4 @@
-"""What a sweep costs beside the naive flow: a whole file and every item for every window.
+"""The cost of a sweep beside the naive flow: a whole file and every item for every window.
 
 usage: python scripts/sweep_cost.py MODEL FOLDER [--sizes 4] [--first N] [--threads 1]
 
@@ -16,29 +16,41 @@ from __future__ import annotations
 
 import argparse
 import random
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
 from rys_gguf.engines.base import EngineOptions
 from rys_gguf.engines.find import find_engine
 from rys_gguf.formats.model import Model
-from rys_gguf.layers.layer_map import LayerMap
 from rys_gguf.layers.schedule import Schedule
 from rys_gguf.probes.item import Choice
 from rys_gguf.probes.suite import Suite
 from rys_gguf.runs.candidate import Candidate
-from rys_gguf.runs.storage import LOOPS, OpenRun, Run
-from rys_gguf.search.executors.local import LocalPool
-from rys_gguf.search.objective import SEARCH, Job, Setup, Step
-from rys_gguf.search.space import Windows, every
-from rys_gguf.search.study import Settings, Sweep, prepare
-from rys_gguf.stats.ranking import best, ranks
+from rys_gguf.runs.records import RunInfo
+from rys_gguf.runs.stage import FINAL, GENERATE, LOOPS, SPEED, Stage, round_stage
+from rys_gguf.runs.storage import OpenRun, Run
+from rys_gguf.runs.trial import Trials
+from rys_gguf.search.executors import local
+from rys_gguf.search.hosts.written import WrittenHost
+from rys_gguf.search.identity import model_info
+from rys_gguf.search.job import SEARCH, Batch, Job, Step, batch_left
+from rys_gguf.search.phases import phases
+from rys_gguf.search.prepare import prepare
+from rys_gguf.search.samplers.find import rounds_of
+from rys_gguf.search.samplers.halving import Halving, OneSet
+from rys_gguf.search.settings import Settings, SweepPlan, SweepRequest
+from rys_gguf.search.setup import Setup
+from rys_gguf.search.space import Selection, Windows, every
+from rys_gguf.search.study import run_phases, working_folder
+from rys_gguf.search.worker import Hosts
+from rys_gguf.stats.ranking import rank
 
-ALL = "round1"
+ALL = round_stage(1)
+N_FINALISTS = 3
+# The loop test runs on a finalist's own file, and so is part of what that costs.
+LAST = (LOOPS, FINAL, GENERATE, SPEED)
 
 KINDS = {
     "bird": "robin sparrow eagle owl parrot crow pigeon swan hawk goose",
@@ -75,67 +87,76 @@ class Bar:
     """A sweep's progress as one bar."""
 
     def say(self, line: str) -> None:
-        """Above the bar."""
+        """Write a line above the bar."""
         tqdm.write(line)
 
-    def begin(self, what: str, total: int) -> None:
-        """Another part."""
-        self._bar = tqdm(total=total, desc=what, leave=False)
+    def begin(self, label: str, total: int) -> None:
+        """Begin another part."""
+        self._bar = tqdm(total=total, desc=label, leave=False)
 
     def advance(self) -> None:
-        """One stage more."""
+        """Count a stage."""
         self._bar.update(1)
 
 
+class Everything:
+    """A phase that asks every window all items; the naive flow, without the base before it."""
+
+    def __init__(self, candidates: Sequence[Candidate], n_items: int) -> None:
+        step = Step(ALL, SEARCH, tuple(range(n_items)))
+        self._jobs = [Job(c, (step,)) for c in candidates]
+
+    def next(self, trials: Trials) -> Batch | None:
+        """All jobs at once."""
+        return batch_left("naive", self._jobs, trials)
+
+
+class FirstThatWrite:
+    """A phase that gives the best windows the loop test, until three pass it."""
+
+    def __init__(self, base: Candidate) -> None:
+        self._base = base
+
+    def next(self, trials: Trials) -> Batch | None:
+        """The best windows that were not tested yet, as many as are missing."""
+        order = [r.trial for r in rank(trials[self._base.key], trials.values()).order]
+        tested = [t for t in order if LOOPS in t.results]
+        n_missing = N_FINALISTS - sum(t.is_ok(LOOPS) for t in tested)
+        jobs = [Job(t.candidate, (Step(LOOPS),)) for t in order if LOOPS not in t.results]
+        return batch_left("loops", jobs[:n_missing], trials) if n_missing else None
+
+    def first(self, trials: Trials) -> list[str]:
+        """The specs of the first three windows."""
+        order = [r.trial for r in rank(trials[self._base.key], trials.values()).order]
+        return [t.candidate.spec for t in order if t.is_ok(LOOPS)]
+
+
 def naive(
-    setup: Setup, folder: Path, candidates: Sequence[Candidate], base: Candidate
+    info: RunInfo, setup: Setup, folder: Path, candidates: Sequence[Candidate], base: Candidate
 ) -> tuple[Run, list[str]]:
     """Every item to every window, each in a file of its own; the run and its first three."""
-    step = Step(ALL, SEARCH, tuple(range(len(setup.items[SEARCH]))))
-    with OpenRun.start(folder, {"identity": {"flow": "naive"}}, {}) as run:
-        Path(setup.folder).mkdir(exist_ok=True)
-        todo = [c for c in (base, *candidates) if run.result(c.key, ALL) is None]
-        with LocalPool([setup.options]) as pool:
-            jobs = [Job(c, (step,)) for c in todo]
-            for outcome in tqdm(pool.run(setup, jobs) if jobs else (), total=len(jobs)):
-                run.record(outcome.result, outcome.items)
-            first = []
-            for candidate in ranked(run, candidates, base):
-                if run.result(candidate.key, LOOPS) is None:
-                    for outcome in pool.run(setup, [Job(candidate, (Step(LOOPS),))]):
-                        run.record(outcome.result, outcome.items)
-                looped = run.result(candidate.key, LOOPS)
-                assert looped is not None
-                if looped["status"] == "ok":
-                    first.append(candidate.spec)
-                if len(first) == 3:  # noqa: PLR2004 - what the sweep gives
-                    break
-    return Run.open(folder), first
+    everything = Everything((base, *candidates), len(setup.items[SEARCH]))
+    last = FirstThatWrite(base)
+    make_executor = local.factory(setup.options, hosts=Hosts(WrittenHost, WrittenHost))
+    with (
+        OpenRun.start(folder, info, {}) as run,
+        working_folder(Path(setup.folder)),
+        make_executor(setup) as executor,
+    ):
+        run_phases(run, (everything, last), executor, Bar())
+        return run, last.first(run.trials)
 
 
-def totals(run: Run, stages: Sequence[str] | None = None) -> dict[str, float]:
-    """Bytes, engine-seconds and prompt tokens of a run's windows, the base's own left out."""
-    results = [
-        r for r in run.results if r["extra_layers"] and (stages is None or r["stage"] in stages)
-    ]
-    keys = {(r["candidate"], r["stage"]) for r in results}
+def totals(run: Run, stages: Iterable[Stage]) -> dict[str, float]:
+    """Bytes, engine-seconds and prompt tokens of a run's windows, without the base's own."""
+    chosen = set(stages)
+    windows = [t for t in run.trials.values() if not t.candidate.is_base]
+    results = [r for t in windows for s, r in t.results.items() if s in chosen]
     return {
-        "bytes": sum(r["bytes_written"] for r in results),
-        "seconds": sum(r["engine_seconds"] for r in results),
-        "tokens": sum(
-            i["n_tokens"] for i in run.items if (i["candidate"], i["stage"]) in keys
-        ),
-    }  # fmt: skip
-
-
-def ranked(run: Run, candidates: Sequence[Candidate], base: Candidate) -> list[Candidate]:
-    """The windows by all items, best first."""
-    found = ranks(
-        run.items_of(base.key, ALL), {c.key: run.items_of(c.key, ALL) for c in candidates}
-    )
-    by_key = {c.key: c for c in candidates}
-    cost = {c.key: c.layer_map.n_added for c in candidates}
-    return [by_key[key] for key in best(found, cost, len(found))]
+        "bytes": sum(r.bytes_written for r in results),
+        "seconds": sum(r.engine_seconds for r in results),
+        "tokens": sum(a.n_tokens for t in windows for a in t.answers_in(chosen).values()),
+    }
 
 
 def main() -> None:
@@ -149,33 +170,41 @@ def main() -> None:
     args = parser.parse_args()
     options = EngineOptions(find_engine(), n_threads=args.threads)
     suite = kinds()
-    settings = Settings()
+    sizes = tuple(int(size) for size in args.sizes.split(","))
+    request = SweepRequest(
+        args.model.resolve(), args.folder, SweepPlan("map", sizes),
+        Settings(n_finalists=N_FINALISTS), (suite, Suite(suite.items[:1])), options,
+    )  # fmt: skip
     args.folder.mkdir(parents=True, exist_ok=True)
     with Model(args.model) as model:
-        base = Candidate(LayerMap.identity(model.n_trunk))
-        sizes = [int(size) for size in args.sizes.split(",")]
-        choice = every(Windows(model, Schedule.PORTABLE), sizes)
-        choice = replace(choice, candidates=choice.candidates[: args.first])
-    prepared = prepare(args.model.resolve(), args.folder / "work", options, settings, suite,
-                       Suite(suite.items[:1]))  # fmt: skip
-    whole, first = naive(
-        replace(prepared.setup, in_full=True), args.folder / "naive", choice.candidates, base
-    )
-    started = OpenRun.start(args.folder / "sweep", {"identity": {"flow": "sweep"}}, {})
-    with started as run, LocalPool([options]) as pool:
-        found = Sweep(run, prepared.setup, settings, pool, Bar()).run(choice)
-    report(whole, Run.open(args.folder / "sweep"), len(choice.candidates))
+        base = Candidate.base(model.n_trunk)
+        chosen = every(Windows(model, Schedule.PORTABLE), sizes).candidates[: args.first]
+        about = model_info(model, args.model)
+    setup = prepare(request).setup
+    info = RunInfo(identity={"flow": "naive"}, model=about)
+    whole, first = naive(info, setup, args.folder / "naive", chosen, base)
+    rounds = rounds_of(request)
+    sampler = OneSet(Selection(chosen, ()), Halving(base.key, rounds))
+    suites = (request.suites[0].items, request.suites[1].items)
+    parts = phases(base, sampler, rounds, suites)
+    info = RunInfo(identity={"flow": "sweep"}, model=about)
+    with (
+        OpenRun.start(args.folder / "sweep", info, {}) as run,
+        working_folder(Path(setup.folder)),
+        local.factory(options)(setup) as executor,
+    ):
+        run_phases(run, parts, executor, Bar())
+        finalists = parts[2].finalists(run.trials)
+    report(whole, run, len(chosen))
     print(f"\nnaive flow: {', '.join(first)}")
-    print(f"sweep:      {', '.join(c.spec for c in found)}")
+    print(f"sweep:      {', '.join(c.spec for c in finalists)}")
 
 
 def report(whole: Run, run: Run, n: int) -> None:
     """Print the table of `n` windows."""
-    # The loop test runs on a finalist's own file, and so is part of what that costs.
-    last = {"loops", "final", "generate", "speed"}
-    stages = sorted({r["stage"] for r in run.results} - last)
-    mine, theirs, final = totals(run, stages), totals(whole, [ALL]), totals(run, sorted(last))
-    n_items = max(r["n_items"] for r in whole.results)
+    stages = {s for t in run.trials.values() for s in t.results} - set(LAST)
+    sweep, flow, final = totals(run, stages), totals(whole, [ALL]), totals(run, LAST)
+    n_items = max(r.n_items for t in whole.trials.values() for r in t.results.values())
     print(f"{n} windows, {n_items} items\n")
     print("| per window | naive flow | sweep | ratio | finalists' own files, together |")
     print("| --- | ---: | ---: | ---: | ---: |")
@@ -185,9 +214,8 @@ def report(whole: Run, run: Run, n: int) -> None:
         ("prompt tokens of items", "tokens", 1.0, ""),
     ]
     for name, key, unit, shown in rows:
-        values: list[Any] = [theirs[key] / n, mine[key] / n]
-        cells = " | ".join(f"{v / unit:.1f}{shown}" for v in values)
-        ratio = theirs[key] / mine[key]
+        cells = " | ".join(f"{v / unit:.1f}{shown}" for v in (flow[key] / n, sweep[key] / n))
+        ratio = flow[key] / sweep[key]
         print(f"| {name} | {cells} | {ratio:.1f} | {final[key] / unit:.1f}{shown} |")
 
 

@@ -11,8 +11,7 @@ import numpy.typing as npt
 from rys_gguf import Model
 from rys_gguf.checks.prove import make_prompts
 from rys_gguf.engines.base import EngineOptions
-from rys_gguf.engines.find import find_engine
-from rys_gguf.engines.server import Engine
+from rys_gguf.engines.find import find_engine, open_engine
 from tests import tiny
 
 # xllamacpp, or with LLAMA_SERVER in the environment that binary.
@@ -29,5 +28,5 @@ def logprobs(
     if not prompts:
         with Model(path) as model:
             prompts = make_prompts(model)
-    with Engine(path, OPTIONS) as engine:
+    with open_engine(path, OPTIONS) as engine:
         return np.stack([engine.logprobs(ids, n_vocab) for ids in prompts])

@@ -5,11 +5,17 @@ What is planted is known, so a report on such a run can be right or wrong.
 
 from __future__ import annotations
 
+import copy
+import json
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from rys_gguf.runs.records import RunInfo, decode_info
+from rys_gguf.runs.storage import INFO, ITEMS, RESULTS, Run
+from rys_gguf.runs.trial import Trial, Trials
 
 N_LAYERS = 24
 WINNER = (10, 14)
@@ -20,12 +26,55 @@ _TOPICS = {"math": "sqrt", "eq": "contrast", "reasoning": "date"}
 
 @dataclass
 class FakeRun:
-    """What `rys_gguf.search.run.Run` has."""
+    """A run as its files say it: `raw` is run.json, `results` and `items` are lines to change.
 
-    info: dict[str, Any]
+    It is read as `rys_gguf.runs.storage.Run` is, each time anew.
+    """
+
+    raw: dict[str, Any]
     results: list[dict[str, Any]] = field(default_factory=list)
     items: list[dict[str, Any]] = field(default_factory=list)
     folder: Path = Path("nowhere")
+
+    @property
+    def info(self) -> RunInfo:
+        """run.json, decoded."""
+        return decode_info(json.dumps(self.raw).encode(), INFO)
+
+    @property
+    def trials(self) -> Trials:
+        """What the lines come to."""
+        return self.read().trials
+
+    @property
+    def base(self) -> Trial | None:
+        """The trial of the model as it is."""
+        return self.read().base
+
+    def read(self) -> Run:
+        """The run of these lines, as if it were read from its folder."""
+        run = Run(self.folder, self.info)
+        run.replay(
+            ((f"{ITEMS}, line {n}", _line(line)) for n, line in enumerate(self.items, 1)),
+            ((f"{RESULTS}, line {n}", _line(line)) for n, line in enumerate(self.results, 1)),
+        )
+        return run
+
+    def write(self, folder: Path) -> Path:
+        """Its files in a folder, which is made."""
+        folder.mkdir(parents=True)
+        (folder / INFO).write_text(json.dumps(self.raw, indent=2) + "\n")
+        for name, lines in ((RESULTS, self.results), (ITEMS, self.items)):
+            (folder / name).write_bytes(b"".join(_line(line) + b"\n" for line in lines))
+        return folder
+
+    def copy(self) -> FakeRun:
+        """Another one, to be changed."""
+        return copy.deepcopy(self)
+
+
+def _line(value: dict[str, Any]) -> bytes:
+    return json.dumps(value).encode()
 
 
 def name_of(window: tuple[int, int] | None, n: int = N_LAYERS) -> str:
@@ -56,7 +105,11 @@ def info(n: int = N_LAYERS, **changes: Any) -> dict[str, Any]:
         },
         "plan": {"name": "two-pass"},
         "families": ["math", "eq", "reasoning"],
-        "floors": {"math": {"constant": 0.3, "random": 0.2}, "eq": 0.0, "reasoning": 0.25},
+        "floors": {
+            "math": {"constant": 0.3, "random": 0.2},
+            "eq": {"constant": 0.0, "random": 0.0},
+            "reasoning": {"constant": 0.2, "random": 0.25},
+        },
         "provenance": {"eq": "references of a single author, no human norms"},
         "illegal": [{"spec": "blocks:5,8", "rule": "output 8 would run as another kind"}],
         "created": "2026-01-01T00:00:00+00:00",
@@ -163,7 +216,8 @@ class _Lines:
             # Half of what a model gets right by luck it gets right in every variant.
             shared = luck[item] if rng.random() < 0.6 else rng.random()
             right = shared < chance
-            score = (0.3 + 0.4 * ease + worth + rng.gauss(0, 0.2)) if family == "eq" else right
+            graded = min(1.0, 0.3 + 0.4 * ease + worth + rng.gauss(0, 0.2))
+            score = graded if family == "eq" else right
             self.run.items.append(
                 {
                     "candidate": self.name,

@@ -15,7 +15,7 @@ FOLDERS = (
     "probes", "runs", "stats", "report", "search", "cli",
 )  # fmt: skip
 # Modules that anything may import: they import nothing of the package but each other.
-CELLAR = ("_version", "errors", "text")
+CELLAR = ("_version", "errors", "extras", "text")
 # What each folder does without, though the order would allow it.
 RULES: dict[str, dict[str, tuple[str, ...]]] = {
     "files": {"knows no format": ("gguf", "numpy", "click", "tqdm")},

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from rys_gguf.engines.server import Engine
+from rys_gguf.engines.find import open_engine
 from rys_gguf.errors import EngineFailed
 from tests import engine, tiny
 
@@ -46,8 +46,8 @@ def test_llama_cpp_runs_every_architecture(run: Run, arch: str) -> None:
 def test_llama_cpp_loads_the_embedding_model(tmp_path: Path) -> None:
     """BERT generates nothing, but llama.cpp takes it for a model."""
     path = tiny.write(tmp_path / "m.gguf", "bert", 4)
-    with Engine(path, engine.OPTIONS) as running:
-        assert running.properties()["model_path"] == str(path)
+    with open_engine(path, engine.OPTIONS) as running:
+        assert running.build
 
 
 @pytest.mark.parametrize("arch", SLIDING)

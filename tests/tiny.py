@@ -133,6 +133,14 @@ def write(
     return path
 
 
+def break_numbers(path: Path) -> None:
+    """Fill the final norm of a model with NaN, so that none of its logits is a number."""
+    norm = next(t for t in gguf.GGUFReader(path).tensors if t.name == "output_norm.weight")
+    with path.open("r+b") as file:
+        file.seek(int(norm.data_offset))
+        file.write(np.full(N_EMBD, np.nan, "<f4").tobytes())
+
+
 def weights(seed: str, name: str, ne: tuple[int, ...]) -> npt.NDArray[np.float32]:
     """Random weights of a size at which activations neither vanish nor explode."""
     rng = np.random.default_rng(zlib.crc32(seed.encode()))

@@ -1,1 +1,1 @@
-"""Whether a variant is right: verify, prove, smoke."""
+"""Check a variant: verify, prove, smoke."""

@@ -1,6 +1,7 @@
-"""The ladder of the method: structure first, then load, proof and loops; it stops where it breaks.
+"""Validate a variant step by step: structure first, then load, proof and loops.
 
-Each rung answers another question, and a later one says nothing while an earlier one is open.
+Each rung answers another question, and a later one means nothing while an earlier one has failed,
+so validation stops at the first failure.
 """
 
 from __future__ import annotations
@@ -11,24 +12,25 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rys_gguf._version import __version__
-from rys_gguf.checks.prove import describe_difference, prove
-from rys_gguf.checks.smoke import as_json, compare, run_smoke
+from rys_gguf.checks.prove import describe_difference, n_passes, prove
+from rys_gguf.checks.smoke import PROMPTS, compare, run_smoke
+from rys_gguf.checks.smoke_report import as_json
+from rys_gguf.checks.variant import VariantPair
 from rys_gguf.checks.verify import find_problems
 from rys_gguf.engines.base import EngineOptions
-from rys_gguf.engines.server import Engine
+from rys_gguf.engines.find import open_engine
 from rys_gguf.errors import Refused, RysError
 from rys_gguf.layers.layer_map import LayerMap
 
 
 @dataclass(frozen=True, slots=True)
 class Rung:
-    """One step: its name, how it ended ("passed", "failed", "open"), and what it showed.
+    """One step: its name, its outcome ("passed", "failed" or "open"), and what it found.
 
-    "open" is a question this rung cannot answer for the model; it is not a pass.
+    "open" means that the step cannot answer its question for this model, which is not a pass.
     """
 
     name: str
@@ -40,7 +42,7 @@ class Rung:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The rungs climbed, in order; the last one failed if the whole did."""
+    """The rungs in order, up to the first that failed."""
 
     variant: str
     source: str
@@ -58,31 +60,28 @@ class Report:
         return json.dumps(data, indent=2) + "\n"
 
 
-Step = tuple[str, str, Any]  # outcome, what it shows, details
-
-
 def validate(
-    variant: str | os.PathLike[str],
-    source: str | os.PathLike[str],
-    layer_map: LayerMap,
+    pair: VariantPair,
     options: EngineOptions,
     *,
     tolerance: float = 0.0,
     workdir: str | os.PathLike[str] | None = None,
     done: Callable[[Rung], None] = lambda _: None,
+    progress: Callable[[int], None] = lambda _: None,
 ) -> Report:
-    """Climb the ladder; `done` is called after each rung. Arguments as for `prove`.
+    """Climb the ladder; `tolerance` and `workdir` are those of `prove`.
 
-    What a rung finds is in the report; only errors that are no finding are raised.
+    `done` is called after each rung, and `progress` gets 1 after each of `n_steps` steps. Failures
+    that a rung can have are part of the report; any other error is raised.
     """
-    steps: list[tuple[str, Callable[[], Step]]] = [
-        ("verify", lambda: _verify(variant, source, layer_map)),
-        ("load", lambda: _load(variant, options)),
-        ("prove", lambda: _prove(variant, source, layer_map, options, tolerance, workdir)),
-        ("smoke", lambda: _smoke(variant, source, options)),
-    ]
+    climb = _Climb(pair, options, tolerance, workdir, progress)
     rungs: list[Rung] = []
-    for name, step in steps:
+    for name, step in (
+        ("verify", climb.verify),
+        ("load", climb.load),
+        ("prove", climb.prove),
+        ("smoke", climb.smoke),
+    ):
         start = time.monotonic()
         try:
             outcome, shows, details = step()
@@ -94,48 +93,65 @@ def validate(
         done(rungs[-1])
         if outcome == "failed":
             break
-    return Report(str(variant), str(source), layer_map.spec, tuple(rungs))
+    return Report(str(pair.variant), str(pair.source), pair.layer_map.spec, tuple(rungs))
 
 
-def _verify(
-    variant: str | os.PathLike[str], source: str | os.PathLike[str], layer_map: LayerMap
-) -> Step:
-    problems = [str(p) for p in find_problems(variant, source, layer_map.spec)]
-    if problems:
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        return "failed", problems[0] + more, problems
-    return "passed", "header and every tensor are what the map makes of the source", []
+def n_steps(layer_map: LayerMap) -> int:
+    """How often a validation that passes calls `progress`."""
+    return 2 + n_passes(layer_map) + 2 * len(PROMPTS)
 
 
-def _load(variant: str | os.PathLike[str], options: EngineOptions) -> Step:
-    with Engine(variant, options) as engine:
-        properties = engine.properties()
-        answer = engine.complete("The", n_predict=8, temperature=0.0)
-    build = properties.get("build_info")
-    return "passed", "llama.cpp loads it and generates", {"build": build, "text": answer["content"]}
+_Outcome = tuple[str, str, Any]  # the outcome, shows and details of a rung
 
 
-def _prove(
-    variant: str | os.PathLike[str],
-    source: str | os.PathLike[str],
-    layer_map: LayerMap,
-    options: EngineOptions,
-    tolerance: float,
-    workdir: str | os.PathLike[str] | None,
-) -> Step:
-    proof = prove(variant, source, layer_map, options, tolerance=tolerance, workdir=workdir)
-    details = dataclasses.asdict(proof)
-    if not proof.holds(tolerance):
-        return "failed", describe_difference(proof, layer_map), details
-    exact = all(r.exact for r in proof.results)
-    how = "bit for bit" if exact else f"within {tolerance:g} nats"
-    return "passed", f"each of {len(layer_map)} outputs runs as its source, {how}", details
+@dataclass(frozen=True, slots=True)
+class _Climb:
+    """The rungs, one a method."""
 
+    pair: VariantPair
+    options: EngineOptions
+    tolerance: float
+    workdir: str | os.PathLike[str] | None
+    progress: Callable[[int], None]
 
-def _smoke(
-    variant: str | os.PathLike[str], source: str | os.PathLike[str], options: EngineOptions
-) -> Step:
-    verdict = compare(run_smoke(Path(variant), options), run_smoke(Path(source), options))
-    outcome = "passed" if verdict.passed else "failed"
-    shows = "it does not loop where its source does not"
-    return outcome, shows if verdict.passed else verdict.reasons[0], as_json(verdict)
+    def verify(self) -> _Outcome:
+        pair = self.pair
+        problems = [str(p) for p in find_problems(pair.variant, pair.source, pair.layer_map.spec)]
+        self.progress(1)
+        if problems:
+            more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+            return "failed", problems[0] + more, problems
+        return "passed", "header and every tensor are what the map makes of the source", []
+
+    def load(self) -> _Outcome:
+        with open_engine(self.pair.variant, self.options) as engine:
+            text = engine.generate("The", 8).text
+            details = {"build": engine.build, "text": text}
+        self.progress(1)
+        return "passed", "llama.cpp loads it and generates", details
+
+    def prove(self) -> _Outcome:
+        proof = prove(
+            self.pair,
+            self.options,
+            tolerance=self.tolerance,
+            workdir=self.workdir,
+            progress=self.progress,
+        )
+        layer_map = self.pair.layer_map
+        if not proof.holds(self.tolerance):
+            return "failed", describe_difference(proof, layer_map), proof.as_json()
+        exact = all(r.exact for r in proof.results)
+        how = "bit for bit" if exact else f"within {self.tolerance:g} nats"
+        shows = f"each of {len(layer_map)} outputs runs as its source, {how}"
+        return "passed", shows, proof.as_json()
+
+    def smoke(self) -> _Outcome:
+        variant, source = (
+            run_smoke(model, self.options, progress=lambda _: self.progress(1))
+            for model in (self.pair.variant, self.pair.source)
+        )
+        verdict = compare(variant, source)
+        if not verdict.passed:
+            return "failed", verdict.reasons[0], as_json(verdict)
+        return "passed", "it does not loop where its source does not", as_json(verdict)

@@ -1,66 +1,53 @@
-"""Show in the real engine that every output layer is treated as its source was.
+"""Show in the real engine that every output layer runs as its source does.
 
-A layer that writes zeros to the residual stream passes its input on. So: pick outputs whose sources
-ascend, silence every other output of the variant and every other layer of the source, and the two
-must give the same distribution, bit for bit on one machine. A family of such paths that together
-contain every output shows it for originals and copies alike. It needs no knowledge of schedules,
-and so finds what a table of rules missed and what an engine does not read.
+A layer that writes zeros to the residual stream passes its input on. So choose outputs whose
+sources ascend, zero-ablate every other output of the variant and every other layer of the source,
+and the two must give the same distribution, bit for bit on one machine. A few such paths contain
+every output between them, which proves originals and copies alike. This needs no knowledge of
+layer schedules, so it also finds what the table of rules lacks and what an engine does not read.
 """
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from rys_gguf.checks.ablation import ablated_copy, require_room
+from rys_gguf.checks.variant import VariantPair
 from rys_gguf.engines.base import EngineOptions
-from rys_gguf.engines.server import Engine
-from rys_gguf.errors import EngineFailed, RysError
-from rys_gguf.files.copying import copy_bytes
-from rys_gguf.formats.header import Span, TensorInfo
+from rys_gguf.engines.find import open_engine
+from rys_gguf.errors import EngineFailed
 from rys_gguf.formats.model import Model
 from rys_gguf.layers.carry import architecture_of
 from rys_gguf.layers.layer_map import LayerMap
-from rys_gguf.text import printable
-
-# The tensors whose products are added to the residual stream, by their name after `blk.N.`
-# (gguf-py/gguf/constants.py; read off the graphs in src/models). Their biases, and the norms and
-# scales behind them, write there as well.
-_WRITERS = frozenset({
-    "attn_output", "attn_out", "cross_attn_output", "ffn_down", "ffn_down_exps", "ffn_down_shexp",
-    "ffn_down_chexps", "ssm_out", "shortconv.out_proj", "time_mix_output", "channel_mix_value",
-    "vis_attn_output", "vis_ffn_down", "post_attention_norm", "post_ffw_norm", "attn_post_norm",
-    "ffn_post_norm", "laurel_post_norm", "per_layer_post_norm", "altup_correct_coef",
-})  # fmt: skip
-_NORMS = frozenset(name for name in _WRITERS if name.endswith("norm"))
 
 _SEED = 20240
-# Each output that differs costs a few runs of the engine to find; the first few tell the story.
+# Finding an output that differs takes a few more passes; the first few outputs tell enough.
 _MAX_LOCATED = 4
-# Of a vocabulary too large to send as JSON at every position only the most likely tokens are
-# compared; each log-probability is normalised over all of them anyway.
-_MAX_WHOLE = 65536
+# Of a vocabulary too large to send as JSON for every prompt only the most likely tokens are
+# compared; each of their log-probabilities is normalised over all tokens anyway.
+_MAX_COMPARED_WHOLE = 65536
 _MOST_LIKELY = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class PathResult:
-    """One comparison: the outputs that spoke, and how far the two distributions were apart.
+    """One comparison: the outputs left in, those ablated, and how far the distributions differ.
 
-    `max_difference` is in nats over all positions and tokens, `divergence` the largest
-    Kullback-Leibler divergence of one position, base from variant. `positions` are the numbers of
-    the prompts at which they differ.
+    `max_difference` is the largest difference of a log-probability over all prompts and tokens, in
+    nats; `divergence` the largest Kullback-Leibler divergence of the variant from the source over
+    the prompts. `positions` are the indices of the prompts after which the two differ.
     """
 
     outputs: tuple[int, ...]
-    silenced: tuple[int, ...]
+    ablated: tuple[int, ...]
     exact: bool
     max_difference: float
     divergence: float
@@ -73,10 +60,10 @@ class PathResult:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """All comparisons, on how many positions each was made, and by which build of the engine.
+    """All comparisons, the number and greatest length of the prompts, and the engine's build.
 
-    `differing` are the outputs found not to run as their sources, looked for where a comparison
-    failed; `all_found` is False where there may be more.
+    `differing` are the outputs that do not run as their sources; they are located only where a
+    comparison failed. `all_found` is False if there may be more of them.
     """
 
     results: tuple[PathResult, ...]
@@ -90,64 +77,76 @@ class Proof:
         """Whether every difference is within `tolerance` nats; 0 demands bit-exactness."""
         return all(r.within(tolerance) for r in self.results)
 
+    def as_json(self) -> dict[str, Any]:
+        """The proof as plain values, under the names that version 0.1.0 wrote."""
+        data = dataclasses.asdict(self)
+        data["results"] = [
+            {"silenced" if key == "ablated" else key: value for key, value in result.items()}
+            for result in data["results"]
+        ]
+        return data
+
 
 def prove(
-    variant: str | os.PathLike[str],
-    source: str | os.PathLike[str],
-    layer_map: LayerMap,
+    pair: VariantPair,
     options: EngineOptions,
     *,
     tolerance: float = 0.0,
     workdir: str | os.PathLike[str] | None = None,
     say: Callable[[str], None] = lambda _: None,
+    progress: Callable[[int], None] = lambda _: None,
 ) -> Proof:
     """Compare the variant with its source along paths that cover every output layer.
 
-    Needs room for a copy of the larger file in `workdir` (default: beside the variant); it is
-    removed again. `tolerance` is in nats, for engines whose kernels do not repeat bit for bit.
-    `say` gets a line on every step. Raises EngineFailed if a model does not load or answer, Refused
-    for an architecture in which a silenced layer does not pass its input on.
+    Needs room for a copy of the larger file in `workdir` (default: beside the variant) and removes
+    the copy again. `tolerance` is in nats, for engines whose kernels are not bit-reproducible.
+    `say` gets a line about every step; `progress` gets 1 after each of `n_passes` loaded models.
+    Raises EngineFailed if a model does not load or answer, Refused for an architecture in which an
+    ablated layer does not pass its input on, RysError if the copy does not fit.
     """
-    with Model(variant) as out, Model(source) as base:
-        if why := architecture_of(base, assume_uniform=True).unprovable:
-            raise base.refuse(f"not provable this way: {why}")
-        prompts = make_prompts(base)
-        options = _with_room(options, max(map(len, prompts)))
-        folder = Path(workdir) if workdir else Path(variant).resolve().parent
-        _require_room(folder, max(out.n_bytes, base.n_bytes), say)
-        ask = _Asker(prompts, n_probed(base), options, folder)
+    with Model(pair.variant) as variant, Model(pair.source) as source:
+        if why := architecture_of(source, assume_uniform=True).unprovable:
+            raise source.refuse(f"not provable this way: {why}")
+        prompts = make_prompts(source)
+        longest = max(map(len, prompts))
+        options = dataclasses.replace(options, n_ctx=max(256, longest + 8))
+        folder = Path(workdir) if workdir else Path(pair.variant).resolve().parent
+        n_bytes = max(variant.n_bytes, source.n_bytes)
+        free = require_room(folder, n_bytes)
+        say(f"silenced copies need {n_bytes} bytes, {free} are free")
+        runner = _Runner(prompts, n_probed(source), options, folder, progress)
+        sides = _Sides(variant, source, pair.layer_map)
         results = []
-        for path in covering_paths(layer_map):
-            silenced = ", ".join(str(o) for o in range(len(layer_map)) if o not in path)
-            say(f"silencing outputs {silenced or '(none)'}")
-            results.append(_along(path, out, base, layer_map, ask))
-        build = ask.build
-        failed = [r for r in results if not r.within(tolerance)]
+        for path in covering_paths(pair.layer_map):
+            ablated = ", ".join(map(str, sides.ablated(path)))
+            say(f"silencing outputs {ablated or '(none)'}")
+            results.append(sides.compare(path, runner))
+        build = runner.build
         differing: set[int] = set()
         all_found = True
-        if failed:
+        if failed := [r for r in results if not r.within(tolerance)]:
             say("looking for the outputs that differ")
-            # The shortest prompt at which every failure shows will do.
+            # The shortest prompt after which every failure shows is enough.
             shortest = prompts[max(r.positions[0] for r in failed)]
-            ask = _Asker([shortest], n_probed(base), options, folder)
-        for result in failed:
-            found = _differing(result.outputs, out, base, layer_map, ask, tolerance)
-            all_found = all_found and len(found) < _MAX_LOCATED
-            differing |= found
+            runner = _Runner([shortest], n_probed(source), options, folder)
+            for result in failed:
+                located = _differing(result.outputs, sides, runner, tolerance)
+                all_found = all_found and len(located) < _MAX_LOCATED
+                differing |= located
         return Proof(
-            tuple(results),
-            len(prompts),
-            max(map(len, prompts)),
-            build,
-            tuple(sorted(differing)),
-            all_found,
+            tuple(results), len(prompts), longest, build, tuple(sorted(differing)), all_found
         )
 
 
+def n_passes(layer_map: LayerMap) -> int:
+    """How many models a proof loads, unless it has to locate differing outputs."""
+    return 2 * len(covering_paths(layer_map))
+
+
 def describe_difference(proof: Proof, layer_map: LayerMap) -> str:
-    """The sentence that says which outputs differ."""
+    """A clause that says which outputs differ."""
     if not proof.differing:
-        return "does not compute what its map says, though no single output stands out"
+        return "does not compute what its map says, but no single output can be blamed"
     named = ", ".join(f"{out} (source {layer_map[out]})" for out in proof.differing)
     if len(proof.differing) == 1:
         return f"output {named} does not run as its source"
@@ -155,53 +154,11 @@ def describe_difference(proof: Proof, layer_map: LayerMap) -> str:
     return f"outputs {named}{more} do not run as their sources"
 
 
-def _along(
-    path: tuple[int, ...], out: Model, base: Model, layer_map: LayerMap, ask: _Asker
-) -> PathResult:
-    """Compare the two with nothing but `path` speaking."""
-    kept = {layer_map[o] for o in path}
-    dropped = tuple(n for n in range(base.n_trunk) if n not in kept)
-    silenced = tuple(o for o in range(len(layer_map)) if o not in path)
-    # llama.cpp computes the last layer for the last token only, with another kernel than many
-    # tokens at once. Where that layer is silent on one side alone, one token at a time is what
-    # makes the two alike.
-    alike = (len(layer_map) - 1 in path) == (base.n_trunk - 1 in kept)
-    n_ubatch = None if alike else 1
-    want, have = ask(base, dropped, n_ubatch), ask(out, silenced, n_ubatch)
-    return _compare(path, silenced, want, have)
-
-
-def _differing(
-    path: tuple[int, ...],
-    out: Model,
-    base: Model,
-    layer_map: LayerMap,
-    ask: _Asker,
-    tolerance: float,
-) -> set[int]:
-    """Outputs of a failing path that do not run as their sources, at most `_MAX_LOCATED`.
-
-    The shortest beginning of the path that fails ends with one; the search goes on behind it.
-    """
-    found: set[int] = set()
-    rest = path
-    while rest and len(found) < _MAX_LOCATED:
-        if _along(rest, out, base, layer_map, ask).within(tolerance):
-            break
-        low, high = 0, len(rest)  # rest[:low] passes, rest[:high] fails
-        while high - low > 1:
-            middle = (low + high) // 2
-            passes = _along(rest[:middle], out, base, layer_map, ask).within(tolerance)
-            low, high = (middle, high) if passes else (low, middle)
-        found.add(rest[high - 1])
-        rest = rest[high:]
-    return found
-
-
 def covering_paths(layer_map: LayerMap) -> list[tuple[int, ...]]:
-    """Ascending outputs with strictly ascending sources, the fewest found that cover every output.
+    """Sequences of ascending outputs with strictly ascending sources that cover every output.
 
-    Each is as long as it can be, so that as little as possible is silenced.
+    There are as few as a greedy choice finds, each as long as possible so that few layers are
+    ablated.
 
     covering_paths(blocks:1,3 on 4 layers) == [(0, 1, 2, 5), (0, 3, 4, 5)]
     """
@@ -215,7 +172,7 @@ def covering_paths(layer_map: LayerMap) -> list[tuple[int, ...]]:
 
 
 def _best_path(sources: Sequence[int], uncovered: set[int]) -> tuple[int, ...]:
-    """The path that covers most, and of those the longest (a weighted longest increasing run)."""
+    """The path that covers most new outputs, and of these the longest."""
     n = len(sources)
     best: list[tuple[int, int]] = []  # (weight, predecessor) of the best path ending at each output
     for out in range(n):
@@ -224,18 +181,18 @@ def _best_path(sources: Sequence[int], uncovered: set[int]) -> tuple[int, ...]:
             if sources[prior] < sources[out] and best[prior][0] > weight:
                 weight, before = best[prior][0], prior
         best.append((weight + (n + 1 if out in uncovered else 1), before))
-    at = max(range(n), key=lambda out: best[out][0])
+    last = max(range(n), key=lambda out: best[out][0])
     path = []
-    while at >= 0:
-        path.append(at)
-        at = best[at][1]
+    while last >= 0:
+        path.append(last)
+        last = best[last][1]
     return tuple(reversed(path))
 
 
 def make_prompts(model: Model) -> list[list[int]]:
-    """Token-id prompts of growing length, the longest past the sliding window where there is one.
+    """Prompts of growing length as token ids, the longest past the sliding window if there is one.
 
-    Random ids: no layer may be idle because a text was easy.
+    The ids are random, so that no layer is idle because a text was easy.
     """
     window = model.scalar("attention.sliding_window") or 0
     limit = (model.scalar("context_length") or 1024) - 2
@@ -246,131 +203,128 @@ def make_prompts(model: Model) -> list[list[int]]:
 
 
 def n_vocab(model: Model) -> int:
-    """Entries of the vocabulary."""
+    """The size of the vocabulary."""
     tokens = model.header.get("tokenizer.ggml.tokens")
     if tokens is not None and tokens.is_array:
         return tokens.n_items
     embedding = next((t for t in model.globals if t.name == "token_embd.weight"), None)
     if embedding is None:
-        raise model.refuse("has neither tokens nor token_embd.weight: nothing to compare")
+        raise model.refuse("has neither tokens nor token_embd.weight, so there is nothing to ask")
     return embedding.ne[1]
 
 
 def n_probed(model: Model) -> int:
-    """How many of the most likely tokens are compared at each position."""
+    """How many of the most likely tokens are compared after each prompt."""
     n = n_vocab(model)
-    return n if n <= _MAX_WHOLE else _MOST_LIKELY
+    return n if n <= _MAX_COMPARED_WHOLE else _MOST_LIKELY
 
 
-def residual_writers(tensors: Iterable[TensorInfo]) -> Iterator[TensorInfo]:
-    """Those tensors of one layer that have to be zero for the layer to pass its input on."""
-    for tensor in tensors:
-        name, _, kind = tensor.name.split(".", 2)[2].rpartition(".")
-        if not name:
-            name, kind = kind, ""
-        # A norm behind a silenced branch gives zero by itself, but for its bias.
-        if name in _WRITERS and (name not in _NORMS or kind == "bias"):
-            yield tensor
-
-
-@contextlib.contextmanager
-def silenced_copy(model: Model, layers: Iterable[int], folder: Path) -> Iterator[Path]:
-    """A copy of a model in which those layers write nothing; the model itself if there are none.
-
-    All-zero bytes are zeros in every quantisation llama.cpp has.
-    """
-    layers = list(layers)
-    if not layers:
-        yield model.files[0].path
-        return
-    try:
-        # In a folder of its own the copy keeps its name, which llama.cpp wants of shards.
-        with tempfile.TemporaryDirectory(prefix=".rys-", dir=folder) as name:
-            paths = [Path(name) / file.path.name for file in model.files]
-            for file, path in zip(model.files, paths, strict=True):
-                with path.open("wb") as out:
-                    for _ in copy_bytes(file, out.fileno(), 0, file.n_bytes):
-                        pass
-            for layer in layers:
-                for tensor in residual_writers(model.layers[layer]):
-                    span = model.data(tensor).span
-                    _write_zeros(paths[span.shard], span)
-            yield paths[0]
-    except OSError as e:
-        reason = e.strerror or str(e)
-        raise RysError(f"{printable(folder)}: cannot make a silenced copy: {reason}") from e
-
-
-def _write_zeros(path: Path, span: Span) -> None:
-    zeros = bytes(1 << 20)
-    with path.open("r+b") as file:
-        file.seek(span.offset)
-        for done in range(0, span.n_bytes, len(zeros)):
-            file.write(zeros[: span.n_bytes - done])
-
-
-class _Asker:
-    """Distributions of silenced models, shape (n_prompts, n_vocab), each asked for only once."""
+class _Runner:
+    """Runs ablated models: log-probabilities of shape (n_prompts, n_vocab), each computed once."""
 
     def __init__(
-        self, prompts: list[list[int]], n_probed: int, options: EngineOptions, folder: Path
+        self,
+        prompts: list[list[int]],
+        n_probed: int,
+        options: EngineOptions,
+        folder: Path,
+        progress: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._prompts = prompts
         self._n_probed = n_probed
         self._options = options
         self._folder = folder
+        self._progress = progress
         self._known: dict[object, npt.NDArray[np.float64]] = {}
         self.build = ""
 
     def __call__(
-        self, model: Model, silenced: tuple[int, ...], n_ubatch: int | None
+        self, model: Model, ablated: tuple[int, ...], n_ubatch: int | None
     ) -> npt.NDArray[np.float64]:
-        key = (id(model), silenced, n_ubatch)
-        options = replace(self._options, n_ubatch=n_ubatch or self._options.n_ubatch)
+        key = (id(model), ablated, n_ubatch)
         if key not in self._known:
-            with (
-                silenced_copy(model, silenced, self._folder) as path,
-                Engine(path, options) as engine,
-            ):
-                self.build = engine.build
-                n = n_vocab(model)
-                rows = [engine.logprobs(ids, n, self._n_probed) for ids in self._prompts]
-            if not all(np.isfinite(row).any() for row in rows):
-                raise EngineFailed(f"{model.name}: its probabilities are not numbers")
-            self._known[key] = np.stack(rows)
+            self._known[key] = self._run(model, ablated, n_ubatch)
+        self._progress(1)
         return self._known[key]
+
+    def _run(
+        self, model: Model, ablated: tuple[int, ...], n_ubatch: int | None
+    ) -> npt.NDArray[np.float64]:
+        options = dataclasses.replace(self._options, n_ubatch=n_ubatch or self._options.n_ubatch)
+        n = n_vocab(model)
+        with (
+            ablated_copy(model, ablated, self._folder) as path,
+            open_engine(path, options) as engine,
+        ):
+            self.build = engine.build
+            rows = [engine.logprobs(ids, n, self._n_probed) for ids in self._prompts]
+        if not all(np.isfinite(row).any() for row in rows):
+            raise EngineFailed(f"{model.name}: its probabilities are not numbers")
+        return np.stack(rows)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sides:
+    """The two models that are compared, and the map between their layers."""
+
+    variant: Model
+    source: Model
+    layer_map: LayerMap
+
+    def ablated(self, path: tuple[int, ...]) -> tuple[int, ...]:
+        """The outputs that are not on a path."""
+        return tuple(o for o in range(len(self.layer_map)) if o not in path)
+
+    def compare(self, path: tuple[int, ...], run: _Runner) -> PathResult:
+        """Compare the two with only the layers of `path` left in."""
+        kept = {self.layer_map[o] for o in path}
+        dropped = tuple(n for n in range(self.source.n_trunk) if n not in kept)
+        # llama.cpp computes the last layer for the last token only, with another kernel than for
+        # many tokens at once. Where that layer is ablated on one side only, computing one token at
+        # a time makes the two sides use the same kernels.
+        same = (len(self.layer_map) - 1 in path) == (self.source.n_trunk - 1 in kept)
+        n_ubatch = None if same else 1
+        ablated = self.ablated(path)
+        want = run(self.source, dropped, n_ubatch)
+        have = run(self.variant, ablated, n_ubatch)
+        return _compare(path, ablated, want, have)
+
+
+def _differing(path: tuple[int, ...], sides: _Sides, run: _Runner, tolerance: float) -> set[int]:
+    """Outputs of a failing path that do not run as their sources, at most `_MAX_LOCATED`.
+
+    The shortest beginning of the path that fails ends with one; the search continues after it.
+    """
+    located: set[int] = set()
+    rest = path
+    while rest and len(located) < _MAX_LOCATED:
+        if sides.compare(rest, run).within(tolerance):
+            break
+        low, high = 0, len(rest)  # rest[:low] passes, rest[:high] fails
+        while high - low > 1:
+            middle = (low + high) // 2
+            passes = sides.compare(rest[:middle], run).within(tolerance)
+            low, high = (middle, high) if passes else (low, middle)
+        located.add(rest[high - 1])
+        rest = rest[high:]
+    return located
 
 
 def _compare(
     path: tuple[int, ...],
-    silenced: tuple[int, ...],
+    ablated: tuple[int, ...],
     want: npt.NDArray[np.float64],
     have: npt.NDArray[np.float64],
 ) -> PathResult:
-    exact = bool(np.array_equal(want, have))
-    # Where only the most likely tokens were asked for, the two sides know different ones.
+    # Where only the most likely tokens were asked for, the two sides may know different ones.
     known = np.isfinite(want) & np.isfinite(have)
     difference = np.subtract(want, have, where=known, out=np.zeros_like(want))
     divergence = (np.exp(want) * difference).sum(axis=1)
     return PathResult(
         path,
-        silenced,
-        exact,
-        float(np.abs(difference).max()),
-        float(divergence.max()),
-        tuple(n for n in range(len(want)) if not np.array_equal(want[n], have[n])),
+        ablated,
+        exact=bool(np.array_equal(want, have)),
+        max_difference=float(np.abs(difference).max()),
+        divergence=float(divergence.max()),
+        positions=tuple(n for n in range(len(want)) if not np.array_equal(want[n], have[n])),
     )
-
-
-def _with_room(options: EngineOptions, n_tokens: int) -> EngineOptions:
-    return replace(options, n_ctx=max(256, n_tokens + 8))
-
-
-def _require_room(folder: Path, n_bytes: int, say: Callable[[str], None]) -> None:
-    free = shutil.disk_usage(folder).free
-    say(f"silenced copies need {n_bytes} bytes, {free} are free")
-    if free < n_bytes:
-        raise RysError(
-            f"{printable(folder)}: {n_bytes} bytes needed for a silenced copy, {free} free; "
-            f"choose another folder with --workdir"
-        )

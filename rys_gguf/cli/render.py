@@ -1,4 +1,4 @@
-"""What the commands print: plans, diffs, models and proofs as lines of text and as JSON.
+"""What the commands print of models, plans and diffs, as lines of text and as JSON.
 
 Everything from a file passes through `printable` before it gets here or on its way out.
 """
@@ -6,55 +6,37 @@ Everything from a file passes through `printable` before it gets here or on its 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from rys_gguf.files.copying import can_share
 from rys_gguf.formats.model import Model
 from rys_gguf.layers.describe import Description, LegalLengths, letter
-from rys_gguf.layers.layer_map import LayerMap
 from rys_gguf.patch.diff import HeaderDiff, diff_plan, json_value, show_value
 from rys_gguf.patch.plan import Plan
+from rys_gguf.patch.writer import Written
 from rys_gguf.text import printable, size
-
-if TYPE_CHECKING:  # only `prove` has one, and pays for the engine
-    from rys_gguf.checks.prove import Proof
 
 _SHOWN_TENSORS = 10
 _SHOWN_LENGTHS = 12
 _STRIP_WIDTH = 64
 
 
-def proof_lines(proof: Proof, layer_map: LayerMap, tolerance: float) -> Iterator[str]:
-    """Each comparison, and the sentence on the whole if it holds."""
-    for result in proof.results:
-        exact = "bit-exact" if result.exact else f"{result.max_difference:.3g} nats apart"
-        silenced = ", ".join(map(str, result.silenced)) or "none"
-        yield f"silenced {silenced}: {exact}"
-    if proof.holds(tolerance):
-        within = "" if all(r.exact for r in proof.results) else f" within {tolerance:g} nats"
-        yield (
-            f"every one of {len(layer_map)} outputs runs as its source{within} "
-            f"({proof.n_positions} positions, up to {proof.longest} tokens)"
-        )
-
-
-def plan_lines(planned: Plan, *, full: bool) -> Iterator[str]:
-    """Map, header diff, sizes and memory; with `full` every tensor and value."""
+def plan_lines(planned: Plan, disk: str | None = None, *, full: bool) -> Iterator[str]:
+    """Map, header diff, sizes, memory and `disk`; with `full` every tensor and value."""
     model, layer_map = planned.model, planned.layer_map
     yield f"{model.name}  {layer_map.spec}  schedule {planned.schedule.value}"
     yield f"layers   {model.n_trunk} -> {len(layer_map)}" + _mtp(model.n_mtp)
-    for run in layer_map.stretches():
-        yield f"  {run}"
+    for stretch in layer_map.stretches():
+        yield f"  {stretch}"
     seam = ", ".join(f"{out} <- {source}" for out, source in layer_map.seams())
     if seam:
         yield f"seam     {seam}"
     yield "header"
     yield from _header_lines(diff_plan(planned), full=full)
-    names = [(m.target.name, m.source.name if m.source else "(new)") for m in planned.tensors]
+    names = [(t.target.name, t.source.name if t.source else "(new)") for t in planned.tensors]
     n_renamed = sum(name != source for name, source in names)
     n_copies = len(names) - len({source for _, source in names})
     yield f"  {n_copies} tensors are copies, {n_renamed} have another name than their source"
-    if changed := [m.target.name for m in planned.tensors if not m.is_copy]:
+    if changed := [t.target.name for t in planned.tensors if not t.is_copy]:
         yield f"  {len(changed)} tensors hold other data than their source"
     if full:
         for name, source in names:
@@ -67,28 +49,25 @@ def plan_lines(planned: Plan, *, full: bool) -> Iterator[str]:
     if memory.state:
         parts.append(f"{size(memory.state, sign=True)} recurrent state per sequence")
     yield "memory   " + ", ".join(parts)
-    model_file = model.files[0]
-    shared, why_not = can_share(
-        model_file, model_file.path.resolve().parent, model.header.alignment
-    )
-    yield "disk     " + ("shared with the model but for the header" if shared else why_not)
+    if disk is not None:
+        yield f"disk     {disk}"
 
 
-def diff_lines(found: HeaderDiff, *, full: bool) -> Iterator[str]:
+def diff_lines(difference: HeaderDiff, *, full: bool) -> Iterator[str]:
     """The differences between two headers; with `full` every tensor and value."""
-    yield from _header_lines(found, full=full)
-    for change in found.tensors if full else found.tensors[:_SHOWN_TENSORS]:
+    yield from _header_lines(difference, full=full)
+    for change in difference.tensors if full else difference.tensors[:_SHOWN_TENSORS]:
         shown = [f"{t.type_name} {list(t.ne)}" if t else "-" for t in (change.old, change.new)]
         sign = "+" if change.old is None else "-" if change.new is None else "~"
         yield f"{sign} {printable(change.name)}  {shown[0]} -> {shown[1]}"
-    if hidden := 0 if full else len(found.tensors[_SHOWN_TENSORS:]):
+    if hidden := 0 if full else len(difference.tensors[_SHOWN_TENSORS:]):
         yield f"  and {hidden} more tensors (--full lists them)"
 
 
-def _header_lines(found: HeaderDiff, *, full: bool) -> Iterator[str]:
-    for line in found.layout:
+def _header_lines(difference: HeaderDiff, *, full: bool) -> Iterator[str]:
+    for line in difference.layout:
         yield f"  ~ {line}"
-    for change in found.kvs:
+    for change in difference.kvs:
         sides = []
         for kv, other in ((change.old, change.new), (change.new, change.old)):
             if kv is not None:
@@ -96,40 +75,40 @@ def _header_lines(found: HeaderDiff, *, full: bool) -> Iterator[str]:
                 same = other is not None and kv.type_name == other.type_name
                 sides.append(show_value(kv, full=full) + ("" if same else f" ({kv.type_name})"))
         yield f"  {change.sign} {printable(change.key)}  {' -> '.join(sides)}"
-    yield f"tensors  {found.n_tensors[0]} -> {found.n_tensors[1]}"
+    yield f"tensors  {difference.n_tensors[0]} -> {difference.n_tensors[1]}"
     yield (
-        f"bytes    {found.n_bytes[0]} -> {found.n_bytes[1]} "
-        f"({size(found.n_bytes[1] - found.n_bytes[0], sign=True)})"
+        f"bytes    {difference.n_bytes[0]} -> {difference.n_bytes[1]} "
+        f"({size(difference.n_bytes[1] - difference.n_bytes[0], sign=True)})"
     )
 
 
-def description_lines(model: Model, found: Description) -> Iterator[str]:
+def description_lines(model: Model, description: Description) -> Iterator[str]:
     """A model's layers as a strip of letters, its rules, windows, types and sizes."""
-    yield f"{model.name}  {printable(found.architecture)}  {size(model.n_bytes)}"
-    yield f"layers   {found.n_trunk}" + _mtp(found.n_mtp)
-    strip = found.strip
+    yield f"{model.name}  {printable(description.architecture)}  {size(model.n_bytes)}"
+    yield f"layers   {description.n_trunk}" + _mtp(description.n_mtp)
+    strip = description.strip
     for start in range(0, len(strip), _STRIP_WIDTH):
         row = strip[start : start + _STRIP_WIDTH]
         groups = " ".join(row[k : k + 8] for k in range(0, len(row), 8))
         yield f"  {start:4} {groups}"
 
-    kinds = {k: found.kinds.count(k) for k in dict.fromkeys(found.kinds) if k}
+    kinds = {k: description.kinds.count(k) for k in dict.fromkeys(description.kinds) if k}
     legend = [f"{letter(kind)} {kind} ({n})" for kind, n in kinds.items()]
-    if found.n_mtp:
-        legend.append(f"M multi-token prediction ({found.n_mtp})")
+    if description.n_mtp:
+        legend.append(f"M multi-token prediction ({description.n_mtp})")
     if legend:
         yield "       " + ", ".join(legend)
-    for rule in found.rules:
+    for rule in description.rules:
         yield f"rule     {printable(rule, 1000)}"
-    yield f"         source: llama.cpp {found.source}"
-    for legal in found.legal:
+    yield f"         source: llama.cpp {description.source}"
+    for legal in description.legal:
         yield f"windows  {legal.schedule.value}: {_lengths(legal)}"
-    for name, (n, n_bytes) in found.types.items():
+    for name, (n, n_bytes) in description.types.items():
         yield f"type     {name:8} {n:5} tensors  {size(n_bytes)}"
-    sizes = found.layer_bytes
+    sizes = description.layer_bytes
     yield (
         f"bytes    {size(min(sizes))} to {size(max(sizes))} per layer, "
-        f"{size(found.global_bytes)} outside layers"
+        f"{size(description.global_bytes)} outside layers"
     )
 
 
@@ -151,12 +130,13 @@ def _mtp(n: int) -> str:
     return f" + {n} MTP (stays last)" if n else ""
 
 
-def diff_json(found: HeaderDiff) -> dict[str, Any]:
+def diff_json(difference: HeaderDiff) -> dict[str, Any]:
     """The differences between two headers."""
     return {
-        "layout": list(found.layout),
+        "layout": list(difference.layout),
         "kvs": [
-            {"key": c.key, "old": json_value(c.old), "new": json_value(c.new)} for c in found.kvs
+            {"key": c.key, "old": json_value(c.old), "new": json_value(c.new)}
+            for c in difference.kvs
         ],
         "tensors": [
             {
@@ -164,10 +144,10 @@ def diff_json(found: HeaderDiff) -> dict[str, Any]:
                 "old": None if c.old is None else {"type": c.old.type_name, "ne": c.old.ne},
                 "new": None if c.new is None else {"type": c.new.type_name, "ne": c.new.ne},
             }
-            for c in found.tensors
+            for c in difference.tensors
         ],
-        "n_tensors": found.n_tensors,
-        "n_bytes": found.n_bytes,
+        "n_tensors": difference.n_tensors,
+        "n_bytes": difference.n_bytes,
     }
 
 
@@ -201,30 +181,39 @@ def plan_json(planned: Plan, *, full: bool = False) -> dict[str, Any]:
     if full:
         data["tensors"] = [
             {
-                "name": m.target.name,
-                "source": m.source.name if m.source else None,
-                "n_bytes": m.target.n_bytes,
-                "is_copy": m.is_copy,
+                "name": t.target.name,
+                "source": t.source.name if t.source else None,
+                "n_bytes": t.target.n_bytes,
+                "is_copy": t.is_copy,
             }
-            for m in planned.tensors
+            for t in planned.tensors
         ]
     return data
 
 
-def description_json(model: Model, found: Description) -> dict[str, Any]:
+def written_json(written: Written) -> dict[str, Any]:
+    """The files of an output."""
+    return {
+        "output": [str(path) for path in written.paths],
+        "n_shared": written.n_shared,
+        "n_copied": written.n_copied,
+    }
+
+
+def description_json(model: Model, description: Description) -> dict[str, Any]:
     """What `inspect` shows."""
     return {
         "model": str(model.files[0].path),
-        "architecture": found.architecture,
-        "n_layers": found.n_trunk,
-        "n_mtp": found.n_mtp,
-        "kinds": found.kinds,
-        "strip": found.strip,
-        "rules": found.rules,
-        "source": found.source,
-        "types": {k: {"n": n, "n_bytes": n_bytes} for k, (n, n_bytes) in found.types.items()},
-        "layer_bytes": found.layer_bytes,
-        "global_bytes": found.global_bytes,
-        "legal_windows": {legal.schedule.value: legal.n_windows for legal in found.legal},
-        "longest_window_tried": found.legal[0].n_tried,
+        "architecture": description.architecture,
+        "n_layers": description.n_trunk,
+        "n_mtp": description.n_mtp,
+        "kinds": description.kinds,
+        "strip": description.strip,
+        "rules": description.rules,
+        "source": description.source,
+        "types": {k: {"n": n, "n_bytes": n_bytes} for k, (n, n_bytes) in description.types.items()},
+        "layer_bytes": description.layer_bytes,
+        "global_bytes": description.global_bytes,
+        "legal_windows": {legal.schedule.value: legal.n_windows for legal in description.legal},
+        "longest_window_tried": description.legal[0].n_tried,
     }

@@ -1,1 +1,1 @@
-"""llama.cpp: running it, and its answers as values."""
+"""Run llama.cpp and get its answers as values."""

@@ -1,6 +1,6 @@
-"""What an engine is told, and what it answers: values, whatever server or library stands behind.
+"""The Engine protocol: a loaded model that answers questions with values.
 
-Every implementation passes the same tests (tests/engines/contract.py).
+Servers and libraries may implement it; all pass the tests of tests/engines/contract.py.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import numpy.typing as npt
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """How to run llama.cpp: which binary (None for xllamacpp), and what with.
+    """How to run llama.cpp: the llama-server binary, or None for the xllamacpp package.
 
-    `arguments` go to llama-server as they are. `n_ubatch` is the number of tokens computed at once,
-    llama.cpp's own choice with None. `environment` is added to that of this process. Times are in
-    seconds.
+    `arguments` are passed to llama-server. `n_ubatch` is the number of tokens computed at once,
+    None for llama.cpp's default. `environment` is added to the environment of this process. Times
+    are in seconds.
     """
 
     binary: Path | None = None
@@ -38,9 +38,10 @@ class EngineOptions:
 class Generation:
     """What a model wrote, greedily; `truncated` if the token limit ended it.
 
-    `thoughts` are what a thinking model wrote before its answer though it was told not to think.
+    `thoughts` is what a thinking model wrote before its answer although it was told not to think.
     `mean_nll` is the mean of -log p over the tokens it chose, in nats: None if it was not asked for
-    or nothing was written, infinite if a probability was no number.
+    or there are no such tokens, infinite if a probability was not a number. llama.cpp reports no
+    probability for a token that ends inside a character; such tokens do not count.
     """
 
     text: str
@@ -52,26 +53,26 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """Tokens per second, as the engine counts them; None where it does not say."""
+    """Tokens per second as the engine measured them; None if it did not."""
 
     prompt: float | None
     generation: float | None
 
 
 class Engine(Protocol):
-    """One loaded model. Use it as a context manager; it is ready inside the block.
+    """One loaded model. Use it as a context manager, once; it is ready inside the block.
 
-    Every method raises EngineFailed, with the engine's last log lines, where the engine does not
-    do its part. `build` is what identifies llama.cpp and its version.
+    Every method raises EngineFailed, with the engine's last log lines, if the engine fails or is
+    closed. Threads may share an engine.
     """
 
     @property
     def model(self) -> Path:
-        """The file it was opened with."""
+        """The absolute path of the model's file."""
 
     @property
     def build(self) -> str:
-        """What the engine calls itself: its program, package version and build."""
+        """Identifies the engine: its program, package version and build. Known inside the block."""
 
     def __enter__(self) -> Engine: ...
 
@@ -83,13 +84,16 @@ class Engine(Protocol):
     ) -> None: ...
 
     def close(self) -> None:
-        """End it, whatever it is doing; may be called from another thread, and twice."""
+        """End it, whatever it is doing; safe to call twice and from any thread.
+
+        A method that is running in another thread raises EngineFailed.
+        """
 
     def tokenize(self, text: str, *, special: bool = True) -> list[int]:
         """Token ids of a text, with the model's own special tokens in front if `special`."""
 
     def templated(self, question: str) -> str:
-        """The prompt the model's chat template makes of a user message, thinking switched off."""
+        """The prompt that the model's chat template makes of a user message, with thinking off."""
 
     def generate(
         self,
@@ -99,23 +103,26 @@ class Engine(Protocol):
         stop: Sequence[str] = (),
         with_nll: bool = False,
     ) -> Generation:
-        """Go on from a prompt, at most `n_tokens`, greedily, up to one of the `stop` texts."""
+        """Continue a prompt greedily, by at most `n_tokens`, up to the first of the `stop` texts.
+
+        The text does not include the stop text.
+        """
 
     def chat(self, question: str, n_tokens: int, *, with_nll: bool = False) -> Generation:
-        """Answer a user message through the model's chat template, greedily, thinking off."""
+        """Answer a user message greedily through the chat template, with thinking off."""
 
     def logprobs(
         self, tokens: Sequence[int], n_vocab: int, n_probs: int | None = None
     ) -> npt.NDArray[np.float64]:
         """Log-probabilities of the token after `tokens`, shape (n_vocab,), in nats.
 
-        With `n_probs` only of that many, the most likely ones; the others are -inf.
+        With `n_probs` only the values of that many most likely tokens; the others are -inf.
         """
 
     def top_logprobs(self, tokens: Sequence[int], n: int) -> dict[int, float]:
         """The `n` most likely tokens after `tokens` and their log-probabilities, in nats.
 
-        All are -inf where the model gives no numbers.
+        All are -inf if the model's logits are not numbers.
         """
 
     def option_probabilities(
@@ -123,9 +130,9 @@ class Engine(Protocol):
     ) -> list[float]:
         """Probabilities of the token after `tokens` among distinct `options`, with sum 1.
 
-        `same_prompt` lets the engine keep what it computed of the prompt it shares with the last
-        question; what it then computes may depend on that question.
+        With `same_prompt` the engine may reuse what it computed for a prompt shared with the last
+        question; the rounding of the result may then depend on that question.
         """
 
     def speed(self, tokens: Sequence[int], n_tokens: int) -> Speed:
-        """Read a prompt and write exactly `n_tokens`, and say how fast each went."""
+        """Measure the reading of a prompt and the writing of exactly `n_tokens`."""

@@ -1,12 +1,17 @@
-"""The child process of `engine` for xllamacpp: serve one model until told to stop.
+"""The program that the child process runs for xllamacpp: serve one model until signalled.
 
-usage: python -m rys_gguf.engines.child '{"model": ..., "port": ..., "n_ctx": ...,
-           "n_threads": ..., "n_ubatch": ...}'
+usage: python child.py '{"model": PATH, "port": N, "n_ctx": N, "n_threads": N, "n_ubatch": N}'
+
+The API key that clients must send is in the environment's LLAMA_API_KEY, as for llama-server.
+
+It is run as a file and imports nothing of this package, so that it is always the code the parent
+was loaded with.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 
@@ -23,19 +28,22 @@ def main() -> None:
     params.n_ctx = settings["n_ctx"]
     params.n_parallel = 1
     params.warmup = False
-    # Sizes are ours to choose; fitting them to the device would load the model once more.
+    # The caller chooses the sizes; fitting them to the device would load the model a second time.
     params.fit_params = False
+    # In the environment, since other users can read the arguments of a process.
+    params.api_keys = [os.environ["LLAMA_API_KEY"]]
     if settings["n_threads"]:
         params.cpuparams.n_threads = settings["n_threads"]
         params.cpuparams_batch.n_threads = settings["n_threads"]
     if settings["n_ubatch"]:
         params.n_ubatch = settings["n_ubatch"]
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    # At once, also while llama.cpp loads or answers: there is nothing to tidy up.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         server = xllamacpp.Server(params)
     except RuntimeError as e:
-        sys.exit(str(e))  # llama.cpp's own words stand above it in the log
-    print("serving", server.listening_address, flush=True)  # noqa: T201 - the parent's log
+        sys.exit(str(e))  # llama.cpp has already logged the details
+    print("serving", server.listening_address, flush=True)  # noqa: T201 - goes to the parent's log
     signal.pause()
 
 

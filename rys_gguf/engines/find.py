@@ -1,4 +1,4 @@
-"""Which llama.cpp to run."""
+"""Find the llama.cpp to run, and open a model with it."""
 
 from __future__ import annotations
 
@@ -7,29 +7,40 @@ import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
+from rys_gguf.engines.base import Engine, EngineOptions
+from rys_gguf.engines.server import ServerEngine
 from rys_gguf.errors import EngineFailed
 from rys_gguf.text import printable
+
+
+def open_engine(model: str | os.PathLike[str], options: EngineOptions) -> Engine:
+    """An engine of the kind that the options name, for one model.
+
+    Entering its `with` block starts it, and raises EngineFailed if it does not load the model.
+    """
+    return ServerEngine(model, options)
 
 
 def find_engine(binary: str | os.PathLike[str] | None = None) -> Path | None:
     """The llama-server to use, or None for xllamacpp.
 
-    In order: `binary`, the environment's LLAMA_SERVER, xllamacpp where it is installed,
+    The first of: `binary`, LLAMA_SERVER of the environment, xllamacpp if it is installed,
     llama-server on PATH. Raises EngineFailed if there is none.
     """
-    wanted = binary or os.environ.get("LLAMA_SERVER")
-    if wanted:
-        found = shutil.which(wanted)
-        if found is None:
-            raise EngineFailed(f"{printable(os.fspath(wanted))}: not a program that can be run")
-        # Absolute: "./llama-server" as a Path loses its dot, and would be looked up on PATH.
-        return Path(found).absolute()
+    named = binary or os.environ.get("LLAMA_SERVER")
+    if named:
+        path = shutil.which(named)
+        if path is None:
+            why = "not executable" if os.path.isfile(named) else "no such file or program on PATH"
+            raise EngineFailed(f"{printable(os.fspath(named))}: {why}")
+        # Path("./llama-server") loses its dot and would be looked up on PATH, so make it absolute.
+        return Path(path).absolute()
     if find_spec("xllamacpp") is not None:
         return None
     on_path = shutil.which("llama-server")
     if on_path is None:
         raise EngineFailed(
-            "no llama.cpp found: pip install 'rys-gguf[engine]', or name a llama-server with "
+            "no llama.cpp found: pip install xllamacpp, or name a llama-server with "
             "--llama-server or LLAMA_SERVER"
         )
     return Path(on_path)

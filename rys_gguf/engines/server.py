@@ -1,9 +1,4 @@
-"""Run llama.cpp and ask it questions: the only module that knows how.
-
-Two engines serve the same HTTP API, each in a process of its own, so that a model that makes
-llama.cpp abort is an error message here: the prebuilt `xllamacpp` package (rys-gguf[engine]), and
-any llama-server binary. A process is watched while it loads, believed only once it names the
-model it was started with, and stopped by its own pid whatever happens.
+"""An Engine that asks llama.cpp's HTTP server; the replies' JSON becomes values here.
 
 API: llama.cpp tools/server/README.md.
 """
@@ -11,139 +6,183 @@ API: llama.cpp tools/server/README.md.
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import http.client
-import json
+import math
 import os
-import signal
-import socket
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Sequence
-from pathlib import Path
-from typing import IO, Any
+from collections.abc import Iterator, Sequence
+from statistics import fmean
+from types import TracebackType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from rys_gguf.engines.base import EngineOptions
-from rys_gguf.errors import EngineFailed
-from rys_gguf.text import printable
+from rys_gguf.engines.base import EngineOptions, Generation, Speed
+from rys_gguf.engines.serving import Json, Server
 
-_LOG_LINES = 8
-_STOP_SECONDS = 5.0
-_POLL_SECONDS = 0.02
-# In logits: no real ones differ by as much, and float32 still tells options apart by 1e-5.
+# All of these are spelled out: a GGUF may bring sampling defaults (general.sampling.*), and a
+# penalty on repetition would hide what the checks look for.
+_GREEDY: Json = {
+    "temperature": 0.0,
+    "top_k": 1,
+    "repeat_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+    "dry_multiplier": 0.0,
+    "mirostat": 0,
+    "seed": 0,
+    "cache_prompt": False,
+}
+# In logits: larger than any real difference, and float32 still resolves 1e-5 beside it.
 _OPTION_BIAS = 100.0
+_CERTAIN_BIAS = 1000.0
 
 
-class Engine:
-    """One running llama.cpp with one model. Use it as a context manager.
-
-    Raises EngineFailed, with the engine's last log lines, whenever it does not do its part.
-    """
+class ServerEngine:
+    """One llama.cpp server with one model; see `Engine` for what its methods promise."""
 
     def __init__(self, model: str | os.PathLike[str], options: EngineOptions) -> None:
-        self.model = Path(model).resolve()
-        self.options = options
-        self.build = ""
-        self._process: subprocess.Popen[bytes] | None = None
-        self._log: IO[bytes] | None = None
-        self._port = 0
-        self._sampled: int | None = None
+        self._server = Server(model, options)
+        self.model = self._server.model
+        self._letter: int | None = None
 
-    def __enter__(self) -> Engine:
+    def __enter__(self) -> ServerEngine:
         try:
-            self._start()
-            self._wait_until_healthy()
-            self._check_identity()
+            self._server.start()
         except BaseException:
             self.close()
             raise
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
     def close(self) -> None:
-        """Stop the process: ask, then insist."""
-        process, self._process = self._process, None
-        if process is not None:
-            _signal_group(process, signal.SIGTERM)
-            try:
-                process.wait(_STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                pass
-            finally:
-                _signal_group(process, getattr(signal, "SIGKILL", signal.SIGTERM))
-                process.wait()
-        if self._log is not None:
-            self._log.close()
-            self._log = None
+        """End the process, whatever it is doing; safe to call twice and from any thread."""
+        self._server.close()
+
+    @property
+    def build(self) -> str:
+        """Its program, package version and build."""
+        return self._server.build
 
     @property
     def url(self) -> str:
-        """Where it serves, while it runs."""
-        return f"http://127.0.0.1:{self._port}"
+        """The address it serves at while it runs."""
+        return self._server.url
 
-    # -- questions -----------------------------------------------------------------------------
+    @property
+    def api_key(self) -> str:
+        """The key that every request must send as a bearer token."""
+        return self._server.key
 
-    def complete(self, prompt: str | Sequence[int], **parameters: Any) -> dict[str, Any]:
-        """One answer of /completion; parameters are those of llama.cpp."""
-        body = {"prompt": prompt if isinstance(prompt, str) else list(prompt), **parameters}
-        return self._ask("POST", "/completion", body)
+    @property
+    def pid(self) -> int:
+        """The id of its process. Raises EngineFailed if it is not running."""
+        return self._server.process.pid
+
+    def tokenize(self, text: str, *, special: bool = True) -> list[int]:
+        """Token ids of a text, with the model's own special tokens in front if `special`."""
+        body = {"content": text, "add_special": special, "parse_special": True}
+        reply = self._server.ask("POST", "/tokenize", body)
+        with self._reading("/tokenize", "without token ids"):
+            return [int(token) for token in reply["tokens"]]
+
+    def templated(self, question: str) -> str:
+        """The prompt that the model's chat template makes of a user message, with thinking off."""
+        reply = self._server.ask("POST", "/apply-template", _conversation(question))
+        with self._reading("/apply-template", "without a prompt"):
+            return str(reply["prompt"])
+
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        n_tokens: int,
+        *,
+        stop: Sequence[str] = (),
+        with_nll: bool = False,
+    ) -> Generation:
+        """Continue a prompt greedily, by at most `n_tokens`, up to the first of the `stop` texts."""
+        reply = self._complete(
+            prompt, n_predict=n_tokens, stop=list(stop), n_probs=int(with_nll), **_GREEDY
+        )
+        with self._reading("/completion", "without text"):
+            return Generation(
+                text=str(reply["content"]),
+                n_tokens=int(reply["tokens_predicted"]),
+                truncated=reply["stop_type"] == "limit",
+                mean_nll=_mean_nll(reply.get("completion_probabilities")) if with_nll else None,
+            )
+
+    def chat(self, question: str, n_tokens: int, *, with_nll: bool = False) -> Generation:
+        """Answer a user message greedily through the chat template, with thinking off."""
+        body = {**_conversation(question), "max_tokens": n_tokens, **_GREEDY}
+        if with_nll:
+            body.update(logprobs=True, top_logprobs=1)
+        reply = self._server.ask("POST", "/v1/chat/completions", body)
+        with self._reading("/v1/chat/completions", "without text"):
+            (choice,) = reply["choices"]
+            message = choice["message"]
+            chosen = (choice.get("logprobs") or {}).get("content")
+            return Generation(
+                text=message.get("content") or "",
+                n_tokens=int(reply["usage"]["completion_tokens"]),
+                truncated=choice["finish_reason"] == "length",
+                thoughts=message.get("reasoning_content") or "",
+                mean_nll=_mean_nll(chosen) if with_nll else None,
+            )
 
     def logprobs(
         self, tokens: Sequence[int], n_vocab: int, n_probs: int | None = None
     ) -> npt.NDArray[np.float64]:
         """Log-probabilities of the token after `tokens`, shape (n_vocab,), in nats.
 
-        With `n_probs` only of that many, the most likely ones; the others are -inf.
+        With `n_probs` only the values of that many most likely tokens; the others are -inf.
         """
+        top = self.top_logprobs(tokens, n_probs or n_vocab)
         values = np.full(n_vocab, -np.inf)
-        for token, value in self.top_logprobs(tokens, n_probs or n_vocab).items():
-            values[token] = value
+        with self._reading("/completion", f"with a token outside the {n_vocab} of the vocabulary"):
+            values[list(top)] = list(top.values())
         return values
 
     def top_logprobs(self, tokens: Sequence[int], n: int) -> dict[int, float]:
         """The `n` most likely tokens after `tokens` and their log-probabilities, in nats.
 
-        All are -inf where the model gives no numbers.
+        All are -inf if the model's logits are not numbers.
         """
-        if self._sampled is None:
-            self._sampled = self.tokenize("a", special=False)[-1]
-        answer = self.complete(
+        if self._letter is None:
+            self._letter = self.tokenize("a", special=False)[-1]
+        reply = self._complete(
             tokens,
             n_predict=1,
             n_probs=n,
             temperature=0.0,
             cache_prompt=False,
-            # An end of text or half a character as the answer would come without probabilities,
-            # so a plain letter is made the answer. Those reported are from before the sampler.
-            logit_bias=[[self._sampled, 1000.0]],
+            # llama.cpp reports no probabilities beside an end of text or half a character, so a
+            # plain letter is made to win. Those reported are from before the sampler.
+            logit_bias=[[self._letter, _CERTAIN_BIAS]],
         )
-        try:
-            top = answer["completion_probabilities"][0]["top_logprobs"]
-            # JSON has no NaN: llama.cpp writes null.
-            return {e["id"]: -np.inf if e["logprob"] is None else e["logprob"] for e in top}
-        except (KeyError, IndexError, TypeError) as e:
-            raise self._failed("answered /completion without log-probabilities") from e
+        with self._reading("/completion", "without log-probabilities"):
+            top = reply["completion_probabilities"][0]["top_logprobs"]
+            return {int(entry["id"]): _logprob(entry) for entry in top}
 
     def option_probabilities(
         self, tokens: Sequence[int], options: Sequence[int], *, same_prompt: bool = False
     ) -> list[float]:
         """Probabilities of the token after `tokens` among distinct `options`, with sum 1.
 
-        `same_prompt` lets the engine keep what it computed of the prompt it shares with the last
-        question; what it then computes may depend on that question.
+        With `same_prompt` the engine may reuse what it computed for a prompt shared with the last
+        question; the rounding of the result may then depend on that question.
         """
-        answer = self.complete(
+        reply = self._complete(
             tokens,
             n_predict=1,
             n_probs=len(options),
-            # Far above all others, the options are what is left after top_k, as they relate.
+            # Lifted far above all others, the options are what top_k leaves, with the same ratios.
             logit_bias=[[option, _OPTION_BIAS] for option in options],
             samplers=["top_k"],
             top_k=len(options),
@@ -152,175 +191,55 @@ class Engine:
             cache_prompt=same_prompt,
             seed=0,
         )
-        try:
-            top = answer["completion_probabilities"][0]["top_probs"]
-            found = {entry["id"]: entry["prob"] for entry in top}
-            values = [float(found.get(option) or 0.0) for option in options]
-        except (KeyError, IndexError, TypeError) as e:
-            raise self._failed("answered /completion without probabilities") from e
+        with self._reading("/completion", "without probabilities"):
+            top = reply["completion_probabilities"][0]["top_probs"]
+            by_id = {entry["id"]: entry["prob"] for entry in top}
+            values = [float(by_id.get(option) or 0.0) for option in options]
         total = sum(values)
         if not total > 0:
-            raise self._failed("gave no probability to any option: its logits are not numbers")
+            raise self._server.failure(
+                "gave no probability to any option: its logits are not numbers"
+            )
         return [value / total for value in values]
 
-    def tokenize(self, text: str, *, special: bool = True) -> list[int]:
-        """Token ids of a text, with the model's own special tokens in front."""
-        body = {"content": text, "add_special": special, "parse_special": True}
-        return list(self._ask("POST", "/tokenize", body)["tokens"])
-
-    def chat(self, messages: Sequence[dict[str, str]], **parameters: Any) -> dict[str, Any]:
-        """One answer of /v1/chat/completions, thinking switched off."""
-        body = {
-            "messages": list(messages),
-            "chat_template_kwargs": {"enable_thinking": False},
-            **parameters,
-        }
-        return self._ask("POST", "/v1/chat/completions", body)
-
-    def templated(self, messages: Sequence[dict[str, str]]) -> str:
-        """The prompt the model's chat template makes of messages, thinking switched off."""
-        body = {
-            "messages": list(messages),
-            "chat_template_kwargs": {"enable_thinking": False},
-        }
-        return str(self._ask("POST", "/apply-template", body)["prompt"])
-
-    def properties(self) -> dict[str, Any]:
-        """What /props says of model, template and build."""
-        return self._ask("GET", "/props")
-
-    # -- the process ---------------------------------------------------------------------------
-
-    def _start(self) -> None:
-        self._port = _free_port()
-        options = self.options
-        # A file, not a pipe: nobody has to keep reading for the engine to keep running.
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
-        if options.binary is None:
-            settings = {
-                "model": str(self.model),
-                "port": self._port,
-                "n_ctx": options.n_ctx,
-                "n_threads": options.n_threads,
-                "n_ubatch": options.n_ubatch,
-            }
-            command = [sys.executable, "-m", "rys_gguf.engines.child", json.dumps(settings)]
-        else:
-            command = [
-                str(options.binary),
-                *("--model", str(self.model)),
-                *("--host", "127.0.0.1", "--port", str(self._port)),
-                *("--ctx-size", str(options.n_ctx), "--parallel", "1", "--no-warmup"),
-                *(("--threads", str(options.n_threads)) if options.n_threads else ()),
-                *(("--ubatch-size", str(options.n_ubatch)) if options.n_ubatch else ()),
-                *options.arguments,
-            ]
-        try:
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                # An abort should end with its assertion, not with a debugger's attempts.
-                env={**os.environ, "GGML_NO_BACKTRACE": "1", **dict(options.environment)},
-                stdout=self._log,
-                stderr=subprocess.STDOUT,
-                # Out of the terminal's process group: Ctrl-C reaches us, and we stop the engine.
-                start_new_session=True,
-                # One system call and nothing else: safe between fork and exec.
-                preexec_fn=_die_with_parent  # noqa: PLW1509
-                if sys.platform == "linux"
-                else None,
+    def speed(self, tokens: Sequence[int], n_tokens: int) -> Speed:
+        """Measure the reading of a prompt and the writing of exactly `n_tokens`."""
+        reply = self._complete(tokens, n_predict=n_tokens, ignore_eos=True, **_GREEDY)
+        with self._reading("/completion", "with timings that are not numbers"):
+            timings = reply.get("timings") or {}
+            return Speed(
+                prompt=_positive(timings.get("prompt_per_second")),
+                generation=_positive(timings.get("predicted_per_second")),
             )
-        except OSError as e:
-            raise EngineFailed(f"{printable(command[0])}: {e.strerror or e}") from e
 
-    def _wait_until_healthy(self) -> None:
-        deadline = time.monotonic() + self.options.load_seconds
-        while time.monotonic() < deadline:
-            self._require_alive("while it loaded")
-            with contextlib.suppress(OSError, http.client.HTTPException):
-                if self._request("GET", "/health", None, timeout=5.0)[0] == http.HTTPStatus.OK:
-                    return
-            time.sleep(_POLL_SECONDS)
-        raise self._failed(f"did not finish loading within {self.options.load_seconds:g} s")
+    def _complete(self, prompt: str | Sequence[int], **parameters: Any) -> Json:
+        body = {"prompt": prompt if isinstance(prompt, str) else list(prompt), **parameters}
+        return self._server.ask("POST", "/completion", body)
 
-    def _check_identity(self) -> None:
-        """Another server may hold the port: only one that names our model is ours."""
-        properties = self.properties()
-        self._require_alive("right after it loaded")
-        served = properties.get("model_path")
-        if served is None or Path(served).resolve() != self.model:
-            raise self._failed(f"serves {printable(str(served))!r}, not {printable(self.model)!r}")
-        self.build = str(properties.get("build_info", ""))
-
-    def _ask(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
+    @contextlib.contextmanager
+    def _reading(self, path: str, fault: str) -> Iterator[None]:
+        """Raise EngineFailed if the reply to `path` does not have the expected form."""
         try:
-            status, raw = self._request(method, path, body, self.options.answer_seconds)
-        except TimeoutError as e:
-            seconds = self.options.answer_seconds
-            raise self._failed(f"did not answer {path} within {seconds:g} s") from e
-        except (OSError, http.client.HTTPException) as e:
-            self._require_alive(f"while it answered {path}")
-            raise self._failed(f"broke off its answer to {path}: {e}") from e
-        try:
-            answer = json.loads(raw)
-        except ValueError as e:
-            raise self._failed(f"answered {path} with something that is not JSON") from e
-        if status != http.HTTPStatus.OK or not isinstance(answer, dict):
-            said = printable(raw[:300])
-            raise self._failed(f"answered {path} with status {status}: {said}")
-        return answer
-
-    def _request(self, method: str, path: str, body: Any, timeout: float) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=timeout)
-        try:
-            data = None if body is None else json.dumps(body)
-            connection.request(method, path, data, {"Content-Type": "application/json"})
-            answer = connection.getresponse()
-            return answer.status, answer.read()
-        finally:
-            connection.close()
-
-    def _require_alive(self, when: str) -> None:
-        assert self._process is not None
-        code = self._process.poll()
-        if code is None:
-            return
-        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        raise self._failed(f"ended {when} ({how})")
-
-    def _failed(self, what: str) -> EngineFailed:
-        name = self.options.binary.name if self.options.binary else "llama.cpp (xllamacpp)"
-        lines = self.last_lines()
-        log = "".join(f"\n  | {line}" for line in lines)
-        return EngineFailed(
-            f"{printable(name)} {what}; model {printable(self.model.name)}{log}", lines
-        )
-
-    def last_lines(self) -> list[str]:
-        """The last lines the engine logged, safe to print."""
-        if self._log is None:
-            return []
-        size = os.fstat(self._log.fileno()).st_size
-        tail = os.pread(self._log.fileno(), 8192, max(0, size - 8192))
-        lines = tail.decode("utf-8", "replace").splitlines()
-        return [printable(line, 160) for line in lines if line.strip()][-_LOG_LINES:]
+            yield
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as e:
+            raise self._server.failure(f"answered {path} {fault}") from e
 
 
-def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
-    """Signal the engine and whatever it started: a llama-server may be a wrapper script."""
-    if not hasattr(os, "killpg"):
-        process.terminate()
-        return
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, number)  # it leads a session of its own
+def _conversation(question: str) -> Json:
+    return {
+        "messages": [{"role": "user", "content": question}],
+        "chat_template_kwargs": {"enable_thinking": False},
+    }
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def _mean_nll(chosen: Sequence[Json] | None) -> float | None:
+    return fmean(-_logprob(entry) for entry in chosen) if chosen else None
 
 
-def _die_with_parent() -> None:
-    # prctl(PR_SET_PDEATHSIG, SIGKILL): an engine must not outlive a run that was killed.
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+def _logprob(entry: Json) -> float:
+    # JSON has no NaN: llama.cpp writes null.
+    return -math.inf if entry["logprob"] is None else float(entry["logprob"])
+
+
+def _positive(value: float | None) -> float | None:
+    return float(value) if value and 0 < value < math.inf else None

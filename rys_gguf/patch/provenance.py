@@ -12,7 +12,6 @@ from rys_gguf.errors import InvalidLayerMap
 from rys_gguf.formats.header import KV, Header, Span
 from rys_gguf.formats.model import Model
 from rys_gguf.layers.layer_map import LayerMap
-from rys_gguf.text import printable
 
 PROVENANCE = "rys."
 VERSION_KEY = "rys.version"
@@ -65,24 +64,37 @@ def _digest(model: Model) -> str:
     return f"sha256:{model.header_digest()}"
 
 
-def map_for(variant: Model, source: Model, spec: str | None) -> LayerMap:
-    """The map between two models: `spec` if given, otherwise the one the variant records.
+def resolve_layer_map(variant: Model, source: Model | None, spec: str | None = None) -> LayerMap:
+    """The map from `source` to `variant`: `spec` if given, else the one the variant records.
 
-    Raises InvalidLayerMap if there is no map, or it does not fit the two models.
+    Without the source the record alone has to do; only a source tells how many layers the last
+    ones of a map that drops them had. Raises InvalidLayerMap if there is no map, or it does not
+    fit the models.
     """
-    layer_map = (
-        LayerMap.parse(spec, source.n_trunk)
-        if spec
-        else recorded_map(variant.header, source.n_trunk)
-    )
-    if layer_map is None:
-        raise InvalidLayerMap(
-            f"{printable(variant.name)}: records no layer map; say what it should be with "
-            f"--blocks or --layers"
+    n_source = _least_source(variant.header) if source is None else source.n_trunk
+    try:
+        layer_map = (
+            LayerMap.parse(spec, n_source) if spec else recorded_map(variant.header, n_source)
         )
+    except InvalidLayerMap as e:
+        raise InvalidLayerMap(str(e) if spec else f"{variant.name}: {MAP_KEY}: {e}") from e
+    if layer_map is None:
+        cure = "--source names the model it was made from" if source is None else (
+            "say what it should be with --blocks or --layers"
+        )  # fmt: skip
+        raise InvalidLayerMap(f"{variant.name}: records no layer map; {cure}")
     if len(layer_map) != variant.n_trunk:
+        base = "its source" if source is None else source.name
         raise InvalidLayerMap(
-            f"{printable(variant.name)}: has {variant.n_trunk} layers, {layer_map.spec} makes "
-            f"{len(layer_map)} of {source.name}"
+            f"{variant.name}: has {variant.n_trunk} layers, {layer_map.spec} makes "
+            f"{len(layer_map)} of {base}"
         )
     return layer_map
+
+
+def _least_source(header: Header) -> int:
+    """The smallest number of layers a source can have, by the map on record."""
+    kv = header.get(MAP_KEY)
+    if kv is None or kv.item_type != GGUFValueType.INT32 or isinstance(kv.raw, Span):
+        return 1
+    return 1 + max(kv.value, default=0)

@@ -1,1 +1,1 @@
-"""Questions with verifiable answers, how they are asked, and what an answer is worth."""
+"""Questions with verifiable answers, how they are asked, and how answers are scored."""

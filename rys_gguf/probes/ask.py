@@ -1,45 +1,31 @@
-"""Put items to a model: as forward passes whose next token is read, or for answers in words.
+"""Ask a model an item: by forward passes whose next token is read, or for an answer in words.
 
-Prompts become tokens once, with the source's own engine; every candidate of a sweep is then asked
-the same tokens. An answer that did not come is an error, never a wrong answer.
+An answer that did not come is an error, never a wrong answer.
 """
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rys_gguf.engines.sampling import GREEDY
-from rys_gguf.engines.server import Engine
-from rys_gguf.errors import EngineFailed, RysError
-from rys_gguf.probes.extract import opens_thoughts
-from rys_gguf.probes.item import Ask, Choice, Contrast, Item, Number, Ratings
+from rys_gguf.engines.base import Engine, Generation
+from rys_gguf.probes.item import Choice, Contrast, Item, Number, Ratings
+from rys_gguf.probes.requests import TokenizedRequest
 from rys_gguf.probes.score import Scored, score_probabilities, score_text
-from rys_gguf.text import printable
-
-_LONGEST_NUMBER_TOKEN = 3  # tokenizers that group digits group at most three
 
 Probabilities = dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """An `Ask` as tokens: the prompt's, and for each option those that begin one of its forms.
-
-    `follows` says that its prompt is that of the question before it.
-    """
-
-    tokens: tuple[int, ...]
-    options: tuple[tuple[str, tuple[int, ...]], ...]
-    follows: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class Answer:
-    """What came of one item: its score, what was said, and what it took."""
+    """A model's answer to one item.
+
+    `probabilities` has the options' probabilities of each request of a quick answer, `response` the
+    words of a generated one. `n_tokens` counts the prompts' tokens of a quick answer and the
+    generated tokens of the other kind.
+    """
 
     item: Item
     scored: Scored
@@ -48,128 +34,72 @@ class Answer:
     n_tokens: int
     seconds: float
 
+    @property
+    def scoring(self) -> str:
+        """How it was asked: "quick" or "generate"."""
+        return "quick" if self.response is None else "generate"
 
-class Compiler:
-    """Turns items into questions for one model, with an engine that has it loaded.
+    @property
+    def status(self) -> str:
+        """Whether it could be read: "ok", "no_answer" or "truncated"."""
+        return self.scored.status
 
-    Without a chat template (`chats` false) a prompt is plain text, followed by the opening.
-    Raises RysError, naming the item, where two options begin with the same token.
+    @property
+    def score(self) -> float | None:
+        """The family's own measure; None for emotions that could not be read."""
+        return None if self._is_unrated else self.scored.score
+
+    @property
+    def soft_score(self) -> float | None:
+        """The finer score. None where `score` is None."""
+        return None if self._is_unrated else self.scored.soft_score
+
+    @property
+    def _is_unrated(self) -> bool:
+        return self.status != "ok" and isinstance(self.item, (Contrast, Ratings))
+
+    def fields(self) -> dict[str, Any]:
+        """The answer as flat fields with the names and the order of `runs.records.ItemAnswer`."""
+        return {
+            "scoring": self.scoring,
+            "item": self.item.id,
+            "family": self.item.family,
+            "topic": self.item.topic,
+            "binary": self.scored.binary,
+            "status": self.status,
+            "score": self.score,
+            "soft_score": self.soft_score,
+            "parsed": self.scored.parsed,
+            "gold": self.item.gold,
+            "response": self.response,
+            "probabilities": tuple(
+                {name: round(p, 6) for name, p in options.items()} for options in self.probabilities
+            ),
+            "n_tokens": self.n_tokens,
+            "seconds": round(self.seconds, 4),
+        }
+
+
+def ask(
+    engine: Engine, item: Item, requests: Sequence[TokenizedRequest], baseline: float = 0.0
+) -> Answer:
+    """A quick answer: one forward pass per request. Raises EngineFailed.
+
+    `baseline` is the EQ percent of the best constant answer, as in `score`.
     """
-
-    def __init__(self, engine: Engine, *, chats: bool) -> None:
-        self._engine = engine
-        self._chats = chats
-        self._prefix: dict[str, str] = {}
-        # Of nothing the tokenizer makes what it begins every text with, if anything.
-        self._first = engine.tokenize("")[:1]
-        self._digits: dict[str, tuple[tuple[str, tuple[int, ...]], ...]] = {}
-
-    def compile(self, item: Item) -> tuple[Question, ...]:
-        """The item's questions, in order."""
-        questions = []
-        before = None
-        for ask in item.asks():
-            question = self._question(item, ask, follows=ask.prompt == before)
-            before = ask.prompt
-            questions.append(question)
-        return tuple(questions)
-
-    def text(self, prompt: str, opening: str = "") -> str:
-        """The whole text the model goes on from."""
-        if not self._chats:
-            return f"{prompt}\n{opening}"
-        if prompt not in self._prefix:
-            prefix = self._engine.templated([{"role": "user", "content": prompt}])
-            if opens_thoughts(prefix):
-                raise RysError(
-                    f"{printable(self._engine.model)}: its chat template lets the model think "
-                    f"though enable_thinking is false: what it is asked would be part of its "
-                    f"thoughts. Give llama-server a template that does not "
-                    f"(--llama-server PATH ... -- --chat-template-file FILE)"
-                )
-            self._prefix = {prompt: prefix}
-        return self._prefix[prompt] + opening
-
-    def _question(self, item: Item, ask: Ask, *, follows: bool) -> Question:
-        context = self.text(ask.prompt, ask.opening)
-        if ask.digits:
-            # Up to 1110 options, the same ones after every opening: looked up once.
-            options = self._numbers(ask.opening)
-            prompt = self.tokens(f"{context} 0")[:-1]
-            return Question(tuple(prompt), options, follows)
-        forms = [
-            (name, self.tokens(context + form))
-            for name, forms in zip(ask.names, ask.options, strict=True)
-            for form in forms
-        ]
-        shared = _n_shared(ids for _, ids in forms)
-        options = _by_first_token(item.id, [(name, ids[shared:]) for name, ids in forms])
-        return Question(tuple(forms[0][1][:shared]), options, follows)
-
-    def tokens(self, text: str) -> list[int]:
-        """Token ids; a template may write the beginning of text that the tokenizer adds as well."""
-        ids = self._engine.tokenize(text)
-        return ids[1:] if ids[:2] == 2 * self._first else ids
-
-    def _numbers(self, opening: str) -> tuple[tuple[str, tuple[int, ...]], ...]:
-        """The digit strings that are one token after an opening, and their tokens."""
-        if opening not in self._digits:
-            found = []
-            before = self._after(opening, "0")[:-1]
-            for length in range(1, _LONGEST_NUMBER_TOKEN + 1):
-                names = [str(n) for n in range(10 ** (length - 1) if length > 1 else 0, 10**length)]
-                # Tokenizers that learnt their merges from text have some groups and not others.
-                whole = [(n, self._after(opening, n)) for n in names]
-                one = [(n, (ids[-1],)) for n, ids in whole if ids[:-1] == before]
-                if not one:
-                    break
-                found += one
-            self._digits[opening] = tuple(found)
-        return self._digits[opening]
-
-    def _after(self, opening: str, digits: str) -> list[int]:
-        return self._engine.tokenize(f"{opening} {digits}", special=False)
-
-
-def _n_shared(sequences: Iterable[Sequence[int]]) -> int:
-    """How many tokens all sequences have in common at their beginning."""
-    together = zip(*sequences, strict=False)
-    return sum(1 for _ in itertools.takewhile(lambda column: len(set(column)) == 1, together))
-
-
-def _by_first_token(
-    item_id: str, forms: Sequence[tuple[str, Sequence[int]]]
-) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    """Each option's first tokens. Raises RysError if two options share one, or one has none."""
-    owner: dict[int, str] = {}
-    for name, ids in forms:
-        if not ids or owner.setdefault(ids[0], name) != name:
-            taken = f"{printable(owner[ids[0]])!r}" if ids else "another"
-            raise RysError(
-                f"item {printable(item_id)!r}: option {printable(name)!r} begins with the same "
-                f"token of this model as {taken}; give the options letters (texts) instead"
-            )
-    return tuple(
-        (name, tuple(token for token, owned_by in owner.items() if owned_by == name))
-        for name in dict.fromkeys(name for name, _ in forms)
-    )
-
-
-def ask(engine: Engine, item: Item, questions: Sequence[Question], baseline: float = 0.0) -> Answer:
-    """A quick answer: one forward pass a question. `baseline` as in score. Raises EngineFailed."""
     start = time.monotonic()
-    found = []
+    probabilities = []
     n_tokens = 0
-    for question in questions:
-        ids = [token for _, tokens in question.options for token in tokens]
-        values = engine.option_probabilities(question.tokens, ids, same_prompt=question.follows)
+    for request in requests:
+        ids = [token for _, tokens in request.options for token in tokens]
+        values = engine.option_probabilities(request.tokens, ids, same_prompt=request.follows)
         by_id = dict(zip(ids, values, strict=True))
-        found.append({
-            name: sum(by_id[token] for token in tokens) for name, tokens in question.options
+        probabilities.append({
+            name: sum(by_id[token] for token in tokens) for name, tokens in request.options
         })  # fmt: skip
-        n_tokens += len(question.tokens)
-    scored = score_probabilities(item, found, baseline=baseline)
-    return Answer(item, scored, None, tuple(found), n_tokens, time.monotonic() - start)
+        n_tokens += len(request.tokens)
+    scored = score_probabilities(item, probabilities, baseline=baseline)
+    return Answer(item, scored, None, tuple(probabilities), n_tokens, time.monotonic() - start)
 
 
 def answer(engine: Engine, item: Item, *, chats: bool, baseline: float = 0.0) -> Answer:
@@ -177,61 +107,30 @@ def answer(engine: Engine, item: Item, *, chats: bool, baseline: float = 0.0) ->
     start = time.monotonic()
     limit = n_predict(item)
     if chats:
-        reply = engine.chat(
-            [{"role": "user", "content": item.prompt()}], max_tokens=limit, **GREEDY
-        )
+        generation = engine.chat(item.prompt(), limit)
     else:
-        prompt = f"{item.prompt()}\nAnswer:"
-        reply = engine.complete(prompt, n_predict=limit, stop=["\n\n"], **GREEDY)
-    text, truncated, n_tokens = _reply(engine, reply, chats=chats)
-    scored = score_text(item, text, truncated=truncated, baseline=baseline)
-    return Answer(item, scored, text, (), n_tokens, time.monotonic() - start)
+        generation = engine.generate(f"{item.prompt()}\nAnswer:", limit, stop=["\n\n"])
+    text = _response(generation)
+    scored = score_text(item, text, truncated=generation.truncated, baseline=baseline)
+    return Answer(item, scored, text, (), generation.n_tokens, time.monotonic() - start)
 
 
-def _reply(engine: Engine, reply: dict[str, Any], *, chats: bool) -> tuple[str, bool, int]:
-    try:
-        if not chats:
-            return (
-                reply["content"], reply["stop_type"] == "limit", int(reply["tokens_predicted"])
-            )  # fmt: skip
-        choice = reply["choices"][0]
-        text = choice["message"].get("content") or ""
-        if thoughts := choice["message"].get("reasoning_content"):
-            text = f"<think>{thoughts}</think>{text}"
-        return text, choice["finish_reason"] == "length", int(reply["usage"]["completion_tokens"])
-    except (KeyError, IndexError, TypeError, AttributeError) as e:
-        name = printable(engine.model.name)
-        raise EngineFailed(f"{name}: llama.cpp's answer holds no text", engine.last_lines()) from e
+def _response(generation: Generation) -> str:
+    thoughts = f"<think>{generation.thoughts}</think>" if generation.thoughts else ""
+    return thoughts + generation.text
 
 
-def answer_line(got: Answer) -> dict[str, Any]:
-    """An answer as a line of JSON keeps it."""
-    item, scored = got.item, got.scored
-    # Emotions that cannot be read are no opinion: no score at all, and a lower share of answers.
-    unread = scored.status != "ok" and isinstance(item, (Contrast, Ratings))
-    return {
-        "item": item.id,
-        "family": item.family,
-        "topic": item.topic,
-        "binary": scored.binary,
-        "status": scored.status,
-        "score": None if unread else scored.score,
-        "credit": None if unread else scored.credit,
-        "parsed": scored.parsed,
-        "gold": item.gold,
-        "response": got.response,
-        "probabilities": [
-            {name: round(p, 6) for name, p in asked.items()} for asked in got.probabilities
-        ],
-        "n_tokens": got.n_tokens,
-        "seconds": round(got.seconds, 4),
+def answer_line(answered: Answer) -> dict[str, Any]:
+    """An answer as an object of the file that `probe` writes."""
+    # Files of version 0.1.0 call the soft score "credit".
+    line = {
+        "credit" if key == "soft_score" else key: value for key, value in answered.fields().items()
     }
+    return {**line, "probabilities": list(line["probabilities"])}
 
 
 def n_predict(item: Item) -> int:
-    """How many tokens an answer may take."""
+    """The most tokens that an answer may have."""
     if isinstance(item, Number):
         return 24 + 2 * len(str(item.answer))
-    if isinstance(item, Choice):
-        return 32
-    return 32 if isinstance(item, Contrast) else 64
+    return 32 if isinstance(item, (Choice, Contrast)) else 64

@@ -1,6 +1,6 @@
-"""A random number generator of its own for every item.
+"""Every item has a random number generator of its own.
 
-An item depends on nothing but its address: a longer suite keeps the items of a shorter one.
+An item depends on its address alone, so a longer suite keeps the items of a shorter one.
 """
 
 from __future__ import annotations
@@ -9,15 +9,14 @@ import hashlib
 import random
 from dataclasses import dataclass
 
-VERSION = 2  # of the generators; any change of what they make needs a new one
+VERSION = 2  # of the generators; any change of their items needs a new one
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where in a suite an item stands, which decides what is balanced over items.
+    """The position of an item in a suite, by which answers and events are balanced.
 
-    `index` counts the items of the topic. Of its events a family tells the `share`: they are dealt
-    out to the splits.
+    `index` counts the items of the topic. `share` selects the split's part of a family's events.
     """
 
     topic: str
@@ -30,6 +29,6 @@ class Place:
 def item_random(
     family: str, topic: str, level: int, index: int, *, seed: int, split: str, attempt: int = 0
 ) -> random.Random:
-    """The generator of one item. `attempt` counts redraws of an item that turned out a repeat."""
+    """The generator of one item. `attempt` counts how often it was redrawn for being a repeat."""
     address = repr((VERSION, family, topic, level, index, seed, split, attempt))
     return random.Random(hashlib.sha256(address.encode()).digest())  # noqa: S311 - not for secrets

@@ -1,34 +1,34 @@
-"""Ask a model the tasks of lm-evaluation-harness (extra `harness`), through our engine.
+"""Run tasks of lm-evaluation-harness on a model, through this package's engine.
 
-llama.cpp's server gives no log-probabilities of a prompt, so only tasks that generate can be run;
-of the others the harness says so itself.
+llama.cpp's server gives no log-probabilities of a prompt, so only tasks that generate text can run;
+for others the harness itself says so.
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
-import sys
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
 from rys_gguf.engines.base import EngineOptions
-from rys_gguf.engines.sampling import has_template
-from rys_gguf.engines.server import Engine
-from rys_gguf.errors import RysError
+from rys_gguf.engines.interpreter import python_module
+from rys_gguf.engines.server import ServerEngine
+from rys_gguf.engines.template import has_template
+from rys_gguf.extras import require
 
 
 def run_harness(
     model: Path, tasks: str, options: EngineOptions, arguments: Sequence[str] = ()
 ) -> int:
-    """Run `lm_eval` on the tasks (names, comma-separated); its output is the user's, its code ours.
+    """Run `lm_eval` on the tasks (names, comma-separated) and return its exit code.
 
-    `arguments` go to lm_eval as they are. Raises RysError if it is not installed, EngineFailed.
+    It prints its own output. `arguments` go to it as they are. Raises RysError if it is not
+    installed, EngineFailed if the engine does not start.
     """
-    if find_spec("lm_eval") is None:
-        raise RysError("lm-evaluation-harness is not installed: pip install 'rys-gguf[harness]'")
+    require("--lm-eval", "lm_eval")
     chats = has_template(model, options)
-    with Engine(model, options) as engine:
+    with ServerEngine(model, options) as engine:
         kind, path = ("chat-completions", "chat/completions") if chats else ("completions",) * 2
         settings = {
             "model": model.name,
@@ -37,12 +37,14 @@ def run_harness(
             "tokenizer_backend": "None",
             "tokenized_requests": "False",
         }
-        command = [
-            *(sys.executable, "-m", "lm_eval"),
+        arguments = [
             *("--model", f"local-{kind}"),
             *("--model_args", ",".join(f"{key}={value}" for key, value in settings.items())),
             *("--tasks", tasks),
             *(("--apply_chat_template",) if chats else ()),
             *arguments,
         ]
-        return subprocess.run(command, check=False).returncode
+        environment = {**os.environ, "OPENAI_API_KEY": engine.api_key}
+        return subprocess.run(
+            python_module("lm_eval", *arguments), env=environment, check=False
+        ).returncode

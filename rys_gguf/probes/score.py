@@ -1,4 +1,4 @@
-"""What an answer is worth: pure functions from an item and an answer to a score."""
+"""Scores: pure functions of an item and an answer."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from typing import Any
 from rys_gguf.probes.extract import named_numbers, number, option, without_last_line
 from rys_gguf.probes.item import HIGHEST, Choice, Contrast, Item, Number, Ratings
 
-_MARGIN = 0.5  # between two expected ratings: what rounds to a step
+_MARGIN = 0.5  # two expected ratings this far apart differ by a step when rounded
 
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """`status` is "ok", "no_answer" or "truncated"; the last two score 0.
+    """The score of one answer. `status` is "ok", or "no_answer" or "truncated", which score 0.
 
-    `score` is the family's own measure, 0 or 1 where `binary`; `credit` the finer one to rank by:
-    the mean of the score and of the probability behind it, or the score where there is nothing
-    finer. `parsed` is plain JSON.
+    `score` is the family's own measure, 0 or 1 if `binary`: at most 1, but EQ skill has no lower
+    limit. `soft_score` is the finer measure that candidates are ranked by: the mean of the score
+    and of the probability of the right answer, or the score itself where there is no probability.
+    `parsed` is the answer as plain JSON.
     """
 
     status: str
     score: float
-    credit: float
+    soft_score: float
     parsed: Any
     binary: bool
 
@@ -36,8 +37,9 @@ class Scored:
 def partial_credit(answer: int, guess: int) -> float:
     """How near a guessed integer is, 0 to 1, by its leading digits and its number of digits.
 
-    The shorter one is filled with zeros; the ratio of the two is multiplied by that of their
-    lengths. (D. Ng's score, which is defined by the difference: the same for integers >= 0.)
+    The shorter number is filled with zeros; the ratio of the two numbers is multiplied by the ratio
+    of their lengths. D. Ng defines this score by the difference, which is the same for integers
+    from 0.
     """
     if answer <= 0 or guess <= 0:
         return 0.0
@@ -60,17 +62,17 @@ def _penalty(difference: float) -> float:
 
 
 def eq_percent(reference: Sequence[float], ratings: Sequence[float]) -> float:
-    """The formula of EQ-Bench v2 for four ratings: 100 is perfect, there is no lowest value.
+    """The formula of EQ-Bench v2 for four ratings: 100 is perfect, and there is no lower limit.
 
-    Small differences cost little, those above 5 their size. For more or fewer ratings than four
-    the sum is scaled to four.
+    Small differences cost little; those above 5 cost their size. With more or fewer than four
+    ratings the sum is scaled to four.
     """
     total = sum(_penalty(abs(r - u)) for r, u in zip(reference, ratings, strict=True))
     return 100 - 7.477 * total * 4 / len(reference)
 
 
 def best_constant(items: Iterable[Item]) -> float:
-    """The mean EQ percent of the best one digit given to everything; 0 without ratings."""
+    """The mean EQ percent of the best digit to give every rating; 0 without ratings."""
     references = [i.reference for i in items if isinstance(i, Ratings)]
     if not references:
         return 0.0
@@ -79,7 +81,7 @@ def best_constant(items: Iterable[Item]) -> float:
 
 def skill(percent: float, baseline: float) -> float:
     """An EQ percent on the scale where `baseline` is 0 and perfect is 1."""
-    # Where one constant answers everything, there is no scale; a point then counts as one.
+    # Where a constant answer is perfect there is no scale; a difference of 1 percent counts as 1.
     return (percent - baseline) / max(100 - baseline, 1)
 
 
@@ -89,7 +91,7 @@ def skill(percent: float, baseline: float) -> float:
 def score_text(item: Item, text: str, *, truncated: bool = False, baseline: float = 0.0) -> Scored:
     """The score of a generated answer. `baseline` is best_constant() of the suite.
 
-    Of an answer that the token limit cut off, the last line does not count.
+    If the token limit cut the answer off (`truncated`), its last line does not count.
     """
     if truncated:
         text = without_last_line(text)
@@ -112,8 +114,8 @@ def _score_text(item: Item, text: str, baseline: float) -> Scored | None:
         value = number(text)
         if value is None or not item.partial:
             return None if value is None else _exact(value == item.answer, value)
-        credit = partial_credit(item.answer, int(value))
-        return Scored("ok", credit, credit, value, binary=False)
+        score = partial_credit(item.answer, int(value))
+        return Scored("ok", score, score, value, binary=False)
     if isinstance(item, Ratings):
         ratings = named_numbers(text, item.emotions, HIGHEST)
         return None if ratings is None else _rated(item, ratings, baseline)
@@ -126,7 +128,7 @@ def _score_text(item: Item, text: str, baseline: float) -> Scored | None:
     return Scored("ok", score, score, both, binary=False)
 
 
-def _exact(right: bool, parsed: Any) -> Scored:  # noqa: FBT001 - the only thing it says
+def _exact(right: bool, parsed: Any) -> Scored:  # noqa: FBT001 - its only meaning
     return Scored("ok", float(right), float(right), parsed, binary=True)
 
 
@@ -143,14 +145,16 @@ def _rated(item: Ratings, ratings: Sequence[float], baseline: float) -> Scored:
 def score_probabilities(
     item: Item, probabilities: Sequence[Mapping[str, float]], *, baseline: float = 0.0
 ) -> Scored:
-    """The score of one distribution per Ask of the item, by option name or by digit string.
+    """The score of a quick answer: one distribution per request, by option name or digit string.
 
-    Distributions need not sum to 1; one without any mass is no answer. ValueError if there are
-    not as many as the item has asks.
+    Distributions need not sum to 1; one that sums to 0 is no answer. Raises ValueError if there
+    are not as many as the item has requests.
     """
-    asks = item.asks()
-    if len(probabilities) != len(asks):
-        raise ValueError(f"{item.id}: {len(probabilities)} distributions for {len(asks)} asks")
+    requests = item.requests()
+    if len(probabilities) != len(requests):
+        raise ValueError(
+            f"{item.id}: {len(probabilities)} distributions for {len(requests)} requests"
+        )
     given = [_normalised(p) for p in probabilities]
     if not all(given):
         binary = not isinstance(item, (Ratings, Contrast))
@@ -158,7 +162,7 @@ def score_probabilities(
     if isinstance(item, (Choice, Number)):
         (p,) = given
         top = max(p, key=p.__getitem__)
-        if asks[0].digits:
+        if requests[0].digits:
             assert isinstance(item, Number)
             return _by_digits(item, p, top)
         right = item.letter if isinstance(item, Number) else item.answer
@@ -179,9 +183,9 @@ def score_probabilities(
 
 
 def _quick(score: float, sureness: float, parsed: Any, *, binary: bool) -> Scored:
-    # Of windows of one model the probability alone ranks reliably, but partly by how sure they
-    # are of what they get wrong or right anyway; the score alone is coarse. Measured on 22 windows
-    # of SmolLM2, rank correlation with the score on 150 other items: after 18 items 0.65 by
+    # The probability alone ranks windows of a model reliably, but partly by how confident they are
+    # in answers that are right or wrong anyway; the score alone is coarse. Measured on 22 windows
+    # of SmolLM2 as the rank correlation with the score on 150 other items: after 18 items 0.65 by
     # probability, 0.73 by score, 0.74 by their mean; after 75 items 0.77, 0.89 and 0.88.
     return Scored("ok", score, (score + sureness) / 2, parsed, binary)
 
@@ -196,12 +200,12 @@ def _expected(p: Mapping[str, float]) -> float:
 
 
 def _by_digits(item: Number, p: Mapping[str, float], top: str) -> Scored:
-    """The first token of a number: as far as it goes, it can be judged."""
+    """Judge a number by its first token."""
     answer = str(item.answer)
     if item.partial:
-        # What the token begins, completed with zeros, is a guess of the right length.
-        credits_ = {t: partial_credit(item.answer, int(t.ljust(len(answer), "0"))) for t in p}
+        # The token, filled with zeros to the right length, is the guess.
+        worth = {t: partial_credit(item.answer, int(t.ljust(len(answer), "0"))) for t in p}
     else:
-        credits_ = {t: float(answer.startswith(t)) for t in p}
-    sureness = sum(p[t] * credits_[t] for t in p)
+        worth = {t: float(answer.startswith(t)) for t in p}
+    sureness = sum(p[t] * worth[t] for t in p)
     return _quick(float(answer.startswith(top)), sureness, top, binary=True)

@@ -1,10 +1,10 @@
-"""Suites: items of several families in one fixed order, and what an answer without thought scores.
+"""Suites: items of several families in one fixed order, with the baselines of their scores.
 
-The order is shuffled once and stratified: however short a prefix, every family and topic has its
-share of it, so that a search may ask the first items of all candidates and go on with the few.
+The order is shuffled once and stratified: every prefix holds each family and topic in proportion.
+A search can therefore ask all candidates the first items, and only some of them the rest.
 
 Splits share no question, whatever the seeds, and no event of the scenarios about emotions. They do
-share names, wordings and kinds of events: they are other draws of one generator.
+share names, wordings and kinds of events, since one generator draws them all.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from typing import Any
 from rys_gguf.probes.draw import Place, item_random
 from rys_gguf.probes.families import arithmetic as math
 from rys_gguf.probes.families import emotions, reasoning
-from rys_gguf.probes.item import DIGITS, Contrast, Item, Number, Ratings, dump, load
+from rys_gguf.probes.item import DIGITS, Choice, Contrast, Item, Number, Ratings, dump
+from rys_gguf.probes.item_file import load
+from rys_gguf.probes.names import FAMILIES, LEVELS, SIZES, SPLITS
 from rys_gguf.probes.score import (
     best_constant,
     eq_percent,
@@ -33,19 +35,13 @@ from rys_gguf.probes.score import (
     skill,
 )
 
-FAMILIES: dict[str, ModuleType] = {m.FAMILY: m for m in (math, emotions, reasoning)}
-SIZES: dict[str, dict[str, int]] = {
-    "quick": {"math": 32, "eq": 24, "reasoning": 80},
-    "standard": {"math": 64, "eq": 48, "reasoning": 200},
-    "validate": {"math": 120, "eq": 96, "reasoning": 400},
-}
-SPLITS = ("search", "heldout", "audit")
-LEVELS = (0, 1, 2, 3)
+# Each module has topics(level) and make(rng, place).
+GENERATORS: dict[str, ModuleType] = {m.FAMILY: m for m in (math, emotions, reasoning)}
 
 
 @dataclass(frozen=True, slots=True)
-class Floor:
-    """Mean scores without thought: of the best constant answer, and of answers at random."""
+class Baseline:
+    """Mean scores of answers that ignore the question: the best constant one, and random ones."""
 
     constant: float
     random: float
@@ -64,63 +60,60 @@ class Suite:
 
     @cached_property
     def suite_id(self) -> str:
-        """A hash of all items and their order: equal for equal suites only."""
+        """A hash of all items in their order: only equal suites have equal ids."""
         return hashlib.sha256(dump(self.items).encode()).hexdigest()[:16]
 
     @cached_property
     def families(self) -> tuple[str, ...]:
-        """The families, in the order in which they first come."""
+        """The families, in the order of their first items."""
         return tuple(dict.fromkeys(i.family for i in self.items))
 
     def halves(self) -> tuple[Suite, Suite]:
-        """Two suites, each with half of every answer of every topic; one item is in the first."""
+        """Two suites, between which the items of every topic and answer are divided evenly.
+
+        A single item goes to the first suite.
+        """
         groups: dict[tuple[str, str, str], int] = {}
         sides: tuple[list[Item], list[Item]] = ([], [])
         for item in self.items:
             key = (item.family, item.topic, str(item.gold))
-            # The first of every other group goes to the other side: single items are shared, too.
+            # Groups start with alternating sides, so that groups of one item are divided as well.
             first = groups.setdefault(key, len(groups))
             sides[first % 2].append(item)
             groups[key] = first + 1
         return Suite(tuple(sides[0])), Suite(tuple(sides[1]))
 
     @cached_property
-    def baseline(self) -> float:
-        """The EQ percent of the best constant answer, which skill is measured from."""
+    def eq_baseline(self) -> float:
+        """The EQ percent of the best constant answer: skill 0."""
         return best_constant(self.items)
 
     @cached_property
-    def floors(self) -> dict[str, dict[str, Floor]]:
-        """Floors of quick scores by family and topic; topic "" is the whole family.
+    def baselines(self) -> dict[str, dict[str, Baseline]]:
+        """Baselines of quick scores by family and topic; topic "" is the whole family.
 
-        A family's constant answer may differ from topic to topic.
+        The best constant answer of a family may be another one than those of its topics, and then
+        it scores less than they do.
         """
-        return self._floors(generated=False)
+        return self._baselines(generated=False)
 
     @cached_property
-    def generated_floors(self) -> dict[str, dict[str, Floor]]:
-        """Floors of generated answers, as `floors`."""
-        return self._floors(generated=True)
+    def generated_baselines(self) -> dict[str, dict[str, Baseline]]:
+        """Baselines of generated answers, as `baselines`."""
+        return self._baselines(generated=True)
 
-    def _floors(self, *, generated: bool) -> dict[str, dict[str, Floor]]:
-        floors: dict[str, dict[str, Floor]] = {}
-        for family in self.families:
-            topics: dict[str, list[Item]] = {}
-            for item in self.items:
-                if item.family == family:
-                    topics.setdefault(item.topic, []).append(item)
-            by_topic = {t: _floor(i, self.baseline, generated=generated) for t, i in topics.items()}
-            weights = [len(items) for items in topics.values()]
-            whole = Floor(
-                *(
-                    sum(w * v for w, v in zip(weights, values, strict=True)) / sum(weights)
-                    for values in zip(
-                        *((f.constant, f.random) for f in by_topic.values()), strict=True
-                    )
-                )
-            )
-            floors[family] = {"": whole, **by_topic}
-        return floors
+    def _baselines(self, *, generated: bool) -> dict[str, dict[str, Baseline]]:
+        groups: dict[str, dict[str, list[Item]]] = {family: {"": []} for family in self.families}
+        for item in self.items:
+            groups[item.family][""].append(item)
+            groups[item.family].setdefault(item.topic, []).append(item)
+        return {
+            family: {
+                topic: _baseline(items, self.eq_baseline, generated=generated)
+                for topic, items in topics.items()
+            }
+            for family, topics in groups.items()
+        }
 
     def statistics(self) -> list[dict[str, Any]]:
         """One plain record per family, topic and level: counts, answers, lengths in characters."""
@@ -132,8 +125,8 @@ class Suite:
 
 def _statistics(key: tuple[str, str, int], items: Sequence[Item], suite: Suite) -> dict[str, Any]:
     family, topic, level = key
-    lengths = sorted(len(ask.prompt) for item in items for ask in item.asks())
-    floor = suite.floors[family][topic]
+    lengths = sorted(len(request.prompt) for item in items for request in item.requests())
+    baseline = suite.baselines[family][topic]
     record = {
         "family": family,
         "topic": topic,
@@ -142,8 +135,8 @@ def _statistics(key: tuple[str, str, int], items: Sequence[Item], suite: Suite) 
         "answers": dict(sorted(Counter(map(_quick_answer, items)).items())),
         "asks": len(lengths),
         "characters": {"median": lengths[len(lengths) // 2], "most": lengths[-1]},
-        "constant": floor.constant,
-        "random": floor.random,
+        "constant": baseline.constant,
+        "random": baseline.random,
     }
     ratings = [r for item in items if isinstance(item, Ratings) for r in item.reference]
     if ratings:
@@ -151,13 +144,13 @@ def _statistics(key: tuple[str, str, int], items: Sequence[Item], suite: Suite) 
             "mean": fmean(ratings),
             "sd": pstdev(ratings),
             "zeros_and_ones": sum(r <= 1 for r in ratings) / len(ratings),
-            "best_constant": suite.baseline,
+            "best_constant": suite.eq_baseline,
         }
     return record
 
 
 def _quick_answer(item: Item) -> str:
-    """The answer to a quick ask, in a form that can be counted."""
+    """The right answer of a quick score, in a form that can be counted."""
     if isinstance(item, Number):
         return item.letter if item.texts else str(item.answer)[0]
     if isinstance(item, Ratings):
@@ -165,28 +158,41 @@ def _quick_answer(item: Item) -> str:
     return str(item.gold)
 
 
-# -- floors --------------------------------------------------------------------------------------
+# -- baselines -----------------------------------------------------------------------------------
 
 
-def _floor(items: Sequence[Item], baseline: float, *, generated: bool) -> Floor:
-    """Of the items of one topic, which are of one kind as a rule: weighted over kinds if not."""
+def _baseline(items: Sequence[Item], eq_baseline: float, *, generated: bool) -> Baseline:
+    """The baseline of some items: the mean over the forms in which they are to be answered."""
     parts: dict[object, list[Item]] = {}
     for item in items:
-        exact = isinstance(item, Number) and (item.partial, bool(item.texts))
-        parts.setdefault((type(item), exact), []).append(item)
-    floors = [(len(p), _floor_of_kind(p, baseline, generated=generated)) for p in parts.values()]
-    return Floor(
-        sum(n * f.constant for n, f in floors) / len(items),
-        sum(n * f.random for n, f in floors) / len(items),
+        parts.setdefault(_form(item, generated=generated), []).append(item)
+    baselines = [
+        (len(p), _baseline_of_form(p, eq_baseline, generated=generated)) for p in parts.values()
+    ]
+    return Baseline(
+        sum(n * b.constant for n, b in baselines) / len(items),
+        sum(n * b.random for n, b in baselines) / len(items),
     )
 
 
-def _floor_of_kind(items: Sequence[Item], baseline: float, *, generated: bool) -> Floor:
+def _form(item: Item, *, generated: bool) -> object:
+    """What a constant answer may depend on: the form of the answer.
+
+    The length of a number counts as its form where near misses count. Topics have such lengths.
+    """
+    if isinstance(item, Choice):
+        return item.options
+    if isinstance(item, Number):
+        return item.partial, item.options, item.topic if generated and item.partial else ""
+    return item.kind
+
+
+def _baseline_of_form(items: Sequence[Item], eq_baseline: float, *, generated: bool) -> Baseline:
     first = items[0]
     if isinstance(first, Contrast):
-        return Floor(0.0, 0.0)
+        return Baseline(0.0, 0.0)
     if isinstance(first, Ratings):
-        # The formula is a sum over ratings: its mean over random digits is that of each rating.
+        # The formula is a sum over ratings, so its mean over random digits is that of one rating.
         at_random = fmean(
             fmean(eq_percent([r], [int(d)]) for d in DIGITS)
             for item in items
@@ -194,21 +200,21 @@ def _floor_of_kind(items: Sequence[Item], baseline: float, *, generated: bool) -
             for r in item.reference
         )
         best = best_constant(items)
-        return Floor(skill(best, baseline), skill(at_random, baseline))
+        return Baseline(skill(best, eq_baseline), skill(at_random, eq_baseline))
     if isinstance(first, Number) and generated:
         answers = [item.answer for item in items if isinstance(item, Number)]
-        return _number_floor(answers, partial=first.partial)
+        return _number_baseline(answers, partial=first.partial)
     common = max(Counter(map(_quick_answer, items)).values()) / len(items)
-    return Floor(common, fmean(item.chance for item in items))
+    return Baseline(common, fmean(item.chance for item in items))
 
 
-def _number_floor(answers: Sequence[int], *, partial: bool) -> Floor:
+def _number_baseline(answers: Sequence[int], *, partial: bool) -> Baseline:
     if not partial:
-        return Floor(max(Counter(answers).values()) / len(answers), 0.0)
+        return Baseline(max(Counter(answers).values()) / len(answers), 0.0)
     lengths = range(min(len(str(a)) for a in answers), max(len(str(a)) for a in answers) + 1)
     guesses = {lead * 10 ** (n - 1) // 10 for n in lengths for lead in range(10, 100)} - {0}
     best = max(fmean(partial_credit(a, g) for a in answers) for g in guesses)
-    return Floor(best, fmean(map(partial_credit_at_random, answers)))
+    return Baseline(best, fmean(map(partial_credit_at_random, answers)))
 
 
 # -- building ------------------------------------------------------------------------------------
@@ -220,11 +226,11 @@ def build_suite(
     levels: Mapping[str, int] | None = None,
     seed: int = 0,
     split: str = "search",
-    families: Sequence[str] = tuple(FAMILIES),
+    families: Sequence[str] = FAMILIES,
 ) -> Suite:
-    """The suite of a size: the same items for the same arguments, on any machine.
+    """The suite of a size: the same arguments give the same items on any machine.
 
-    `levels` by family; 1 where not named. ValueError for names or levels that do not exist.
+    `levels` is by family, 1 for those it lacks. Raises ValueError for unknown names and levels.
     """
     if size not in SIZES or split not in SPLITS or not families or set(families) - set(FAMILIES):
         raise ValueError(f"no such suite: {size!r}, {split!r}, {tuple(families)!r}")
@@ -237,7 +243,7 @@ def build_suite(
         items = _family(family, n, levels[family], seed, split)
         # Item k of n comes at (k + 1/2) / n of the suite: families are mixed in proportion.
         ordered += [
-            (Fraction(2 * k + 1, 2 * n), list(FAMILIES).index(family), item)
+            (Fraction(2 * k + 1, 2 * n), FAMILIES.index(family), item)
             for k, item in enumerate(items)
         ]
     ordered.sort(key=lambda entry: entry[:2])
@@ -245,8 +251,8 @@ def build_suite(
 
 
 def _family(family: str, n: int, level: int, seed: int, split: str) -> list[Item]:
-    """Items of a family, one of every topic in each round, rounds shuffled within themselves."""
-    topics = FAMILIES[family].topics(level)
+    """Items of a family: rounds with one item of every topic, each round in an order of its own."""
+    topics = GENERATORS[family].topics(level)
     made: dict[str, list[Item]] = {topic: [] for topic in topics}
     seen: set[str] = set()
     for k in range(n):
@@ -265,16 +271,16 @@ def _family(family: str, n: int, level: int, seed: int, split: str) -> list[Item
 def _item(
     family: str, topic: str, level: int, index: int, seed: int, split: str, seen: set[str]
 ) -> Item:
-    """An item of the split that is not among those `seen`, to which it is added."""
+    """An item of the split whose question is not in `seen`; the question is added to it."""
     name = f"{family}-{topic}-{level}-{split}-{seed}-{index}"
     number = SPLITS.index(split)
-    # What happens in one split's suite never happens in another's.
+    # An event that one split uses is never used by another.
     place = Place(topic, level, index, name, slice(number, None, len(SPLITS)))
     for attempt in range(1000):
         rng = item_random(family, topic, level, index, seed=seed, split=split, attempt=attempt)
-        item: Item = FAMILIES[family].make(rng, place)
+        item: Item = GENERATORS[family].make(rng, place)
         asked = _essence(item)
-        # Every question belongs to one split, whatever the seed: small ones would meet else.
+        # Every question belongs to one split, whatever the seed; short sums would occur in several.
         if hashlib.sha256(asked.encode()).digest()[0] % len(SPLITS) == number and asked not in seen:
             seen.add(asked)
             return item
@@ -282,7 +288,7 @@ def _item(
 
 
 def _essence(item: Item) -> str:
-    """What must not come twice, whatever the wording around it or the order of versions."""
+    """The part that must not come twice, whatever the wording or the order of versions."""
     if isinstance(item, Contrast):
         return min(item.question, item.other)
     if isinstance(item, Number) and item.partial:

@@ -1,12 +1,12 @@
 """A Hugging Face model card for a variant: what it is, how it runs, what was measured and checked.
 
-Only what the files say goes into it. A licence, a base model or a language the header does not
-name is left open for the author rather than guessed.
+Only what the files say goes into it. A licence, a base model or a language that the header does
+not name is left open for the author rather than guessed. templates/card.md.j2 is the card; this
+module prepares plain values for it.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -14,10 +14,11 @@ from html import escape
 from itertools import groupby
 from typing import Any
 
-from gguf.constants import GGUFValueType
+from markupsafe import Markup
 
 from rys_gguf._version import __version__
 from rys_gguf.errors import Refused, RysError
+from rys_gguf.extras import require
 from rys_gguf.formats.model import Model
 from rys_gguf.layers.architectures import CHECKED_AGAINST
 from rys_gguf.layers.carry import architecture_of, metadata_of, reschedule
@@ -25,41 +26,44 @@ from rys_gguf.layers.layer_map import LayerMap
 from rys_gguf.layers.rule import Metadata
 from rys_gguf.layers.schedule import Schedule
 from rys_gguf.patch.provenance import recorded_source
-from rys_gguf.stats.pairs import Evidence, RunData
-from rys_gguf.stats.verdict import (
-    HELD_OUT,
-    OVERALL,
-    Verdict,
+from rys_gguf.report.front_matter import front_matter, header_text
+from rys_gguf.report.markup import render_text
+from rys_gguf.report.sentences import (
     interval_text,
+    on_items,
     p_text,
     points,
     score_text,
-    verdicts,
+    verdict_sentence,
 )
+from rys_gguf.stats.evidence import Evidence, RunData
+from rys_gguf.stats.pairs import OVERALL
+from rys_gguf.stats.verdict import BETTER, WORSE, Verdict, verdicts
 from rys_gguf.text import printable, size
 
-_REPOSITORY = re.compile(r"https://huggingface\.co/([\w.-]+/[\w.-]+)/?", re.ASCII)
-# How Hugging Face writes the licences it knows: apache-2.0, llama3.1, cc-by-nc-4.0.
-_LICENCE = re.compile(r"[a-z][a-z0-9.+-]*", re.ASCII)
-_LANGUAGE = re.compile(r"[a-z]{2,3}", re.ASCII)
 _MARKDOWN = re.compile(r"([\\`*_\[\]|~#])")
+# GitHub's Markdown, and the Hub's, turn these into links wherever they stand but in code.
+_AUTOLINK = re.compile(r"://|www\.|@|mailto:|xmpp:", re.IGNORECASE)
 _WIDTH = 56
 
 
-def card(
+def make_card(
     variant: Model,
     source: Model | None,
     layer_map: LayerMap,
     run: RunData | None = None,
     validation: Mapping[str, Any] | None = None,
 ) -> str:
-    """README.md for a variant. `validation` is what VARIANT.validate.json holds.
+    """README.md for a variant. `validation` is the content of VARIANT.validate.json.
 
-    Raises RysError if the run is of a model with another number of layers, or the validation of
-    another map.
+    Raises RysError if the run is of a model with another number of layers, the validation is of
+    another map, or a package is missing.
     """
+    require("the card", "huggingface_hub", "jinja2")
+    if run is not None:
+        require("the card's scores", "scipy")
     evidence = None if run is None else Evidence(run)
-    n_layers = layer_map.n_source if evidence is None else evidence.info["model"]["n_layers"]
+    n_layers = layer_map.n_source if evidence is None else evidence.info.model.n_layers
     if n_layers != layer_map.n_source:
         raise RysError(
             f"the run is of a model with {n_layers} layers, the map of one with "
@@ -72,112 +76,77 @@ def card(
         )
     # Whatever is missing in the source's header was never in the variant's.
     origin = source or variant
-    lines = [
-        *_front_matter(origin),
-        "",
-        f"# {_md(_name(variant))}",
-        "",
-        *_summary(variant, source, layer_map),
-        *_files(variant),
-        *_paths(layer_map),
-        *_rule(variant, origin, source, layer_map),
-        *_scores(layer_map, evidence, _digest_of_source(variant, source)),
-        *_validated(validation),
-        *_usage(variant),
-    ]
-    return "\n".join(lines) + "\n"
+    verdict = None if evidence is None else _verdict_of(evidence, layer_map)
+    name = header_text(variant, "general.name") or variant.name.removesuffix(".gguf")
+    info = None if evidence is None else evidence.info
+    data = front_matter(origin, name, verdict, info)
+    values = {
+        "base_model": data.base_model,
+        "front_matter": Markup(data.to_yaml()),  # noqa: S704 - YAML that its library has quoted
+        "name": name,
+        "summary": _summary(variant, source, layer_map),
+        "map": code(layer_map.spec),
+        "architecture": code(variant.architecture),
+        "version": __version__,
+        "files": [
+            {"name": f.name, "size": size(f.n_bytes), "n_bytes": f.n_bytes} for f in variant.files
+        ],
+        "path": _plain("\n".join(_path_lines(layer_map))),
+        "n_layers": len(layer_map),
+        "no_scores": "Not measured."
+        if run is None
+        else "This window was no finalist of the run: it has no scores on held-out items.",
+        "scores": _scores(verdict, evidence, _digest_of_source(variant, source)),
+        "command": _plain(_command(variant)),
+        **_rule(variant, origin, source, layer_map),
+        **_checks(validation),
+    }
+    return render_text("card.md.j2", values, markdown)
 
 
-def _front_matter(origin: Model) -> Iterator[str]:
-    yield "---"
-    if base := _base_model(origin):
-        yield f"base_model: {_yaml(base)}"
-        yield "base_model_relation: merge"
-    else:
-        yield "# base_model: OWNER/NAME of the source model; its header does not name it"
-        yield "# base_model_relation: merge"
-    licence = _string(origin, "general.license")
-    if licence and _LICENCE.fullmatch(licence):
-        yield f"license: {_yaml(licence)}"
-    else:
-        yield "license: other"
-        if name := _string(origin, "general.license.name") or licence:
-            yield f"license_name: {_yaml(name)}"
-    if link := _string(origin, "general.license.link"):
-        yield f"license_link: {_yaml(link)}"
-    yield "library_name: gguf"
-    if languages := _languages(origin):
-        yield "language:"
-        yield from (f"  - {_yaml(language)}" for language in languages)
-    yield "tags:"
-    yield from (f"  - {tag}" for tag in ("gguf", "rys", "layer-duplication"))
-    yield "---"
+def markdown(value: str) -> str:
+    """Text from a file as Markdown that shows it and does nothing else."""
+    if _AUTOLINK.search(value):
+        return code(value)
+    return _MARKDOWN.sub(r"\\\1", escape(printable(value, 1000), quote=False))
 
 
-def _base_model(origin: Model) -> str | None:
-    """The repository the source came from, by the most direct key the header has."""
-    # Not general.base_model.*: that is what the source itself was made from.
-    keys = ("general.source.repo_url", "general.repo_url")
-    for key in keys:
-        match = _REPOSITORY.fullmatch(_string(origin, key) or "")
-        if match:
-            return match[1]
-    return None
+def code(value: str) -> Markup:
+    """Text from a file as a code span, in which nothing is a link."""
+    shown = printable(value, 1000).replace("`", "'").replace("|", "\\|")
+    return _plain(f"`{shown or ' '}`")
 
 
-def _languages(origin: Model) -> list[str]:
-    kv = origin.header.get("general.languages")
-    if kv is None or kv.item_type != GGUFValueType.STRING or not isinstance(kv.raw, bytes):
-        return []
-    return [value for value in kv.value if _LANGUAGE.fullmatch(value)]
+def _plain(text: str) -> Markup:
+    """Text that stays as it is, since the place it goes to shows it literally."""
+    return Markup(text)  # noqa: S704 - not HTML
 
 
-def _string(model: Model, key: str) -> str | None:
-    kv = model.header.get(key)
-    if kv is None or kv.type != GGUFValueType.STRING or not isinstance(kv.raw, bytes):
-        return None
-    return str(kv.value) or None
-
-
-def _name(variant: Model) -> str:
-    return _string(variant, "general.name") or variant.name.removesuffix(".gguf")
-
-
-def _summary(variant: Model, source: Model | None, layer_map: LayerMap) -> Iterator[str]:
+def _summary(variant: Model, source: Model | None, layer_map: LayerMap) -> Markup:
     recorded = recorded_source(variant.header)
-    name = source.name if source else printable(recorded[0]) if recorded else "its source"
+    name = source.name if source else recorded[0] if recorded else ""
     windows = layer_map.windows() or ()
     passes = Counter(layer_map.sources)
-    what = (
+    path = (
         " and ".join(f"layers {i} to {j - 1}" for i, j in windows) + " run twice"
         if windows and all(passes[k] == 2 for i, j in windows for k in range(i, j))  # noqa: PLR2004
         else f"its layers run as {layer_map.spec}"
     )
-    # What a recorded map does not use at the source's end it does not tell either.
-    became = (
+    # A recorded map does not tell how many layers at the source's end it leaves out.
+    count = (
         f"{layer_map.n_source} layers became {len(layer_map)}."
         if source
-        else f"Its {len(layer_map)} layers are made of {len(passes)} of the source's."
+        else f"Its {len(layer_map)} layers come from {len(passes)} layers of the source."
     )
     is_whole = len(passes) == layer_map.n_source
-    how = "with repeated layers" if is_whole else "with another path through its layers"
-    yield (
-        f"`{_code(name)}` {how} (RYS): {what}. {became} Nothing was trained: a repeated layer is "
-        f"a copy."
+    change = "with repeated layers" if is_whole else "with another path through its layers"
+    return _plain(
+        f"{code(name) if name else 'Its source'} {change} (RYS): {path}. {count} Nothing was "
+        f"trained: a repeated layer is a copy."
     )
-    yield ""
-    yield f"- Map: `{layer_map.spec}`"
-    yield f"- Architecture: `{_code(variant.architecture)}`"
-    yield f"- Made with rys-gguf {__version__}"
 
 
-def _files(variant: Model) -> Iterator[str]:
-    yield from ("", "## Files", "", "| File | Size | Bytes |", "| --- | --- | ---: |")
-    for file in variant.files:
-        yield f"| {_md(file.name)} | {size(file.n_bytes)} | {file.n_bytes} |"
-
-
-def _paths(layer_map: LayerMap) -> Iterator[str]:
+def _path_lines(layer_map: LayerMap) -> Iterator[str]:
     """Every pass as a line at the place of its layers: a step back to the left is a repeat."""
     n = layer_map.n_source
 
@@ -187,17 +156,10 @@ def _paths(layer_map: LayerMap) -> Iterator[str]:
         inner = f" {'-' * (width - len(f'{first}{last}') - 4)}- "
         return " " * left + (f"{first}{inner}{last}" if first != last else f"{first}")
 
-    yield from ("", "## Path", "", "```text")
     yield f"normal  {line(0, n - 1)}"
     for k, (first, last) in enumerate(_stretches(layer_map.sources)):
         lead = "RYS     " if k == 0 else "        "
         yield lead + line(first, last)
-    yield "```"
-    yield ""
-    yield (
-        f"Layers are counted from 0, ends included; the path is read line by line. The output has "
-        f"{len(layer_map)} layers and runs them once each, in order."
-    )
 
 
 def _stretches(sources: tuple[int, ...]) -> Iterator[tuple[int, int]]:
@@ -209,144 +171,126 @@ def _stretches(sources: tuple[int, ...]) -> Iterator[tuple[int, int]]:
 
 def _rule(
     variant: Model, origin: Model, source: Model | None, layer_map: LayerMap
-) -> Iterator[str]:
-    yield from ("", "## Layers and their place", "")
+) -> dict[str, Any]:
+    """The architecture's rules, and whether the map keeps to them."""
     try:
         arch = architecture_of(origin)
     except Refused:
-        yield (
-            f"`{_code(origin.architecture)}` is not in rys-gguf's table of architectures: its "
-            f"layers were taken for alike."
+        unknown = _plain(
+            f"{code(origin.architecture)} is not in rys-gguf's table of architectures: its layers "
+            f"were taken to be alike."
         )
-        return
+        return {"rules": [], "rule_verdict": unknown, "notes": []}
     meta = metadata_of(origin)
     rules = [text for rule in arch.rules if (text := rule.describe(meta))]
-    yield from (f"- {_md(text)}" for text in rules or ["every layer alike"])
-    yield ""
-    where = f"{_md(arch.source)}, checked against {_md(CHECKED_AGAINST)}"
+    where = f"{markdown(arch.source)}, checked against {markdown(CHECKED_AGAINST)}"
+    notes: list[str] = []
     if source is None:
-        yield f"This is how llama.cpp runs the layers ({where})."
-        return
-    if not reschedule(arch, meta, layer_map, Schedule.PORTABLE).conflicts:
-        yield (
-            f"The map respects this rule of llama.cpp ({where}): wherever the source runs, every "
-            f"copy runs as its original."
+        verdict = f"This is how llama.cpp runs the layers ({where})."
+    elif not reschedule(arch, meta, layer_map, Schedule.PORTABLE).conflicts:
+        verdict = (
+            f"The map respects this rule of llama.cpp ({where}): wherever a layer runs, it runs as "
+            f"its original does."
         )
-        return
-    explicit = reschedule(arch, meta, layer_map, Schedule.EXPLICIT)
-    if not _is_spelled_out(variant, meta, explicit.target):
-        yield (
-            f"**The map does not respect this rule of llama.cpp ({where}), and the file does not "
-            f"spell out the difference: some layers run as something else than their source.**"
-        )
-        return
-    yield f"The file spells out what the place of a layer no longer tells llama.cpp ({where}):"
-    yield ""
-    yield from (f"- {_md(note)}" for note in explicit.notes)
+    else:
+        explicit = reschedule(arch, meta, layer_map, Schedule.EXPLICIT)
+        if _is_spelled_out(variant, meta, explicit.target):
+            verdict = (
+                f"The file spells out what the place of a layer no longer tells llama.cpp "
+                f"({where}):"
+            )
+            notes = list(explicit.notes)
+        else:
+            verdict = (
+                f"**The map does not respect this rule of llama.cpp ({where}), and the file does "
+                f"not spell out the difference: some layers run as another kind than their "
+                f"source.**"
+            )
+    return {
+        "rules": rules or ["every layer alike"],
+        "rule_verdict": _plain(verdict),
+        "notes": notes,
+    }
 
 
 def _is_spelled_out(variant: Model, source: Metadata, wanted: Metadata) -> bool:
     """Whether the variant has every KV that `--schedule explicit` changes."""
     changed = [kv for key, kv in wanted.kvs.items() if source.kvs.get(key) != kv]
-    found = [variant.header.get(kv.key) for kv in changed]
-    return all(f is not None and f.raw == kv.raw for f, kv in zip(found, changed, strict=True))
+    present = [variant.header.get(kv.key) for kv in changed]
+    return all(
+        there is not None and there.raw == kv.raw
+        for there, kv in zip(present, changed, strict=True)
+    )
 
 
 def _digest_of_source(variant: Model, source: Model | None) -> str | None:
-    """SHA-256 of the source's header, or what the variant records of it."""
+    """SHA-256 of the source's header, or the one that the variant records."""
     if source is not None:
         return source.header_digest()
     recorded = recorded_source(variant.header)
     return recorded[2].removeprefix("sha256:") if recorded else None
 
 
-def _scores(layer_map: LayerMap, run: Evidence | None, digest: str | None) -> Iterator[str]:
-    yield from ("", "## Scores", "")
-    if run is None:
-        yield "Not measured."
-        return
-    found = [v for v in verdicts(run) if v.candidate.spec == layer_map.spec]
-    if not found:
-        yield "This window was no finalist of the run: it has no scores on held-out items."
-        return
-    yield from _verdict_lines(found[0], run.info)
-    measured = run.info["identity"].get("model")
-    if digest and isinstance(measured, Mapping) and measured.get("sha256") != digest:
-        yield ""
-        yield (
-            f"**The run is of {_md(str(measured.get('name')))}, which is not the file this variant "
-            f"was made from**: take its scores for this variant only if the two are one model."
-        )
+def _verdict_of(evidence: Evidence, layer_map: LayerMap) -> Verdict | None:
+    """The verdict on a map, None if it was no finalist."""
+    for verdict in verdicts(evidence):
+        if verdict.trial.candidate.layer_map == layer_map:
+            return verdict
+    return None
 
 
-def _verdict_lines(verdict: Verdict, info: Mapping[str, Any]) -> Iterator[str]:
-    judged = verdict.judgement
-    identity = info.get("identity", {})
-    yield (
-        f"**{judged.word}** than the base"
-        if judged.word in ("better", "worse")
-        else (f"**{judged.word}**")
+def _scores(
+    verdict: Verdict | None, evidence: Evidence | None, digest: str | None
+) -> dict[str, Any] | None:
+    if verdict is None or evidence is None:
+        return None
+    judgement, info = verdict.judgement, evidence.info
+    measured = info.identity.get("model")
+    is_other = digest and isinstance(measured, Mapping) and measured.get("sha256") != digest
+    rows = [
+        {
+            "name": _plain(f"**{e.name}**")
+            if e.name == OVERALL
+            else e.name + " (control)" * (e.name in verdict.controls),
+            "n": e.n,
+            "base": score_text(e.base, e.base_interval),
+            "variant": score_text(e.window, e.window_interval),
+            "difference": points(e.difference),
+            "interval": interval_text(e.interval),
+            "p": _plain(p_text(e.holm_p)),
+        }
+        for e in (judgement.overall, *judgement.families)
+    ]
+    return {
+        "word": judgement.word,
+        "than_base": " than the base" if judgement.word in (BETTER, WORSE) else "",
+        "sentence": verdict_sentence(verdict),
+        "rows": rows,
+        "model": info.model.name,
+        "stage": on_items(verdict.stage),
+        "suite": code(str(info.identity.get("heldout"))),
+        "run": code(info.run_id),
+        "other_model": str(measured.get("name"))
+        if is_other and isinstance(measured, Mapping)
+        else "",
+    }
+
+
+def _checks(validation: Mapping[str, Any] | None) -> dict[str, Any]:
+    rungs = () if validation is None else validation.get("rungs", ())
+    checks = [{key: str(r.get(key, "")) for key in ("name", "outcome", "shows")} for r in rungs]
+    builds = (
+        r["details"].get("build")
+        for r in rungs
+        if r.get("name") == "load" and isinstance(r.get("details"), Mapping)
     )
-    yield ""
-    yield _md(verdict.sentence)
-    yield ""
-    yield "| | n | Base | Variant | Difference | 95 % interval | Holm p |"
-    yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"
-    for e in (judged.overall, *judged.families):
-        name = f"**{e.name}**" if e.name == OVERALL else _md(e.name)
-        name += " (control)" * (e.name in verdict.controls)
-        yield (
-            f"| {name} | {e.n} | {score_text(e.base, e.base_interval)} "
-            f"| {score_text(e.window, e.window_interval)} "
-            f"| {points(e.difference)} | {interval_text(e.interval)} | {p_text(e.holm_p)} |"
-        )
-    yield ""
-    model = info.get("model", {})
-    yield (
-        f"Measured on {_md(str(model.get('name')))}, {HELD_OUT.get(verdict.stage, verdict.stage)}, "
-        f"suite `{_code(str(identity.get('heldout')))}`, run `{_code(str(info.get('run_id')))}`. "
-        f"Scores compare variants of this model on this suite and nothing else."
-    )
+    build = next(builds, None)
+    return {"checks": checks, "build": code(str(build)) if build else ""}
 
 
-def _validated(validation: Mapping[str, Any] | None) -> Iterator[str]:
-    yield from ("", "## What was checked", "")
-    if validation is None:
-        yield "No validation report."
-        return
-    yield from ("| Check | Result | What it shows |", "| --- | --- | --- |")
-    for rung in validation.get("rungs", ()):
-        name, outcome, shows = (str(rung.get(k, "")) for k in ("name", "outcome", "shows"))
-        yield f"| {_md(name)} | {_md(outcome)} | {_md(shows)} |"
-    build = next(
-        (r["details"].get("build") for r in validation.get("rungs", ()) if r.get("name") == "load"
-         and isinstance(r.get("details"), Mapping)),
-        None,
-    )  # fmt: skip
-    if build:
-        yield ""
-        yield f"llama.cpp build `{_code(str(build))}`."
-
-
-def _usage(variant: Model) -> Iterator[str]:
-    # Quoted for a POSIX shell; llama.cpp finds the other files of a split model by the first.
-    name = "'" + variant.name.replace("'", "'\\''") + "'"
-    plain = re.fullmatch(r"[\w.+-]+", variant.name, re.ASCII)
-    yield from ("", "## Usage", "", "```sh")
-    yield f"llama-server -m {variant.name if plain else name}"
-    yield "```"
-
-
-def _md(value: str) -> str:
-    """Text from a file as Markdown that shows it and does nothing else."""
-    return _MARKDOWN.sub(r"\\\1", escape(printable(value, 1000), quote=False))
-
-
-def _code(value: str) -> str:
-    """Text for the inside of backticks."""
-    return printable(value).replace("`", "'")
-
-
-def _yaml(value: str) -> str:
-    """A YAML double-quoted scalar; JSON's are a subset."""
-    return json.dumps(printable(value))
+def _command(variant: Model) -> str:
+    # llama.cpp finds the other files of a split model by the first.
+    if re.fullmatch(r"[\w.+-]+", variant.name, re.ASCII):
+        return f"llama-server -m {variant.name}"
+    quoted = variant.name.replace("'", "'\\''")
+    return f"llama-server -m '{quoted}'"

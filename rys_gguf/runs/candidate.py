@@ -14,15 +14,15 @@ _STRETCH = re.compile(r"([0-9]{1,4})(?:-([0-9]{1,4}))?", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A layer map to try. Equal maps are one candidate, however they were written."""
+    """A layer map to try. Equal maps are the same candidate, however they were written."""
 
     layer_map: LayerMap
 
     @classmethod
     def from_key(cls, key: str, n_layers: int) -> Candidate:
-        """The candidate of a model with `n_layers` that has this `key`.
+        """The candidate with this `key`, of a model with `n_layers`.
 
-        Raises InvalidLayerMap if the text is no key, or the model lacks such layers.
+        Raises InvalidLayerMap if the text is no key, or names layers that the model lacks.
         """
         sources: list[int] = []
         for part in key.split(","):
@@ -48,7 +48,7 @@ class Candidate:
 
     @property
     def key(self) -> str:
-        """The path in few characters: `0-11,8-29`. Run folders know candidates by it."""
+        """The path in few characters, such as `0-11,8-29`: the candidate's name in a run folder."""
         return ",".join(
             f"{run.source}-{run.source + run.n_layers - 1}" if run.n_layers > 1 else f"{run.source}"
             for run in self.layer_map.path()
@@ -61,21 +61,21 @@ class Candidate:
 
     @property
     def spec(self) -> str:
-        """How a user writes it; `base` for the model as it is."""
+        """The layer spec that a user would write; `base` for the model as it is."""
         return "base" if self.is_base else self.layer_map.spec
 
     @property
     def windows(self) -> tuple[tuple[int, int], ...]:
-        """The half-open windows that are repeated; empty for the base and other paths."""
+        """The half-open windows that are repeated; empty for the base and for other paths."""
         return () if self.is_base else self.layer_map.windows() or ()
 
     @property
     def window(self) -> tuple[int, int] | None:
-        """The window, if it is exactly one: only such a candidate has a place on a map."""
+        """The window if there is exactly one: only such a candidate has a place on a map."""
         windows = self.windows
         return windows[0] if len(windows) == 1 else None
 
     @property
     def n_added(self) -> int:
-        """Layers more than the base has; negative for a path that drops some."""
+        """How many layers more than the base it has; negative for a path that drops some."""
         return self.layer_map.n_added

@@ -1,14 +1,15 @@
-"""What a run keeps, as values: run.json, and the lines of results.jsonl and items.jsonl.
+"""The records of a run: run.json, and the lines of results.jsonl and items.jsonl.
 
-This is the only place that knows the format. Whatever comes from a file has been through
-`decode_info`, `decode_result` or `decode_answer`, which hold every field within its bounds, so
-that nothing above has to ask whether a score is a number. Schema 1 is that of version 0.1.0.
+Only this module knows the format. `decode` and `decode_info` check that every field is within its
+bounds, so that nothing else has to ask whether a score is a number. Schema 1 is that of version
+0.1.0.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -19,20 +20,28 @@ from rys_gguf.runs.stage import Stage, Status
 from rys_gguf.text import printable
 
 SCHEMA = 1
+# Of values without a type of their own: `identity`, `parsed` and `gold`.
 _MAX_DEPTH = 64
 
-Text = Annotated[str, Meta(max_length=1000)]
-# Of families, topics, items and measures: short enough for a table.
-Name = Annotated[str, Meta(min_length=1, max_length=200)]
+Text = Annotated[str, Meta(max_length=1 << 16)]
+# Candidates, families, topics, items, options and measures. A path of 512 layers has 2,100
+# characters at most, and a user's suite may name its items at length.
+Name = Annotated[str, Meta(max_length=4096)]
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 Seconds = Annotated[float, Meta(ge=0, le=1e9)]
-Fraction = Annotated[float, Meta(ge=0, le=1)]
+# Sums of probabilities may end a few roundings above 1.
+Probability = Annotated[float, Meta(ge=0, le=1.000001)]
+# A right answer scores 1, a wrong one 0, or -1 where two ratings are compared. Ratings score 0
+# at the best constant answer; far below it their formula can reach -269, in a suite whose items
+# one answer fits nearly all.
+Score = Annotated[float, Meta(ge=-300, le=1.000001)]
 Measure = Annotated[float, Meta(ge=-1e12, le=1e12)]
 Layer = Annotated[int, Meta(ge=0, le=MAX_LAYERS)]
+Moment = Annotated[str, Meta(max_length=40)]
 
 
 class Times(Struct, frozen=True, kw_only=True):
-    """Where a stage's seconds went: making the candidate, loading it, asking it."""
+    """The seconds that a stage spent on writing the candidate, loading it and asking it."""
 
     write: Seconds = 0.0
     load: Seconds = 0.0
@@ -40,10 +49,10 @@ class Times(Struct, frozen=True, kw_only=True):
 
 
 class StageResult(Struct, frozen=True, kw_only=True):
-    """A line of results.jsonl: one candidate, one stage that is over.
+    """A line of results.jsonl: how one stage of one candidate ended.
 
-    `scores` and `soft_scores` are means by family, fractions of 1. `engine_seconds` are those of
-    loading and asking; `seconds` tells them apart. `time` is ISO 8601, UTC.
+    `scores` and `soft_scores` are means by family; 1 is right. `engine_seconds` is the time of
+    loading and asking, and `seconds` has both apart. `time` is ISO 8601, UTC.
     """
 
     candidate: Name
@@ -56,14 +65,14 @@ class StageResult(Struct, frozen=True, kw_only=True):
     reason: Text | None = None
     measures: dict[Name, Measure | None] = {}
     n_items: Count = 0
-    scores: dict[Name, Fraction] = {}
-    soft_scores: dict[Name, Fraction] = msgspec.field(name="credits", default_factory=dict)
+    scores: dict[Name, Score] = {}
+    soft_scores: dict[Name, Score] = msgspec.field(name="credits", default_factory=dict)
     bytes_written: Count = 0
     bytes_shared: Count = 0
     engine_seconds: Seconds = 0.0
     seconds: Times = Times()
     log: tuple[Text, ...] = ()
-    time: Annotated[str, Meta(max_length=40)] = ""
+    time: Moment = ""
 
     @property
     def is_ok(self) -> bool:
@@ -72,26 +81,26 @@ class StageResult(Struct, frozen=True, kw_only=True):
 
 
 class ItemAnswer(Struct, frozen=True, kw_only=True):
-    """A line of items.jsonl: what one candidate answered to one item in one stage.
+    """A line of items.jsonl: the answer of one candidate to one item in one stage.
 
-    `score` and `soft_score` are None where the answer could not be read. `probabilities` hold one
-    object for each forward pass, `response` the words of a generated answer.
+    `score` and `soft_score` are None if the answer could not be read. `probabilities` has an object
+    for each forward pass, and `response` the text of a generated answer.
     """
 
     candidate: Name
     stage: Stage
-    scoring: Name = "quick"
+    scoring: Literal["quick", "generate"] = "quick"
     item: Name
     family: Name
-    topic: Annotated[str, Meta(max_length=200)] = ""
+    topic: Name = ""
     binary: bool = False
-    status: Name = "ok"
-    score: Fraction | None = None
-    soft_score: Fraction | None = msgspec.field(name="credit", default=None)
+    status: Literal["ok", "no_answer", "truncated"] = "ok"
+    score: Score | None = None
+    soft_score: Score | None = msgspec.field(name="credit", default=None)
     parsed: Any = None
     gold: Any = None
     response: Annotated[str, Meta(max_length=1 << 20)] | None = None
-    probabilities: tuple[dict[str, Fraction], ...] = ()
+    probabilities: tuple[dict[Name, Probability], ...] = ()
     n_tokens: Count = 0
     seconds: Seconds = 0.0
 
@@ -102,7 +111,7 @@ class ItemAnswer(Struct, frozen=True, kw_only=True):
 
 
 class ModelInfo(Struct, frozen=True, kw_only=True):
-    """The swept model, as run.json describes it; `layer_bytes` has a number for each layer."""
+    """The model of a sweep; `layer_bytes` has a number for each layer, or none at all."""
 
     name: Text = ""
     path: Text = ""
@@ -121,7 +130,7 @@ class IllegalWindow(Struct, frozen=True, kw_only=True):
 
 
 class PlanInfo(Struct, frozen=True, kw_only=True):
-    """Which windows were tried, in words for a report; `identity.settings` is what counts."""
+    """The plan of a sweep as reports show it; `identity.settings` has all of it."""
 
     name: Text = ""
     sizes: tuple[Layer, ...] = ()
@@ -129,16 +138,17 @@ class PlanInfo(Struct, frozen=True, kw_only=True):
 
 
 class Baseline(Struct, frozen=True, kw_only=True):
-    """What answers score that ignore the question: the best constant one, and random ones."""
+    """The scores of answers that ignore the question: the best constant one, and random ones."""
 
-    constant: Fraction = 0.0
-    random: Fraction = 0.0
+    constant: Score = 0.0
+    random: Score = 0.0
 
 
 class RunInfo(Struct, frozen=True, kw_only=True):
-    """run.json. `identity` decides whether a folder's run may go on; all else is for readers.
+    """The content of run.json.
 
-    `identity` stays a plain object, compared as a whole: model, suite, heldout, settings, engine.
+    `identity` (model, suite, heldout, settings, engine) decides whether a sweep may continue the
+    run: it is a plain object, and all of it is compared. The rest is for reports.
     """
 
     schema: int = SCHEMA
@@ -151,36 +161,97 @@ class RunInfo(Struct, frozen=True, kw_only=True):
     illegal: tuple[IllegalWindow, ...] = ()
     baselines: dict[Name, Baseline] = msgspec.field(name="floors", default_factory=dict)
     provenance: dict[Name, Text] = {}
-    created: Annotated[str, Meta(max_length=40)] = ""
+    created: Moment = ""
 
 
 _T = TypeVar("_T")
 
 
 def decode(data: bytes, kind: type[_T], where: str) -> _T:
-    """A record from JSON. Raises RysError naming `where` and the field that is wrong."""
+    """A record from a line of JSON. Raises RysError naming `where` and the field that is wrong."""
     try:
-        return msgspec.json.decode(data, type=kind, dec_hook=_from_text)
+        record = msgspec.json.decode(data, type=kind, dec_hook=_from_text)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as e:
-        what = "nested too deep" if isinstance(e, RecursionError) else printable(str(e))
-        raise RysError(f"{where}: not what a sweep writes: {what}") from e
+        raise _not_ours(where, e) from e
+    if isinstance(record, ItemAnswer):
+        for name in ("parsed", "gold"):
+            _require_shallow(getattr(record, name), f"{where}: not what a sweep writes: {name}")
+    return record
+
+
+def decode_info(data: bytes, where: str) -> RunInfo:
+    """The content of run.json. Raises RysError naming `where` and the field that is wrong."""
+    try:
+        plain = json.loads(data)
+    except (ValueError, RecursionError) as e:
+        raise RysError(f"{where}: not JSON: {printable(str(e))}") from e
+    if not isinstance(plain, dict) or "identity" not in plain:
+        raise RysError(f"{where}: not what a sweep writes: identity is missing")
+    if plain.get("schema") != SCHEMA:
+        raise RysError(
+            f"{where}: schema is {printable(repr(plain.get('schema')))}, expected {SCHEMA}: "
+            f"another version of rys-gguf wrote it"
+        )
+    _require_shallow(plain, f"{where}: not what a sweep writes: it")
+    try:
+        info = msgspec.convert(plain, RunInfo, dec_hook=_from_text)
+    except msgspec.MsgspecError as e:
+        raise _not_ours(where, e) from e
+    n, sizes = info.model.n_layers, info.model.layer_bytes
+    if sizes and len(sizes) != n:
+        raise RysError(
+            f"{where}: not what a sweep writes: model.layer_bytes has {len(sizes)} numbers for "
+            f"{n} layers"
+        )
+    return info
 
 
 def encode(record: Struct) -> bytes:
     """A record as one line of JSON, without its end."""
-    return msgspec.json.encode(record, enc_hook=_to_text)
+    try:
+        return msgspec.json.encode(record, enc_hook=_to_text)
+    except UnicodeEncodeError:
+        # UTF-8 has no half surrogate pairs, but JSON from an engine may: they become "?".
+        text = json.dumps(builtins(record), ensure_ascii=False)
+        return text.encode("utf-8", "replace")
+
+
+def encode_info(info: RunInfo) -> bytes:
+    """The bytes of run.json. A path that is not UTF-8 is kept by escapes."""
+    return (json.dumps(builtins(info), indent=2) + "\n").encode()
 
 
 def builtins(record: Struct) -> Mapping[str, Any]:
-    """A record as plain values with the names of the file."""
+    """A record as plain values, with the field names of the file."""
     plain: Mapping[str, Any] = msgspec.to_builtins(record, enc_hook=_to_text)
     return plain
 
 
+def _not_ours(where: str, error: Exception) -> RysError:
+    reason = "nested too deep" if isinstance(error, RecursionError) else printable(str(error))
+    return RysError(f"{where}: not what a sweep writes: {reason}")
+
+
+def _require_shallow(value: Any, what: str) -> None:
+    """Raise RysError for values too deep to be compared and printed by recursion."""
+    level = [value]
+    for _ in range(_MAX_DEPTH):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return
+    raise RysError(f"{what} is nested too deep")
+
+
 def _from_text(kind: type[Any], value: Any) -> Any:
-    if kind is Stage and isinstance(value, str):
-        return Stage.parse(value)
-    raise NotImplementedError(f"{kind} is no field of a run")
+    assert kind is Stage, f"{kind} is no field of a run"
+    if not isinstance(value, str):
+        raise ValueError("Expected `str`, the name of a stage")  # noqa: TRY004 - msgspec adds where
+    return Stage.parse(value)
 
 
 def _to_text(value: Any) -> Any:

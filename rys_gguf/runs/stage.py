@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from enum import Enum
 from functools import total_ordering
 
-# As results.jsonl spells them; the order is that of a candidate's way.
+from rys_gguf.text import printable
+
+# As results.jsonl spells them, in the order in which a candidate goes through them.
 _ROUND = "round"
 _NAMES = ("damage", _ROUND, "loops", "final", "generate", "speed")
 _NUMBERED = re.compile(_ROUND + r"([1-9][0-9]{0,3})", re.ASCII)
 
 
 @total_ordering
-@dataclass(frozen=True, slots=True)
 class Stage:
-    """One stage; `number` counts the rounds of the search from 1 and is 0 for all others.
+    """One stage; `number` counts the rounds of the search from 1, and is 0 for all others.
 
     Stages sort as a candidate goes through them. `str(stage)` is its name in a run folder.
     """
 
-    name: str
-    number: int = 0
+    # Not a dataclass: msgspec would write one as an object, and not by its name.
+    __slots__ = ("_name", "_number")
 
-    def __post_init__(self) -> None:
-        if self.name not in _NAMES or (self.name == _ROUND) != (self.number > 0):
-            raise ValueError(f"{self.name!r} {self.number} is no stage")
+    def __init__(self, name: str, number: int = 0) -> None:
+        if name not in _NAMES or (name == _ROUND) != (number > 0):
+            raise ValueError(f"{printable(name, 20)!r} is no stage of a sweep")
+        self._name = name
+        self._number = number
 
     @classmethod
     def parse(cls, text: str) -> Stage:
@@ -36,25 +38,48 @@ class Stage:
         """
         if match := _NUMBERED.fullmatch(text):
             return cls(_ROUND, int(match[1]))
-        return cls(text[:20])
+        return cls(text)
+
+    @property
+    def name(self) -> str:
+        """Its kind: all rounds have the same."""
+        return self._name
+
+    @property
+    def number(self) -> int:
+        """Which round it is, from 1; 0 for other stages."""
+        return self._number
 
     @property
     def is_round(self) -> bool:
         """Whether it is one of the search's rounds, whose answers candidates are ranked by."""
-        return self.name == _ROUND
+        return self._name == _ROUND
 
     def __str__(self) -> str:
-        return f"{self.name}{self.number or ''}"
+        return f"{self._name}{self._number or ''}"
+
+    def __repr__(self) -> str:
+        return f"Stage({str(self)!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Stage) and self._place == other._place
+
+    def __hash__(self) -> int:
+        return hash(self._place)
 
     def __lt__(self, other: Stage) -> bool:
-        return (_NAMES.index(self.name), self.number) < (_NAMES.index(other.name), other.number)
+        return self._place < other._place
+
+    @property
+    def _place(self) -> tuple[int, int]:
+        return _NAMES.index(self._name), self._number
 
 
 # Kullback-Leibler divergence from the base on plain text: a filter.
 DIVERGENCE = Stage("damage")
-# Whether it repeats itself: a filter, of finalists only.
+# Whether its answers end in loops: a filter for finalists.
 LOOPS = Stage("loops")
-# Held-out items, by probability and in the model's own words.
+# Held-out items, by probability and as generated answers.
 FINAL = Stage("final")
 GENERATE = Stage("generate")
 SPEED = Stage("speed")
@@ -69,7 +94,7 @@ class Status(str, Enum):
     """How a stage ended."""
 
     OK = "ok"
-    # By a filter, for a reason that is a property of the candidate.
+    # A filter stopped it, for a reason that is a property of the candidate.
     DROPPED = "dropped"
-    # By an error: nothing was learnt about the candidate.
+    # An error ended it: nothing is known about the candidate.
     FAILED = "failed"

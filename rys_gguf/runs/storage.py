@@ -1,9 +1,9 @@
-"""The folder of a run: what was asked of what, and every answer, in files that only grow.
+"""The folder of a run: what was asked of which candidate, and every answer, in files that grow.
 
-`run.json` says what the run is, `suite.jsonl` and `heldout.jsonl` hold its items, `results.jsonl`
-has one line per candidate and stage, `items.jsonl` one per candidate, stage and item. Whatever
-stops a run, a line is there whole or not at all: appended lines are synced before anything counts
-on them, and half a line at the end of a file is taken off when the run goes on.
+`run.json` describes the run, `suite.jsonl` and `heldout.jsonl` hold its items, `results.jsonl`
+has one line for each candidate and stage, `items.jsonl` one for each candidate, stage and item.
+Whatever stops a run, each line is there completely or not at all: lines are synced before
+anything counts on them, and half a line at the end of a file is taken off when the run goes on.
 """
 
 from __future__ import annotations
@@ -12,128 +12,201 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any
 
-from rys_gguf.errors import RysError
-from rys_gguf.files.source import lock_file
+from msgspec.structs import replace
+
+from rys_gguf.errors import InvalidLayerMap, RysError
+from rys_gguf.files.source import reason
+from rys_gguf.runs.candidate import Candidate
+from rys_gguf.runs.disk import (
+    append,
+    cut_half_line,
+    is_part_of,
+    read_bytes,
+    read_lines,
+    take_lock,
+    write_whole,
+)
+from rys_gguf.runs.records import (
+    SCHEMA,
+    ItemAnswer,
+    RunInfo,
+    StageResult,
+    decode,
+    decode_info,
+    encode,
+    encode_info,
+)
+from rys_gguf.runs.stage import Stage, Status
+from rys_gguf.runs.trial import Trial, Trials
 from rys_gguf.text import printable
 
-SCHEMA = 1
 INFO, RESULTS, ITEMS = "run.json", "results.jsonl", "items.jsonl"
 SUITE, HELDOUT = "suite.jsonl", "heldout.jsonl"
-# The stages a candidate goes through; round1, round2, ... stand after the first.
-DAMAGE, LOOPS, FINAL, GENERATE, SPEED = "damage", "loops", "final", "generate", "speed"
 LOCK = "lock"
-_PART = ".part"
-
-Line = dict[str, Any]
+# How messages call a line, and the line.
+Line = tuple[str, bytes]
 
 
 class Run:
-    """A run's folder, open for reading. `results` and `items` are lists of lines, in order.
+    """A run's folder, open for reading: `info` is run.json, `trials` what came of its candidates.
 
-    Of several result lines for one candidate and stage the last counts, and items count only if
-    their candidate's result line was written, and says no failure: both lists hold nothing else.
-    Raises RysError, naming the file, if the folder is not that of a run.
+    If a candidate has several results for a stage, the last one counts. Answers count only if the
+    result of their stage was written and is no failure. Trials hold nothing else.
     """
 
-    def __init__(self, folder: Path, info: Line) -> None:
+    def __init__(self, folder: Path, info: RunInfo) -> None:
         self.folder = folder
         self.info = info
-        self._results: dict[tuple[str, str], Line] = {}
-        self._items: dict[tuple[str, str], dict[str, Line]] = {}
-        for line in _lines(folder / RESULTS, ("candidate", "stage", "status")):
-            self._results[line["candidate"], line["stage"]] = line
-        for line in _lines(folder / ITEMS, ("candidate", "stage", "item")):
-            self._keep(line)
+        self._trials: dict[str, Trial] = {}
+        # All answers of the file, whether they count or not.
+        self._answers: dict[str, dict[Stage, dict[str, ItemAnswer]]] = {}
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> Run:
-        """The run in that folder."""
-        folder = Path(folder)
-        return cls(folder, read_info(folder))
+        """The run in a folder. Raises RysError, naming file and line, for anything else."""
+        run = Run(Path(folder), read_info(Path(folder)))
+        run.replay(_lines(run.folder / ITEMS), _lines(run.folder / RESULTS))
+        return run
 
     @property
-    def results(self) -> list[Line]:
-        """The lines of results.jsonl that count."""
-        return list(self._results.values())
+    def trials(self) -> Trials:
+        """Every candidate by its key, in the order of the log; grows while the run is recorded.
+
+        A trial has no results if its only one failed and was forgotten.
+        """
+        return MappingProxyType(self._trials)
 
     @property
-    def items(self) -> list[Line]:
-        """The lines of items.jsonl that count."""
-        return [line for key in self._items for line in self.items_of(*key)]
+    def base(self) -> Trial | None:
+        """The trial of the model as it is, None while it has no result."""
+        return self._trials.get(Candidate.base(self.info.model.n_layers).key)
 
-    def result(self, candidate: str, stage: str) -> Line | None:
-        """The result of a candidate in a stage, or None."""
-        return self._results.get((candidate, stage))
+    def replay(self, items: Iterable[Line], results: Iterable[Line]) -> None:
+        """Replace the trials by those of the lines of both files."""
+        self._trials.clear()
+        self._answers.clear()
+        for where, line in items:
+            self._keep(decode(line, ItemAnswer, where))
+        for where, line in results:
+            self._add(decode(line, StageResult, where), where)
 
-    def items_of(self, candidate: str, stage: str) -> list[Line]:
-        """The answers of a candidate in a stage."""
-        # Those of a stage that was cut off before its result are still in the file; had it failed
-        # when it was run again, they would be taken for an answer to every question.
-        if (self.result(candidate, stage) or {"status": "failed"})["status"] == "failed":
-            return []
-        return list(self._items.get((candidate, stage), {}).values())
+    def _keep(self, answer: ItemAnswer) -> None:
+        stages = self._answers.setdefault(answer.candidate, {})
+        stages.setdefault(answer.stage, {})[answer.item] = answer
 
-    def _keep(self, item: Line) -> None:
-        self._items.setdefault((item["candidate"], item["stage"]), {})[item["item"]] = item
+    def _add(self, result: StageResult, where: str) -> None:
+        trial = self._trials.get(result.candidate)
+        candidate = trial.candidate if trial else self._candidate(result, where)
+        _require_own(result, candidate, where)
+        results = {**(trial.results if trial else {}), result.stage: result}
+        self._put(candidate, results)
+
+    def _put(self, candidate: Candidate, results: Mapping[Stage, StageResult]) -> None:
+        # A stage that was interrupted before its result leaves answers in the file. If it failed
+        # when it was run again, these few must not pass for all of its answers.
+        by_stage = self._answers.get(candidate.key, {})
+        answers = {
+            stage: MappingProxyType(dict(by_stage[stage]))
+            for stage, result in results.items()
+            if stage in by_stage and result.status is not Status.FAILED
+        }
+        self._trials[candidate.key] = Trial(
+            candidate, MappingProxyType(dict(results)), MappingProxyType(answers)
+        )
+
+    def _candidate(self, result: StageResult, where: str) -> Candidate:
+        try:
+            return Candidate.from_key(result.candidate, self.info.model.n_layers)
+        except InvalidLayerMap as e:
+            raise RysError(f"{where}: not what a sweep writes: candidate: {e}") from e
 
 
 class OpenRun(Run):
-    """A run that is going on: the only one in its folder. Use it as a context manager."""
+    """A run that is being recorded; use it as a context manager.
+
+    Entering takes the folder's lock, and then reads what was recorded before.
+    """
+
+    _lock: IO[bytes]
 
     def __enter__(self) -> OpenRun:
-        self._lock = (self.folder / LOCK).open("w")
         try:
-            self._require_lock()
+            lock = take_lock(self.folder / LOCK)
+        except OSError as e:
+            raise RysError(f"{printable(self.folder)}: {reason(e)}") from e
+        if lock is None:
+            raise RysError(f"{printable(self.folder)}: another sweep is at work here")
+        try:
             for name in (RESULTS, ITEMS):
-                _take_off_half_a_line(self.folder / name)
+                cut_half_line(self.folder / name)
+            self.replay(_lines(self.folder / ITEMS), _lines(self.folder / RESULTS))
         except BaseException:
-            self._lock.close()
+            lock.close()
             raise
+        self._lock = lock
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._lock.close()
 
-    def _require_lock(self) -> None:
-        if not lock_file(self._lock.fileno()):
-            raise RysError(f"{printable(self.folder)}: another sweep is at work here")
-
     @classmethod
-    def start(cls, folder: Path, info: Line, files: dict[str, str]) -> OpenRun:
-        """Begin a run in a folder, or go on with the one that is there.
+    def start(cls, folder: Path, info: RunInfo, files: Mapping[str, str]) -> OpenRun:
+        """Begin a run in a folder, or continue the one that is there.
 
-        `files` are written beside run.json. Raises RysError if the folder holds another run or
-        something else.
+        `run_id` and `created` are set here. `files` are written beside run.json. Raises RysError
+        if the folder holds another run or something else.
         """
-        identity = info["identity"]
-        info = {"schema": SCHEMA, "run_id": run_id(identity), **info, "created": now()}
-        if (folder / INFO).exists():
-            require_identity(folder, identity)
+        if _is_run(folder):
+            require_identity(folder, info.identity)
             return cls(folder, read_info(folder))
+        info = replace(info, schema=SCHEMA, run_id=run_id(info.identity), created=now())
         try:
             folder.mkdir(parents=True, exist_ok=True)
             _require_empty(folder)
             for name, text in files.items():
-                write_whole(folder / name, text)
+                write_whole(folder / name, text.encode("utf-8", "surrogateescape"))
             # Last: a folder with this file is a run.
-            write_whole(folder / INFO, json.dumps(info, indent=2) + "\n")
+            write_whole(folder / INFO, encode_info(info))
         except OSError as e:
-            raise RysError(f"{printable(folder)}: {e.strerror or e}") from e
+            raise RysError(f"{printable(folder)}: {reason(e)}") from e
         return cls(folder, info)
 
-    def forget_failed(self, candidate: str | None = None) -> None:
-        """Do as if what failed had not been tried, of one candidate or of all.
+    def record(self, result: StageResult, answers: Sequence[ItemAnswer]) -> None:
+        """Write a result and its answers durably, and add them to the trials. Sets `time`.
 
-        The lines stay in the file.
+        Answers are written first, so that a result never lacks them. The trials get what the
+        written lines decode to: a run that is continued later sees the same numbers. Raises
+        RysError, and writes nothing, for values that could not be read again.
         """
-        for key, line in list(self._results.items()):
-            if line["status"] == "failed" and candidate in (None, line["candidate"]):
-                del self._results[key]
+        where = f"{printable(result.candidate)} {result.stage}"
+        lines = [encode(answer) for answer in answers]
+        last = encode(replace(result, time=now()))
+        kept = [decode(line, ItemAnswer, f"{where}, an answer") for line in lines]
+        new = decode(last, StageResult, where)
+        trial = self._trials.get(new.candidate)
+        _require_own(new, trial.candidate if trial else self._candidate(new, where), where)
+        append(self.folder / ITEMS, b"".join(line + b"\n" for line in lines))
+        append(self.folder / RESULTS, last + b"\n")
+        for answer in kept:
+            self._keep(answer)
+        self._add(new, where)
+
+    def forget_failed(self, key: str | None = None) -> None:
+        """Treat what failed as not tried, for one candidate or for all; the lines stay."""
+        for trial in list(self._trials.values()):
+            if key in (None, trial.key):
+                left = {
+                    stage: result
+                    for stage, result in trial.results.items()
+                    if result.status is not Status.FAILED
+                }
+                self._put(trial.candidate, left)
 
     def discard(self) -> None:
         """Remove the run's files, and its folder if nothing else is in it."""
@@ -143,21 +216,12 @@ class OpenRun(Run):
         with contextlib.suppress(OSError):
             self.folder.rmdir()
 
-    def record(self, result: Line, items: Sequence[Line]) -> None:
-        """Write a result and its items, durably: the items first, so that a result is complete."""
-        result = {**result, "time": now()}
-        _append(self.folder / ITEMS, items)
-        _append(self.folder / RESULTS, [result])
-        for item in items:
-            self._keep(item)
-        self._results[result["candidate"], result["stage"]] = result
 
-
-def require_identity(folder: Path, identity: Line) -> None:
+def require_identity(folder: Path, identity: Mapping[str, Any]) -> None:
     """Raise RysError if the folder holds a run of something else; all of `identity` is compared."""
-    if not (folder / INFO).exists():
+    if not _is_run(folder):
         return
-    old = read_info(folder)["identity"]
+    old = read_info(folder).identity
     for difference in _differences({key: old.get(key) for key in identity}, identity):
         raise RysError(
             f"{printable(folder)}: is a run of other things: {difference}. Use another folder, or "
@@ -165,16 +229,8 @@ def require_identity(folder: Path, identity: Line) -> None:
         )
 
 
-def _require_empty(folder: Path) -> None:
-    if any(
-        entry.name.removesuffix(_PART) not in (LOCK, SUITE, HELDOUT, INFO)
-        for entry in folder.iterdir()
-    ):
-        raise RysError(f"{printable(folder)}: is neither empty nor a run; use a folder of its own")
-
-
-def run_id(identity: Line) -> str:
-    """What a run is: the same for the same model, suite, engine and settings."""
+def run_id(identity: Mapping[str, Any]) -> str:
+    """A run's id: the same for the same model, suite, engine and settings."""
     return digest(json.dumps(identity, sort_keys=True))
 
 
@@ -188,30 +244,49 @@ def now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
-def read_info(folder: Path) -> Line:
-    """What run.json says. Raises RysError if the folder is not that of a run."""
+def read_info(folder: Path) -> RunInfo:
+    """The content of run.json. Raises RysError if the folder is not that of a run."""
     path = folder / INFO
     try:
-        info = json.loads(path.read_text())
-    except (FileNotFoundError, NotADirectoryError) as e:
+        data = read_bytes(path)
+    except OSError as e:
         raise RysError(
             f"{printable(folder)}: no run here: expected a folder that sweep wrote, with {INFO}"
         ) from e
-    except OSError as e:
-        raise RysError(f"{printable(path)}: {e.strerror or e}") from e
-    except ValueError as e:
-        raise RysError(f"{printable(path)}: not JSON: {printable(str(e))}") from e
-    if not isinstance(info, dict) or "identity" not in info:
-        raise RysError(f"{printable(path)}: not what a sweep writes: identity is missing")
-    if info.get("schema") != SCHEMA:
-        raise RysError(
-            f"{printable(path)}: schema is {printable(str(info.get('schema')))}, expected {SCHEMA}:"
-            f" another version of rys-gguf wrote it"
-        )
-    return info
+    return decode_info(data, printable(path))
 
 
-# What a user changes to get other items: hashes of suites say nothing by themselves.
+def _is_run(folder: Path) -> bool:
+    return os.path.lexists(folder / INFO)
+
+
+def _require_empty(folder: Path) -> None:
+    allowed = (LOCK, SUITE, HELDOUT, INFO)
+    if any(not is_part_of(entry.name, allowed) for entry in folder.iterdir()):
+        raise RysError(f"{printable(folder)}: is neither empty nor a run; use a folder of its own")
+
+
+def _lines(path: Path) -> Iterator[Line]:
+    for number, line in read_lines(path):
+        yield f"{printable(path)}, line {number}", line
+
+
+def _require_own(result: StageResult, candidate: Candidate, where: str) -> None:
+    """Raise RysError if a line describes another candidate than that of its key."""
+    for name, stored, right in (
+        ("windows", result.windows, candidate.windows),
+        ("extra_layers", result.extra_layers, candidate.n_added),
+        ("is_base", result.is_base, candidate.is_base),
+        ("spec", result.spec, candidate.spec),
+    ):
+        if stored != right:
+            raise RysError(
+                f"{where}: not what a sweep writes: {name} is {printable(repr(stored))}, but the "
+                f"candidate is {printable(candidate.key)}: expected {printable(repr(right))}"
+            )
+
+
+# The options that choose the items: a suite's hash alone would tell a user nothing.
 _DECIDED_BY = {
     "suite": " (--suite, --suite-size, --families, --level and --seed decide the items)",
     "heldout": " (--control and --heldout decide these items, and all that decides the others)",
@@ -220,78 +295,9 @@ _DECIDED_BY = {
 
 def _differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
     if isinstance(old, dict) and isinstance(new, dict):
-        # In the order in which they were decided: held-out items follow from the suite's options.
+        # In the order of `new`: the options of the suite also decide the held-out items.
         for key in dict.fromkeys((*new, *old)):
             yield from _differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
     elif old != new:
         there, here = (printable(json.dumps(value)) for value in (old, new))
-        yield f"{path} is {there} there and {here} here{_DECIDED_BY.get(path, '')}"
-
-
-def _lines(path: Path, keys: Sequence[str]) -> Iterator[Line]:
-    """The complete lines of a JSONL file; a last one without its end never happened."""
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
-        return
-    except OSError as e:
-        raise RysError(f"{printable(path)}: {e.strerror or e}") from e
-    complete = raw[: raw.rfind(b"\n") + 1]
-    for number, line in enumerate(complete.splitlines(), 1):
-        try:
-            value = json.loads(line)
-            if not all(isinstance(value.get(key), str) for key in keys):
-                raise ValueError(f"expected {', '.join(keys)}")  # noqa: TRY301 - said in one place
-        except (ValueError, AttributeError) as e:
-            raise RysError(
-                f"{printable(path)}, line {number}: not what a sweep writes: {printable(str(e))}"
-            ) from e
-        yield value
-
-
-def _take_off_half_a_line(path: Path) -> None:
-    if not path.exists():
-        return
-    with path.open("r+b") as file:
-        raw = file.read()
-        file.truncate(raw.rfind(b"\n") + 1)
-
-
-def _append(path: Path, lines: Iterable[Line]) -> None:
-    """Append lines; on any failure the file is as long as it was."""
-    data = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines).encode()
-    if not data:
-        return
-    try:
-        with path.open("ab", buffering=0) as file:
-            before = os.fstat(file.fileno()).st_size
-            try:
-                _write_synced(file, data)
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    file.truncate(before)
-                raise
-    except OSError as e:
-        raise RysError(
-            f"{printable(path)}: {e.strerror or e}; run the same command again to go on"
-        ) from e
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file that is there whole or not at all."""
-    part = path.with_name(path.name + _PART)
-    try:
-        with part.open("wb", buffering=0) as file:
-            _write_synced(file, text.encode("utf-8", "surrogateescape"))
-        part.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            part.unlink()
-        raise
-
-
-def _write_synced(file: IO[bytes], data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[file.write(view) :]
-    os.fsync(file.fileno())
+        yield f"{printable(path)} is {there} there and {here} here{_DECIDED_BY.get(path, '')}"

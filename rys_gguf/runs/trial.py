@@ -1,4 +1,4 @@
-"""One candidate and everything a run knows about it: what samplers and statistics read."""
+"""A candidate and everything a run knows about it, for samplers and statistics."""
 
 from __future__ import annotations
 
@@ -7,20 +7,19 @@ from dataclasses import dataclass, field
 
 from rys_gguf.runs.candidate import Candidate
 from rys_gguf.runs.records import ItemAnswer, StageResult
-from rys_gguf.runs.stage import Stage, Status
+from rys_gguf.runs.stage import SPEED, Stage, Status
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
     """A candidate's results and answers by stage. Treat both as read-only.
 
-    Of several results of one stage the last counts; answers count only if their stage's result is
-    there and says no failure. Storage keeps to that: a trial holds nothing else.
+    A stage has its last result, and it has answers only if that result is no failure.
     """
 
     candidate: Candidate
-    results: Mapping[Stage, StageResult] = field(default_factory=dict)
-    answers: Mapping[Stage, Mapping[str, ItemAnswer]] = field(default_factory=dict)
+    results: Mapping[Stage, StageResult] = field(default_factory=dict, repr=False)
+    answers: Mapping[Stage, Mapping[str, ItemAnswer]] = field(default_factory=dict, repr=False)
 
     @property
     def key(self) -> str:
@@ -29,8 +28,42 @@ class Trial:
 
     @property
     def stages(self) -> tuple[Stage, ...]:
-        """The stages that are over, in the order of a candidate's way."""
+        """The stages that are over, in the order in which a candidate goes through them."""
         return tuple(sorted(self.results))
+
+    @property
+    def reached(self) -> Stage | None:
+        """The last stage it came to; speed, which is measured last of all, only if alone."""
+        before_speed = [s for s in self.stages if s != SPEED]
+        return before_speed[-1] if before_speed else next(iter(self.stages), None)
+
+    @property
+    def ending(self) -> StageResult | None:
+        """The first result that dropped or failed it, None if there is none.
+
+        A candidate that was dropped may have been asked again since.
+        """
+        return next((r for s in self.stages if not (r := self.results[s]).is_ok), None)
+
+    @property
+    def is_out(self) -> bool:
+        """Whether the stage it reached ended it."""
+        return self.reached is not None and not self.is_ok(self.reached)
+
+    @property
+    def measures(self) -> dict[str, float | None]:
+        """The numbers of all its stages; where two have the same name, the later one."""
+        return {name: x for s in self.stages for name, x in self.results[s].measures.items()}
+
+    @property
+    def bytes_written(self) -> int:
+        """Bytes written over all its stages."""
+        return sum(result.bytes_written for result in self.results.values())
+
+    @property
+    def engine_seconds(self) -> float:
+        """Seconds of loading and asking over all its stages."""
+        return sum(result.engine_seconds for result in self.results.values())
 
     @property
     def rounds(self) -> tuple[Stage, ...]:

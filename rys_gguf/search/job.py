@@ -1,4 +1,4 @@
-"""What a worker is told: a candidate, and the stages to take it through. Plain data."""
+"""The jobs of workers, as plain data: a candidate, and the stages to take it through."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from rys_gguf.runs.candidate import Candidate
 from rys_gguf.runs.stage import Stage
 from rys_gguf.runs.trial import Trials
 
-# The two suites of a sweep: what is searched by, and what was never chosen by.
+# The two suites of a sweep: the items to search with, and those that judge the finalists.
 SEARCH, HELDOUT = "search", "heldout"
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A stage of a job: `items` are positions in the suite `suite`."""
+    """A stage of a job: `items` are positions in the suite named `suite`."""
 
     stage: Stage
     suite: str = SEARCH
@@ -26,7 +26,8 @@ class Step:
 class Job:
     """A candidate, and the stages to take it through while its engine runs.
 
-    `as_written`: on the file that `apply` would write, verified, whatever the host uses else.
+    `as_written` asks for the verified file that `apply` would write, whatever host is used
+    otherwise.
     """
 
     candidate: Candidate
@@ -34,9 +35,9 @@ class Job:
     as_written: bool = False
 
     def left(self, trials: Trials) -> Job | None:
-        """What of the job is still to be done: None if it is over, or one of its stages ended it.
+        """The part of the job that is still to be done; None if it is over.
 
-        A stage that dropped or failed the candidate ends the job; what follows it is never asked.
+        A stage that dropped or failed the candidate ends the job: the stages after it are skipped.
         """
         trial = trials.get(self.candidate.key)
         if trial is None:
@@ -49,7 +50,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Jobs that may run side by side, in the order in which they cost least; `label` is for people.
+    """Jobs that may run side by side, in the order that costs least; `label` is for people.
 
     Nothing outside a batch may be asked until all of it is recorded.
     """
@@ -59,11 +60,11 @@ class Batch:
 
     @property
     def n_stages(self) -> int:
-        """How many results it will give if nothing is dropped or fails."""
+        """How many results it will give if no candidate is dropped or fails."""
         return sum(len(job.steps) for job in self.jobs)
 
 
 def batch_left(label: str, jobs: Iterable[Job], trials: Trials) -> Batch | None:
-    """The batch of what is still to be done of some jobs, None if nothing is."""
+    """The batch of everything that is still to be done of some jobs; None if nothing is."""
     left = tuple(todo for job in jobs if (todo := job.left(trials)) is not None)
     return Batch(label, left) if left else None

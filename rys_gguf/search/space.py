@@ -1,4 +1,4 @@
-"""Which windows a sweep tries: candidates, each known by its layer map, and what is not legal."""
+"""The windows that a sweep may try: candidates, each known by its layer map, and illegal ones."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from pathlib import Path
 
 from rys_gguf.errors import InvalidLayerMap, RysError
 from rys_gguf.formats.model import Model
-from rys_gguf.layers.carry import architecture_of, metadata_of, reschedule
+from rys_gguf.layers.carry import ModelRules
 from rys_gguf.layers.layer_map import LayerMap
 from rys_gguf.layers.schedule import Schedule
 from rys_gguf.runs.candidate import Candidate
+from rys_gguf.runs.records import IllegalWindow
 from rys_gguf.text import printable
 
 # The method's two passes: long windows far apart, then short ones where the long ones did best.
@@ -22,19 +23,11 @@ _HOT = 2  # windows of the first pass that the second looks around
 
 
 @dataclass(frozen=True, slots=True)
-class Illegal:
-    """A window that is not tried, and the rule that forbids it."""
-
-    spec: str
-    rule: str
-
-
-@dataclass(frozen=True, slots=True)
 class Selection:
-    """Candidates, in the order in which they cost least to try, and what was left out."""
+    """Candidates, in the order in which they cost least to try, and the windows left out."""
 
     candidates: tuple[Candidate, ...]
-    illegal: tuple[Illegal, ...]
+    illegal: tuple[IllegalWindow, ...]
 
 
 class Windows:
@@ -42,19 +35,18 @@ class Windows:
 
     def __init__(self, model: Model, schedule: Schedule) -> None:
         self.n_layers = model.n_trunk
-        self._arch = architecture_of(model)
-        self._meta = metadata_of(model)
+        self._rules = ModelRules.of(model)
         self._schedule = schedule
 
     def rule_against(self, layer_map: LayerMap) -> str | None:
         """Why a map would not compute what it says, or None if it would."""
-        conflicts = reschedule(self._arch, self._meta, layer_map, self._schedule).conflicts
+        conflicts = self._rules.carry(layer_map, self._schedule).conflicts
         return conflicts[0].text if conflicts else None
 
     def choose(self, maps: Iterable[LayerMap]) -> Selection:
         """Sort maps into candidates and illegal ones; each map counts once."""
         candidates: dict[str, Candidate] = {}
-        illegal: dict[str, Illegal] = {}
+        illegal: dict[str, IllegalWindow] = {}
         for layer_map in maps:
             candidate = Candidate(layer_map)
             if candidate.is_base:
@@ -62,7 +54,7 @@ class Windows:
             if (rule := self.rule_against(layer_map)) is None:
                 candidates[candidate.key] = candidate
             else:
-                illegal[candidate.key] = Illegal(candidate.spec, rule)
+                illegal[candidate.key] = IllegalWindow(spec=candidate.spec, rule=rule)
         return Selection(tuple(candidates.values()), tuple(illegal.values()))
 
     def of_size(self, size: int, starts: Iterable[int]) -> Iterator[LayerMap]:
@@ -105,6 +97,11 @@ def fine(
     for i, j in best[:_HOT]:
         starts.update(range(i - margin, j + margin - size + 1))
     return windows.choose(windows.of_size(size, sorted(starts)))
+
+
+def most_fine(coarse_size: int, size: int = FINE_SIZE, margin: int = FINE_SIZE) -> int:
+    """At most how many windows `fine` gives for the best windows of a first pass."""
+    return _HOT * max(0, coarse_size + 2 * margin - size + 1)
 
 
 def every(windows: Windows, sizes: Sequence[int], stride: int = 1) -> Selection:

@@ -1,12 +1,11 @@
-"""Statistics of paired item scores; scipy does them where it can (extra `report`).
+"""Statistics of paired item scores; scipy does them where it can.
 
-Scores are fractions of 1. A difference is always window minus base on the same item: what the two
-share, the item's difficulty above all, cancels. Random numbers are seeded, results repeat.
+Scores are fractions of 1. A difference is always window minus base on the same item, so that what
+both share, above all the item's difficulty, cancels. Random numbers are seeded: results repeat.
 """
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rys_gguf.errors import RysError
+from rys_gguf.extras import load
 
 Floats = npt.NDArray[np.float64]
 
@@ -28,7 +27,7 @@ _CHUNK = 1000
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A 95 % interval; infinite where the data says nothing of its own spread."""
+    """A 95 % interval; infinite where there are too few data to estimate a spread."""
 
     low: float
     high: float
@@ -39,7 +38,10 @@ NO_INTERVAL = Interval(-math.inf, math.inf)
 
 @dataclass(frozen=True, slots=True)
 class McNemar:
-    """Items only the window got right (wins), only the base (losses), and two-sided p-values."""
+    """How many items only the window (wins) or only the base (losses) got right, and p-values.
+
+    Both p-values are two-sided.
+    """
 
     wins: int
     losses: int
@@ -49,11 +51,11 @@ class McNemar:
 
 @dataclass(frozen=True, slots=True)
 class NoiseLine:
-    """What the best of K windows that are all equal to the base would show by luck.
+    """The gain that the best of K windows would show by luck if all were equal to the base.
 
-    `expected` and `p95` are differences over the base, of the mean of family means; `factor` is
-    the expected maximum in units of a window's own standard error, so that `factor * se` is the
-    line of a window whatever number of items it was asked.
+    `expected` and `p95` are its mean and its 95th percentile. `factor` is the expected maximum in
+    units of a window's own standard error: `factor * se` is the line for a window that was asked
+    more or fewer items than others.
     """
 
     n_windows: int
@@ -62,19 +64,10 @@ class NoiseLine:
     factor: float
 
 
-def extra(module: str) -> Any:
-    """Import a module of the extra `report`; RysError says how to get it."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as e:
-        name = module.partition(".")[0]
-        raise RysError(f"the report needs {name}: pip install 'rys-gguf[report]'") from e
-
-
 def bootstrap(samples: Sequence[Floats], n_resamples: int = N_RESAMPLES) -> Interval:
-    """95 % percentile interval of the mean of the samples' means, resampled inside each sample.
+    """95 % percentile interval of the mean of the samples' means, resampled within each sample.
 
-    One sample gives the plain bootstrap of a mean, several the stratified one of the overall.
+    One sample gives the plain bootstrap of a mean, several samples the stratified one.
     """
     if any(len(x) < 2 for x in samples):  # noqa: PLR2004 - one item has no spread
         return NO_INTERVAL
@@ -82,8 +75,8 @@ def bootstrap(samples: Sequence[Floats], n_resamples: int = N_RESAMPLES) -> Inte
     def mean_of_means(*resampled: Floats, axis: int = -1) -> Floats:
         return np.asarray(np.mean([np.mean(x, axis=axis) for x in resampled], axis=0))
 
-    found = (
-        extra("scipy.stats")
+    ends = (
+        _scipy("stats")
         .bootstrap(
             tuple(samples),
             mean_of_means,
@@ -95,7 +88,20 @@ def bootstrap(samples: Sequence[Floats], n_resamples: int = N_RESAMPLES) -> Inte
         )
         .confidence_interval
     )
-    return Interval(float(found.low), float(found.high))
+    return Interval(float(ends.low), float(ends.high))
+
+
+def interval(differences: Sequence[Floats], n_resamples: int = N_RESAMPLES) -> Interval:
+    """95 % interval of the mean over families of mean differences, one array for each family.
+
+    Where no item differs a bootstrap sees no spread and gives a point. Yet none in n is compatible
+    with a fraction up to the upper end of Wilson's interval, in either direction: the interval is
+    widened by it, by each such family's share.
+    """
+    resampled = bootstrap(differences, n_resamples)
+    same = [len(x) for x in differences if not np.any(x)]
+    margin = sum(wilson(0, n).high for n in same) / max(1, len(differences))
+    return Interval(resampled.low - margin, resampled.high + margin)
 
 
 def mcnemar(wins: int, losses: int) -> McNemar:
@@ -105,7 +111,7 @@ def mcnemar(wins: int, losses: int) -> McNemar:
     """
     if wins + losses == 0:
         return McNemar(0, 0, 1.0, 1.0)
-    stats = extra("scipy.stats")
+    stats = _scipy("stats")
     p = float(stats.binomtest(wins, wins + losses).pvalue)
     few = min(wins, losses)
     # mid-p counts half of what is exactly as extreme: 2 P(X < few) + P(X = few).
@@ -118,8 +124,8 @@ def wilson(n_right: int, n: int) -> Interval:
     """95 % Wilson interval of a fraction; of 9 in 17 it is 0.310 to 0.738."""
     if n == 0:
         return Interval(0.0, 1.0)
-    found = extra("scipy.stats").binomtest(n_right, n).proportion_ci(method="wilson")
-    return Interval(float(found.low), float(found.high))
+    ends = _scipy("stats").binomtest(n_right, n).proportion_ci(method="wilson")
+    return Interval(float(ends.low), float(ends.high))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -139,8 +145,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def flipped(parts: Floats, n_flips: int = N_RESAMPLES, seed: int = _SEED) -> Floats:
     """Sums of each row of `parts` [K, n] under random signs per column: [n_flips, K].
 
-    Were window and base exchangeable, each item's difference could as well have the other sign.
-    A column gets one sign for all rows: windows that fail together stay together.
+    If window and base were exchangeable, each item's difference could as well have the other sign.
+    A column has one sign in all rows: windows that fail on the same items stay correlated.
     """
     rng = np.random.default_rng(seed)
     sums = np.empty((n_flips, len(parts)))
@@ -155,14 +161,14 @@ def sign_flip_p(parts: Floats, n_flips: int = N_RESAMPLES) -> float:
     """Two-sided p-value of the sum of `parts` [n], by random sign flips."""
     observed = abs(float(parts.sum()))
     sums = np.abs(flipped(parts[None, :], n_flips)[:, 0])
-    # The observed signs are one of the flips; ties count in spite of rounding.
+    # The observed signs are one of the flips. The margin lets ties count despite rounding.
     return float((1 + np.count_nonzero(sums >= observed - 1e-12)) / (1 + n_flips))
 
 
 def noise_line(parts: Floats, n_flips: int = N_RESAMPLES) -> NoiseLine:
-    """The max-of-K line of `parts` [K, n]: what each item adds to each window's difference.
+    """The noise line of K windows from `parts` [K, n], what each item adds to each difference.
 
-    An item a window was not asked is 0 in its row.
+    An item that a window was not asked is 0 in its row.
     """
     errors = standard_errors(parts)
     moving = parts[errors > 0]
@@ -180,17 +186,17 @@ def noise_line(parts: Floats, n_flips: int = N_RESAMPLES) -> NoiseLine:
 
 
 def standard_errors(parts: Floats) -> Floats:
-    """Standard error of each row's sum were the window equal to the base: [K]."""
+    """Standard error of each row's sum if the window is equal to the base: [K]."""
     return np.asarray(np.sqrt((parts**2).sum(axis=1)))
 
 
 def detectable_effect(n: int, discordance: float) -> float | None:
-    """The gain a paired 0/1 test of `n` items finds with 80 % power at 5 %; None if there is none.
+    """The gain that a paired test of `n` right-or-wrong items finds with 80 % power at 5 %.
 
     `discordance` is the fraction of items on which window and base differ. Normal approximation
-    (Connor 1987): 155 items at 0.2 find 10 points.
+    (Connor 1987): 155 items at 0.2 find 10 points. None if no gain is large enough.
     """
-    norm = extra("scipy.stats").norm
+    norm = _scipy("stats").norm
     z_test, z_power = float(norm.ppf(1 - ALPHA / 2)), float(norm.ppf(POWER))
 
     def excess(gain: float) -> float:
@@ -199,10 +205,22 @@ def detectable_effect(n: int, discordance: float) -> float | None:
 
     if not 0 < discordance <= 1 or excess(discordance) > 0:
         return None
-    return float(extra("scipy.optimize").brentq(excess, 0.0, discordance))
+    return float(_scipy("optimize").brentq(excess, 0.0, discordance))
 
 
-def detectable_mean(standard_error: float) -> float:
-    """The mean difference found with 80 % power at 5 %, for any kind of score."""
-    norm = extra("scipy.stats").norm
-    return float(norm.ppf(1 - ALPHA / 2) + norm.ppf(POWER)) * standard_error
+def detectable_mean(standard_error: float, around: Interval) -> float:
+    """The mean difference that is found with 80 % power at 5 %, for any kind of score.
+
+    Where no item differs the standard error is 0, though the true difference may not be: the error
+    that fits the width of the interval `around` the difference is used instead. The result is
+    never below half that width, and 0 if neither is known.
+    """
+    norm = _scipy("stats").norm
+    z_test, z_power = float(norm.ppf(1 - ALPHA / 2)), float(norm.ppf(POWER))
+    half = (around.high - around.low) / 2
+    error = max(standard_error, half / z_test) if math.isfinite(half) else standard_error
+    return (z_test + z_power) * error
+
+
+def _scipy(module: str) -> Any:
+    return load("the report", f"scipy.{module}")

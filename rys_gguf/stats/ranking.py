@@ -1,41 +1,127 @@
-"""Who goes on: candidates by their paired differences to the base, item by item."""
+"""The ranking of a search's candidates: samplers choose by it, and reports show it.
+
+Candidates are compared with the base item by item, on the rounds of the search. Families are
+measured on different scales, and a noisy one must not decide alone: each family has a weight in
+inverse proportion to the spread of its differences.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from statistics import fmean, pstdev
-from typing import Any
 
-Line = Mapping[str, Any]
-# A family in which no candidate differs from the base at all says nothing; any unit will do.
+from rys_gguf.runs.stage import Stage, round_stage
+from rys_gguf.runs.trial import Trial
+
+# A family in which no candidate differs from the base by more than rounding says nothing; any
+# unit will do.
+_ROUNDING = 1e-12
 _NO_SPREAD = 1.0
 
+# Window minus base for each item that both answered, by family.
+Differences = Mapping[str, list[float]]
 
-def ranks(base: Iterable[Line], candidates: Mapping[str, Iterable[Line]]) -> dict[str, float]:
-    """A number for each candidate, higher is better, 0 is the base: for ranking, no verdict.
 
-    The mean over families of the mean paired difference in credit, each family in units of the
-    standard deviation of such differences over all candidates' items: families are measured on
-    different scales, and the noisier one must not decide alone.
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """A candidate in the ranking, by its answers in the rounds 1 to `n_rounds`.
+
+    `means` are its mean differences to the base in soft score, by family. `value` is the sum of
+    `weights` times `means`: 0 for a copy of the base, -inf if no item can be compared. The weights
+    of a candidate that was asked every family sum to 1.
     """
-    reference = {line["item"]: line["credit"] for line in base if line["credit"] is not None}
-    differences: dict[str, dict[str, list[float]]] = {}
-    pooled: dict[str, list[float]] = {}
-    for name, lines in candidates.items():
-        mine = differences.setdefault(name, {})
-        for line in lines:
-            if line["item"] in reference and line["credit"] is not None:
-                difference = line["credit"] - reference[line["item"]]
-                mine.setdefault(line["family"], []).append(difference)
-                pooled.setdefault(line["family"], []).append(difference)
-    units = {family: pstdev(values) or _NO_SPREAD for family, values in pooled.items()}
-    return {
-        name: fmean(fmean(v) / units[f] for f, v in mine.items()) if mine else -math.inf
-        for name, mine in differences.items()
+
+    trial: Trial
+    n_rounds: int
+    n_items: int
+    value: float
+    means: Mapping[str, float]
+    weights: Mapping[str, float]
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The rounds that its value is computed from."""
+        return rounds_to(self.n_rounds)
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """The candidates that got through at least one round, best first."""
+
+    order: tuple[Ranked, ...]
+
+
+def rank(base: Trial, trials: Iterable[Trial], n_rounds: int | None = None) -> Ranking:
+    """Rank candidates; with `n_rounds`, as if only that many rounds had been asked.
+
+    Candidates that got through more rounds come first. Among those with the same number of rounds
+    the value decides. The spread of a family is taken over all candidates that got through these
+    rounds, including those that went further. Ties go to fewer added layers, then to the key.
+    """
+    depths = {
+        trial.key: (trial, min(_n_rounds(trial), n_rounds or _n_rounds(trial)))
+        for trial in trials
+        if trial.key != base.key
     }
+    order: list[Ranked] = []
+    for n in sorted({depth for _, depth in depths.values()} - {0}, reverse=True):
+        pool = {
+            trial.key: differences(base, trial, n) for trial, depth in depths.values() if depth >= n
+        }
+        units = _units(pool.values())
+        cohort = [trial for trial, depth in depths.values() if depth == n]
+        cohort.sort(key=lambda t: (-_standardised(pool[t.key], units), t.candidate.n_added, t.key))
+        order.extend(_ranked(trial, n, pool[trial.key], units) for trial in cohort)
+    return Ranking(tuple(order))
 
 
-def best(values: Mapping[str, float], cost: Mapping[str, int], n: int) -> list[str]:
-    """The first `n` by rank; of equal ones those that add fewer layers."""
-    return sorted(values, key=lambda name: (-values[name], cost[name], name))[:n]
+def rounds_to(n: int) -> tuple[Stage, ...]:
+    """The first `n` rounds."""
+    return tuple(round_stage(k) for k in range(1, n + 1))
+
+
+def differences(base: Trial, trial: Trial, n_rounds: int) -> Differences:
+    """Soft scores minus the base's, on the items of the first rounds that both answered."""
+    stages = rounds_to(n_rounds)
+    reference = base.answers_in(stages)
+    by_family: dict[str, list[float]] = {}
+    for item, answer in trial.answers_in(stages).items():
+        a, b = reference.get(item), answer.soft_score
+        if a is not None and a.soft_score is not None and b is not None:
+            by_family.setdefault(a.family, []).append(b - a.soft_score)
+    return by_family
+
+
+def _n_rounds(trial: Trial) -> int:
+    """How many rounds a candidate got through, counted from the first without a gap."""
+    n = 0
+    while trial.is_ok(round_stage(n + 1)):
+        n += 1
+    return n
+
+
+def _units(pool: Iterable[Differences]) -> dict[str, float]:
+    """The spread of each family's differences over all candidates' items."""
+    pooled: dict[str, list[float]] = {}
+    for by_family in pool:
+        for family, values in by_family.items():
+            pooled.setdefault(family, []).extend(values)
+    spreads = {family: pstdev(values) for family, values in pooled.items()}
+    return {family: x if x > _ROUNDING else _NO_SPREAD for family, x in spreads.items()}
+
+
+def _standardised(by_family: Differences, units: Mapping[str, float]) -> float:
+    """The mean over a candidate's families of its mean difference, in units of their spread."""
+    return fmean(fmean(v) / units[f] for f, v in by_family.items()) if by_family else -math.inf
+
+
+def _ranked(trial: Trial, n: int, by_family: Differences, units: Mapping[str, float]) -> Ranked:
+    # The harmonic mean of the units turns units of spread back into a score, with weights that
+    # sum to 1. It is the same factor for all candidates of a cohort, so it keeps their order.
+    unit = len(units) / sum(1 / u for u in units.values()) if units else 0.0
+    means = {family: fmean(values) for family, values in by_family.items()}
+    weights = {family: unit / (units[family] * len(by_family)) for family in by_family}
+    value = sum(weights[f] * means[f] for f in by_family) if by_family else -math.inf
+    return Ranked(trial, n, sum(map(len, by_family.values())), value, means, weights)

@@ -4,30 +4,30 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import pytest
 
-from rys_gguf import LayerMap
-from rys_gguf.checks.ladder import validate
+from rys_gguf import LayerMap, Model, make_plan, write_plan
+from rys_gguf.checks.ladder import n_steps, validate
+from rys_gguf.checks.variant import VariantPair
 from rys_gguf.layers.architectures import ARCHITECTURES
 from rys_gguf.layers.rule import Architecture
 from tests import tiny
 from tests.command import fails, run
 from tests.engine import OPTIONS
 
-ARGS = ("--threads", "1")
 
-
-def climb(variant: Path, source: Path, *args: object) -> tuple[int, dict, str]:
-    """Run validate and give its exit code, its report, and what it said."""
-    done = run("validate", variant, "--source", source, *ARGS, *args)
+def climb(variant: Path, source: Path) -> tuple[int, dict[str, Any], str]:
+    """Run validate and return its exit code, its report, and its messages."""
+    done = run("validate", variant, "--source", source, "--threads", "1")
     path = variant.with_name(variant.name + ".validate.json")
     return done.returncode, json.loads(path.read_text()), done.stderr
 
 
-def rungs(report: dict) -> list[tuple[str, str]]:
-    """Names and outcomes."""
+def rungs(report: dict[str, Any]) -> list[tuple[str, str]]:
+    """The names and outcomes of the rungs."""
     return [(rung["name"], rung["outcome"]) for rung in report["rungs"]]
 
 
@@ -38,38 +38,38 @@ def source(tmp_path: Path) -> Path:
 
 
 def test_a_damaged_file_ends_at_verify(source: Path, tmp_path: Path) -> None:
-    """Nothing is loaded that is not what the map makes."""
+    """A file that differs from its map is not loaded."""
     out = tmp_path / "out.gguf"
     assert run("apply", source, "--blocks", "3,9", "-o", out).returncode == 0
     with out.open("r+b") as file:
         file.seek(-9, 2)
         file.write(b"\xff")
-    code, report, said = climb(out, source)
+    code, report, messages = climb(out, source)
     assert code == 1
     assert rungs(report) == [("verify", "failed")]
-    assert "verify failed: tensor" in said
+    assert "verify failed: tensor" in messages
     assert report["passed"] is False
 
 
 def test_a_file_the_engine_refuses_ends_at_load(tmp_path: Path) -> None:
-    """A source that cannot run has a variant that is right and cannot run."""
+    """A variant of a source that cannot run passes verify and fails to load."""
     source = tiny.write(tmp_path / "m.gguf", "llama", 4, extra={".attention.head_count": None})
     out = tmp_path / "out.gguf"
     assert run("apply", source, "--blocks", "1,3", "-o", out).returncode == 0
-    code, report, said = climb(out, source)
+    code, report, messages = climb(out, source)
     assert code == 1
     assert rungs(report) == [("verify", "passed"), ("load", "failed")]
-    assert "wrong shape" in said
+    assert "wrong shape" in messages
 
 
 def test_a_rule_the_table_lacks_ends_at_prove(tmp_path: Path) -> None:
-    """Without its row smollm3 looks uniform to every check of the file; the engine knows better."""
+    """Without its rules, smollm3 looks uniform to every check of the file but not to the engine."""
     source = tiny.write(tmp_path / "m.gguf", "smollm3", 8)
     naive = tiny.write(tmp_path / "out.gguf", "smollm3", 8, sources=[0, 1, 2, 3, 2, *range(3, 8)])
     layer_map = LayerMap(8, (0, 1, 2, 3, 2, 3, 4, 5, 6, 7))
-    monkey = {**ARCHITECTURES, "smollm3": Architecture("smollm3", (), "nowhere")}
-    with patch.dict("rys_gguf.layers.carry.ARCHITECTURES", monkey):
-        report = validate(naive, source, layer_map, OPTIONS)
+    table = {**ARCHITECTURES, "smollm3": Architecture("smollm3", (), "nowhere")}
+    with patch.dict("rys_gguf.layers.carry.ARCHITECTURES", table):
+        report = validate(VariantPair(naive, source, layer_map), OPTIONS)
     assert [(r.name, r.outcome) for r in report.rungs] == [
         ("verify", "passed"),
         ("load", "passed"),
@@ -79,19 +79,32 @@ def test_a_rule_the_table_lacks_ends_at_prove(tmp_path: Path) -> None:
 
 
 def test_a_real_model_passes_every_rung(smollm2: Path, tmp_path: Path) -> None:
-    """SmolLM2 with its middle repeated: four rungs, a saved report, and what to judge next."""
+    """SmolLM2 with its middle repeated passes four rungs; the report is saved."""
     out = tmp_path / "out.gguf"
     assert run("apply", smollm2, "--blocks", "12,14", "-o", out).returncode == 0
-    code, report, said = climb(out, smollm2)
+    code, report, messages = climb(out, smollm2)
     assert rungs(report) == [(n, "passed") for n in ("verify", "load", "prove", "smoke")]
     assert code == 0
     assert report["spec"] == "blocks:12,14"
     assert len(report["rungs"][3]["details"]["prompts"]) >= 6
-    assert "next:" in said
+    assert "next:" in messages
+
+
+def test_the_progress_counts_every_step(source: Path, tmp_path: Path) -> None:
+    """A validation up to the smoke test reports the steps that were announced for it."""
+    layer_map = LayerMap.parse("blocks:3,9", 12)
+    with Model(source) as model:
+        write_plan(make_plan(model, layer_map), tmp_path / "out.gguf")
+    steps: list[int] = []
+    report = validate(
+        VariantPair(tmp_path / "out.gguf", source, layer_map), OPTIONS, progress=steps.append
+    )
+    assert len(report.rungs) == 4
+    assert sum(steps) == n_steps(layer_map)
 
 
 def test_a_report_replaces_no_model_and_no_other_file(source: Path, tmp_path: Path) -> None:
-    """Told before anything is loaded, with and without --force."""
+    """The command refuses before it loads anything, with and without --force."""
     out, other = tmp_path / "out.gguf", tmp_path / "thesis.txt"
     assert run("apply", source, "--blocks", "3,9", "-o", out).returncode == 0
     other.write_text("mine")

@@ -5,20 +5,25 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import gguf
 import pytest
 
 from rys_gguf import LayerMap, Model, find_problems, make_plan, write_plan
+from rys_gguf.formats.header import KV
 from rys_gguf.formats.reader import HeaderReader
 from tests import tiny
 from tests.command import fails, run
 
+Pair = tuple[Path, Path]  # a variant and its source
+Change = Callable[[dict[str, KV]], None]
+
 
 @pytest.fixture
-def pair(tmp_path: Path) -> tuple[Path, Path]:
-    """A hybrid source with an MTP tail and a per-layer array, and its variant of blocks:4,8."""
+def pair(tmp_path: Path) -> Pair:
+    """The variant blocks:4,8 of a hybrid source with an MTP tail and a per-layer array."""
     source = tiny.write(
         tmp_path / "source.gguf",
         "qwen35",
@@ -34,7 +39,7 @@ def pair(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def problems(out: Path, source: Path, spec: str | None = None) -> list[str]:
-    """What verification says, as text."""
+    """The problems as text."""
     return [str(problem) for problem in find_problems(out, source, spec)]
 
 
@@ -46,15 +51,15 @@ def patch(path: Path, offset: int, data: bytes) -> None:
 
 
 def position(path: Path, needle: bytes, nth: int = 0) -> int:
-    """Where the nth occurrence of some bytes starts."""
+    """The offset of the nth occurrence of some bytes."""
     raw, at = path.read_bytes(), -1
     for _ in range(nth + 1):
         at = raw.index(needle, at + 1)
     return at
 
 
-def test_a_written_file_has_no_problems(pair) -> None:
-    """The map recorded in the file and the one given agree, and all is as it should be."""
+def test_a_written_file_has_no_problems(pair: Pair) -> None:
+    """With the recorded map and with the same map given, nothing deviates."""
     assert problems(*pair) == []
     assert problems(*pair, "blocks:4,8") == []
     assert problems(*pair, "layers:0..7,4..7") == []
@@ -70,8 +75,8 @@ def test_a_written_file_has_no_problems(pair) -> None:
     ],
 )
 @pytest.mark.parametrize("where", ["first", "last"])
-def test_one_changed_byte_is_named_with_its_tensor(pair, name: str, where: str) -> None:
-    """Copies, originals, globals and the MTP tail alike, at either end."""
+def test_one_changed_byte_is_named_with_its_tensor(pair: Pair, name: str, where: str) -> None:
+    """In copies, originals, globals and the MTP tail, at either end of the data."""
     out, source = pair
     tensor = next(t for t in gguf.GGUFReader(out).tensors if t.name == name)
     at = 0 if where == "first" else tensor.n_bytes - 1
@@ -83,8 +88,8 @@ def test_one_changed_byte_is_named_with_its_tensor(pair, name: str, where: str) 
     assert f"byte {at} " in found[0]
 
 
-def test_one_changed_array_entry_is_named(pair) -> None:
-    """The entry, its value and the source's; and that the layer would run as something else."""
+def test_one_changed_array_entry_is_named(pair: Pair) -> None:
+    """The entry is named with both values, and the layer that would run differently."""
     out, source = pair
     field = gguf.GGUFReader(out).fields["qwen35.attention.recurrent_layers"]
     patch(out, field.offset + sum(p.nbytes for p in field.parts[:5]) + 9, b"\x00")
@@ -94,8 +99,8 @@ def test_one_changed_array_entry_is_named(pair) -> None:
     assert len(found) == 2
 
 
-def test_one_changed_name_is_named(pair) -> None:
-    """The tensor that is missing and the one that is not expected."""
+def test_one_changed_name_is_named(pair: Pair) -> None:
+    """One tensor is missing and another is not expected."""
     out, source = pair
     patch(out, position(out, b"blk.10.ffn_down.weight"), b"blk.10.ffn_dawn.weight")
     found = problems(out, source)
@@ -105,15 +110,15 @@ def test_one_changed_name_is_named(pair) -> None:
     ]
 
 
-def test_a_name_that_stands_twice_is_named(pair) -> None:
-    """Two table rows of one name are no table."""
+def test_a_duplicate_tensor_name_is_named(pair: Pair) -> None:
+    """A tensor table must not have a name twice."""
     out, source = pair
     patch(out, position(out, b"blk.10.ffn_down.weight"), b"blk.11.ffn_down.weight")
     assert any("blk.11.ffn_down.weight" in p and "twice" in p for p in problems(out, source))
 
 
-def test_every_problem_is_listed(pair) -> None:
-    """Three faults give three problems, and the command ends with 1."""
+def test_every_problem_is_listed(pair: Pair) -> None:
+    """Three faults give three problems and exit code 1."""
     out, source = pair
     tensors = gguf.GGUFReader(out).tensors
     for tensor in (tensors[3], tensors[-1]):
@@ -131,15 +136,13 @@ def test_every_problem_is_listed(pair) -> None:
     }
 
 
-def edit(pair, change: Callable[[dict], None]) -> list[str]:
+def edit(pair: Pair, change: Change) -> list[str]:
     """Rewrite the variant's header with stock gguf after changing its KVs, and verify."""
     out, source = pair
     with HeaderReader(out) as reader:
         header = reader.header
         kvs = {kv.key: kv for kv in header.kvs}
         change(kvs)
-        from dataclasses import replace
-
         new = replace(header, kvs=tuple(kvs.values()))
         data = reader.file.read(reader.data_offset, reader.file.n_bytes - reader.data_offset)
         encoded = b"".join(
@@ -150,39 +153,38 @@ def edit(pair, change: Callable[[dict], None]) -> list[str]:
     return problems(out, source)
 
 
-def set_scalar(key: str, value: object) -> Callable[[dict], None]:
+def set_scalar(key: str, value: object) -> Change:
     """Give a scalar another value."""
 
-    def change(kvs: dict) -> None:
+    def change(kvs: dict[str, KV]) -> None:
         kv = kvs[key]
-        kvs[key] = type(kv).of(key, kv.type, value, byteorder=kv.byteorder)
+        kvs[key] = KV.of(key, kv.type, value, byteorder=kv.byteorder)
 
     return change
 
 
-def drop(key: str) -> Callable[[dict], None]:
-    """Leave a key out."""
+def drop(key: str) -> Change:
+    """Remove a key."""
 
-    def change(kvs: dict) -> None:
+    def change(kvs: dict[str, KV]) -> None:
         del kvs[key]
 
     return change
 
 
-def add(key: str) -> Callable[[dict], None]:
+def add(key: str) -> Change:
     """Add a string."""
 
-    def change(kvs: dict) -> None:
-        kv = next(iter(kvs.values()))
-        kvs[key] = type(kv).of(key, gguf.GGUFValueType.STRING, "x")
+    def change(kvs: dict[str, KV]) -> None:
+        kvs[key] = KV.of(key, gguf.GGUFValueType.STRING, "x")
 
     return change
 
 
-def swap(a: str, b: str) -> Callable[[dict], None]:
+def swap(a: str, b: str) -> Change:
     """Exchange the places of two keys."""
 
-    def change(kvs: dict) -> None:
+    def change(kvs: dict[str, KV]) -> None:
         order = list(kvs)
         i, j = order.index(a), order.index(b)
         order[i], order[j] = order[j], order[i]
@@ -193,18 +195,20 @@ def swap(a: str, b: str) -> Callable[[dict], None]:
     return change
 
 
-def shorten(key: str) -> Callable[[dict], None]:
-    """Take the last entry off an array."""
+def shorten(key: str) -> Change:
+    """Remove the last entry of an array."""
 
-    def change(kvs: dict) -> None:
+    def change(kvs: dict[str, KV]) -> None:
         kv = kvs[key]
-        kvs[key] = type(kv).of_items(key, kv.item_type, kv.items[:-1], kv.byteorder)
+        assert kv.item_type is not None
+        kvs[key] = KV.of_items(key, kv.item_type, kv.items[:-1], kv.byteorder)
 
     return change
 
 
 HEADER_FAULTS = [
-    (set_scalar("qwen35.block_count", 9), "qwen35.block_count", "12 layers"),
+    (set_scalar("qwen35.block_count", 9), "qwen35.block_count", "the map makes 13 blocks"),
+    (drop("qwen35.block_count"), "qwen35.block_count", "is missing"),
     (set_scalar("qwen35.embedding_length", 1), "qwen35.embedding_length", "the source has"),
     (drop("qwen35.embedding_length"), "qwen35.embedding_length", "is missing"),
     (add("new.key"), "new.key", "is new"),
@@ -218,30 +222,31 @@ HEADER_FAULTS = [
 
 
 @pytest.mark.parametrize(("change", "where", "what"), HEADER_FAULTS)
-def test_each_fault_of_the_header_is_named(pair, change, where: str, what: str) -> None:
-    """Any key that is not what the source and the map make of it."""
-    del what
+def test_each_fault_of_the_header_is_named(
+    pair: Pair, change: Change, where: str, what: str
+) -> None:
+    """One problem names the key and its fault."""
     found = edit(pair, change)
-    assert any(where in p for p in found), found
+    assert any(where in p and what in p for p in found), found
 
 
-def test_a_map_that_differs_from_the_record_is_a_problem(pair) -> None:
-    """The record in the file is checked against the map given."""
+def test_a_map_that_differs_from_the_record_is_a_problem(pair: Pair) -> None:
+    """The recorded map is checked against the map given."""
     out, source = pair
     found = problems(out, source, "blocks:0,4")
     assert any(p.startswith("rys.layer_map: records blocks:4,8") for p in found)
 
 
-def test_another_source_is_a_problem(pair, tmp_path: Path) -> None:
-    """A file of the same layout but other weights is not the source."""
+def test_another_source_is_a_problem(pair: Pair, tmp_path: Path) -> None:
+    """The tensors of a file with the same layout but other weights differ."""
     out, _ = pair
     other = tiny.write(tmp_path / "other.gguf", "qwen35", 8, n_mtp=1, recurrent_layers=True, seed=1)
     found = problems(out, other)
     assert sum(p.startswith("tensor") for p in found) > 20
 
 
-def test_without_record_the_map_has_to_be_said(pair, tmp_path: Path) -> None:
-    """A file that records nothing is verified against --blocks, and refused without."""
+def test_without_a_record_the_map_must_be_given(pair: Pair, tmp_path: Path) -> None:
+    """A file without a recorded map is verified against --blocks, and refused without it."""
     _, source = pair
     bare = tmp_path / "bare.gguf"
     assert run("apply", source, "--blocks", "4,8", "--no-provenance", "-o", bare).returncode == 0
@@ -250,16 +255,16 @@ def test_without_record_the_map_has_to_be_said(pair, tmp_path: Path) -> None:
     assert run("verify", bare, "--source", source, "--blocks", "0,4").returncode == 1
 
 
-def test_a_file_cut_short_is_a_problem(pair) -> None:
-    """The tensor that is not whole any more."""
+def test_a_file_cut_short_is_a_problem(pair: Pair) -> None:
+    """The file says that it is incomplete."""
     out, source = pair
     with out.open("r+b") as file:
         file.truncate(out.stat().st_size - 100)
     assert any("incomplete" in p for p in problems(out, source))
 
 
-def test_bytes_appended_are_a_problem(pair) -> None:
-    """Nothing but the source's own trailing bytes may follow the data."""
+def test_bytes_appended_are_a_problem(pair: Pair) -> None:
+    """Only the source's own trailing bytes may follow the data."""
     out, source = pair
     with out.open("ab") as file:
         file.write(b"x" * 40)
@@ -267,7 +272,7 @@ def test_bytes_appended_are_a_problem(pair) -> None:
 
 
 def test_a_naive_copy_fails_by_its_kinds(tmp_path: Path) -> None:
-    """Tensors renamed and the count raised, nothing else: every byte right, the layers wrong."""
+    """With tensors renamed and the count raised every byte is right, but the layers are not."""
     source = tiny.write(tmp_path / "m.gguf", "gemma3", 12)
     naive = tiny.write(
         tmp_path / "naive.gguf", "gemma3", 12, sources=[0, 1, 2, 3, 4, 5, 4, 5, *range(6, 12)]
@@ -277,8 +282,8 @@ def test_a_naive_copy_fails_by_its_kinds(tmp_path: Path) -> None:
     assert any(p.startswith("layer 7: runs as sliding") for p in found)
 
 
-def test_offsets_out_of_order_are_named(pair) -> None:
-    """llama.cpp wants the table's offsets to be the running sum."""
+def test_offsets_out_of_order_are_named(pair: Pair) -> None:
+    """Each tensor must begin where the one before it ends."""
     out, source = pair
     with HeaderReader(out) as reader:
         first, second = reader.header.tensors[:2]

@@ -9,8 +9,9 @@ import pytest
 
 from rys_gguf import LayerMap, Model, Schedule, make_plan, write_plan
 from rys_gguf.checks.prove import prove
+from rys_gguf.checks.variant import VariantPair
 from rys_gguf.engines.base import EngineOptions
-from rys_gguf.engines.server import Engine
+from rys_gguf.engines.find import open_engine
 from rys_gguf.errors import EngineFailed
 from tests import tiny
 from tests.engine import OPTIONS, logprobs
@@ -54,9 +55,9 @@ def test_smollm2_generates_after_the_patch(smollm2: Path, tmp_path: Path) -> Non
     out = tmp_path / "out.gguf"
     with Model(smollm2) as model:
         write_plan(make_plan(model, LayerMap.parse("blocks:10,14", 30)), out)
-    with Engine(out, OPTIONS) as engine:
-        answer = engine.complete("The capital of France is", n_predict=16, temperature=0)
-    assert len(answer["content"].split()) >= 3
+    with open_engine(out, OPTIONS) as engine:
+        answer = engine.generate("The capital of France is", 16)
+    assert len(answer.text.split()) >= 3
 
 
 def test_the_real_gemma3_is_bit_exact_with_its_schedule_and_not_without(
@@ -73,12 +74,12 @@ def test_the_real_gemma3_is_bit_exact_with_its_schedule_and_not_without(
 
         write_plan(replace(plan, header=replace(plan.header, kvs=bare)), naive)
     options = EngineOptions(n_threads=2)
-    assert prove(explicit, gemma3, layer_map, options).holds()
-    assert not prove(naive, gemma3, layer_map, options).holds()
+    assert prove(VariantPair(explicit, gemma3, layer_map), options).holds()
+    assert not prove(VariantPair(naive, gemma3, layer_map), options).holds()
 
 
 def test_a_file_that_is_no_model_fails_with_the_engines_last_words(tmp_path: Path) -> None:
     """The engine's process ends; its log says why."""
     path = tiny.write(tmp_path / "m.gguf", "qwen35", 8, n_mtp=1, extra={".block_count": 11})
-    with pytest.raises(EngineFailed, match="ended while it loaded"), Engine(path, OPTIONS):
+    with pytest.raises(EngineFailed, match="ended while it loaded"), open_engine(path, OPTIONS):
         pass

@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from gguf.constants import GGUFValueType as T
 
 from rys_gguf import InvalidGGUF, LayerMap, Model, Refused, make_plan
-from rys_gguf.cli.model import main
+from rys_gguf.cli import main
 from rys_gguf.formats.header import KV, Header, padded, tensor_bytes
 from rys_gguf.formats.reader import HeaderReader
 from rys_gguf.layers.describe import describe

@@ -14,6 +14,7 @@ from gguf.constants import GGUFValueType
 
 from rys_gguf import InvalidGGUF, LayerMap, Model, find_problems, make_plan, write_plan
 from rys_gguf.checks.prove import prove
+from rys_gguf.checks.variant import VariantPair
 from rys_gguf.formats.reader import HeaderReader
 from rys_gguf.formats.shards import Shards
 from tests import tiny
@@ -122,7 +123,7 @@ def test_split_output_loads_verifies_and_proves(
     assert run("apply", whole, "--blocks", "4,8", "-o", one).returncode == 0
     assert np.array_equal(logprobs(written[0]), logprobs(one))
     layer_map = LayerMap.parse("blocks:4,8", 8)
-    assert prove(written[0], shards[0], layer_map, OPTIONS).holds()
+    assert prove(VariantPair(written[0], shards[0], layer_map), OPTIONS).holds()
     assert leftovers(out, written) == set()
 
 
@@ -177,11 +178,11 @@ def test_a_taken_shard_name_leaves_nothing_behind(whole: Path, tmp_path: Path) -
     assert names[-1].stat().st_size == size
 
 
-@pytest.mark.parametrize("size", ["50", "0G", "-1G", "1.5G", "G", "lots"])
+@pytest.mark.parametrize("size", ["50", "0G", "-1G", "1.5.5G", "G", "lots"])
 def test_a_size_that_is_none_is_a_usage_error(whole: Path, size: str) -> None:
     """The exit code is 2, and the message gives the expected form."""
     args = ("--blocks", "4,8", f"--split-max-size={size}")
-    assert "500M or 50G" in fails("apply", whole, *args, code=2)
+    assert "500M, 0.5G or 50G" in fails("apply", whole, *args, code=2)
 
 
 # -- shards made by hand -------------------------------------------------------------------------

@@ -10,7 +10,8 @@ import pytest
 
 from rys_gguf import LayerMap, Model, Refused, Schedule, find_problems, make_plan, write_plan
 from rys_gguf.checks.prove import Proof, prove
-from scripts.exactness import naive_plan
+from rys_gguf.checks.variant import VariantPair
+from scripts.naive import naive_plan
 from tests import tiny
 from tests.command import fails
 from tests.engine import OPTIONS
@@ -67,19 +68,19 @@ def proven(source: Path, window: str, out: Path, **options: Any) -> Proof:
         layer_map = LayerMap.parse(f"blocks:{window}", model.n_trunk)
         write_plan(make_plan(model, layer_map, **options), out)
     assert find_problems(out, source) == []
-    return prove(out, source, layer_map, OPTIONS)
+    return prove(VariantPair(out, source, layer_map), OPTIONS)
 
 
 @pytest.mark.parametrize(("arch", "options", "window", "schedule"), LEGAL)
 def test_what_is_legal_is_exact(
     tmp_path: Path, arch: str, options: dict[str, Any], window: str, schedule: Schedule
 ) -> None:
-    """With the copies silenced, and with the originals silenced, the base's bits come out."""
+    """With the copies ablated, and with the originals ablated, the base's bits come out."""
     source = tiny.write(tmp_path / "m.gguf", arch, N, **options)
     proof = proven(source, window, tmp_path / "out.gguf", schedule=schedule)
     assert proof.holds()
     assert {o for r in proof.results for o in r.outputs} == set(
-        range(len(proof.results[0].outputs) + len(proof.results[0].silenced))
+        range(len(proof.results[0].outputs) + len(proof.results[0].ablated))
     )
 
 
@@ -113,7 +114,7 @@ def test_the_naive_copy_of_the_refused_loads_and_differs(
     layer_map = LayerMap.parse(f"blocks:{window}", N)
     with Model(source) as model:
         write_plan(naive_plan(model, layer_map), tmp_path / "out.gguf")
-    proof = prove(tmp_path / "out.gguf", source, layer_map, OPTIONS)
+    proof = prove(VariantPair(tmp_path / "out.gguf", source, layer_map), OPTIONS)
     assert max(r.max_difference for r in proof.results) > 1e-3
 
 

@@ -14,9 +14,9 @@ from rys_gguf.patch.provenance import (
     MAP_KEY,
     SOURCE_KEY,
     is_source,
-    map_for,
     recorded_map,
     recorded_source,
+    resolve_layer_map,
 )
 from tests.disk import write_llama
 
@@ -88,10 +88,10 @@ def test_a_record_of_another_shape_names_no_source(value: list[str]) -> None:
 def test_the_map_between_two_models(source: Path) -> None:
     """The given one, else the recorded one; it must fit both models."""
     with Model(variant(source, "blocks:1,3")) as out, Model(source) as model:
-        assert map_for(out, model, None) == LayerMap.parse("blocks:1,3", 4)
-        assert map_for(out, model, "blocks:0,2") == LayerMap.parse("blocks:0,2", 4)
+        assert resolve_layer_map(out, model, None) == LayerMap.parse("blocks:1,3", 4)
+        assert resolve_layer_map(out, model, "blocks:0,2") == LayerMap.parse("blocks:0,2", 4)
         with pytest.raises(InvalidLayerMap, match=r"out.gguf: has 6 layers, blocks:0,1 makes 5 of"):
-            map_for(out, model, "blocks:0,1")
+            resolve_layer_map(out, model, "blocks:0,1")
 
 
 def test_without_a_record_the_map_must_be_given(source: Path) -> None:
@@ -101,4 +101,12 @@ def test_without_a_record_the_map_must_be_given(source: Path) -> None:
         Model(source) as model,
         pytest.raises(InvalidLayerMap, match=r"records no layer map; .* --blocks or --layers"),
     ):
-        map_for(out, model, None)
+        resolve_layer_map(out, model, None)
+
+
+def test_without_the_source_the_record_must_do(source: Path) -> None:
+    """It tells the map unless the last layers were dropped: only a source has those."""
+    with Model(variant(source, "blocks:1,3")) as out:
+        assert resolve_layer_map(out, None) == LayerMap.parse("blocks:1,3", 4)
+    with Model(source) as out, pytest.raises(InvalidLayerMap, match=r"; --source names the model"):
+        resolve_layer_map(out, None)

@@ -1,4 +1,4 @@
-"""Answers found in text, and what must not be found."""
+"""Reading answers: what is read as an answer and what is not."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TEXTS = ("the lamp", "a red fox", "01/03/1963", "Plan B")
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "expected"),
     [
         ("6", 6),
         ("The answer is 6.", 6),
@@ -47,13 +47,13 @@ TEXTS = ("the lamp", "a red fox", "01/03/1963", "Plan B")
         ("<think>The answer is 5</think> The answer is 6", 6),
     ],
 )
-def test_numbers(text, found) -> None:
-    """The last integer of the answer, whatever is around it."""
-    assert number(text) == found
+def test_numbers(text: str, expected: object) -> None:
+    """The last integer of the answer counts, whatever surrounds it."""
+    assert number(text) == expected
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "expected"),
     [
         ("D", "D"),
         ("d", "D"),
@@ -76,13 +76,13 @@ def test_numbers(text, found) -> None:
         ("<think>C</think>", None),
     ],
 )
-def test_letters(text, found) -> None:
-    """A letter, or the text of an option."""
-    assert option(text, LETTERS, TEXTS) == found
+def test_letters(text: str, expected: object) -> None:
+    """An answer may be a letter or the text of an option."""
+    assert option(text, LETTERS, TEXTS) == expected
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "expected"),
     [
         ("... The answer is Yes.", "yes"),
         ("NO", "no"),
@@ -96,13 +96,13 @@ def test_letters(text, found) -> None:
         ("", None),
     ],
 )
-def test_yes_and_no(text, found) -> None:
-    """Whole words only."""
-    assert option(text, ("yes", "no")) == found
+def test_yes_and_no(text: str, expected: object) -> None:
+    """Only whole words count."""
+    assert option(text, ("yes", "no")) == expected
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "expected"),
     [
         ("EVET", "evet"),
         ("Answer: Hay\u0131r.", "hay\u0131r"),
@@ -111,9 +111,9 @@ def test_yes_and_no(text, found) -> None:
         ("It is the STRASSE", "STRASSE"),
     ],
 )
-def test_words_of_any_language_are_read_or_not(text, found) -> None:
-    """Letters that fold to several, or to others than they match, are no crash."""
-    assert option(text, ("evet", "hay\u0131r", "STRASSE")) == found
+def test_words_of_any_language_are_read_or_not(text: str, expected: object) -> None:
+    """Letters that casefold to several, or to others than they match, raise nothing."""
+    assert option(text, ("evet", "hay\u0131r", "STRASSE")) == expected
 
 
 @pytest.mark.parametrize(
@@ -125,13 +125,13 @@ def test_words_of_any_language_are_read_or_not(text, found) -> None:
         ("<think>old</think> user <think>", True),
     ],
 )
-def test_a_prompt_that_opens_thoughts(prompt, opens) -> None:
-    """What is asked next would be part of them."""
+def test_a_prompt_that_opens_thoughts(prompt: str, opens: bool) -> None:
+    """Whatever is asked after such a prompt would be part of the thoughts."""
     assert opens_thoughts(prompt) is opens
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "expected"),
     [
         ("joy: 7\nfear: 2", [7, 2]),
         ("- **Joy**: 7/9\n- **Fear**: 2/9", [7, 2]),
@@ -146,19 +146,19 @@ def test_a_prompt_that_opens_thoughts(prompt, opens) -> None:
         ("<think>joy: 7\nfear: 2</think>", None),
     ],
 )
-def test_named_numbers(text, found) -> None:
-    """The last number given to each name, or as many bare ones as names."""
-    assert named_numbers(text, ("joy", "fear"), 9) == found
+def test_named_numbers(text: str, expected: object) -> None:
+    """Each name gets its last number; bare numbers count if there are as many as names."""
+    assert named_numbers(text, ("joy", "fear"), 9) == expected
 
 
 def test_a_number_without_end_costs_nothing() -> None:
-    """A looping model may write only digits."""
+    """A looping model may write nothing but digits."""
     assert len(str(number("7" * 1_000_000))) == 100
 
 
 @given(st.text(max_size=30), st.text(max_size=30))
-def test_what_was_thought_is_never_an_answer(thought, answer) -> None:
-    """Whatever stands in a think block makes no difference to what is found after it."""
+def test_what_was_thought_is_never_an_answer(thought: str, answer: str) -> None:
+    """The contents of a think block do not change what is read after it."""
     thought, answer = (t.replace("<", "") for t in (thought, answer))
     text = f"<think>{thought} The answer is 5</think>{answer}"
     assert strip_thoughts(text) == answer.strip()
@@ -166,8 +166,8 @@ def test_what_was_thought_is_never_an_answer(thought, answer) -> None:
 
 
 @given(st.text())
-def test_any_text_is_read(text) -> None:
-    """Nothing a model writes raises; what is found is one of the options."""
+def test_any_text_is_read(text: str) -> None:
+    """No text raises an error, and the answer is one of the options or None."""
     assert option(text, LETTERS, TEXTS) in {None, *LETTERS}
     assert option(text, ("yes", "no")) in {None, "yes", "no"}
     number(text)
@@ -175,7 +175,7 @@ def test_any_text_is_read(text) -> None:
 
 
 @given(st.integers(-(10**12), 10**12))
-def test_any_integer_is_found_as_it_is_written(value) -> None:
-    """With and without separators, emphasis and unit."""
+def test_any_integer_is_found_as_it_is_written(value: int) -> None:
+    """It may have separators, emphasis and a unit."""
     for text in (f"{value}", f"{value:,}", f"The answer is {value:,} coins.", f"**{value}**"):
         assert number(text) == value

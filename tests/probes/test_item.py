@@ -1,17 +1,12 @@
-"""Items: their two forms, and files of users' own."""
+"""Items: what is asked of a model in either form."""
 
 from __future__ import annotations
 
-import json
+from typing import Any
 
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from rys_gguf.probes.item import Choice, Contrast, Item, Number, Ratings
 
-from rys_gguf.errors import InvalidSuite, RysError
-from rys_gguf.probes.item import Choice, Contrast, Item, Number, Ratings, dump, load
-
-BASE = {"id": "x", "family": "own", "topic": "t", "level": 0, "question": "Well?"}
+BASE: dict[str, Any] = {"id": "x", "family": "own", "topic": "t", "level": 0, "question": "Well?"}
 ITEMS: tuple[Item, ...] = (
     Choice(**{**BASE, "id": "c"}, answer="yes"),
     Choice(**{**BASE, "id": "l"}, answer="B", options=("A", "B"), texts=("a cat", "a dog")),
@@ -22,165 +17,19 @@ ITEMS: tuple[Item, ...] = (
 )
 
 
-def test_items_survive_a_file(tmp_path) -> None:
-    """What is written is read back as it was."""
-    path = tmp_path / "suite.jsonl"
-    path.write_text(dump(ITEMS), encoding="utf-8")
-    assert load(path) == ITEMS
-
-
-def test_the_forms_of_asks() -> None:
+def test_the_forms_of_requests() -> None:
     """Options have names; a number without texts is read digit by digit; ratings share a prompt."""
-    asks = [item.asks() for item in ITEMS]
-    assert [len(a) for a in asks] == [1, 1, 1, 1, 2, 2]
-    assert asks[0][0].names == ("yes", "no")
-    assert asks[0][0].options == ((" yes", " Yes"), (" no", " No"))
-    assert asks[1][0].options == ((" A",), (" B",))
-    assert "A) a cat\nB) a dog" in asks[1][0].prompt
-    assert asks[2][0].digits
-    assert not asks[2][0].options
-    assert asks[3][0].names == ("A", "B")
+    requests = [item.requests() for item in ITEMS]
+    assert [len(a) for a in requests] == [1, 1, 1, 1, 2, 2]
+    assert requests[0][0].names == ("yes", "no")
+    assert requests[0][0].options == ((" yes", " Yes"), (" no", " No"))
+    assert requests[1][0].options == ((" A",), (" B",))
+    assert "A) a cat\nB) a dog" in requests[1][0].prompt
+    assert requests[2][0].digits
+    assert not requests[2][0].options
+    assert requests[3][0].names == ("A", "B")
     assert "A)" not in ITEMS[3].prompt()
-    assert asks[4][0].prompt == asks[4][1].prompt
-    assert [a.opening for a in asks[4]] == ["joy:", "fear:"]
-    assert asks[5][0].prompt != asks[5][1].prompt
-    assert asks[5][0].names == tuple("0123456789")
-
-
-def test_a_users_line_needs_little(tmp_path) -> None:
-    """Id, family, topic, level, the letters and yes or no need not be said; blank lines may be."""
-    path = tmp_path / "own.jsonl"
-    path.write_text(
-        '\ufeff{"kind": "choice", "question": "Is it?", "answer": "no"}\n\n'
-        '{"kind": "choice", "question": "Which?", "answer": "B", "texts": ["x", "y\u2028z"]}\n',
-        encoding="utf-8",
-    )
-    first, second = load(path)
-    assert first == Choice(
-        id="line-1", family="own", topic="choice", level=0, question="Is it?", answer="no"
-    )
-    assert isinstance(second, Choice)
-    assert (second.id, second.options) == ("line-3", ("A", "B"))
-
-
-NUMBER = {"kind": "number", "question": "How many?", "answer": 3}
-CHOICE = {"kind": "choice", "question": "Which?", "answer": "yes"}
-FAULTS = {
-    "not JSON": ("{", "not a line of JSON"),
-    "a list": ("[]", "expected an object"),
-    "no kind": ({"question": "q"}, "kind: expected one of choice, number"),
-    "kind of a wrong type": ({"kind": []}, "kind: expected one of"),
-    "unknown field": ({**NUMBER, "anwser": 1}, "anwser: no field of a number item"),
-    "no answer": ({"kind": "number", "question": "q"}, "answer: missing, expected"),
-    "answer a text": ({**NUMBER, "answer": "3"}, "answer: expected an integer"),
-    "answer a truth": ({**NUMBER, "answer": True}, "answer: expected an integer"),
-    "empty question": ({**NUMBER, "question": " "}, "question: expected a text"),
-    "half a pair": ('{"kind": "number", "question": "\\ud800", "answer": 1}', "question: expected"),
-    "negative": ({**NUMBER, "answer": -3}, "answer: negative"),
-    "partial zero": ({**NUMBER, "answer": 0, "partial": True}, "answer: expected a number above 0"),
-    "answer not in texts": ({**NUMBER, "texts": ["1", "2"]}, "texts: expected the answer, 3"),
-    "same text": ({**NUMBER, "texts": ["3", "3"]}, "texts: the same one twice"),
-    "texts alike": (
-        {**CHOICE, "texts": ["<5", ">5", "7"], "answer": "A"},
-        "texts: the same one twice, but for case or what surrounds it",
-    ),
-    "spaced option": (
-        {**CHOICE, "options": [" yes", "no"], "answer": " yes"},
-        "options: expected no space around one",
-    ),
-    "reserved": ({**CHOICE, "family": "overall"}, "family: reports call something else overall"),
-    "one text": ({**NUMBER, "texts": ["3"]}, "texts: expected 2 to 8"),
-    "not an option": (
-        {"kind": "choice", "question": "q", "answer": "maybe"},
-        "answer: expected one of yes, no",
-    ),
-    "own letters": (
-        {
-            "kind": "choice",
-            "question": "q",
-            "answer": "X",
-            "options": ["X", "Y"],
-            "texts": ["1", "2"],
-        },
-        "options: with texts",
-    ),
-    "ratings too high": (
-        {"kind": "ratings", "question": "q", "emotions": ["joy"], "reference": [10]},
-        "reference: expected a list of integers 0 to 9",
-    ),
-    "ratings too few": (
-        {"kind": "ratings", "question": "q", "emotions": ["joy", "fear"], "reference": [1]},
-        "reference: expected one rating for each",
-    ),
-    "no difference": (
-        {"kind": "contrast", "question": "q", "other": "q", "emotion": "joy", "higher": "other"},
-        "other: the same as question",
-    ),
-    "higher": (
-        {"kind": "contrast", "question": "q", "other": "r", "emotion": "joy", "higher": "r"},
-        'higher: expected "question" or "other"',
-    ),
-}
-
-
-@pytest.mark.parametrize(("line", "message"), FAULTS.values(), ids=FAULTS)
-def test_a_fault_is_named_with_file_line_and_field(tmp_path, line, message) -> None:
-    """Each fault alone in a file whose first line is sound."""
-    path = tmp_path / "own.jsonl"
-    text = line if isinstance(line, str) else json.dumps(line)
-    sound = json.dumps({"kind": "number", "question": "Sound?", "answer": 1})
-    path.write_text(f"{sound}\n{text}\n", encoding="utf-8")
-    with pytest.raises(InvalidSuite) as caught:
-        load(path)
-    assert "own.jsonl, line 2: " in str(caught.value)
-    assert message in str(caught.value)
-
-
-def test_the_same_id_or_question_twice(tmp_path) -> None:
-    """Both would make one item of two."""
-    path = tmp_path / "own.jsonl"
-    path.write_text(json.dumps({**NUMBER, "id": "a"}) + "\n" + json.dumps({**NUMBER, "id": "b"}))
-    with pytest.raises(InvalidSuite, match="line 2: the same question as in line 1"):
-        load(path)
-    other = {**NUMBER, "id": "a", "question": "Else?"}
-    path.write_text(json.dumps({**NUMBER, "id": "a"}) + "\n" + json.dumps(other))
-    with pytest.raises(InvalidSuite, match="line 2: id 'a' is taken"):
-        load(path)
-
-
-def test_a_file_that_cannot_be_read(tmp_path) -> None:
-    """Missing, binary, empty."""
-    with pytest.raises(InvalidSuite, match="cannot read"):
-        load(tmp_path / "none.jsonl")
-    path = tmp_path / "x.jsonl"
-    path.write_bytes(b"\xff\xfe")
-    with pytest.raises(InvalidSuite, match="not UTF-8"):
-        load(path)
-    path.write_bytes(b"\n")
-    with pytest.raises(InvalidSuite, match="no items"):
-        load(path)
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
-    max_leaves=5,
-)
-
-
-@given(
-    st.sampled_from([item.as_json() for item in ITEMS]),
-    st.dictionaries(
-        st.sampled_from(["kind", *{k for item in ITEMS for k in item.as_json()}]), JSON, max_size=3
-    ),
-)
-def test_any_line_is_an_item_or_a_fault(tmp_path_factory, item, changes) -> None:
-    """Whatever is put into the fields: no other exception, and what is taken can be asked."""
-    path = tmp_path_factory.mktemp("own") / "own.jsonl"
-    path.write_text(json.dumps({**item, **changes}), encoding="utf-8")
-    try:
-        (loaded,) = load(path)
-    except RysError:
-        return
-    assert loaded.asks()
-    assert loaded.prompt()
+    assert requests[4][0].prompt == requests[4][1].prompt
+    assert [a.opening for a in requests[4]] == ["joy:", "fear:"]
+    assert requests[5][0].prompt != requests[5][1].prompt
+    assert requests[5][0].names == tuple("0123456789")

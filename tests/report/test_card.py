@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-import copy
-import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import ModelCard
 
 from rys_gguf import LayerMap
 from rys_gguf.errors import RysError
 from rys_gguf.formats.model import Model
-from rys_gguf.report.card import card
+from rys_gguf.report.card import make_card
 from tests import tiny
 from tests.command import fails
 from tests.command import run as cli
 from tests.fake_runs import make_run
 
 SPEC = "blocks:10,14"
+# All that a card may have in its front matter.
+KEYS = {
+    "base_model", "base_model_relation", "license", "license_name", "license_link", "library_name",
+    "language", "tags", "model-index",
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -46,28 +51,20 @@ def text_of(variant: Path, source: Path | None, spec: str = SPEC, **kwargs: Any)
     """The card of two files."""
     with Model(variant) as v:
         if source is None:
-            return card(v, None, LayerMap.parse(spec, 24), **kwargs)
+            return make_card(v, None, LayerMap.parse(spec, 24), **kwargs)
         with Model(source) as s:
-            return card(v, s, LayerMap.parse(spec, s.n_trunk), **kwargs)
+            return make_card(v, s, LayerMap.parse(spec, s.n_trunk), **kwargs)
+
+
+def read(text: str) -> Any:
+    """A card as the Hub's own library reads it, which has types for half of it."""
+    return ModelCard(text)
 
 
 def front_matter(text: str) -> dict[str, Any]:
-    """The lines between the dashes: the subset of YAML the card writes, read strictly."""
-    lines = text.split("\n---\n", 1)[0].splitlines()
-    assert lines[0] == "---"
-    found: dict[str, Any] = {}
-    key = ""
-    for line in lines[1:]:
-        if line.startswith("#"):
-            continue
-        if line.startswith("  - "):
-            found[key].append(json.loads(line[4:]) if line[4] == '"' else line[4:])
-            continue
-        key, _, value = line.partition(":")
-        assert key.replace("_", "").isalpha(), line
-        value = value.strip()
-        found[key] = [] if not value else json.loads(value) if value[0] == '"' else value
-    return found
+    """The front matter as the Hub's own library reads it."""
+    data: Any = read(text).data
+    return dict(data.to_dict())
 
 
 def test_front_matter_says_what_the_header_says(source: Path) -> None:
@@ -117,11 +114,78 @@ def test_hostile_headers_stay_values(tmp_path: Path, hostile: str) -> None:
     text = text_of(make(source), source)
     found = front_matter(text)
     assert found["license"] == "other"
-    assert found["license_name"] == found["license_link"]
+    assert re.fullmatch(r"[a-z0-9.-]*", found.get("license_name", ""))
+    assert "license_link" not in found
     assert "base_model" not in found
     assert found["language"] == ["en"]
+    assert set(found) <= KEYS
     assert "\x1b" not in text
     assert "<script>" not in text.split("\n---\n", 1)[1]
+
+
+@pytest.mark.parametrize(
+    ("link", "is_kept"),
+    [
+        ("https://example.org/a/LICENSE?x=1#y", True),
+        ("LICENSE", True),
+        ("LICENSE.md", True),
+        ("javascript:alert(1)", False),
+        ("data:text/html,x", False),
+        ("https://example.org/a b", False),
+        ("//example.org", False),
+        ("../LICENSE", False),
+    ],
+)
+def test_a_licence_link_leads_to_a_page_or_a_file(tmp_path: Path, link: str, is_kept: bool) -> None:
+    """The Hub shows it as a link, and whoever wrote the header chose it."""
+    extra = {"general.license": "My Licence 1.0", "general.license.link": link}
+    source = tiny.write(tmp_path / "m.gguf", "llama", 24, extra=extra)
+    found = front_matter(text_of(make(source), source))
+    assert (found["license"], found["license_name"]) == ("other", "my-licence-1.0")
+    assert found.get("license_link") == (link if is_kept else None)
+
+
+@pytest.mark.parametrize(
+    "name", ["see https://example.org/x", "www.example.org", "me@example.org", "HTTP://example.org"]
+)
+def test_a_name_is_no_link(tmp_path: Path, name: str) -> None:
+    """Markdown makes links of bare addresses wherever they stand but in code."""
+    source = tiny.write(tmp_path / "m.gguf", "llama", 24, extra={"general.name": name})
+    text = text_of(make(source), source)
+    body = text.split("\n---\n", 1)[1]
+    (title,) = (line for line in body.splitlines() if line.startswith("# "))
+    assert re.fullmatch(r"# `[^`]+`", title)
+    assert name in title
+
+
+def test_the_front_matter_is_what_the_hub_reads(source: Path) -> None:
+    """Its library reads the card, and writes it again without loss; results have their fields."""
+    text = text_of(make(source), source, run=make_run(0))
+    card = read(text)
+    plain = front_matter(text)
+    assert set(plain) == KEYS - {"license_name", "license_link"}
+    results = {r.dataset_config: r for r in card.data.eval_results}
+    assert set(results) == {"overall", "math", "eq", "reasoning"}
+    assert results["math"].metric_type == "accuracy"
+    assert results["eq"].metric_type == "score"
+    for result in results.values():
+        assert 0 <= result.metric_value <= 1
+        assert result.task_type == "text-generation"
+        assert result.dataset_revision == "heldout-1"
+        assert result.metric_args["n"] > 0
+    assert front_matter(str(card)) == plain
+
+
+def test_without_the_hub_library_the_card_names_it(
+    source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message can be pasted."""
+    variant = make(source)
+    monkeypatch.setattr("rys_gguf.extras.find_spec", lambda name: name != "huggingface_hub" or None)
+    with pytest.raises(
+        RysError, match=r"the card needs huggingface_hub: pip install huggingface_hub$"
+    ):
+        text_of(variant, source)
 
 
 def test_the_path_is_drawn(source: Path) -> None:
@@ -151,7 +215,7 @@ def test_what_runs_more_than_twice_or_not_at_all_is_not_said_to_run_twice(source
     assert "with another path through its layers" in text_of(thrice, source, spec="layers:0..20")
     alone = cli("card", thrice)
     assert alone.returncode == 0, alone.stderr
-    assert "Its 21 layers are made of 21 of the source's." in alone.stdout
+    assert "Its 21 layers come from 21 layers of the source." in alone.stdout
 
 
 def test_files_that_are_no_validation_and_no_map_are_one_message(
@@ -162,7 +226,7 @@ def test_files_that_are_no_validation_and_no_map_are_one_message(
     for bad in ("[1]", '{"rungs": 5}', '{"rungs": ["a"]}', "{"):
         (tmp_path / "v.json").write_text(bad)
         said = fails("card", variant, "--validation", tmp_path / "v.json")
-        assert f"{tmp_path / 'v.json'}: not what validate saved" in said
+        assert f"{tmp_path / 'v.json'}: not a validation report" in said
     texts = tiny.write(tmp_path / "t.gguf", "llama", 4, extra={"rys.layer_map": ["a", "b"]})
     assert "t.gguf: rys.layer_map: is ARRAY[STRING, 2], expected ARRAY[INT32]" in fails(
         "card", texts
@@ -208,17 +272,17 @@ def test_a_schedule_that_is_missing_is_said(tmp_path: Path) -> None:
     renamed = tiny.write(tmp_path / "renamed.gguf", "gemma3", 12, sources=layers)
     text = text_of(renamed, source, spec="blocks:5,8")
     assert "spells out what" not in text
-    assert "some layers run as something else than their source" in text
+    assert "some layers run as another kind than their source" in text
 
 
 def test_scores_of_another_model_are_said_to_be(source: Path) -> None:
     """Such as those of the unquantised one; the run's own model needs no such word."""
     variant, run = make(source), make_run(0)
-    said = "The run is of tiny.gguf, which is not the file this variant was made from"
+    said = "The run measured tiny.gguf, which is not the file that this variant was made from"
     assert said in text_of(variant, source, run=run)
     assert said in text_of(variant, None, run=run), "the variant records its source"
     with Model(source) as s:
-        run.info["identity"]["model"]["sha256"] = s.header_digest()
+        run.raw["identity"]["model"]["sha256"] = s.header_digest()
     assert said not in text_of(variant, source, run=run)
     assert said not in text_of(variant, None, run=run)
 
@@ -245,8 +309,7 @@ def test_a_window_that_was_no_finalist_has_no_scores(source: Path) -> None:
 def test_run_and_validation_must_be_of_this_variant(source: Path) -> None:
     """Another model's run, another map's validation: refused."""
     variant = make(source)
-    other = copy.deepcopy(make_run(0, final=False))
-    other.info["model"] |= {"n_layers": 30, "layer_bytes": [1] * 30}
+    other = make_run(0, final=False, n=30)
     with pytest.raises(RysError, match="30 layers, the map of one with 24"):
         text_of(variant, source, run=other)
     with pytest.raises(RysError, match="validation is of blocks:1,2"):

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from gguf.quants import dequantize, quantize
 
+from rys_gguf.runs.stage import DIVERGENCE, FINAL, Status
 from rys_gguf.runs.storage import Run
 from scripts.sweep_cost import KINDS
 from tests import tiny
@@ -58,18 +59,17 @@ def test_the_planted_window_is_found_and_damaging_ones_are_not(
         timeout=400,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    results = Run.open(tmp_path / "run").results
-    final = {r["spec"]: r for r in results if r["stage"] == "final"}
-    assert set(final) == {"base", "blocks:2,10"}
-    assert final["blocks:2,10"]["credits"]["words"] > final["base"]["credits"]["words"] + 0.05
-    (first,) = [r for r in results if (r["spec"], r["stage"]) == ("blocks:0,8", "damage")]
-    assert first["status"] == "dropped"
-    assert first["measures"]["kl"] > 2
+    found = {t.candidate.spec: t for t in Run.open(tmp_path / "run").trials.values()}
+    assert {spec for spec, t in found.items() if FINAL in t.results} == {"base", "blocks:2,10"}
+    base, window = (found[spec].results[FINAL] for spec in ("base", "blocks:2,10"))
+    assert window.soft_scores["words"] > base.soft_scores["words"] + 0.05
+    assert found["blocks:0,8"].status(DIVERGENCE) is Status.DROPPED
+    assert (found["blocks:0,8"].measure(DIVERGENCE, "kl") or 0) > 2
 
 
 def test_ray_finds_the_same(tmp_path: Path) -> None:
     """The same candidates in actors of a local Ray instance, which ends with the sweep."""
-    pytest.importorskip("ray", reason="the extra `ray` is not installed")
+    pytest.importorskip("ray", reason="ray is not installed")
     source = tiny.write(tmp_path / "m.gguf", "llama", 5, extra={".context_length": 2048})
     suite = tmp_path / "own.jsonl"
     lines: list[dict[str, Any]] = [
@@ -77,7 +77,7 @@ def test_ray_finds_the_same(tmp_path: Path) -> None:
         for n in range(20)
     ]
     suite.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    job = ["sweep", source, "--suite", suite, *ARGS]
+    job: list[str | Path] = ["sweep", source, "--suite", suite, *ARGS]
     assert run(*job, "-o", tmp_path / "here").returncode == 0
     # One more than the machine has room for: it never comes up, and nobody waits for it.
     workers = str((os.cpu_count() or 1) + 1)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 import json
 from typing import Any
 
 import pytest
 
 from rys_gguf.errors import RysError
-from rys_gguf.stats.compare import Comparison, compare, comparison_lines, floor_of
+from rys_gguf.runs.stage import FINAL
+from rys_gguf.stats.compare import Comparison, baseline_of, compare
+from rys_gguf.stats.evidence import Evidence
+from rys_gguf.stats.pairs import pair
+from rys_gguf.stats.verdict import judge
 from tests.fake_runs import WINNER, FakeRun, make_run, name_of
 
 
@@ -22,7 +24,7 @@ def run() -> FakeRun:
 
 def damaged(run: FakeRun, candidate: str, share: int) -> FakeRun:
     """The run with every `share`-th right answer of one candidate lost."""
-    other = copy.deepcopy(run)
+    other = run.copy()
     right = [
         line for line in other.items
         if line["candidate"] == candidate and line["binary"] and line["score"] == 1.0
@@ -38,8 +40,8 @@ def of(found: Comparison, spec: str) -> Any:
 
 
 def test_a_run_keeps_all_of_itself(run: FakeRun) -> None:
-    """Everything is 100 %, no difference, no interval around it."""
-    found = compare(run, copy.deepcopy(run))
+    """Everything is 100 %, without a difference, and the interval says how far that goes."""
+    found = compare(run, run.copy())
     assert found.stage == "final"
     assert found.candidates[0].spec == "base"
     assert {c.spec for c in found.candidates} == {
@@ -48,11 +50,12 @@ def test_a_run_keeps_all_of_itself(run: FakeRun) -> None:
     for candidate in found.candidates:
         for kept in candidate.kept:
             assert kept.retention == pytest.approx(1.0)
-            assert (kept.change, kept.interval.low, kept.interval.high) == (0.0, 0.0, 0.0)
+            assert kept.change == 0.0
+            assert kept.interval.low == -kept.interval.high < 0
     gains = of(found, "blocks:10,14").gains
     assert [g.family for g in gains] == ["overall", "math", "eq", "reasoning"]
     assert gains[0].retention == pytest.approx(1.0)
-    assert of(found, "blocks:9,13").gains[0].retention is None, "no gain to keep"
+    assert of(found, "blocks:2,6").gains[0].retention is None, "no gain to keep"
     assert of(found, "base").gains == ()
 
 
@@ -71,22 +74,43 @@ def test_what_is_lost_is_seen(run: FakeRun) -> None:
     assert gain.difference.high < 0
 
 
-def test_retention_counts_from_the_floor() -> None:
-    """The best answer that ignores the question scores the floor, in whatever form it is given."""
-    info = {"floors": {"math": {"constant": 0.3, "random": 0.2, "note": "x"}, "eq": 0.1}}
-    assert floor_of(info, "math") == 0.3
-    assert floor_of(info, "eq") == 0.1
-    assert floor_of(info, "other") == 0.0
-    assert floor_of({}, "math") == 0.0
+def test_the_interval_is_that_of_the_report(run: FakeRun) -> None:
+    """The same pairs have one interval, also where nothing differs."""
+    evidence = Evidence(run)
+    key = name_of(WINNER)
+    families = evidence.pairs(key, [FINAL])
+    judged = judge({"a": families})["a"]
+    gains = of(compare(run, run.copy()), "blocks:10,14").gains
+    for gain, effect in zip(gains, (judged.overall, *judged.families), strict=True):
+        assert (gain.family, gain.a, gain.interval_a) == (
+            effect.name, pytest.approx(effect.difference), effect.interval,
+        )  # fmt: skip
+    base = evidence.answers(evidence.base.key, [FINAL])
+    same = judge({"a": pair(base, base)})["a"]
+    kept = compare(run, run.copy()).candidates[0].kept
+    for row, effect in zip(kept, (same.overall, *same.families), strict=True):
+        assert (row.change, row.interval) == (0.0, effect.interval)
 
 
-def test_a_score_at_its_floor_keeps_nothing(run: FakeRun) -> None:
+def test_the_baseline_is_the_higher_of_two_and_named(run: FakeRun) -> None:
+    """The best constant answer or random ones; 0 where the run tells none."""
+    assert baseline_of(run.info, "math") == (0.3, "constant")
+    assert baseline_of(run.info, "reasoning") == (0.25, "random")
+    assert baseline_of(run.info, "other") == (0.0, "constant")
+    kept = {k.family: k for k in compare(run, run.copy()).candidates[0].kept}
+    assert (kept["math"].baseline, kept["math"].baseline_of) == (0.3, "constant")
+    assert (kept["reasoning"].baseline, kept["reasoning"].baseline_of) == (0.25, "random")
+    assert kept["overall"].baseline == pytest.approx((0.3 + 0.25) / 3)
+
+
+def test_a_score_at_its_baseline_keeps_nothing(run: FakeRun) -> None:
     """No ability, nothing to retain: no number instead of a wild one."""
-    low = copy.deepcopy(run)
-    low.info["floors"] = {"math": 0.9, "eq": 0.9, "reasoning": 0.9}
+    low = run.copy()
+    low.raw["floors"] = {
+        family: {"constant": 0.9, "random": 0.1} for family in ("math", "eq", "reasoning")
+    }
     kept = compare(low, low).candidates[0].kept
     assert {k.retention for k in kept} == {None}
-    assert "at its floor" in "\n".join(comparison_lines(compare(low, low)))
 
 
 @pytest.mark.parametrize(
@@ -107,8 +131,8 @@ def test_other_suites_and_settings_are_refused(
     run: FakeRun, change: dict[str, Any], message: str
 ) -> None:
     """One message that names what differs, in whichever order the runs come."""
-    other = copy.deepcopy(run)
-    other.info["identity"].update(change)
+    other = run.copy()
+    other.raw["identity"].update(change)
     with pytest.raises(RysError, match=message):
         compare(run, other)
     with pytest.raises(RysError, match="cannot be compared"):
@@ -117,18 +141,17 @@ def test_other_suites_and_settings_are_refused(
 
 def test_other_models_and_engines_may_differ(run: FakeRun) -> None:
     """That is what the comparison is for; but not the number of layers."""
-    other = copy.deepcopy(run)
-    other.info["identity"]["model"] = {"name": "other", "sha256": "cd"}
-    other.info["identity"]["engine"] = {"build": "b2"}
+    other = run.copy()
+    other.raw["identity"]["model"] = {"name": "other", "sha256": "cd"}
+    other.raw["identity"]["engine"] = {"build": "b2"}
     assert compare(run, other).candidates
-    other.info["model"] |= {"n_layers": 30, "layer_bytes": [1] * 30}
     with pytest.raises(RysError, match="24 layers, the second 30"):
-        compare(run, other)
+        compare(run, make_run(0, n=30))
 
 
 def test_a_family_that_cannot_be_read_in_one_run_is_named(run: FakeRun) -> None:
     """Left out of the numbers, and said to be."""
-    other = copy.deepcopy(run)
+    other = run.copy()
     for line in other.items:
         if line["candidate"] == name_of(WINNER) and line["family"] == "eq":
             line.update(status="no_answer", score=None, credit=None)
@@ -136,34 +159,29 @@ def test_a_family_that_cannot_be_read_in_one_run_is_named(run: FakeRun) -> None:
     assert of(found, "blocks:10,14").unread == ("eq",)
     assert [k.family for k in of(found, "blocks:10,14").kept] == ["overall", "math", "reasoning"]
     assert of(found, "base").unread == ()
-    assert "  eq         no item that could be read in both runs" in comparison_lines(found)
 
 
-def test_search_only_is_said(run: FakeRun) -> None:
-    """Where one run has no held-out items the search's are compared, and called ranks."""
+def test_rounds_are_compared_without_held_out_items(run: FakeRun) -> None:
+    """Where one run has none, and the comparison names the search's suite."""
     found = compare(run, make_run(0, final=False))
     assert found.stage == "search"
     assert found.suite == "suite-1"
-    assert "ranks only" in "\n".join(comparison_lines(found))
 
 
 def test_nothing_in_common(run: FakeRun) -> None:
     """Runs that asked different items of all candidates have nothing to say."""
-    other = copy.deepcopy(run)
+    other = run.copy()
     for line in other.items:
         line["item"] += "-other"
     with pytest.raises(RysError, match="no candidate on the same items"):
         compare(run, other)
 
 
-def test_lines_and_json(run: FakeRun) -> None:
-    """Both ways out hold the numbers; names from files are made printable."""
-    other = damaged(run, name_of(None), 4)
-    other.info["model"]["name"] = "b\x1b[2J.gguf"
-    found = compare(run, other)
-    text = "\n".join(comparison_lines(found))
-    assert "b\\x1b[2J.gguf" in text
-    assert "% kept" in text
-    assert "McNemar p" in text
-    data = json.loads(json.dumps(dataclasses.asdict(found)))
-    assert data["candidates"][0]["kept"][0]["family"] == "overall"
+def test_a_comparison_is_plain_json(run: FakeRun) -> None:
+    """With the names of version 0.1.0, and what it lacked beside them."""
+    found = compare(run, damaged(run, name_of(None), 4))
+    plain = json.loads(json.dumps(found.as_json()))
+    kept = plain["candidates"][0]["kept"][1]
+    assert (kept["family"], kept["floor"], kept["floor_of"]) == ("math", 0.3, "constant")
+    assert kept["mcnemar"]["losses"] > 0
+    assert plain["stage"] == "final"

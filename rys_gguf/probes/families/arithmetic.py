@@ -1,8 +1,8 @@
-"""Arithmetic to be guessed at a glance: one number, and credit for coming near.
+"""Arithmetic to be guessed at a glance: one number, with partial credit for coming near.
 
-What is asked cannot be worked out in the few tokens of an answer; how many leading digits are
-right says how far the model got inside. First digits of answers are drawn evenly, so that no
-constant answer helps. All arithmetic is of exact integers.
+The few tokens of an answer leave no room for working, so the number of right leading digits shows
+how far the model gets internally. First digits of answers are balanced, so that no constant answer
+helps. All arithmetic uses exact integers.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ _ROUNDED = ", rounded to the nearest integer"
 
 
 def nearest_root(n: int) -> int:
-    """The integer nearest to the square root of n >= 0; it is never half way between two."""
+    """The integer nearest to the square root of n >= 0, which is never half way between two."""
     root = isqrt(n)
     return root + (n - root * root > root)
 
 
 def nearest_cube_root(n: int) -> int:
-    """The integer nearest to the cube root of n >= 0; it is never half way between two."""
+    """The integer nearest to the cube root of n >= 0, which is never half way between two."""
     low, high = 0, 1 << (n.bit_length() // 3 + 1)
     while high - low > 1:
         middle = (low + high) // 2
@@ -43,7 +43,7 @@ def nearest_cube_root(n: int) -> int:
 
 
 def _digits(rng: random.Random, n: int) -> int:
-    """A number of n digits, the first two of which are uniform."""
+    """A random number of n digits, n > 0."""
     return rng.randrange(1, 10) if n == 1 else rng.randrange(10 ** (n - 1), 10**n)
 
 
@@ -84,16 +84,16 @@ def _difference(rng: random.Random) -> tuple[str, int]:
 
 
 def _multiple(rng: random.Random) -> tuple[str, int]:
-    """A root times a number of two digits; the root of a product, so that one rounding is all."""
+    """A cube root times a number of two digits, as the root of a product: it is rounded once."""
     n, factor = _digits(rng, rng.randint(12, 13)), _digits(rng, 2)
     answer = nearest_cube_root(n * factor**3)
     return f"the result of multiplying the cube root of {n} by {factor}{_ROUNDED}", answer
 
 
 def _quotient(rng: random.Random) -> tuple[str, int]:
-    """Half the answer's unit has to be cleared: round(r / d) for r the root of n."""
+    """A square root divided by a number of two digits, rounded once."""
     n, divisor = _digits(rng, rng.choice((10, 12))), _digits(rng, 2)
-    # (2k - 1) d / 2 <= sqrt(n) < (2k + 1) d / 2, with everything squared.
+    # The answer is the k with (2k - 1) d / 2 <= sqrt(n) < (2k + 1) d / 2: integers only.
     k = (isqrt(4 * n) // divisor + 1) // 2
     return f"the result of dividing the square root of {n} by {divisor}{_ROUNDED}", k
 
@@ -121,7 +121,7 @@ def topics(level: int) -> tuple[str, ...]:
 
 
 def make(rng: random.Random, place: Place) -> Number:
-    """One item. Its answer's first digit goes round with the index, from another start by topic."""
+    """One item. The first digit of its answer follows from the index, shifted by topic."""
     draw = LEVELS[place.level][place.topic]
     first = str((place.index + 3 * topics(place.level).index(place.topic)) % 9 + 1)
     template = rng.choice(_TEMPLATES)

@@ -1,1 +1,1 @@
-"""Where jobs run: in this process's threads, or on a cluster."""
+"""The ways to run jobs: in threads of this process, or on a cluster."""

@@ -1,104 +1,199 @@
-"""The same workers on many machines, by Ray (extra `ray`): a cluster that runs, or a local one.
+"""The same workers on many machines, by Ray: on a cluster that is running, or on a local one.
 
-The model has to be at the same path on every machine, which shared storage gives; each worker
-makes its own candidate file in the working folder, on a machine that has none in the same place.
+The model has to be at the same path on every machine, which shared storage gives. Each worker makes
+a candidate file of its own in the run's working folder, on the machine where it runs.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import os
-from collections.abc import Iterator, Sequence
+import socket
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from rys_gguf.engines.base import EngineOptions
 from rys_gguf.errors import RysError
-from rys_gguf.search.objective import Job, Outcome, Setup, Worker
+from rys_gguf.search.executors.base import JobLists, Outcome
+from rys_gguf.search.job import Job
+from rys_gguf.search.setup import Setup
+from rys_gguf.search.worker import DEFAULT_HOSTS, Hosts, Worker
 
 LOCAL = "local"
+# With 0, Ray takes the loopback address as this machine's. Read when Ray is imported.
+_LOOPBACK_ONLY = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+_POLL_SECONDS = 0.2
+_CONNECT_SECONDS = 10.0
+# For workers to remove their files in the end; a machine that is gone is not waited for.
+_CLOSE_SECONDS = 20.0
 
 
-class RayPool:
-    """`n_workers` actors on a Ray cluster, `cpus` and `gpus` of a machine for each.
+def factory(
+    address: str,
+    n_workers: int,
+    options: EngineOptions,
+    *,
+    cpus: float = 1.0,
+    gpus: float = 0.0,
+    hosts: Hosts = DEFAULT_HOSTS,
+) -> Callable[[Setup], RayExecutor]:
+    """A function that makes executors of up to `n_workers`, each on `cpus` and `gpus` of a machine.
 
-    `address` is a cluster's, "auto" for the one this machine belongs to, "local" for one that is
-    started here and ends with the sweep. Raises RysError if Ray or the cluster is not there.
+    `address` is that of a cluster, "auto" for the cluster this machine belongs to, or "local" for
+    one that is started here, listens on the loopback interface only, and ends with the executor.
+    Raises RysError if Ray is not installed or a worker needs more CPUs than a local machine has.
+    """
+    _import_ray(address)
+    here = os.cpu_count() or 1
+    if address == LOCAL and cpus > here:
+        raise _too_large(cpus, gpus, {"CPU": here})
+    resources = {"num_cpus": cpus, "num_gpus": gpus}
+    return lambda setup: RayExecutor(setup, address, n_workers, options, resources, hosts)
+
+
+def _import_ray(address: str) -> Any:
+    if address == LOCAL:
+        os.environ.setdefault(_LOOPBACK_ONLY, "0")
+    try:
+        import ray
+    except ImportError as e:
+        raise RysError("--ray needs ray: pip install ray") from e
+    return ray
+
+
+def _too_large(cpus: float, gpus: float, here: dict[str, float]) -> RysError:
+    return RysError(
+        f"a worker needs {cpus:g} CPUs and {gpus:g} GPUs, this machine has "
+        f"{here.get('CPU', 0):g} and {here.get('GPU', 0):g}; take fewer --threads or --gpus"
+    )
+
+
+def _require_reachable(address: str) -> None:
+    """Raise OSError if nobody listens at host:port; Ray itself would try for minutes."""
+    host, colon, port = address.rpartition("://")[2].rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
+
+
+class RayExecutor:
+    """Actors on a Ray cluster, one for each worker; use it as a context manager.
+
+    Entering raises RysError if the cluster is not there. A worker for which there is no machine
+    yet gets no job, and is not waited for.
     """
 
     def __init__(
         self,
+        setup: Setup,
         address: str,
         n_workers: int,
         options: EngineOptions,
-        *,
-        cpus: float = 1.0,
-        gpus: float = 0.0,
+        resources: dict[str, float],
+        hosts: Hosts = DEFAULT_HOSTS,
     ) -> None:
-        try:
-            import ray
-        except ImportError as e:
-            raise RysError("Ray is not installed: pip install 'rys-gguf[ray]'") from e
-        self._ray: Any = ray
+        self._setup = setup
+        self._address = address
         self._n_workers = n_workers
         self._options = options
-        self._resources = {"num_cpus": cpus, "num_gpus": gpus}
+        self._resources = resources
+        self._hosts = hosts
+        self._actors: list[Any] = []
+        # Workers that have no machine yet, by the reference of what tells that they do.
+        self._starting: dict[Any, int] = {}
+        self._idle: list[int] = []
+        self._running: dict[Any, int] = {}
+
+    def __enter__(self) -> RayExecutor:
+        self._ray = _import_ray(self._address)
+        is_local = self._address == LOCAL
         try:
-            ray.init(
-                address=None if address == LOCAL else address,
+            _require_reachable(self._address)
+            self._ray.init(
+                # Spelled out: without an address Ray would join the cluster in RAY_ADDRESS.
+                address=self._address,
                 log_to_driver=False,
-                include_dashboard=False if address == LOCAL else None,
+                include_dashboard=False if is_local else None,
                 logging_level=logging.ERROR,
             )
-        except (ConnectionError, RuntimeError, ValueError) as e:
-            raise RysError(f"no Ray cluster at {address!r}: {e}") from e
-        # A cluster may grow; this machine does not, and would be waited for in vain.
-        here = self._ray.cluster_resources()
-        if address == LOCAL and (here.get("CPU", 0) < cpus or here.get("GPU", 0) < gpus):
-            ray.shutdown()
-            raise RysError(
-                f"a worker needs {cpus:g} CPUs and {gpus:g} GPUs, this machine has "
-                f"{here.get('CPU', 0):g} and {here.get('GPU', 0):g}; take fewer --threads or --gpus"
-            )
-
-    def __enter__(self) -> RayPool:
+        except (OSError, RuntimeError, ValueError) as e:
+            raise RysError(f"no Ray cluster at {self._address!r}: {e}") from e
+        try:
+            if is_local:
+                self._require_loopback()
+                self._require_room()
+            self._shared = self._ray.put((self._setup, self._options, self._hosts))
+            self._remote = self._ray.remote(max_concurrency=2, **self._resources)(_Actor)
+        except BaseException:
+            self._ray.shutdown()
+            raise
         return self
 
+    def _require_loopback(self) -> None:
+        host = self._ray.util.get_node_ip_address()
+        if not ipaddress.ip_address(host).is_loopback:
+            raise RysError(
+                f"Ray would listen on {host}, where anybody can use it: it was imported before "
+                f"rys-gguf could tell it to stay on this machine. Set {_LOOPBACK_ONLY}=0 before "
+                f"Python starts"
+            )
+
+    def _require_room(self) -> None:
+        # A cluster may grow. This machine does not, and would be waited for in vain.
+        here = self._ray.cluster_resources()
+        cpus, gpus = self._resources["num_cpus"], self._resources["num_gpus"]
+        if here.get("CPU", 0) < cpus or here.get("GPU", 0) < gpus:
+            raise _too_large(cpus, gpus, here)
+
     def __exit__(self, *exc: object) -> None:
-        self._ray.shutdown()
-
-    def run(self, setup: Setup, jobs: Sequence[Job]) -> Iterator[Outcome]:
-        """Each actor takes the next job as it becomes free; one without a machine gets none."""
-        ray = self._ray
-        shared = ray.put(setup)
-        remote = ray.remote(**self._resources)(_Actor)
-        actors = [
-            remote.remote(shared, f"ray-{n}", self._options)
-            for n in range(min(self._n_workers, len(jobs)))
-        ]
         try:
-            waiting = list(jobs)
-            # What is being done and by whom; some may never come up where machines are few.
-            starting = {actor.come_up.remote(): actor for actor in actors}
-            running: dict[Any, Any] = {}
-            up = []
-            while waiting or running:
-                (ready,), _ = ray.wait([*starting, *running], num_returns=1)
-                outcomes = self._outcomes(ready)
-                if (actor := running.pop(ready, None)) is None:
-                    actor = starting.pop(ready)
-                    up.append(actor)
-                if waiting:
-                    running[actor.run.remote(waiting.pop(0))] = actor
-                yield from outcomes
-            ray.get([actor.close.remote() for actor in up])
+            self._stop()
+            # One that has no machine never answers.
+            up = [a for n, a in enumerate(self._actors) if n not in self._starting.values()]
+            closing = [actor.close.remote() for actor in up]
+            if closing:
+                self._ray.wait(closing, num_returns=len(closing), timeout=_CLOSE_SECONDS)
+            for actor in self._actors:
+                self._ray.kill(actor)
         finally:
-            for actor in actors:
-                ray.kill(actor)
+            self._ray.shutdown()
 
-    def _outcomes(self, ready: Any) -> list[Outcome]:
+    def run(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
+        """The outcomes of the jobs, in any order; those of a job come when it is over."""
+        if not jobs:
+            return
+        self._hire(min(self._n_workers, len(jobs)))
+        lists = JobLists(jobs, len(self._actors))
         try:
-            return list(self._ray.get(ready))
+            while lists or self._running:
+                while self._idle and lists:
+                    self._give(lists)
+                (ready,), _ = self._ray.wait([*self._starting, *self._running], num_returns=1)
+                is_job = ready in self._running
+                n = (self._running if is_job else self._starting).pop(ready)
+                outcomes = self._value(ready)
+                self._idle.append(n)
+                if is_job:
+                    yield from outcomes
+        finally:
+            self._stop()
+
+    def _hire(self, n_workers: int) -> None:
+        while len(self._actors) < n_workers:
+            n = len(self._actors)
+            actor = self._remote.remote(self._shared, f"ray-{n}")
+            self._actors.append(actor)
+            self._starting[actor.come_up.remote()] = n
+
+    def _give(self, lists: JobLists) -> None:
+        n = self._idle.pop(0)
+        if (job := lists.take(n)) is not None:
+            self._running[self._actors[n].run.remote(job)] = n
+
+    def _value(self, ready: Any) -> list[Outcome]:
+        try:
+            return list(self._ray.get(ready) or ())
         except self._ray.exceptions.RayTaskError as e:
             if isinstance(e.cause, RysError):
                 raise e.cause from None
@@ -106,22 +201,48 @@ class RayPool:
         except self._ray.exceptions.RayActorError as e:
             raise RysError(f"a Ray worker was lost: {e}; run the same command again") from e
 
+    def _stop(self) -> None:
+        """End all engines, and return once no job is running."""
+        while self._running:
+            # Again and again: an engine may be starting just now.
+            for n in self._running.values():
+                self._actors[n].stop.remote()
+            running = list(self._running)
+            over, _ = self._ray.wait(running, num_returns=len(running), timeout=_POLL_SECONDS)
+            for ready in over:
+                self._idle.append(self._running.pop(ready))
+
 
 class _Actor:
-    """A worker in a process of its own, on whatever machine Ray chose."""
+    """A worker in a process of its own, on whatever machine Ray chose.
 
-    def __init__(self, setup: Setup, name: str, options: EngineOptions) -> None:
+    Two methods can run at once, so that `stop` reaches a job that is running.
+    """
+
+    def __init__(self, shared: tuple[Setup, EngineOptions, Hosts], name: str) -> None:
+        self._shared = shared
+        self._name = name
+        self._worker: Worker | None = None
+
+    def come_up(self) -> None:
+        """Make the worker; called once there is a machine for it."""
+        setup, options, hosts = self._shared
         Path(setup.folder).mkdir(parents=True, exist_ok=True)
         if not os.path.exists(setup.model):
             raise RysError(f"{setup.model}: not on this machine; put the model on shared storage")
-        self._worker = Worker(setup, name, options)
-
-    def come_up(self) -> list[Outcome]:
-        """Nothing, once there is a machine for this worker."""
-        return []
+        self._worker = Worker(setup, self._name, options, hosts)
 
     def run(self, job: Job) -> list[Outcome]:
+        """The outcomes of a job."""
+        assert self._worker is not None
         return list(self._worker.run(job))
 
+    def stop(self) -> None:
+        """End the engine that runs."""
+        if self._worker is not None:
+            self._worker.stop()
+
     def close(self) -> None:
-        self._worker.close()
+        """Remove the worker's files."""
+        if self._worker is not None:
+            self._worker.close()

@@ -1,18 +1,19 @@
-"""One file that becomes candidate after candidate: only what differs is written.
+"""One file that becomes candidate after candidate: only the differences are written.
 
-A window repeats d layers, so a candidate is the source and d layers more. The order of the tensors
-in a GGUF is free, so here the source's tensors stand first, where they stood in the source, and
-the copies after them. From one candidate to the next the source's part changes its names only,
-which are in the header; of the copies a window that moved on by one layer has one layer that was
-not there before. What the engine computes is what it computes of the file `apply` writes: it finds
-tensors by their names.
+A window repeats d layers, so a candidate is the source with d more layers. The order of tensors in
+a GGUF is free. Here the source's tensors come first, in the order of the source, and the copies
+follow. From one candidate to the next only the names of the source's tensors change, which are in
+the header; among the copies, a window that is shifted by one layer has one new layer. The engine
+computes the same as from the file that `apply` writes, because it finds tensors by name.
 
-The header is given room to grow, as an array that nobody reads, so that data never has to move.
+The header has room to grow, in an array that nobody reads, so that tensor data never has to move.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,8 +29,10 @@ from rys_gguf.formats.shards import TensorData
 from rys_gguf.layers.layer_map import LayerMap
 from rys_gguf.layers.schedule import Schedule
 from rys_gguf.patch.plan import Plan, PlannedFile, make_plan
-from rys_gguf.patch.tensors import GatheredTensor, PlannedTensor
+from rys_gguf.patch.tensors import GatheredTensor, PlannedTensor, layout
 from rys_gguf.patch.writer import gathered, write_files
+from rys_gguf.search.hosts.base import Hosted, Workplace
+from rys_gguf.search.hosts.loading import Loader
 from rys_gguf.text import printable
 
 _ROOM_KEY = "rys.search.room"
@@ -37,9 +40,37 @@ _ROOM_KEY = "rys.search.room"
 _ROOM_BYTES = 64 << 10
 
 
+class WorkingFileHost:
+    """Changes one working file from candidate to candidate; jobs in order of windows cost least."""
+
+    def __init__(self, place: Workplace) -> None:
+        self._source = place.model.files[0].path
+        self._file = CandidateFile(place.model, place.folder / f"{place.name}.gguf", place.schedule)
+        self._loader = Loader(place.options)
+
+    @contextlib.contextmanager
+    def open(self, layer_map: LayerMap) -> Iterator[Hosted]:
+        """As Host."""
+        path, change, start = self._source, Change(0, 0), time.monotonic()
+        if not layer_map.is_identity:
+            path, change = self._file.path, self._file.become(layer_map)
+        seconds = time.monotonic() - start
+        with self._loader.engine(path) as engine:
+            yield Hosted(engine, change.n_written, change.n_shared, seconds)
+
+    def stop(self) -> None:
+        """End the engine that runs."""
+        self._loader.stop()
+
+    def close(self) -> None:
+        """Remove the file."""
+        with contextlib.suppress(OSError):
+            self._file.path.unlink(missing_ok=True)
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What it took to become a candidate: bytes written, and bytes shared with the source."""
+    """The cost of becoming a candidate: bytes written, and bytes shared with the source."""
 
     n_written: int
     n_shared: int
@@ -48,8 +79,8 @@ class Change:
 class CandidateFile:
     """A file at `path` that holds one candidate of `model` at a time.
 
-    Raises Refused for a map that would not compute what it says, OutputFailed if the disk is full
-    or the folder cannot be written to; then the file is made anew by the next `become`.
+    Raises Refused for a map whose file would not compute what the map says, OutputFailed if the
+    disk is full or the folder cannot be written to; the next `become` then makes a new file.
     """
 
     def __init__(self, model: Model, path: Path, schedule: Schedule = Schedule.PORTABLE) -> None:
@@ -59,7 +90,7 @@ class CandidateFile:
         self._held: PlannedFile | None = None
 
     def become(self, layer_map: LayerMap) -> Change:
-        """Make the file the model of that map."""
+        """Turn the file into the model of that map."""
         plan = make_plan(self._model, layer_map, schedule=self._schedule, provenance=False)
         held, self._held = self._held, None
         data_offset = held.header.data_offset if held else 0
@@ -79,7 +110,7 @@ class CandidateFile:
         try:
             fd = os.open(self.path, os.O_RDWR | getattr(os, "O_BINARY", 0))
             try:
-                for offset, piece in _difference(self._model, held, file):
+                for offset, piece in _differences(self._model, held, file):
                     os.lseek(fd, offset, os.SEEK_SET)
                     if isinstance(piece, bytes):
                         _write(fd, piece)
@@ -93,8 +124,7 @@ class CandidateFile:
             finally:
                 os.close(fd)
         except OSError as e:
-            what = e.strerror or str(e)
-            raise OutputFailed(f"{printable(self.path)}: {what}") from e
+            raise OutputFailed(f"{printable(self.path)}: {e.strerror or e}") from e
         self._model.require_unchanged()
         return Change(n_written, n_shared)
 
@@ -105,67 +135,63 @@ def _write(fd: int, data: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
-# -- where everything stands ---------------------------------------------------------------------
+# -- the layout of the file ----------------------------------------------------------------------
 
 
 def _arranged(plan: Plan, held: PlannedFile | None, data_offset: int) -> PlannedFile:
-    """The plan's tensors in an order that keeps as many as can be where they are."""
-    home: list[PlannedTensor] = []
-    extra: list[PlannedTensor] = []
+    """The plan's tensors in an order that leaves as many as possible where they are."""
+    originals: list[PlannedTensor] = []
+    copies: list[PlannedTensor] = []
     seen: set[Span] = set()
-    for move in plan.tensors:
-        if isinstance(move.data, TensorData) and move.data.span not in seen:
-            seen.add(move.data.span)
-            home.append(move)
+    for tensor in plan.tensors:
+        if isinstance(tensor.data, TensorData) and tensor.data.span not in seen:
+            seen.add(tensor.data.span)
+            originals.append(tensor)
         else:
-            extra.append(move)
-    home.sort(key=_place)
+            copies.append(tensor)
+    originals.sort(key=_place_in_source)
     alignment = plan.header.alignment
-    standing = held.tensors[len(home) :] if held else ()
-    moves = []
-    offset = 0
-    for move in (*home, *_refilled(standing, extra, alignment)):
-        moves.append(replace(move, target=replace(move.target, offset=offset)))
-        offset = padded(offset + move.target.n_bytes, alignment)
-    # Long values first: whatever else changes its length, a vocabulary need not be written again.
+    before = held.tensors[len(originals) :] if held else ()
+    tensors = layout([*originals, *_refilled(before, copies, alignment)], alignment)
+    # Long values first, so that a vocabulary stays in place whatever else changes its length.
     kvs = sorted(plan.header.kvs, key=lambda kv: not isinstance(kv.raw, Span))
-    header = replace(plan.header, kvs=tuple(kvs), tensors=tuple(m.target for m in moves))
-    return PlannedFile(_roomy(header, plan.model, data_offset), tuple(moves))
+    header = replace(plan.header, kvs=tuple(kvs), tensors=tuple(t.target for t in tensors))
+    return PlannedFile(_roomy(header, plan.model, data_offset), tensors)
 
 
-def _place(move: PlannedTensor) -> tuple[int, int]:
-    assert isinstance(move.data, TensorData)
-    return move.data.span.shard, move.data.span.offset
+def _place_in_source(tensor: PlannedTensor) -> tuple[int, int]:
+    assert isinstance(tensor.data, TensorData)
+    return tensor.data.span.shard, tensor.data.span.offset
 
 
 def _refilled(
-    standing: tuple[PlannedTensor, ...], extra: list[PlannedTensor], alignment: int
+    before: tuple[PlannedTensor, ...], copies: list[PlannedTensor], alignment: int
 ) -> list[PlannedTensor]:
-    """`extra` in an order close to what stands there: a freed place takes what has its size."""
-    wanted = list(extra)
-    kept = [_take(wanted, [m for m in wanted if m.data == old.data]) for old in standing]
+    """`copies` in an order close to the one `before`; a freed place goes to one of its size."""
+    left = list(copies)
+    kept = [_take(left, [t for t in left if t.data == old.data]) for old in before]
     order: list[PlannedTensor] = []
-    for old, same in zip(standing, kept, strict=True):
+    for old, same in zip(before, kept, strict=True):
         size = padded(old.target.n_bytes, alignment)
-        move = same or _take(
-            wanted, [m for m in wanted if padded(m.target.n_bytes, alignment) == size]
+        tensor = same or _take(
+            left, [t for t in left if padded(t.target.n_bytes, alignment) == size]
         )
-        if move is not None:
-            order.append(move)
-    return order + wanted
+        if tensor is not None:
+            order.append(tensor)
+    return order + left
 
 
-def _take(wanted: list[PlannedTensor], fitting: list[PlannedTensor]) -> PlannedTensor | None:
+def _take(left: list[PlannedTensor], fitting: list[PlannedTensor]) -> PlannedTensor | None:
     if not fitting:
         return None
-    wanted.remove(fitting[0])
+    left.remove(fitting[0])
     return fitting[0]
 
 
 def _roomy(header: Header, model: Model, data_offset: int) -> Header:
-    """The header with an array that makes its data start at `data_offset`, or with room to grow.
+    """The header with an array that puts the data at `data_offset`, or further on with new room.
 
-    A new data offset has the source's place within a block, so that file systems can share.
+    A new data offset has the source's position within a block, so that file systems can share.
     """
     room = KV.of_items(_ROOM_KEY, GGUFValueType.UINT8, [], header.byteorder)
     n = padded(replace(header, kvs=(*header.kvs, room)).n_bytes, header.alignment)
@@ -178,13 +204,13 @@ def _roomy(header: Header, model: Model, data_offset: int) -> Header:
     return replace(header, kvs=(*header.kvs, room))
 
 
-# -- what differs --------------------------------------------------------------------------------
+# -- the differences between two candidates -------------------------------------------------------
 
 
-def _difference(
+def _differences(
     model: Model, held: PlannedFile, file: PlannedFile
 ) -> Iterator[tuple[int, bytes | Span]]:
-    """(offset, what comes there) for everything in which the new file differs from the old."""
+    """(offset, content) for everything in which the new file differs from the old one."""
     before = dict(_header_pieces(held.header))
     for offset, piece in _header_pieces(file.header):
         old = before.get(offset)
@@ -197,19 +223,24 @@ def _difference(
                     yield offset + at, block
         else:
             yield offset, piece
-    stands = {move.target.offset: move.data for move in held.tensors}
-    for move in file.tensors:
-        if stands.get(move.target.offset) == move.data:
-            continue
-        offset = file.header.data_offset + move.target.offset
-        if isinstance(move.data, TensorData):
-            yield offset, move.data.span
-        elif isinstance(move.data, GatheredTensor):
-            for rows in gathered(model, move.data):
-                yield offset, rows
-                offset += len(rows)
-        else:
-            yield offset, move.data
+    present = {tensor.target.offset: tensor.data for tensor in held.tensors}
+    for tensor in file.tensors:
+        if present.get(tensor.target.offset) != tensor.data:
+            yield from _content(model, tensor, file.header.data_offset + tensor.target.offset)
+
+
+def _content(
+    model: Model, tensor: PlannedTensor, offset: int
+) -> Iterator[tuple[int, bytes | Span]]:
+    """(offset, content) of a tensor that is to be at `offset`."""
+    if isinstance(tensor.data, TensorData):
+        yield offset, tensor.data.span
+    elif isinstance(tensor.data, GatheredTensor):
+        for rows in gathered(model, tensor.data):
+            yield offset, rows
+            offset += len(rows)
+    else:
+        yield offset, tensor.data
 
 
 def _header_pieces(header: Header) -> Iterator[tuple[int, bytes | Span]]:

@@ -1,1 +1,1 @@
-"""What to ask next, from what was answered so far."""
+"""Search strategies: given the answers so far, they choose the next questions."""

@@ -1,0 +1,131 @@
+"""The command that writes a model card."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from rys_gguf.cli.options import (
+    FILE,
+    MODEL,
+    LayerSpec,
+    force_option,
+    handing_over,
+    layer_options,
+    needs,
+)
+from rys_gguf.cli.output import TextOutput, output_path, say
+from rys_gguf.errors import InvalidGGUF, RysError
+from rys_gguf.extras import require
+from rys_gguf.files.source import SourceFile
+from rys_gguf.formats.model import Model
+from rys_gguf.patch.provenance import resolve_layer_map
+from rys_gguf.text import printable
+
+_MAX_VALIDATION_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class _Evidence:
+    """Files that say what was measured and checked."""
+
+    run: Path | None
+    validation: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class _CardOutput:
+    """Where the card goes."""
+
+    output: Path | None
+    force: bool
+
+
+@click.command()
+@needs("a model card", "huggingface_hub", "jinja2", "msgspec")
+@click.argument("variant", type=MODEL)
+@click.option("--source", type=MODEL, help="The model it was made from.")
+@layer_options
+@handing_over(
+    "evidence",
+    _Evidence,
+    click.option(
+        "--run", type=FILE, help="The sweep that found the window: its scores go into the card."
+    ),
+    click.option(
+        "--validation", type=FILE,
+        help="The report of validate.  [default: VARIANT.validate.json, if it exists]",
+    ),
+)  # fmt: skip
+@handing_over(
+    "write",
+    _CardOutput,
+    click.option(
+        "-o", "--output", type=FILE, help="File or folder to write to.  [default: print]"
+    ),
+    force_option,
+)  # fmt: skip
+def card(
+    variant: Path,
+    source: Path | None,
+    layers: LayerSpec,
+    evidence: _Evidence,
+    write: _CardOutput,
+) -> None:
+    """Write a Hugging Face model card for a variant.
+
+    It holds the files, the path through the layers, the architecture's rule, scores with
+    intervals, usage, and what was validated.
+    """
+    text = _card_text(variant, source, layers, evidence)
+    if write.output is None:
+        click.echo(text, nl=False)
+        return
+    path = output_path(write.output, Path("README.md"))
+    inputs = [variant] if source is None else [variant, source]
+    TextOutput.named(path, inputs, force=write.force).write(text)
+    say(f"{printable(path)}: check it before you publish it")
+
+
+def _card_text(variant: Path, source: Path | None, layers: LayerSpec, evidence: _Evidence) -> str:
+    # These modules need packages that only some installations have; help works without them.
+    from rys_gguf.report.card import make_card
+    from rys_gguf.runs.storage import Run
+
+    if layers.text is not None and source is None:
+        raise click.UsageError("--blocks and --layers go with --source")
+    if evidence.run is not None:
+        require("the scores of a run", "scipy")
+    run = None if evidence.run is None else Run.open(evidence.run)
+    validation = _read_validation(variant, evidence.validation)
+    with contextlib.ExitStack() as stack:
+        opened = stack.enter_context(Model(variant))
+        base = None if source is None else stack.enter_context(Model(source))
+        layer_map = resolve_layer_map(opened, base, layers.text)
+        return make_card(opened, base, layer_map, run, validation)
+
+
+def _read_validation(variant: Path, path: Path | None) -> Mapping[str, Any] | None:
+    """What `validate` saved of a variant, or None."""
+    default = variant.with_name(variant.name + ".validate.json")
+    if path is None and not default.exists():
+        return None
+    path = path or default
+    try:
+        with SourceFile(path) as file:
+            value: Any = json.loads(file.read(0, min(file.n_bytes, _MAX_VALIDATION_BYTES)))
+    except InvalidGGUF as e:  # missing, or not a regular file
+        raise RysError(str(e)) from e
+    except (ValueError, RecursionError) as e:
+        raise RysError(f"{printable(path)}: not a validation report: {e}") from e
+    rungs = value.get("rungs") if isinstance(value, dict) else None
+    if not isinstance(rungs, list) or not all(isinstance(rung, dict) for rung in rungs):
+        raise RysError(f"{printable(path)}: not a validation report: rungs are missing")
+    assert isinstance(value, dict)
+    return value

@@ -1,0 +1,293 @@
+"""Groups of options. Each decorator adds a group's options and hands them over as one object."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from rys_gguf.engines.base import EngineOptions
+from rys_gguf.engines.find import find_engine
+from rys_gguf.errors import InvalidGGUF
+from rys_gguf.extras import require
+from rys_gguf.layers.layer_map import join_blocks
+from rys_gguf.layers.schedule import Schedule
+from rys_gguf.text import printable
+
+F = TypeVar("F", bound=Callable[..., Any])
+Decorator = Callable[[F], F]
+
+FILE = click.Path(path_type=Path)
+_INCLUSIVE = re.compile(r"\s*([0-9]+)\s*-\s*([0-9]+)\s*", re.ASCII)
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)([KMGT])B?", re.ASCII | re.IGNORECASE)
+
+
+class ModelFile(click.Path):
+    """A GGUF file to read. What people try first is told what to do: a folder, safetensors."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path. Raises InvalidGGUF for a model in the format of Hugging Face."""
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        files = (path, *path.glob("*.safetensors")) if path.is_dir() else (path,)
+        if any(f.suffix == ".safetensors" for f in files) or (path / "config.json").is_file():
+            raise InvalidGGUF(
+                f"{printable(path)}: is a model in the format of Hugging Face; convert it first "
+                f"with llama.cpp's convert_hf_to_gguf.py"
+            )
+        return path
+
+
+MODEL = ModelFile()
+
+
+class Parsed(click.ParamType):  # type: ignore[type-arg]  # generic only in newer click
+    """The value that `parse` makes of an option's text; its ValueError is a usage error."""
+
+    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
+        self.name = name
+        self._parse = parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The parsed value. Click converts defaults as well, and may do so twice."""
+        if not isinstance(value, str):
+            return value
+        try:
+            return self._parse(value)
+        except ValueError as e:
+            self.fail(str(e), param, ctx)
+
+
+def size_bytes(text: str) -> int:
+    """A number of bytes such as 500M, 0.5G or 50GB, in powers of 1000 as llama-gguf-split's."""
+    match = _SIZE.fullmatch(text.strip())
+    n = round(float(match[1]) * 1000 ** (1 + "KMGT".index(match[2].upper()))) if match else 0
+    if not n:
+        raise ValueError(f"{text!r} is not a size such as 500M, 0.5G or 50G")
+    return n
+
+
+def handing_over(
+    name: str, make: Callable[..., object], *decorators: Callable[[F], F]
+) -> Callable[[F], F]:
+    """A decorator that adds options and hands `make` of their values over as argument `name`.
+
+    The options' names are those of `make`'s parameters.
+    """
+    names = tuple(inspect.signature(make).parameters)
+
+    def decorate(function: F) -> F:
+        @functools.wraps(function)
+        def call(**values: Any) -> Any:
+            made = make(**{option: values.pop(option) for option in names})
+            return function(**values, **{name: made})
+
+        decorated: Any = call
+        for decorator in reversed(decorators):
+            decorated = decorator(decorated)
+        return decorated  # type: ignore[no-any-return]
+
+    return decorate
+
+
+def needs(task: str, *modules: str) -> Callable[[F], F]:
+    """A decorator that looks for optional packages before anything else is done."""
+
+    def decorate(function: F) -> F:
+        @functools.wraps(function)
+        def call(**values: Any) -> Any:
+            require(task, *modules)
+            return function(**values)
+
+        return call  # type: ignore[return-value]
+
+    return decorate
+
+
+# -- layers --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class LayerSpec:
+    """The map that `--blocks` or `--layers` ask for; `text` is None where neither was given."""
+
+    text: str | None
+
+    def required(self) -> str:
+        """The spec. Raises a usage error if there is none."""
+        if self.text is None:
+            raise click.UsageError("say which layers: either --blocks I,J or --layers A..B,...")
+        return self.text
+
+
+def _layer_spec(blocks: tuple[str, ...], layers: str | None) -> LayerSpec:
+    if blocks and layers:
+        raise click.UsageError("say which layers: either --blocks I,J or --layers A..B,...")
+    if layers:
+        return LayerSpec(f"layers:{layers.removeprefix('layers:')}")
+    return LayerSpec(join_blocks(blocks) if blocks else None)
+
+
+def _check_blocks(_: click.Context, __: click.Parameter, value: tuple[str, ...]) -> Any:
+    for text in value:
+        if match := _INCLUSIVE.fullmatch(text):
+            first, last = int(match[1]), int(match[2])
+            raise click.BadParameter(
+                f"{text!r}: write I,J with a comma; layer J is not copied, so layers {first} to "
+                f"{last} are {first},{last + 1}"
+            )
+        if text.strip().isdecimal():
+            raise click.BadParameter(f"{text!r}: write both ends with a comma, such as 10,14")
+    return value
+
+
+def _check_layers(_: click.Context, __: click.Parameter, value: str | None) -> Any:
+    parts = (value or "").removeprefix("layers:").split(",")
+    if any(map(_INCLUSIVE.fullmatch, parts)):
+        path = ",".join(_INCLUSIVE.sub(r"\1..\2", part) for part in parts)
+        raise click.BadParameter(f"{value!r}: write {path}")
+    return value
+
+
+layer_options: Decorator[Any] = handing_over(
+    "layers",
+    _layer_spec,
+    click.option(
+        "--blocks", multiple=True, metavar="I,J", callback=_check_blocks,
+        help="Repeat layers I..J-1 once more, right after layer J-1. Repeat the option for more "
+        "windows.",
+    ),
+    click.option(
+        "--layers", metavar="A..B,C,...", callback=_check_layers,
+        help="The whole path through the layers, ends included, such as 0..11,8..23.",
+    ),
+)  # fmt: skip
+
+
+# -- plans ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PlanOptions:
+    """What decides an output besides its map; arguments of `make_plan`."""
+
+    schedule: Schedule
+    provenance: bool
+    assume_uniform: bool
+
+
+def _plan_options(schedule: str, no_provenance: bool, assume_uniform: bool) -> PlanOptions:
+    return PlanOptions(Schedule(schedule), not no_provenance, assume_uniform)
+
+
+def schedule_option(function: F) -> F:
+    """`--schedule`, for commands that make files."""
+    return click.option(
+        "--schedule", type=click.Choice([s.value for s in Schedule]),
+        default=Schedule.PORTABLE.value, show_default=True,
+        help="portable: allow only maps that every engine runs as meant. explicit: write each "
+        "layer's kind into the file, where llama.cpp can read it.",
+    )(function)  # fmt: skip
+
+
+plan_options: Decorator[Any] = handing_over(
+    "options",
+    _plan_options,
+    schedule_option,
+    click.option(
+        "--no-provenance", is_flag=True, help="Do not record the map and the source in the file."
+    ),
+    click.option(
+        "--assume-uniform", is_flag=True,
+        help="Treat the layers of an architecture without known rules as alike.",
+    ),
+)  # fmt: skip
+
+
+# -- engines -------------------------------------------------------------------------------------
+
+
+def _engine(
+    llama_server: str | None, threads: int | None, engine_arguments: tuple[str, ...]
+) -> EngineOptions:
+    binary = find_engine(llama_server)
+    if engine_arguments and binary is None:
+        raise click.UsageError(
+            "arguments after -- are for a llama-server; name one with --llama-server"
+        )
+    return EngineOptions(binary, engine_arguments, n_threads=threads)
+
+
+def _engine_with_context(
+    ctx_size: int, llama_server: str | None, threads: int | None, engine_arguments: tuple[str, ...]
+) -> EngineOptions:
+    return replace(_engine(llama_server, threads, engine_arguments), n_ctx=ctx_size)
+
+
+_ENGINE: tuple[Decorator[Any], ...] = (
+    click.option(
+        "--llama-server", metavar="PATH",
+        help="Use this llama-server instead of the built-in engine; LLAMA_SERVER in the "
+        "environment does the same. What follows -- is passed to it.",
+    ),
+    click.option("--threads", type=click.IntRange(1), help="Threads for llama.cpp."),
+    click.argument(
+        "engine_arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- ENGINE_ARGUMENTS...]"
+    ),
+)  # fmt: skip
+
+engine_options: Decorator[Any] = handing_over("engine", _engine, *_ENGINE)
+engine_options_with_context: Decorator[Any] = handing_over(
+    "engine",
+    _engine_with_context,
+    click.option(
+        "--ctx-size", type=click.IntRange(256), default=2048, show_default=True,
+        help="Context of llama.cpp in tokens: room for the longest item and its answer.",
+    ),
+    *_ENGINE,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class ProofOptions:
+    """What a proof is told besides its files; arguments of `prove`."""
+
+    tolerance: float
+    workdir: Path | None
+
+
+proof_options: Decorator[Any] = handing_over(
+    "proof_options",
+    ProofOptions,
+    click.option(
+        "--tolerance", type=click.FloatRange(0), default=0.0,
+        help="Accept log-probabilities that differ by up to this many nats. GPU kernels may not "
+        "be bit-reproducible.  [default: 0, bit-exact]",
+    ),
+    click.option(
+        "--workdir", type=FILE, help="Folder for the silenced copies.  [default: that of VARIANT]"
+    ),
+)  # fmt: skip
+
+
+# -- single options ------------------------------------------------------------------------------
+
+force_option: Decorator[Any] = click.option(
+    "--force", is_flag=True, help="Replace the output if it exists."
+)
+json_option: Decorator[Any] = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+full_option: Decorator[Any] = click.option(
+    "--full", is_flag=True, help="List every tensor and every value."
+)
+log_option: Decorator[Any] = click.option(
+    "--log-file", type=FILE, help="Append messages and progress to this file as well."
+)

@@ -1,0 +1,258 @@
+"""The commands that read and write models: inspect, plan, apply, align, diff, verify."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from rys_gguf.checks.verify import find_problems, n_compared_bytes
+from rys_gguf.cli.options import (
+    FILE,
+    MODEL,
+    LayerSpec,
+    Parsed,
+    PlanOptions,
+    force_option,
+    full_option,
+    handing_over,
+    json_option,
+    layer_options,
+    plan_options,
+    size_bytes,
+)
+from rys_gguf.cli.output import echo, echo_json, output_path, say
+from rys_gguf.cli.progress import Progress
+from rys_gguf.cli.render import (
+    description_json,
+    description_lines,
+    diff_json,
+    diff_lines,
+    plan_json,
+    plan_lines,
+    written_json,
+)
+from rys_gguf.files.copying import can_share
+from rys_gguf.formats.model import Model
+from rys_gguf.layers.describe import describe
+from rys_gguf.patch.align import align as align_model
+from rys_gguf.patch.apply import parse_spec
+from rys_gguf.patch.diff import diff_models
+from rys_gguf.patch.plan import Plan, default_output, make_plan
+from rys_gguf.patch.writer import write_plan
+from rys_gguf.text import printable, size
+
+
+@click.command()
+@click.argument("model", type=MODEL)
+@json_option
+def inspect(model: Path, as_json: bool) -> None:
+    """Show a model's layers and which may be repeated.
+
+    Draws the kind of every layer, and lists quantisation types, bytes per layer, the rule that
+    llama.cpp applies, and the window lengths that are legal under each schedule.
+    """
+    with Model(model) as opened:
+        description = describe(opened)
+        if as_json:
+            echo_json(description_json(opened, description))
+        else:
+            echo(description_lines(opened, description))
+
+
+@click.command()
+@click.argument("model", type=MODEL)
+@layer_options
+@plan_options
+@full_option
+@json_option
+def plan(model: Path, layers: LayerSpec, options: PlanOptions, full: bool, as_json: bool) -> None:
+    """Show what apply would write.
+
+    Shows the map, the changes to the header, sizes and memory. Reads no tensor data, so a model
+    of 500 GB takes no longer than a small one.
+    """
+    with _planned(model, layers, options) as planned:
+        _show_plan(planned, full=full, as_json=as_json)
+
+
+@dataclass(frozen=True, slots=True)
+class _WriteOptions:
+    """Where and how `apply` writes."""
+
+    output: Path | None
+    split_max_size: int | None
+    force: bool
+
+
+@click.command()
+@click.argument("model", type=MODEL)
+@layer_options
+@plan_options
+@handing_over(
+    "write",
+    _WriteOptions,
+    click.option(
+        "-o", "--output", type=FILE, help="Output file or folder.  [default: beside the model]"
+    ),
+    click.option(
+        "--split-max-size", type=Parsed("size", size_bytes),
+        help="Write shards with at most this much tensor data each, such as 50G, named as "
+        "llama.cpp expects.",
+    ),
+    force_option,
+)  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Show the plan and write nothing.")
+@click.option("--full", is_flag=True, help="With --dry-run: list every tensor and every value.")
+@json_option
+def apply(
+    model: Path,
+    layers: LayerSpec,
+    options: PlanOptions,
+    write: _WriteOptions,
+    dry_run: bool,
+    full: bool,
+    as_json: bool,
+) -> None:
+    """Write a model with repeated layers.
+
+    The output appears under its name only once it is complete. The source is never changed.
+    """
+    with _planned(model, layers, options) as planned:
+        if dry_run:
+            _show_plan(planned, full=full, as_json=as_json)
+        else:
+            _write(planned, write, as_json=as_json)
+
+
+@click.command()
+@click.argument("model", type=MODEL)
+@click.option("-o", "--output", type=FILE, required=True, help="Output file or folder.")
+@click.option(
+    "--alignment",
+    type=click.IntRange(32, 1 << 24),
+    default=4096,
+    show_default=True,
+    help="Alignment in bytes: a multiple of the file system's block size.",
+)
+@force_option
+@json_option
+def align(model: Path, output: Path, alignment: int, force: bool, as_json: bool) -> None:
+    """Rewrite a model so that its variants can share its blocks.
+
+    This is done once for a model. On XFS, btrfs, bcachefs and ZFS a variant of the result then
+    takes disk space for its header only: apply shares the data instead of copying it.
+    """
+    path = output_path(output, model)
+    with Model(model) as opened, Progress() as progress:
+        progress.begin(path.name, opened.n_bytes, "B")
+        written = align_model(
+            opened, path, alignment=alignment, force=force, progress=progress.advance
+        )
+    if as_json:
+        echo_json(written_json(written))
+    else:
+        echo(map(str, written.paths))
+
+
+@click.command()
+@click.argument("a", type=MODEL)
+@click.argument("b", type=MODEL)
+@full_option
+@json_option
+def diff(a: Path, b: Path, full: bool, as_json: bool) -> None:
+    """Show how two GGUF headers differ.
+
+    Compares keys, tensor tables and sizes; no tensor data is read.
+    """
+    with Model(a) as old, Model(b) as new:
+        differences = diff_models(old, new)
+        if as_json:
+            echo_json(diff_json(differences))
+            return
+        if differences.is_empty:
+            say("no differences")
+        echo(diff_lines(differences, full=full))
+
+
+@click.command()
+@click.argument("variant", type=MODEL)
+@click.option("--source", type=MODEL, required=True, help="The model it was made from.")
+@layer_options
+@json_option
+def verify(variant: Path, source: Path, layers: LayerSpec, as_json: bool) -> None:
+    """Check a variant against its source.
+
+    Needs nothing but the two files: compares every tensor byte for byte, every key and every
+    layer's kind. The map is the one recorded in the variant, or --blocks/--layers, and is checked
+    too. Lists every problem; the exit code is 1 if there is any.
+    """
+    with Progress() as progress:
+        progress.begin("verify", n_compared_bytes(variant), "B")
+        problems = find_problems(variant, source, layers.text, progress=progress.advance)
+    if as_json:
+        echo_json({"ok": not problems, "problems": problems})
+    else:
+        echo(map(str, problems))
+    name = printable(variant.name)
+    if problems:
+        n = len(problems)
+        raise click.ClickException(f"{name}: {n} problem{'s' * (n != 1)} found")
+    if not as_json:
+        click.echo(f"{name}: every layer is its source, nothing else changed")
+
+
+@contextlib.contextmanager
+def _planned(path: Path, layers: LayerSpec, options: PlanOptions) -> Iterator[Plan]:
+    spec = layers.required()
+    with Model(path) as model:
+        yield make_plan(
+            model,
+            parse_spec(model, spec),
+            schedule=options.schedule,
+            provenance=options.provenance,
+            assume_uniform=options.assume_uniform,
+        )
+
+
+def _show_plan(planned: Plan, *, full: bool, as_json: bool) -> None:
+    if as_json:
+        echo_json(plan_json(planned, full=full))
+    else:
+        echo(plan_lines(planned, _disk_use(planned.model), full=full))
+        _say_notes(planned)
+
+
+def _disk_use(model: Model) -> str:
+    """Whether a variant beside the model would share its data on this file system."""
+    file = model.files[0]
+    shared, why_not = can_share(file, file.path.resolve().parent, model.header.alignment)
+    return "shared with the model but for the header" if shared else why_not
+
+
+def _write(planned: Plan, write: _WriteOptions, *, as_json: bool) -> None:
+    path = output_path(write.output, default_output(planned.model, planned.layer_map))
+    with Progress() as progress:
+        progress.begin(path.name, planned.n_bytes, "B")
+        written = write_plan(
+            planned,
+            path,
+            force=write.force,
+            split_max_bytes=write.split_max_size,
+            progress=progress.advance,
+        )
+    _say_notes(planned)
+    if written.n_shared:
+        say(f"{size(written.n_shared)} shared with the source, {size(written.n_copied)} written")
+    if as_json:
+        echo_json({**written_json(written), **plan_json(planned)})
+    else:
+        echo(map(str, written.paths))
+
+
+def _say_notes(planned: Plan) -> None:
+    for note in planned.notes:
+        say(f"note: {note}")

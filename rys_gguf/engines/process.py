@@ -1,0 +1,118 @@
+"""The engine's process: start it, see whether it lives, read its log, stop it.
+
+It runs apart from ours so that a model that makes llama.cpp abort ends as an error message.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+
+from rys_gguf.errors import EngineFailed
+from rys_gguf.text import printable
+
+_LOG_LINES = 8
+_LOG_TAIL = 8192
+_STOP_SECONDS = 5.0
+
+
+class EngineProcess:
+    """A running engine. `name` and `model` are what error messages call it.
+
+    Raises EngineFailed if the command cannot be started.
+    """
+
+    def __init__(
+        self, command: Sequence[str], environment: Mapping[str, str], name: str, model: str
+    ) -> None:
+        self._name = name
+        self._model = model
+        self._lock = threading.Lock()
+        self._stopped = False
+        # A file and not a pipe: the engine would stop at a full pipe unless somebody kept reading.
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed in stop()
+        self._last_lines: list[str] = []
+        try:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                # Without a backtrace an abort ends at once with its assertion as the last line.
+                env={**os.environ, "GGML_NO_BACKTRACE": "1", **environment},
+                stdout=self._log,
+                stderr=subprocess.STDOUT,
+                # Outside the terminal's process group Ctrl-C reaches only us; we stop the engine.
+                start_new_session=True,
+                # It makes one system call and nothing else, which is safe between fork and exec.
+                preexec_fn=_die_with_parent  # noqa: PLW1509
+                if sys.platform == "linux"
+                else None,
+            )
+        except OSError as e:
+            self._log.close()
+            raise EngineFailed(f"{printable(command[0])}: {e.strerror or e}") from e
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    def stop(self) -> None:
+        """Ask it to end, then kill it; safe to call twice and from any thread."""
+        with self._lock:
+            if self._stopped:
+                return
+            try:
+                _signal_group(self._process, signal.SIGTERM)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._process.wait(_STOP_SECONDS)
+            finally:
+                _signal_group(self._process, getattr(signal, "SIGKILL", signal.SIGTERM))
+                self._process.wait()
+                self._last_lines = self._read_log()
+                self._log.close()
+                self._stopped = True
+
+    def require_alive(self, when: str) -> None:
+        """Raise EngineFailed, saying `when`, if it has ended."""
+        if (code := self._process.poll()) is not None:
+            how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+            raise self.failure(f"ended {when} ({how})")
+
+    def failure(self, what: str) -> EngineFailed:
+        """The error that says what went wrong, with the last log lines."""
+        lines = self.last_lines()
+        log = "".join(f"\n  | {line}" for line in lines)
+        message = f"{printable(self._name)} {what}; model {printable(self._model)}{log}"
+        return EngineFailed(message, lines)
+
+    def last_lines(self) -> list[str]:
+        """The last lines it logged, safe to print."""
+        with self._lock:
+            return self._last_lines if self._stopped else self._read_log()
+
+    def _read_log(self) -> list[str]:
+        size = os.fstat(self._log.fileno()).st_size
+        tail = os.pread(self._log.fileno(), _LOG_TAIL, max(0, size - _LOG_TAIL))
+        lines = tail.decode("utf-8", "replace").splitlines()
+        return [printable(line, 160) for line in lines if line.strip()][-_LOG_LINES:]
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
+    """Signal the engine and its children: llama-server may be a wrapper script."""
+    if not hasattr(os, "killpg"):
+        process.terminate()
+        return
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, number)  # it leads a session of its own
+
+
+def _die_with_parent() -> None:
+    # prctl(PR_SET_PDEATHSIG, SIGKILL): an engine must not outlive a parent that was killed.
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)

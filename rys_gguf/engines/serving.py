@@ -1,0 +1,162 @@
+"""Start llama.cpp's HTTP server with one model, and exchange JSON with it.
+
+The prebuilt `xllamacpp` package and any llama-server binary serve the same API, each in a process
+of its own. The server is ready once it names the model it was started with.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import secrets
+import socket
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from rys_gguf.engines.base import EngineOptions
+from rys_gguf.engines.connection import Connection
+from rys_gguf.engines.interpreter import python_file
+from rys_gguf.engines.process import EngineProcess
+from rys_gguf.errors import EngineFailed
+from rys_gguf.text import printable
+
+_POLL_SECONDS = 0.02
+_HEALTH_SECONDS = 2.0
+_CHILD = Path(__file__).with_name("child.py")
+
+Json = dict[str, Any]
+
+
+class Server:
+    """A server for one model. `build` is its program, version and build once it has started.
+
+    Every method raises EngineFailed, with the last log lines, if the server does not do its part.
+    """
+
+    def __init__(self, model: str | os.PathLike[str], options: EngineOptions) -> None:
+        self.model = Path(model).resolve()
+        self.options = options
+        self.build = ""
+        # Without a key, every user of the machine and every web page could ask the engine.
+        self.key = secrets.token_hex(16)
+        self._connection = Connection(_free_port(), self.key)
+        self._process: EngineProcess | None = None
+        self._closed = False
+
+    @property
+    def url(self) -> str:
+        """The address it serves at while it runs."""
+        return f"http://127.0.0.1:{self._connection.port}"
+
+    @property
+    def process(self) -> EngineProcess:
+        """Its process. Raises EngineFailed before the start and after the end."""
+        if self._closed or self._process is None:
+            raise self.failure("is closed" if self._closed else "was not started")
+        return self._process
+
+    def start(self) -> None:
+        """Start the process and wait until it serves the model."""
+        if self._closed:
+            raise self.failure("is closed")
+        name = "llama.cpp (xllamacpp)" if (b := self.options.binary) is None else b.name
+        environment = {**dict(self.options.environment), "LLAMA_API_KEY": self.key}
+        self._process = EngineProcess(self._command(), environment, name, self.model.name)
+        if self._closed:  # by another thread just now, which found no process to stop
+            self._process.stop()
+        self._wait_until_healthy()
+        self._check_identity()
+
+    def close(self) -> None:
+        """End the process, whatever it is doing; safe to call twice and from any thread."""
+        self._closed = True
+        if self._process is not None:
+            self._process.stop()
+        self._connection.close()
+
+    def ask(self, method: str, path: str, body: Any = None) -> Json:
+        """Send a request, with a body of JSON if it is not None, and return the reply."""
+        process = self.process
+        seconds = self.options.answer_seconds
+        try:
+            status, raw = self._connection.request(method, path, body, seconds)
+        except TimeoutError as e:
+            raise self.failure(f"did not answer {path} within {seconds:g} s") from e
+        except (OSError, http.client.HTTPException) as e:
+            process.require_alive(f"while it answered {path}")
+            raise self.failure(f"broke off its answer to {path}: {e}") from e
+        try:
+            reply = json.loads(raw)
+        except ValueError as e:
+            raise self.failure(f"answered {path} with something that is not JSON") from e
+        if status != http.HTTPStatus.OK or not isinstance(reply, dict):
+            text = printable(raw[:300])
+            raise self.failure(f"answered {path} with status {status}: {text}")
+        return reply
+
+    def failure(self, what: str) -> EngineFailed:
+        """The error that says what the server did, with its last log lines."""
+        if self._process is not None:
+            return self._process.failure(what)
+        return EngineFailed(f"the engine {what}; model {printable(self.model.name)}")
+
+    def _command(self) -> list[str]:
+        options = self.options
+        port = self._connection.port
+        if options.binary is None:
+            settings = {
+                "model": str(self.model),
+                "port": port,
+                "n_ctx": options.n_ctx,
+                "n_threads": options.n_threads,
+                "n_ubatch": options.n_ubatch,
+            }
+            return python_file(_CHILD, json.dumps(settings))
+        return [
+            str(options.binary),
+            *("--model", str(self.model)),
+            *("--host", "127.0.0.1", "--port", str(port)),
+            *("--ctx-size", str(options.n_ctx), "--parallel", "1", "--no-warmup"),
+            *(("--threads", str(options.n_threads)) if options.n_threads else ()),
+            *(("--ubatch-size", str(options.n_ubatch)) if options.n_ubatch else ()),
+            *options.arguments,
+        ]
+
+    def _wait_until_healthy(self) -> None:
+        deadline = time.monotonic() + self.options.load_seconds
+        while time.monotonic() < deadline:
+            self.process.require_alive("while it loaded")
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                status, _ = self._connection.request("GET", "/health", None, _HEALTH_SECONDS)
+                if status == http.HTTPStatus.OK:
+                    return
+            time.sleep(_POLL_SECONDS)
+        raise self.failure(f"did not finish loading within {self.options.load_seconds:g} s")
+
+    def _check_identity(self) -> None:
+        """Another server may hold the port: only one that names our model is ours."""
+        properties = self.ask("GET", "/props")
+        self.process.require_alive("right after it loaded")
+        served = properties.get("model_path")
+        if not isinstance(served, str) or Path(served).resolve() != self.model:
+            raise self.failure(f"serves {printable(str(served))!r}, not {printable(self.model)!r}")
+        binary = self.options.binary
+        program = f"xllamacpp {_xllamacpp_version()}" if binary is None else binary.name
+        self.build = f"{program} ({properties.get('build_info') or 'unknown build'})"
+
+
+def _xllamacpp_version() -> str:
+    try:
+        return metadata.version("xllamacpp")
+    except metadata.PackageNotFoundError:
+        return "of unknown version"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,56 @@
+"""From a file and a spec to a written variant, in one call."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from rys_gguf.errors import InvalidLayerMap
+from rys_gguf.files.source import Progress
+from rys_gguf.formats.model import Model
+from rys_gguf.layers.layer_map import LayerMap
+from rys_gguf.layers.schedule import Schedule
+from rys_gguf.patch.plan import default_output, make_plan
+from rys_gguf.patch.writer import Written, write_plan
+
+
+def apply(  # noqa: PLR0913 - all but three can only be given by name
+    source: str | os.PathLike[str],
+    spec: str,
+    output: str | os.PathLike[str] | None = None,
+    *,
+    schedule: Schedule = Schedule.PORTABLE,
+    provenance: bool = True,
+    assume_uniform: bool = False,
+    force: bool = False,
+    split_max_bytes: int | None = None,
+    progress: Progress = lambda _: None,
+) -> Written:
+    """Write the variant of the model file `source` that `spec` describes, such as "blocks:10,14".
+
+    It goes to `output`, or beside the source under the name that `default_output` gives. The other
+    arguments are those of `make_plan` and `write_plan`, and so are the errors; a spec that does not
+    fit the model raises InvalidLayerMap.
+    """
+    with Model(source) as model:
+        plan = make_plan(
+            model,
+            parse_spec(model, spec),
+            schedule=schedule,
+            provenance=provenance,
+            assume_uniform=assume_uniform,
+        )
+        path = Path(output) if output is not None else default_output(model, plan.layer_map)
+        return write_plan(
+            plan, path, force=force, split_max_bytes=split_max_bytes, progress=progress
+        )
+
+
+def parse_spec(model: Model, spec: str) -> LayerMap:
+    """The map that a spec describes on a model. Raises InvalidLayerMap, naming the model."""
+    try:
+        return LayerMap.parse(spec, model.n_trunk)
+    except InvalidLayerMap as e:
+        first, newline, picture = str(e).partition("\n")
+        tail = f" (and {model.n_mtp} MTP blocks, which stay last)" if model.n_mtp else ""
+        raise InvalidLayerMap(f"{model.name}: {first}{tail}{newline}{picture}") from e

@@ -1,0 +1,85 @@
+"""Choose the items of a search, and those held out to judge its finalists."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from rys_gguf.errors import InvalidOptions, RysError
+from rys_gguf.formats.model import Model
+from rys_gguf.probes.names import FAMILIES, level_for
+from rys_gguf.probes.suite import Suite, build_suite
+from rys_gguf.text import printable
+
+
+@dataclass(frozen=True, slots=True)
+class SuiteOptions:
+    """Which items to ask: those of the file `suite`, or generated ones.
+
+    `levels` pairs families with a level; later pairs win, and families without one are asked the
+    level that fits the model's size. `heldout` is a file as well and needs `suite`. `controls` are
+    families that only the held-out suite holds.
+    """
+
+    suite: Path | None = None
+    suite_size: str = "standard"
+    families: tuple[str, ...] = FAMILIES
+    levels: tuple[tuple[tuple[str, ...], int], ...] = ()
+    seed: int = 0
+    heldout: Path | None = None
+    controls: tuple[str, ...] = ()
+
+
+def choose_suites(model: str | os.PathLike[str], options: SuiteOptions) -> tuple[Suite, Suite]:
+    """The suite to search with and the held-out one, which share no question.
+
+    Raises InvalidOptions if options do not go together, RysError if a file has unusable items.
+    """
+    if options.suite is not None:
+        if options.controls:
+            raise InvalidOptions(
+                "--control is of generated items; with --suite, put the family into --heldout only"
+            )
+        return _own_suites(options.suite, options.heldout)
+    if options.heldout is not None:
+        raise InvalidOptions("--heldout goes with --suite")
+    if both := set(options.families) & set(options.controls):
+        raise InvalidOptions(
+            f"--control {','.join(sorted(both))}: is in --families as well, so the search asks it"
+        )
+    return _generated_suites(model, options)
+
+
+def _own_suites(path: Path, heldout: Path | None) -> tuple[Suite, Suite]:
+    own = Suite.read(path)
+    if heldout is None:
+        if len(own.items) < 2:  # noqa: PLR2004 - one for each
+            raise RysError(f"{printable(path)}: one item cannot be divided; add some, or --heldout")
+        return own.halves()
+    held = Suite.read(heldout)
+    known = {item.prompt(): item.id for item in own.items}
+    for item in held.items:
+        if item.prompt() in known:
+            raise RysError(
+                f"{printable(heldout)}: item {printable(item.id)} asks the same as "
+                f"{printable(known[item.prompt()])} of {printable(path)}; held-out items must play "
+                f"no part in the search they judge"
+            )
+    return own, held
+
+
+def _generated_suites(model: str | os.PathLike[str], options: SuiteOptions) -> tuple[Suite, Suite]:
+    with Model(model) as opened:
+        usual = level_for(sum(t.n_elements for t in opened.header.tensors))
+    everything = (*options.families, *options.controls)
+    levels = dict.fromkeys(everything, usual)
+    for names, level in options.levels:
+        levels |= dict.fromkeys((name for name in names if name in everything), level)
+    search, heldout = (
+        build_suite(
+            options.suite_size, levels=levels, seed=options.seed, split=split, families=families
+        )
+        for split, families in (("search", options.families), ("heldout", everything))
+    )
+    return search, heldout

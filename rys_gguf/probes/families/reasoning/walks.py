@@ -1,0 +1,72 @@
+"""Walks: whether a series of instructions leads back to where it began."""
+
+# Levels and coins are small numbers that mean themselves.
+# ruff: noqa: PLR2004
+
+from __future__ import annotations
+
+import random
+
+from rys_gguf.probes.draw import Place
+from rys_gguf.probes.families.reasoning.puzzle import choice
+from rys_gguf.probes.item import YES_NO, Item
+
+# Numbers of instructions by level: of walks without turns, and of those with turns.
+_LENGTHS = (((2, 3), (3,)), ((3, 4, 5), (3, 4, 5)), ((5, 6, 7, 8),) * 2, ((8, 9, 10, 11, 12),) * 2)
+_SIDES = {"forward": (0, 1), "backward": (0, -1), "left": (-1, 0), "right": (1, 0)}
+_TURNS = {"left": -1, "right": 1, "around": 2}
+_HEADINGS = ((0, 1), (1, 0), (0, -1), (-1, 0))
+_START = ("You walk on a field.", "Follow these instructions.", "You are on an open square.")
+_BACK = (
+    "Are you back where you started?",
+    "Do you end up at the point you started from?",
+    "Does this lead you back to the start?",
+)
+
+
+def _walk(
+    rng: random.Random, n: int, most: int, *, turning: bool
+) -> tuple[list[str], int, int, bool]:
+    """A walk of n instructions of up to `most` steps each.
+
+    Returns the instructions, the coordinates of the end, and whether each direction taken was also
+    taken the other way.
+    """
+    told: list[str] = []
+    directions: set[tuple[int, int]] = set()
+    x = y = heading = 0
+    for k in range(n):
+        last_turned = bool(told) and told[-1].startswith("Turn")
+        if turning and not last_turned and k < n - 1 and rng.random() < 0.75:
+            turn = rng.choice(tuple(_TURNS))
+            heading = (heading + _TURNS[turn]) % 4
+            told.append(f"Turn {turn}.")
+            continue
+        steps = rng.randint(1, most)
+        side, (dx, dy) = "", _HEADINGS[heading]
+        if not turning:
+            side, (dx, dy) = rng.choice(tuple(_SIDES.items()))
+        told.append(f"Take {steps} step{'s' * (steps > 1)} {side}".rstrip() + ".")
+        x, y = x + steps * dx, y + steps * dy
+        directions.add((dx, dy))
+    return told, x, y, all((-dx, -dy) in directions for dx, dy in directions)
+
+
+def make(rng: random.Random, place: Place) -> Item:
+    """One item: half of the walks lead back, and half have turns."""
+    index = place.index
+    wanted, turning, near = YES_NO[index % 2], index // 2 % 2 == 1, index // 4 % 2 == 0
+    n = rng.choice(_LENGTHS[place.level][turning])
+    while True:
+        told, x, y, undone = _walk(rng, n, 10, turning=turning)
+        # Walks that do not lead back end an even number of steps away on both axes, so that parity
+        # does not give them away. Half of them do lead back on one axis, and take no direction
+        # without its opposite.
+        back, even = (x, y) == (0, 0), x % 2 == y % 2 == 0
+        no = even and not back and (0 in (x, y)) is near and (undone or not near)
+        if back if wanted == "yes" else no:
+            break
+    start = rng.choice(_START)
+    face = "" if turning else " Always face the same way."
+    text = f"{start}{face} {' '.join(told)} {rng.choice(_BACK)}"
+    return choice(place, text, wanted)

@@ -1,0 +1,31 @@
+"""The names a suite is chosen by, and how many items each size has; cheap to import."""
+
+from __future__ import annotations
+
+FAMILIES = ("math", "eq", "reasoning")
+SIZES: dict[str, dict[str, int]] = {
+    "quick": {"math": 32, "eq": 24, "reasoning": 80},
+    "standard": {"math": 64, "eq": 48, "reasoning": 200},
+    "validate": {"math": 120, "eq": 96, "reasoning": 400},
+}
+SPLITS = ("search", "heldout", "audit")
+LEVELS = (0, 1, 2, 3)
+
+# A model with this many parameters or more is asked level 1, 2, 3.
+_LEVEL_LIMITS = (500_000_000, 3_000_000_000, 20_000_000_000)
+
+
+def n_items(size: str) -> int:
+    """The number of items in a suite of that size with all families.
+
+    n_items("quick") == 136
+    """
+    return sum(SIZES[size].values())
+
+
+def level_for(n_parameters: int) -> int:
+    """The difficulty at which a model of that size probably neither guesses nor knows everything.
+
+    level_for(135_000_000) == 0
+    """
+    return sum(n_parameters >= limit for limit in _LEVEL_LIMITS)

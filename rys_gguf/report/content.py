@@ -1,0 +1,54 @@
+"""The content of a report, computed once for page, tables, JSON and terminal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rys_gguf.report.heatmap import Heatmap, maps
+from rys_gguf.stats.evidence import Evidence, RunData
+from rys_gguf.stats.verdict import SearchRanking, Verdict, pareto, search_ranking, verdicts
+
+# Gain over the base, a fraction of 1, and layers added.
+Point = tuple[float, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """The run, its one ranking, the finalists' verdicts, and the maps; no words, no colours."""
+
+    evidence: Evidence
+    ranking: SearchRanking
+    verdicts: tuple[Verdict, ...]
+    maps: tuple[Heatmap, ...]
+
+    @classmethod
+    def of(cls, run: RunData) -> Content:
+        """Compute everything. Raises RysError if the run has no base yet."""
+        evidence = Evidence(run)
+        ranking = search_ranking(evidence)
+        return cls(evidence, ranking, verdicts(evidence), maps(evidence, ranking))
+
+    @property
+    def searched(self) -> dict[str, Point]:
+        """Windows by spec: their soft score over the base in the search, and their cost."""
+        return {
+            rank.trial.candidate.spec: (rank.overall.mean, rank.trial.candidate.n_added)
+            for rank in self.ranking.ranks
+            if rank.overall
+        }
+
+    @property
+    def held_out(self) -> dict[str, Point]:
+        """Finalists by spec: their score over the base on held-out items, and their cost."""
+        return {
+            v.trial.candidate.spec: (
+                v.judgement.overall.difference,
+                v.trial.candidate.n_added,
+            )
+            for v in self.verdicts
+        }
+
+    @property
+    def front(self) -> tuple[str, ...]:
+        """The specs on the Pareto front: of the finalists, or of the search if there are none."""
+        return pareto(self.held_out or self.searched)

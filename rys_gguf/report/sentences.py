@@ -1,0 +1,212 @@
+"""The words around a report's numbers, for the page, the card and the terminal."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from rys_gguf.runs.stage import FINAL, GENERATE, Stage
+from rys_gguf.stats.paired import Interval, NoiseLine
+from rys_gguf.stats.verdict import BETTER, FORMAT_CHANGE, NO_EVIDENCE, Effect, Verdict
+from rys_gguf.text import printable, size
+
+_ITEMS = {
+    FINAL: "held-out items scored by probability",
+    GENERATE: "held-out items with generated answers",
+}
+SEARCH_ONLY = "This run only searched: it ranks windows and gives no verdicts."
+# Answers this many times as long or as short as the base's deserve a warning.
+_LENGTH_GAP = 1.5
+# Nobody asks more than this many times the items to see a gain.
+_MAX_MORE_ITEMS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class NextStep:
+    """What to do after reading the verdicts: a sentence, and commands to paste."""
+
+    text: str
+    commands: tuple[str, ...] = ()
+
+
+def on_items(stage: Stage) -> str:
+    """The items of a stage that verdicts may rest on."""
+    return _ITEMS.get(stage, "search items, which only rank")
+
+
+def points(x: float) -> str:
+    """A difference of fractions as points of 100: +12.1."""
+    return f"{100 * x:+.1f}" if abs(x) >= 0.0005 else "0.0"  # noqa: PLR2004 - what rounds to 0
+
+
+def p_text(p: float) -> str:
+    """A p-value for people."""
+    return f"{p:.2g}" if p >= 0.001 else "< 0.001"  # noqa: PLR2004 - as papers print it
+
+
+def interval_text(interval: Interval) -> str:
+    """An interval in points: +3.0 to +21.2."""
+    return f"{points(interval.low)} to {points(interval.high)}"
+
+
+def score_text(score: float, interval: Interval | None) -> str:
+    """A score in points of 100, with its interval where it has one: 41.2 (30.9 to 52.3)."""
+    shown = f"{100 * score:.1f}"
+    return f"{shown} ({100 * interval.low:.1f} to {100 * interval.high:.1f})" if interval else shown
+
+
+def verdict_sentence(verdict: Verdict) -> str:
+    """The verdict: what it is, how sure it is, on how many items, and what the window costs."""
+    return " ".join(_verdict_sentences(verdict))
+
+
+def _verdict_sentences(verdict: Verdict) -> Iterator[str]:
+    judgement = verdict.judgement
+    overall = judgement.overall
+    yield f"{printable(verdict.trial.candidate.spec)}: {judgement.word}."
+    yield (
+        f"The overall difference is {points(overall.difference)} points (95 % interval "
+        f"{interval_text(overall.interval)}, n = {overall.n} "
+        f"{on_items(verdict.stage)}, Holm p {_equals(overall.holm_p)} over "
+        f"{judgement.n_tests} tests)."
+    )
+    if judgement.word == FORMAT_CHANGE:
+        base, window = judgement.parsed
+        yield (
+            f"{window:.0%} of its answers could be read and {base:.0%} of the base's, so the "
+            f"difference may be one of format."
+        )
+    if verdict.length is not None and not 1 / _LENGTH_GAP <= verdict.length <= _LENGTH_GAP:
+        yield (
+            f"Its answers are {verdict.length:.1f} times as long as the base's, which may explain "
+            f"the difference."
+        )
+    for effect in judgement.families:
+        if effect.significant or effect.name in verdict.controls:
+            yield _family_sentence(effect, is_control=effect.name in verdict.controls)
+    if judgement.word == NO_EVIDENCE and overall.detectable > 0:
+        yield (
+            f"With this many items, a true difference below about "
+            f"{100 * overall.detectable:.0f} points would usually go unnoticed."
+        )
+    if verdict.search_gain is not None and verdict.held_out_gain is not None:
+        yield (
+            f"Its soft score differs from the base's by {points(verdict.search_gain)} points in "
+            f"the search and by {points(verdict.held_out_gain)} on held-out items."
+        )
+    yield f"Cost: {cost_text(verdict)}."
+
+
+def _family_sentence(effect: Effect, *, is_control: bool) -> str:
+    return (
+        f"In {printable(effect.name)}{' (control)' * is_control} it is "
+        f"{points(effect.difference)} points ({interval_text(effect.interval)}, "
+        f"n = {effect.n}, Holm p {_equals(effect.holm_p)})."
+    )
+
+
+def cost_text(verdict: Verdict) -> str:
+    """Layers, bytes and speed: +4 layers, +8.5 MiB, 0.86 times the base's tokens per second."""
+    n = verdict.trial.candidate.n_added
+    cost = [f"{n:+d} layer{'s' * (abs(n) != 1)}"]
+    if verdict.extra_bytes is not None:
+        cost.append(size(verdict.extra_bytes, sign=True))
+    if verdict.speed is not None:
+        cost.append(f"{verdict.speed:.2f} times the base's tokens per second")
+    return ", ".join(cost)
+
+
+def headline(verdicts: Sequence[Verdict]) -> str:
+    """The verdicts in one line; that of a better window carries its interval."""
+    if not verdicts:
+        return "Search only: ranks, no verdicts yet"
+    better = [v for v in verdicts if v.judgement.word == BETTER]
+    if better:
+        overall = better[0].judgement.overall
+        return (
+            f"{better[0].trial.candidate.spec} is better than the base: "
+            f"{points(overall.difference)} points on held-out items "
+            f"(95 % interval {interval_text(overall.interval)})"
+        )
+    if all(v.judgement.word == NO_EVIDENCE for v in verdicts):
+        return "No evidence that any finalist is better than the base"
+    return "No finalist is better than the base without reservation"
+
+
+def noise_sentence(noise: NoiseLine) -> str:
+    """What luck alone would make of the best window."""
+    return (
+        f"If all {noise.n_windows} windows were equal to the base, the best of them would still "
+        f"show about {points(noise.expected)} points by luck, and {points(noise.p95)} in one "
+        f"search out of twenty."
+    )
+
+
+def next_step(verdicts: Sequence[Verdict], model: str) -> NextStep:
+    """What to do now: write the better windows, ask more items, or look elsewhere.
+
+    `model` is the path of the swept file. The number of items that would show a gain grows with
+    the square of detectable effect over gain.
+    """
+    if not verdicts:
+        return NextStep(
+            "Verdicts need finalists that answered held-out items: run the sweep again to finish "
+            "it."
+        )
+    better = [v for v in verdicts if v.judgement.word == BETTER]
+    if better:
+        windows = "this window" if len(better) == 1 else "one of these windows"
+        return NextStep(
+            f"Write {windows} and compare it with the base on your own tasks:",
+            tuple(apply_command(v, model) for v in better),
+        )
+    best = max(verdicts, key=lambda v: v.judgement.overall.difference)
+    overall = best.judgement.overall
+    name = printable(best.trial.candidate.spec)
+    if points(overall.difference)[0] != "+" or not overall.n:
+        return NextStep(
+            "No finalist gained anything on held-out items, so more items are unlikely to change "
+            "the verdict. Other window sizes might."
+        )
+    more = (overall.detectable / overall.difference) ** 2
+    if more <= 1 or more > _MAX_MORE_ITEMS:
+        return NextStep(
+            f"The best finalist, {name}, gained {points(overall.difference)} points. A gain that "
+            f"small would take far more items than a sweep can ask."
+            if more > 1
+            else f"The best finalist, {name}, gained {points(overall.difference)} points overall; "
+            f"its verdict says what speaks against it."
+        )
+    return NextStep(
+        f"The best finalist, {name}, gained {points(overall.difference)} points on {overall.n} "
+        f"held-out items. If that gain is real, about {_rounded(more * overall.n)} items would "
+        f"show it in four sweeps out of five: ask more with --suite-size, or with a suite of your "
+        f"own."
+    )
+
+
+def apply_command(verdict: Verdict, model: str) -> str:
+    """The command that writes the window, to paste into a POSIX shell."""
+    # A name that cannot be printed cannot be pasted either.
+    is_plain = printable(model, sys.maxsize) == model
+    windows = verdict.trial.candidate.windows
+    spec = verdict.trial.candidate.spec.partition(":")[2]
+    blocks = " ".join(f"--blocks {i},{j}" for i, j in windows)
+    return (
+        f"rys-gguf apply {shlex.quote(model) if model and is_plain else 'MODEL'} "
+        f"{blocks or f'--layers {shlex.quote(printable(spec))}'}"
+    )
+
+
+def _rounded(n: float) -> int:
+    """A number of items with two digits that mean something."""
+    unit: int = 10 ** max(0, len(str(math.ceil(n))) - 2)
+    return math.ceil(n / unit) * unit
+
+
+def _equals(p: float) -> str:
+    text = p_text(p)
+    return text if text.startswith("<") else f"= {text}"

@@ -1,0 +1,90 @@
+"""The windows and the cost of a sweep, worked out without an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rys_gguf.formats.model import Model
+from rys_gguf.probes.item import Item
+from rys_gguf.search.job import Step
+from rys_gguf.search.phases import final_steps
+from rys_gguf.search.prepare import CUTS, TEXTS
+from rys_gguf.search.room import bytes_free, bytes_needed
+from rys_gguf.search.samplers.base import Sampler
+from rys_gguf.search.samplers.find import rounds_of, sampler_of
+from rys_gguf.search.samplers.rounds import Rounds
+from rys_gguf.search.settings import SweepRequest
+from rys_gguf.text import printable, size
+
+_CHARACTERS_PER_TOKEN = 4
+_TOKENS_PER_SECOND = 1000
+
+
+def dry_lines(request: SweepRequest) -> Iterator[str]:
+    """Lines for a terminal: the windows and the cost of a sweep. Writes and runs nothing."""
+    with Model(request.model) as model:
+        sampler = sampler_of(request, model)
+        rounds = rounds_of(request)
+        yield from (f"note: {note}" for note in sampler.notes)
+        yield from sampler.describe()
+        yield from (f"not legal: {i.spec}: {i.rule}" for i in sampler.first.illegal)
+        largest = max(sum(t.n_bytes for t in layer) for layer in model.layers)
+        added = max(c.n_added for c in sampler.first.candidates)
+        yield (
+            f"working file: {size(model.n_bytes + added * largest)} once, then about "
+            f"{size(largest)} for a window that moves on by a layer"
+        )
+        needed = bytes_needed(model, sampler.first.candidates, request.folder)
+        yield (
+            f"disk: {size(needed)} needed with a finalist's file, "
+            f"{size(bytes_free(request.folder))} free in {printable(request.folder)}"
+        )
+    n = len(request.suites[0].items)
+    ends = ", ".join(map(str, rounds.ends))
+    yield f"items: {ends} of {n} round after round; {rounds.n_finalists} finalists"
+    yield from _effort(request, sampler, rounds)
+
+
+def _effort(request: SweepRequest, sampler: Sampler, rounds: Rounds) -> Iterator[str]:
+    """The number of candidates and forward passes, and the tokens that they read."""
+    search, heldout = (suite.items for suite in request.suites)
+    final = final_steps(len(heldout), generate=False)[0]
+    n_standing = sampler.n_most
+    n_texts = len(TEXTS) * len(CUTS)
+    passes, tokens = n_standing * n_texts, n_standing * _text_tokens()
+    parts = [f"at most {n_standing} windows"]
+    for number, step in enumerate(rounds.steps, 1):
+        if number > 1:
+            n_standing = min(n_standing, rounds.n_kept(n_standing))
+            parts.append(f"{n_standing} of them in round {number}")
+        # Once more for the base.
+        more = _cost(search, step, n_standing + 1)
+        passes, tokens = passes + more[0], tokens + more[1]
+    n_finalists = min(rounds.n_finalists, n_standing)
+    more = _cost(heldout, final, n_finalists + 1)
+    passes, tokens = passes + more[0], tokens + more[1]
+    yield f"{', '.join(parts)}; held-out items: {len(heldout)} for the base and each finalist"
+    minutes = max(1, round(tokens / _TOKENS_PER_SECOND / 60))
+    yield (
+        f"time: not measured yet; about {passes:,} forward passes read {tokens:,} tokens, "
+        f"{minutes} minute{'s' * (minutes > 1)} at {_TOKENS_PER_SECOND:,} tokens per "
+        f"second{', without the generated answers' if request.settings.generate else ''}"
+    )
+
+
+def _cost(items: Sequence[Item], step: Step, n_models: int) -> tuple[int, int]:
+    """Forward passes, and about how many tokens they read, for a step of so many models."""
+    n_passes = n_characters = 0
+    for position in step.items:
+        before = None
+        for request in items[position].requests():
+            n_passes += 1
+            # An engine keeps the prompt that two requests in a row have in common.
+            n_characters += len(request.opening)
+            n_characters += len(request.prompt) if request.prompt != before else 0
+            before = request.prompt
+    return n_models * n_passes, n_models * (n_characters // _CHARACTERS_PER_TOKEN)
+
+
+def _text_tokens() -> int:
+    return round(sum(map(len, TEXTS)) * sum(CUTS) / _CHARACTERS_PER_TOKEN)

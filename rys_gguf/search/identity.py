@@ -1,0 +1,83 @@
+"""The identity of a run, which decides whether a folder's run may go on, and its run.json."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rys_gguf._version import __version__
+from rys_gguf.engines.base import EngineOptions
+from rys_gguf.formats.model import Model
+from rys_gguf.layers.carry import ModelRules
+from rys_gguf.probes.families import emotions
+from rys_gguf.probes.suite import Suite
+from rys_gguf.runs.records import Baseline, ModelInfo, PlanInfo, RunInfo
+from rys_gguf.search.samplers.base import Sampler
+from rys_gguf.search.settings import SweepRequest
+
+
+def identity_of(model: Model, request: SweepRequest) -> dict[str, Any]:
+    """The part of an identity that is known before an engine starts.
+
+    Names and values are those of version 0.1.0, so that its runs can be continued and compared.
+    """
+    suite, heldout = request.suites
+    return {
+        "model": {
+            "name": model.name,
+            "sha256": model.header_digest(),
+            "n_bytes": model.n_bytes,
+        },
+        "suite": suite.suite_id,
+        "heldout": heldout.suite_id,
+        "settings": {**request.settings.as_json(), "plan": request.plan.as_json()},
+    }
+
+
+def engine_identity(options: EngineOptions, build: str) -> dict[str, Any]:
+    """The engine's part of an identity; `build` is what the engine calls itself."""
+    return {
+        "program": options.binary.name if options.binary else "xllamacpp",
+        "build": build,
+        "arguments": list(options.arguments),
+        "n_ctx": options.n_ctx,
+    }
+
+
+def model_info(model: Model, path: Path) -> ModelInfo:
+    """The model as run.json describes it."""
+    return ModelInfo(
+        name=model.name,
+        path=str(path),
+        architecture=model.architecture,
+        n_layers=model.n_trunk,
+        n_bytes=model.n_bytes,
+        layer_bytes=tuple(sum(t.n_bytes for t in layer) for layer in model.layers),
+        rule="; ".join(ModelRules.of(model).in_words),
+    )
+
+
+def run_info(
+    request: SweepRequest, identity: dict[str, Any], about: ModelInfo, sampler: Sampler
+) -> RunInfo:
+    """run.json of a new run; storage adds its id and the time."""
+    suite, heldout = request.suites
+    is_ours = any(item.id.startswith(f"{emotions.FAMILY}-") for item in suite.items)
+    return RunInfo(
+        identity=identity,
+        rys_gguf=__version__,
+        model=about,
+        plan=PlanInfo(name=request.plan.name, sizes=request.plan.sizes, notes=tuple(sampler.notes)),
+        families=tuple(sorted({item.family for item in suite.items})),
+        illegal=sampler.first.illegal,
+        baselines=_baselines(heldout, generate=request.settings.generate),
+        provenance={emotions.FAMILY: emotions.PROVENANCE} if is_ours else {},
+    )
+
+
+def _baselines(heldout: Suite, *, generate: bool) -> dict[str, Baseline]:
+    by_family = heldout.generated_baselines if generate else heldout.baselines
+    return {
+        family: Baseline(constant=topics[""].constant, random=topics[""].random)
+        for family, topics in by_family.items()
+    }

@@ -1,0 +1,143 @@
+"""The parts of a sweep that every sampler shares: the base before it, the finalists after it.
+
+Each is like a sampler: `next` says what to run now, given the trials so far.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from rys_gguf.errors import RysError
+from rys_gguf.probes.item import Item
+from rys_gguf.probes.preflight import require_room
+from rys_gguf.runs.candidate import Candidate
+from rys_gguf.runs.stage import FINAL, GENERATE, LOOPS, SPEED
+from rys_gguf.runs.trial import Trial, Trials
+from rys_gguf.search.job import HELDOUT, SEARCH, Batch, Job, Step, batch_left
+from rys_gguf.search.samplers.base import Sampler
+from rys_gguf.search.samplers.rounds import Rounds
+
+
+class Phase(Protocol):
+    """A part of a sweep, over once `next` gives None."""
+
+    def next(self, trials: Trials) -> Batch | None:
+        """The jobs to run now; None once the phase is over."""
+
+
+def final_steps(n_heldout: int, *, generate: bool) -> tuple[Step, ...]:
+    """The stages that ask all held-out items: by probability and, if asked for, in words."""
+    items = tuple(range(n_heldout))
+    stages = (FINAL, GENERATE) if generate else (FINAL,)
+    return tuple(Step(stage, HELDOUT, items) for stage in stages)
+
+
+@dataclass(frozen=True, slots=True)
+class BasePhase:
+    """Asks the model as it is everything that any candidate may be asked.
+
+    `steps` are all rounds and the final stages. With `preflight` it then checks that the suites
+    leave room for a difference on this model; `items` are those of each suite.
+    """
+
+    base: Candidate
+    steps: tuple[Step, ...]
+    items: dict[str, tuple[Item, ...]]
+    preflight: bool = True
+
+    def next(self, trials: Trials) -> Batch | None:
+        """All stages of the base. Raises RysError if one failed, Unsuitable for its answers."""
+        batch = batch_left("base", [Job(self.base, self.steps)], trials)
+        if batch is None:
+            trial = trials[self.base.key]
+            for step in self.steps:
+                _require_ok(trial, step)
+            if self.preflight:
+                self._require_room(trial)
+        return batch
+
+    def _require_room(self, trial: Trial) -> None:
+        by_id = {(suite, item.id): item for suite, items in self.items.items() for item in items}
+        # Probabilities and words apart: a base may know by one what it does not by the other.
+        for in_words in (False, True):
+            require_room(
+                (by_id[step.suite, name], answer)
+                for step in self.steps
+                if (step.stage == GENERATE) == in_words
+                for name, answer in trial.answers_in([step.stage]).items()
+            )
+
+
+def _require_ok(trial: Trial, step: Step) -> None:
+    if not trial.is_ok(step.stage):
+        result = trial.results.get(step.stage)
+        reason = "it was not run" if result is None else result.reason
+        raise RysError(f"the model itself failed in stage {step.stage}: {reason}")
+
+
+@dataclass(frozen=True, slots=True)
+class FinalPhase:
+    """Takes the sampler's best through the held-out items, until enough do not loop."""
+
+    sampler: Sampler
+    steps: tuple[Step, ...]
+    n_finalists: int
+
+    def next(self, trials: Trials) -> Batch | None:
+        """As many candidates as there are finalists missing, on files as `apply` writes them."""
+        batch, _ = self._chosen(trials)
+        return batch
+
+    def finalists(self, trials: Trials) -> list[Candidate]:
+        """The candidates that answered the held-out items, best of the search first."""
+        _, finalists = self._chosen(trials)
+        return finalists
+
+    def _chosen(self, trials: Trials) -> tuple[Batch | None, list[Candidate]]:
+        ranked = list(self.sampler.ranked(trials))
+        finalists: list[Candidate] = []
+        while (n_missing := self.n_finalists - len(finalists)) and ranked:
+            tried, ranked = ranked[:n_missing], ranked[n_missing:]
+            steps = (Step(LOOPS), *self.steps)
+            jobs = [Job(c, steps, as_written=True) for c in tried]
+            if batch := batch_left("finalists", jobs, trials):
+                return batch, finalists
+            finalists += [c for c in tried if trials[c.key].is_ok(FINAL)]
+        return None, finalists
+
+
+@dataclass(frozen=True, slots=True)
+class SpeedPhase:
+    """Measures the speed of the base and of each finalist beside it."""
+
+    base: Candidate
+    final: FinalPhase
+
+    def next(self, trials: Trials) -> Batch | None:
+        """One candidate a batch: engines that run side by side slow each other down."""
+        for candidate in (self.base, *self.final.finalists(trials)):
+            if batch := batch_left("speed", [Job(candidate, (Step(SPEED),))], trials):
+                return batch
+        return None
+
+
+def phases(
+    base: Candidate,
+    sampler: Sampler,
+    rounds: Rounds,
+    suites: tuple[Sequence[Item], Sequence[Item]],
+    *,
+    generate: bool = False,
+    preflight: bool = True,
+) -> tuple[BasePhase, Sampler, FinalPhase, SpeedPhase]:
+    """All phases of a sweep in order; each begins once the one before is over.
+
+    `suites` are the search items and the held-out items.
+    """
+    last = final_steps(len(suites[1]), generate=generate)
+    items = {SEARCH: tuple(suites[0]), HELDOUT: tuple(suites[1])}
+    final = FinalPhase(sampler, last, rounds.n_finalists)
+    before = BasePhase(base, (*rounds.steps, *last), items, preflight)
+    return before, sampler, final, SpeedPhase(base, final)

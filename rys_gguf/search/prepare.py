@@ -1,0 +1,101 @@
+"""Measure the base as the reference of all candidates, and turn all prompts into tokens."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from rys_gguf.engines.base import Engine
+from rys_gguf.engines.find import open_engine
+from rys_gguf.engines.template import has_template
+from rys_gguf.errors import RysError
+from rys_gguf.probes.preflight import require_answers, require_repeatable
+from rys_gguf.probes.requests import Compiler
+from rys_gguf.probes.score import best_constant
+from rys_gguf.search.filters import reference, replies
+from rys_gguf.search.job import HELDOUT, SEARCH
+from rys_gguf.search.settings import SweepRequest
+from rys_gguf.search.setup import Limits, Setup
+from rys_gguf.text import printable
+
+# Plain text of several kinds, written for this. How a model continues it shows any damage.
+TEXTS = (
+    (
+        "The harbour lay quiet that morning. Two boats had come back before dawn with their nets "
+        "half empty, and the men were sitting on the wall, mending what the rocks had torn and "
+        "speaking of the weather."
+    ),
+    (
+        "To change the tyre, first loosen the nuts a little while the wheel still stands on the "
+        "ground. Then lift the car with the jack, take the nuts off completely, and pull the "
+        "wheel towards you."
+    ),
+    (
+        "Three boxes hold 12 pencils each and one box holds 8. Together that makes 36 + 8 = 44 "
+        "pencils. If 4 children share them equally, every child gets 44 / 4 = 11 pencils."
+    ),
+    (
+        '"Are you coming with us tonight?" she asked. "I would like to," he said, "but I have to '
+        'finish this letter first, and the post office closes at six."'
+    ),
+)
+# Each text is cut at these fractions of its tokens; the model goes on from each cut.
+CUTS = (0.6, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A sweep's setup, and the engine's own name for its build."""
+
+    setup: Setup
+    build: str
+
+
+def prepare(request: SweepRequest, progress: Callable[[], None] = lambda: None) -> Prepared:
+    """The setup of a sweep, from one session with the base's engine.
+
+    `progress` is called after each item. Raises RysError, among others Unsuitable where the
+    preflight finds that answers would say nothing.
+    """
+    settings, options = request.settings, request.options
+    chats = has_template(request.model, options)
+    items = {SEARCH: request.suites[0].items, HELDOUT: request.suites[1].items}
+    with open_engine(request.model, options) as engine:
+        compiler = Compiler(engine, chats=chats)
+        requests = {}
+        for name, members in items.items():
+            compiled = []
+            for item in members:
+                compiled.append(compiler.compile(item))
+                progress()
+            requests[name] = tuple(compiled)
+        if settings.preflight:
+            require_repeatable(engine, items[SEARCH], requests[SEARCH])
+            if settings.generate:
+                require_answers(engine, items[HELDOUT], chats=chats)
+        texts = tuple(_cut_texts(engine))
+        setup = Setup(
+            model=str(request.model),
+            folder=str(request.folder / "work"),
+            schedule=settings.schedule,
+            options=options,
+            chats=chats,
+            items=items,
+            requests=requests,
+            baselines={name: best_constant(members) for name, members in items.items()},
+            texts=texts,
+            reference=reference(engine, texts),
+            replies=replies(engine, chats=chats),
+            limits=Limits(settings.max_divergence, settings.min_agreement),
+        )
+        if not all(math.isfinite(v) for p in setup.reference for v in p.values()):
+            raise RysError(f"{printable(request.model)}: the model's probabilities are not numbers")
+        return Prepared(setup, engine.build)
+
+
+def _cut_texts(engine: Engine) -> Iterator[tuple[int, ...]]:
+    for text in TEXTS:
+        tokens = engine.tokenize(text)
+        for cut in CUTS:
+            yield tuple(tokens[: max(2, round(len(tokens) * cut))])

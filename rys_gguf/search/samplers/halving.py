@@ -1,0 +1,132 @@
+"""Successive halving: all candidates answer a few items, the better part of them answers more.
+
+Jamieson and Talwalkar 2016, arXiv:1502.07943. Before its first items every candidate passes the
+divergence filter, which takes a few forward passes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from rys_gguf.runs.candidate import Candidate
+from rys_gguf.runs.stage import DIVERGENCE, Status
+from rys_gguf.runs.trial import Trial, Trials
+from rys_gguf.search.job import Batch, Job, Step, batch_left
+from rys_gguf.search.samplers.rounds import Rounds
+from rys_gguf.search.space import Selection
+from rys_gguf.stats.ranking import rank
+
+
+@dataclass(frozen=True, slots=True)
+class Halving:
+    """The steps of successive halving; samplers differ in which candidates they enter, and when.
+
+    `base` is the key of the model as it is, whose answers all candidates are compared with.
+    """
+
+    base: str
+    rounds: Rounds
+
+    def enter(self, candidates: Sequence[Candidate], label: str, trials: Trials) -> Batch | None:
+        """The filter and the first round for new candidates; None once all have answered.
+
+        If more than half of the candidates fail the filter, its limits do not fit this model: the
+        half that diverges least then answers the first round all the same.
+        """
+        steps = (Step(DIVERGENCE), self.rounds.step(1))
+        if batch := batch_left(label, [Job(c, steps) for c in candidates], trials):
+            return batch
+        readmitted = [Job(c, steps[1:]) for c in self._readmitted(candidates, trials)]
+        return batch_left(f"{label}, again", readmitted, trials)
+
+    def standing(self, candidates: Sequence[Candidate], trials: Trials) -> list[Candidate]:
+        """Those of entered candidates that got through the first round."""
+        first = self.rounds.step(1).stage
+        readmitted = self._readmitted(candidates, trials)
+        return [
+            *self._passed(candidates, trials),
+            *(c for c in readmitted if trials[c.key].is_ok(first)),
+        ]
+
+    def best_first(
+        self, candidates: Sequence[Candidate], trials: Trials, n_rounds: int
+    ) -> list[Candidate]:
+        """Candidates by their first `n_rounds` rounds, compared with one another only."""
+        members = [trials[c.key] for c in candidates]
+        order = rank(trials[self.base], members, n_rounds).order
+        return [ranked.trial.candidate for ranked in order]
+
+    def narrow(self, entered: Sequence[Candidate], trials: Trials) -> Batch | None:
+        """The next round for the better part of the candidates; None once all rounds are over."""
+        batch, _ = self._narrowed(entered, trials)
+        return batch
+
+    def survivors(self, entered: Sequence[Candidate], trials: Trials) -> list[Candidate]:
+        """The candidates that got through all rounds, best first."""
+        _, standing = self._narrowed(entered, trials)
+        keys = {c.key for c in standing}
+        order = self.best_first(entered, trials, len(self.rounds)) if entered else []
+        return [c for c in order if c.key in keys]
+
+    def _narrowed(
+        self, entered: Sequence[Candidate], trials: Trials
+    ) -> tuple[Batch | None, list[Candidate]]:
+        """The round that is not complete, if one is not, and who is in it."""
+        standing = list(entered)
+        for number in range(2, len(self.rounds) + 1):
+            keys = {c.key for c in standing}
+            order = self.best_first(entered, trials, number - 1) if entered else []
+            standing = [c for c in order if c.key in keys][: self.rounds.n_kept(len(standing))]
+            step = self.rounds.step(number)
+            jobs = [Job(c, (step,)) for c in standing]
+            if batch := batch_left(f"round {number}", jobs, trials):
+                return batch, standing
+            standing = [c for c in standing if trials[c.key].is_ok(step.stage)]
+        return None, standing
+
+    def _passed(self, candidates: Sequence[Candidate], trials: Trials) -> list[Candidate]:
+        stages = (DIVERGENCE, self.rounds.step(1).stage)
+        return [c for c in candidates if all(trials[c.key].is_ok(stage) for stage in stages)]
+
+    def _readmitted(self, candidates: Sequence[Candidate], trials: Trials) -> list[Candidate]:
+        n_passed = len(self._passed(candidates, trials))
+        if 2 * n_passed >= len(candidates):
+            return []
+        dropped = [c for c in candidates if trials[c.key].status(DIVERGENCE) is Status.DROPPED]
+        dropped.sort(key=lambda c: _divergence(trials[c.key]))
+        return dropped[: (len(candidates) + 1) // 2 - n_passed]
+
+
+def _divergence(trial: Trial) -> float:
+    value = trial.measure(DIVERGENCE, "kl")
+    return math.inf if value is None else value
+
+
+class OneSet:
+    """A sampler that halves one set of candidates, all known from the start."""
+
+    notes: tuple[str, ...] = ()
+
+    def __init__(self, first: Selection, halving: Halving) -> None:
+        self.first = first
+        self.n_most = len(first.candidates)
+        self._halving = halving
+
+    def describe(self) -> Iterator[str]:
+        """The candidates."""
+        yield f"candidates: {', '.join(c.spec for c in self.first.candidates)}"
+
+    def next(self, trials: Trials) -> Batch | None:
+        """All candidates first, then rounds for ever fewer of them."""
+        if batch := self._halving.enter(self.first.candidates, "search", trials):
+            return batch
+        return self._halving.narrow(self._entered(trials), trials)
+
+    def ranked(self, trials: Trials) -> list[Candidate]:
+        """The candidates that got through all rounds, best first."""
+        return self._halving.survivors(self._entered(trials), trials)
+
+    def _entered(self, trials: Trials) -> list[Candidate]:
+        return self._halving.standing(self.first.candidates, trials)

@@ -1,0 +1,53 @@
+"""The rounds of a search: how many items each of them asks, and how many candidates go on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rys_gguf.runs.stage import round_stage
+from rys_gguf.search.job import Step
+
+# A round of fewer items than this would rank candidates by chance.
+_LEAST_ITEMS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Rounds:
+    """Round n asks the search items from `ends[n - 2]` (0 for the first) up to `ends[n - 1]`.
+
+    After each round the better `keep` of the candidates, a fraction of 1, go on to the next, but
+    never fewer than `n_finalists`.
+    """
+
+    ends: tuple[int, ...]
+    keep: float = 0.34
+    n_finalists: int = 3
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def step(self, number: int) -> Step:
+        """The round of that number, from 1."""
+        start = self.ends[number - 2] if number > 1 else 0
+        return Step(round_stage(number), items=tuple(range(start, self.ends[number - 1])))
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """All rounds, in order."""
+        return tuple(self.step(n) for n in range(1, len(self) + 1))
+
+    def n_kept(self, n_candidates: int) -> int:
+        """How many of so many candidates go on to the next round."""
+        return max(self.n_finalists, math.ceil(n_candidates * self.keep))
+
+
+def round_ends(n_items: int, shares: Sequence[float]) -> tuple[int, ...]:
+    """The number of a suite's items that have been asked after each round.
+
+    round_ends(312, (0.06, 0.25)) == (19, 78)
+    """
+    least = [_LEAST_ITEMS * 3**n for n in range(len(shares))]
+    ends = (max(round(n_items * s), m) for s, m in zip(shares, least, strict=True))
+    return tuple(sorted({min(n_items, end) for end in ends}))

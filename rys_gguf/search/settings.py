@@ -1,0 +1,73 @@
+"""The options of a sweep, as the user sets them."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rys_gguf.engines.base import EngineOptions
+from rys_gguf.layers.schedule import Schedule
+from rys_gguf.probes.suite import Suite
+from rys_gguf.runs.storage import digest
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The settings that decide a sweep's result, apart from model, suites, windows and engine.
+
+    `shares` are the fractions of the suite that have been asked after each round. After each round
+    the better `keep` of the candidates go on, but at least `n_finalists`. `max_divergence` is in
+    nats, `min_agreement` a fraction of next words.
+    """
+
+    schedule: Schedule = Schedule.PORTABLE
+    shares: tuple[float, ...] = (0.06, 0.25)
+    keep: float = 0.34
+    n_finalists: int = 3
+    max_divergence: float = 1.0
+    min_agreement: float = 0.5
+    generate: bool = False
+    preflight: bool = True
+
+    def as_json(self) -> dict[str, Any]:
+        """The settings as plain values. They are part of a run's identity: keep the names."""
+        return {
+            **dataclasses.asdict(self),
+            "schedule": self.schedule.value,
+            "shares": list(self.shares),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class SweepPlan:
+    """The windows to try: "two-pass" (two sizes), "map" (all of `sizes`) or "list" (of a file)."""
+
+    name: str
+    sizes: tuple[int, ...]
+    windows: Path | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """The plan as plain values, part of a run's identity; a file counts by its content."""
+        text = self.windows.read_text(encoding="utf-8") if self.windows else None
+        return {
+            "name": self.name,
+            "sizes": list(self.sizes) if self.windows is None else None,
+            "windows": digest(text) if text is not None else None,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class SweepRequest:
+    """A whole sweep: the model, the run's folder, the windows, settings, items and engine.
+
+    `suites` are the items to search with, and the held-out items that judge the finalists.
+    """
+
+    model: Path
+    folder: Path
+    plan: SweepPlan
+    settings: Settings
+    suites: tuple[Suite, Suite]
+    options: EngineOptions

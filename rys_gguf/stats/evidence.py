@@ -1,0 +1,77 @@
+"""A run as statistics read it: its base, its windows, and how they differ item by item."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Protocol
+
+from rys_gguf.errors import RysError
+from rys_gguf.runs.candidate import Candidate
+from rys_gguf.runs.records import ItemAnswer, RunInfo
+from rys_gguf.runs.stage import FINAL, GENERATE, Stage
+from rys_gguf.runs.trial import Trial, Trials
+from rys_gguf.stats.pairs import Families, Field, pair
+
+
+class RunData(Protocol):
+    """What statistics need of a run; `runs.storage.Run` has it."""
+
+    @property
+    def folder(self) -> Path:
+        """The folder of its files."""
+
+    @property
+    def info(self) -> RunInfo:
+        """run.json."""
+
+    @property
+    def trials(self) -> Trials:
+        """Every candidate's results and answers, by its key."""
+
+
+class Evidence:
+    """The base and the windows of a run that have results. Raises RysError without a base."""
+
+    def __init__(self, run: RunData) -> None:
+        self.info = run.info
+        self.trials = {key: trial for key, trial in run.trials.items() if trial.results}
+        base = self.trials.get(Candidate.base(run.info.model.n_layers).key)
+        if base is None:
+            raise RysError("the run has no result of the base yet: there is nothing to compare")
+        self.base: Trial = base
+        self.windows: tuple[Trial, ...] = tuple(
+            trial for trial in self.trials.values() if trial is not base
+        )
+
+    @property
+    def rounds(self) -> tuple[Stage, ...]:
+        """The search's rounds that were asked, in order; each adds items to the one before."""
+        asked = {stage for trial in self.trials.values() for stage in trial.answers}
+        return tuple(sorted(stage for stage in asked if stage.is_round))
+
+    def answers(self, key: str, stages: Iterable[Stage]) -> dict[str, ItemAnswer]:
+        """A candidate's answers in some stages, by item."""
+        trial = self.trials.get(key)
+        return trial.answers_in(stages) if trial else {}
+
+    def pairs(self, key: str, stages: Iterable[Stage], field: Field = "score") -> Families:
+        """Base and window on the items both answered, by family."""
+        stages = tuple(stages)
+        return pair(self.answers(self.base.key, stages), self.answers(key, stages), field)
+
+    def judged_stage(self) -> Stage | None:
+        """The held-out stage that decides verdicts, None while no held-out item was asked.
+
+        It is that of generated answers once all finalists have them.
+        """
+        final, generated = self.finalists(FINAL), self.finalists(GENERATE)
+        if generated and set(final) <= set(generated):
+            return GENERATE
+        return FINAL if final else None
+
+    def finalists(self, stage: Stage) -> list[str]:
+        """The keys of the candidates with answers in a held-out stage, if the base has some too."""
+        if not self.base.answers.get(stage):
+            return []
+        return [trial.key for trial in self.windows if trial.answers.get(stage)]

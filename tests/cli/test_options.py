@@ -1,0 +1,194 @@
+"""Options: what they accept, and what they say to people who guessed."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from rys_gguf.cli.options import size_bytes
+from tests import tiny
+from tests.cli.calls import call
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny llama of 16 layers."""
+    return tiny.write(tmp_path_factory.mktemp("options") / "m.gguf", "llama", 16)
+
+
+@pytest.mark.parametrize(
+    ("text", "n_bytes"),
+    [
+        ("500M", 500 * 10**6),
+        ("50G", 50 * 10**9),
+        ("50GB", 50 * 10**9),
+        ("0.5G", 5 * 10**8),
+        ("1.5gb", 15 * 10**8),
+        ("2T", 2 * 10**12),
+        ("8k", 8000),
+    ],
+)
+def test_sizes_are_powers_of_1000(text: str, n_bytes: int) -> None:
+    """As llama-gguf-split has them; with or without a B, with or without a fraction."""
+    assert size_bytes(text) == n_bytes
+
+
+@pytest.mark.parametrize(
+    "text", ["", "G", "0G", "0.0M", "-1G", "50", "5 0G", "50GiB", "1e9", ".5G"]
+)
+def test_what_is_no_size_is_refused(text: str) -> None:
+    """A bare number could mean anything, and nothing fits into a shard of nothing."""
+    with pytest.raises(ValueError, match=r"is not a size such as 500M, 0\.5G or 50G"):
+        size_bytes(text)
+
+
+@pytest.mark.parametrize(
+    ("args", "hint"),
+    [
+        (["--layers", "0-11,8-15"], "write 0..11,8..15"),
+        (["--layers", "layers:0..11,8 - 15"], "write 0..11,8..15"),
+        (["--blocks", "10-14"], "layers 10 to 14 are 10,15"),
+        (["--blocks", "10", "14"], "write both ends with a comma, such as 10,14"),
+        (["--blocks", "1,2", "--layers", "0..3"], "either --blocks I,J or --layers A..B"),
+        ([], "either --blocks I,J or --layers A..B"),
+    ],
+)
+@pytest.mark.parametrize("command", ["plan", "apply"])
+def test_other_notations_are_answered_with_the_right_one(
+    model: Path, command: str, args: list[str], hint: str
+) -> None:
+    """What people paste or guess is a usage error that says what to write."""
+    done = call(command, model, *args)
+    assert done.exit_code == 2
+    assert hint in " ".join(done.output.split())
+
+
+@pytest.mark.parametrize("command", ["verify", "prove", "validate", "card"])
+def test_two_maps_are_a_usage_error_everywhere(model: Path, command: str) -> None:
+    """A variant has one map."""
+    args: list[str | Path] = [model, "--source", model, "--blocks", "1,2", "--layers", "0..3"]
+    done = call(command, *args)
+    assert done.exit_code == 2
+    assert "either --blocks I,J or --layers A..B" in " ".join(done.output.split())
+
+
+@pytest.mark.parametrize("kind", ["folder", "config", "file"])
+def test_models_in_safetensors_format_are_to_be_converted(tmp_path: Path, kind: str) -> None:
+    """The folder a download makes, or a file of it, is not yet a GGUF."""
+    (tmp_path / "hf").mkdir()
+    weights = tmp_path / "hf" / "model.safetensors"
+    if kind == "config":
+        (tmp_path / "hf" / "config.json").write_text("{}")
+    else:
+        weights.write_bytes(b"x")
+    done = call("inspect", weights if kind == "file" else tmp_path / "hf")
+    assert done.exit_code == 1
+    assert "convert it first with llama.cpp's convert_hf_to_gguf.py" in done.output
+
+
+def test_any_other_folder_is_no_model(tmp_path: Path) -> None:
+    """Only what looks like Hugging Face's format is taken for it."""
+    done = call("inspect", tmp_path)
+    assert done.exit_code == 1
+    assert "not a regular file" in done.output
+
+
+def test_an_output_folder_gets_the_default_name(model: Path, tmp_path: Path) -> None:
+    """As `cp` does it."""
+    done = call("apply", model, "--blocks", "2,4", "-o", tmp_path)
+    assert done.exit_code == 0, done.output
+    assert done.stdout == f"{tmp_path / 'm-rys_2-3.gguf'}\n"
+    assert (tmp_path / "m-rys_2-3.gguf").is_file()
+    again = call("align", model, "-o", tmp_path)
+    assert again.stdout == f"{tmp_path / 'm.gguf'}\n"
+
+
+def test_the_models_own_folder_is_no_place_to_align_to(model: Path) -> None:
+    """The default name there is the model's own."""
+    done = call("align", model, "-o", model.parent, "--force")
+    assert done.exit_code == 1
+    assert "is the source model itself" in done.output
+
+
+def test_arguments_for_a_server_need_a_server(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The built-in engine takes none: better told than ignored."""
+    monkeypatch.delenv("LLAMA_SERVER", raising=False)
+    done = call("smoke", model, "--", "--flash-attn", "on")
+    assert done.exit_code == 2
+    assert "name one with --llama-server" in " ".join(done.output.split())
+
+
+def test_a_server_that_cannot_run_is_told_from_one_that_is_missing(
+    model: Path, tmp_path: Path
+) -> None:
+    """The cures differ: another path, or chmod."""
+    there = tmp_path / "llama-server"
+    done = call("smoke", model, "--llama-server", there)
+    assert done.exit_code == 1
+    assert "no such file or program" in done.output
+    there.write_text("#!/bin/sh\n")
+    done = call("smoke", model, "--llama-server", there)
+    assert done.exit_code == 1
+    assert "not executable" in done.output
+
+
+def missing(monkeypatch: pytest.MonkeyPatch, *modules: str) -> None:
+    """Let modules be as if they were not installed."""
+    for module in modules:
+        monkeypatch.setitem(sys.modules, module, None)
+
+
+@pytest.mark.parametrize(
+    ("args", "task", "packages"),
+    [
+        (["sweep", "MODEL"], "a sweep", ["jinja2", "matplotlib", "msgspec", "scipy"]),
+        (["sweep", "MODEL", "--ray", "auto"], "--ray", ["ray"]),
+        (["report", "RUN"], "a report", ["jinja2", "matplotlib", "msgspec", "scipy"]),
+        (["compare", "RUN", "RUN"], "a comparison", ["msgspec", "scipy"]),
+        (
+            ["card", "MODEL", "--run", "RUN"],
+            "a model card",
+            ["huggingface_hub", "jinja2", "msgspec"],
+        ),
+        (["probe", "MODEL", "--lm-eval", "gsm8k"], "--lm-eval", ["lm_eval"]),
+    ],
+)
+def test_packages_are_looked_for_before_any_work(
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    args: list[str],
+    task: str,
+    packages: list[str],
+) -> None:
+    """Each package alone is enough to stop, and no engine starts and no file is written."""
+
+    def start(*_: object, **__: object) -> None:
+        raise AssertionError("an engine was started")
+
+    monkeypatch.setattr("subprocess.Popen", start)
+    line = [{"MODEL": str(model), "RUN": str(tmp_path)}.get(word, word) for word in args]
+    for package in packages:
+        with monkeypatch.context() as patch:
+            missing(patch, package)
+            done = call(*line)
+        assert done.exit_code == 1, done.output
+        name = {"lm_eval": "lm-eval[api]"}.get(package, package)
+        assert done.output.startswith(f"Error: {task} needs {name}: pip install "), done.output
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["probe", "sweep", "smoke"])
+def test_without_an_engine_nothing_begins(
+    model: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """The message names a package, or how to name a binary."""
+    missing(monkeypatch, "xllamacpp")
+    monkeypatch.delenv("LLAMA_SERVER", raising=False)
+    monkeypatch.setenv("PATH", "/nonexistent")
+    done = call(command, model)
+    assert done.exit_code == 1
+    assert "pip install xllamacpp" in done.output
+    assert "rys-gguf[" not in done.output

@@ -1,0 +1,78 @@
+"""The command that measures one model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.calls import ONE_THREAD, data, done, refused
+
+
+def test_dry_run_shows_the_items(model: Path) -> None:
+    """Without an answer, as a table and as JSON; held-out items are others."""
+    text = done("probe", model, "--dry-run", "--families", "math").stdout
+    assert "math sum" in text
+    assert "reasoning" not in text
+    rows = data("probe", model, "--dry-run", "--level", "math=2", "--level", "0")
+    assert {row["level"] for row in rows} == {0}
+    assert list(model.parent.iterdir()) == [model]
+
+
+def test_answers_are_saved_beside_the_model(model: Path, suite: Path) -> None:
+    """One line each; the next probe replaces them, and the items can be saved as well."""
+    items = model.with_name("items.jsonl")
+    for number in range(2):
+        saving = ["--save-suite", str(items)] if number == 0 else []
+        result = done("probe", model, "--suite", suite, "--no-preflight", *saving, *ONE_THREAD)
+    answers = model.with_name("m.gguf.probe.jsonl")
+    assert len(answers.read_text().splitlines()) == 4
+    assert str(answers) in result.stderr
+    assert [json.loads(line)["answer"] for line in items.read_text().splitlines()] == [
+        "yes", "no", "no", "yes"
+    ]  # fmt: skip
+
+
+def test_json_names_the_answers(model: Path, suite: Path) -> None:
+    """And an output folder gets the default name."""
+    folder = model.parent / "out"
+    folder.mkdir()
+    found = data(
+        "probe", model, "--suite", suite, "--no-preflight", "-o", folder, "--generate", *ONE_THREAD
+    )
+    assert found["answers"] == str(folder / "m.gguf.probe.jsonl")
+    assert found["rows"][0]["n"] == 4
+
+
+def test_options_that_do_not_go_together(model: Path, suite: Path) -> None:
+    """A usage error says which."""
+    message = refused("probe", model, "--suite", suite, "--heldout", code=2)
+    assert "--heldout is of generated items" in message
+    assert "is none of math" in refused("probe", model, "--families", "maths", code=2)
+    assert "is not 0 to 3" in refused("probe", model, "--level", "math=9", code=2)
+
+
+def test_a_model_at_chance_is_measured_all_the_same(model: Path, tmp_path: Path) -> None:
+    """A note says what a sweep would make of it; the exit code is that of a success."""
+    result = done("probe", model, "--families", "math", "--log-file", tmp_path / "log", *ONE_THREAD)
+    assert "a sweep would refuse this suite on this model:" in result.stderr
+    assert result.stdout.startswith("family")
+    assert "probe: 32 items done" in (tmp_path / "log").read_text()
+
+
+def test_a_folder_under_the_default_name_is_refused(model: Path, suite: Path) -> None:
+    """At once, and as what it is."""
+    model.with_name("m.gguf.probe.jsonl").mkdir()
+    message = refused("probe", model, "--suite", suite, "--no-preflight", *ONE_THREAD)
+    assert "m.gguf.probe.jsonl: is not a regular file" in message
+
+
+def test_the_harness_ends_as_its_own_program_does(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its exit code is in the message; a success prints nothing more."""
+    codes = iter([0, 3])
+    monkeypatch.setattr("rys_gguf.cli.probe.run_harness", lambda *_: next(codes))
+    assert done("probe", model, "--lm-eval", "gsm8k").stdout == ""
+    assert "lm_eval ended with exit code 3" in refused("probe", model, "--lm-eval", "gsm8k")

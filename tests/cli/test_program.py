@@ -1,0 +1,156 @@
+"""The program as a whole: its list of commands, its help, its exit codes."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import os
+import signal
+import subprocess
+import sys
+
+import click
+import pytest
+from click.testing import CliRunner
+
+import rys_gguf.cli
+from rys_gguf.cli import COMMANDS, main
+from rys_gguf.cli.process import Command, Program, when_stopped
+from rys_gguf.errors import RysError
+from tests.command import run
+
+MAX_LINES = 30
+MAX_PARAMETERS = 10
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_list_says_what_the_commands_say(name: str) -> None:
+    """A summary stands in the list and in the command; they are the same."""
+    help_text = COMMANDS[name].load().help or ""
+    assert COMMANDS[name].summary == help_text.partition("\n")[0]
+    assert len(help_text) > len(COMMANDS[name].summary)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_has_help(name: str) -> None:
+    """An option nobody explains is one nobody uses."""
+    for parameter in COMMANDS[name].load().params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help, parameter.name
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_is_a_short_function_of_few_parameters(name: str) -> None:
+    """What a command does is in the library; options come as objects."""
+    module = importlib.import_module(COMMANDS[name].target.partition(":")[0])
+    (function,) = (
+        node
+        for node in ast.parse(inspect.getsource(module)).body
+        if isinstance(node, ast.FunctionDef) and node.name == name
+    )
+    body = function.body[1:]  # without the docstring
+    assert (body[-1].end_lineno or 0) - body[0].lineno + 1 <= MAX_LINES
+    assert len(function.args.args) <= MAX_PARAMETERS
+
+
+def test_all_commands_are_listed() -> None:
+    """In alphabetical order, each with its summary."""
+    done = CliRunner().invoke(main, ["--help"], terminal_width=200)
+    listed = [line.split() for line in done.output.partition("Commands:\n")[2].splitlines()]
+    assert [words[0] for words in listed] == sorted(COMMANDS)
+    assert [" ".join(words[1:]) for words in listed] == [
+        COMMANDS[name].summary for name in sorted(COMMANDS)
+    ]
+
+
+@pytest.mark.parametrize("flag", ["--help", "--version"])
+def test_help_and_version_import_nothing_large(flag: str) -> None:
+    """They answer at once."""
+    code = (
+        "import sys\n"
+        "from rys_gguf.cli import main\n"
+        "try: main([sys.argv[1]], prog_name='rys-gguf')\n"
+        "finally: print([m for m in ('numpy', 'gguf', 'tqdm', 'msgspec') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, flag], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "[]", done.stdout
+    assert "rys-gguf" in done.stdout
+
+
+def test_help_needs_no_optional_package() -> None:
+    """Who wonders what `sweep` can do has not installed what it needs."""
+    code = (
+        "import sys\n"
+        "optional = 'msgspec scipy matplotlib jinja2 ray xllamacpp lm_eval huggingface_hub'\n"
+        "sys.modules.update(dict.fromkeys(optional.split()))\n"
+        "from rys_gguf.cli import COMMANDS, main\n"
+        "for name in COMMANDS:\n"
+        "    main([name, '--help'], prog_name='rys-gguf', standalone_mode=False)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Usage: rys-gguf") == len(COMMANDS)
+
+
+@pytest.mark.parametrize("args", [["plan"], ["nonesuch"], ["plan", "x", "--blokcs", "1,2"], []])
+def test_a_usage_error_has_code_2(args: list[str]) -> None:
+    """Typos get a usage message, not a traceback."""
+    done = run(*args)
+    assert done.returncode == 2
+    assert "Usage: rys-gguf" in done.stderr
+
+
+@click.command()
+@click.argument("what")
+def misbehave(what: str) -> None:
+    """End in one of several ways."""
+    if what == "error":
+        raise RysError("bad \x1b[31mname\nsecond line")
+    if what == "note":
+        when_stopped("the answers so far are kept")
+    os.kill(os.getpid(), signal.SIGTERM)
+    signal.pause()
+
+
+def program() -> Program:
+    """A program whose only command misbehaves."""
+    table = {"misbehave": Command("tests.cli.test_program:misbehave", "End.")}
+    return Program("program", table=table)
+
+
+def test_an_error_is_one_message_with_code_1() -> None:
+    """Whatever a file's names hold is escaped; line breaks of the message itself stay."""
+    done = CliRunner().invoke(program(), ["misbehave", "error"])
+    assert done.exit_code == 1
+    assert done.output == "Error: bad \\x1b[31mname\nsecond line\n"
+
+
+@pytest.mark.parametrize(
+    ("what", "left"),
+    [("quiet", "nothing was left behind"), ("note", "the answers so far are kept")],
+)
+def test_a_signal_is_told_with_what_it_leaves(what: str, left: str) -> None:
+    """The exit code is the shell's for the signal; the command says what remains."""
+    done = CliRunner().invoke(program(), ["misbehave", what])
+    assert done.exit_code == 128 + signal.SIGTERM
+    assert done.output == f"Stopped by SIGTERM; {left}.\n"
+
+
+def test_signal_handlers_are_put_back() -> None:
+    """A program that calls the command line in its own process keeps its handlers."""
+    before = signal.getsignal(signal.SIGTERM)
+    CliRunner().invoke(program(), ["misbehave", "quiet"])
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_note_on_signals_needs_no_group() -> None:
+    """A command may be called by itself."""
+    context = click.Context(misbehave)
+    with context:
+        when_stopped("nothing")
+
+
+def test_the_entry_point_is_the_group() -> None:
+    """What pyproject.toml names as the script."""
+    assert isinstance(rys_gguf.cli.main, Program)

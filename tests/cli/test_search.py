@@ -1,0 +1,110 @@
+"""The commands around sweeps."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rys_gguf.cli.search import WorkerOptions
+from rys_gguf.engines.base import EngineOptions
+from rys_gguf.search.executors import local, ray_cluster
+from tests.cli.calls import ONE_THREAD, call, data, done, refused
+
+GOLDEN = Path(__file__).parent.parent / "golden" / "run-0.1.0"
+
+
+def test_dry_run_lists_candidates_and_costs(model: Path) -> None:
+    """Before anything runs."""
+    args = ["--plan", "map", "--sizes", "2", "--families", "math"]
+    text = done("sweep", model, *args, "--dry-run").stdout
+    assert "blocks:0,2, blocks:1,3" in text
+    assert "working file" in text
+    assert list(model.parent.iterdir()) == [model]
+
+
+def test_a_sweep_ends_in_its_verdict(model: Path, suite: Path, tmp_path: Path) -> None:
+    """The report comes at its end, the log tells how it went, and again there is nothing to do."""
+    windows = tmp_path / "windows.txt"
+    windows.write_text("blocks:2,4\n")
+    log = tmp_path / "log.txt"
+    args: list[str | Path] = [
+        "--suite",
+        suite,
+        "--windows",
+        windows,
+        "--no-preflight",
+        "--max-divergence",
+        "99",
+    ]
+    args += ["--min-agreement", "0", "--log-file", log, *ONE_THREAD]
+    first = done("sweep", model, *args)
+    assert "blocks:2,4: no evidence" in first.stdout
+    assert first.stderr.endswith(f"rys-gguf report {model}.sweep\n")
+    assert "prepare: 4 steps to do" in log.read_text()
+    again = done("sweep", model, *args)
+    assert again.stdout == first.stdout
+    assert (
+        done("report", f"{model}.sweep", "-o", tmp_path / "report")
+        .stdout.partition("\n")[0]
+        .startswith("m.gguf  run ")
+    )
+    assert (tmp_path / "report" / "report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--heldout", "x.jsonl"], "--heldout goes with --suite"),
+        (["--control", "math"], "is in --families as well"),
+        (["--suite", "SUITE", "--control", "math"], "--control is of generated items"),
+        (["--sizes", "8,x"], "is not a list of numbers such as 8,4"),
+    ],
+)
+def test_options_that_do_not_go_together(
+    model: Path, suite: Path, args: list[str], message: str
+) -> None:
+    """A usage error says which."""
+    line = [str(suite) if arg == "SUITE" else arg for arg in args]
+    assert message in refused("sweep", model, *line, code=2)
+
+
+def test_comparing_shows_what_is_kept() -> None:
+    """A run keeps all of itself; as lines and as JSON that every parser reads."""
+    text = done("compare", GOLDEN, GOLDEN).stdout
+    assert "math" in text
+    found = data("compare", GOLDEN, GOLDEN)
+    assert "Infinity" not in json.dumps(found)
+    assert isinstance(found, dict)
+
+
+@pytest.mark.parametrize("command", [["report"], ["compare", GOLDEN]])
+def test_a_folder_that_holds_no_run_is_named(command: list[str | Path], tmp_path: Path) -> None:
+    """Nothing is written into it."""
+    result = call(*command, tmp_path)
+    assert result.exit_code == 1
+    assert str(tmp_path) in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("workers", "expected"),
+    [
+        (WorkerOptions(2, "0,1", None), ("local", 2, ("0", "1"))),
+        (WorkerOptions(1, None, None), ("local", 1, ())),
+        (WorkerOptions(4, "0,1", "auto"), ("ray", "auto", 4, 3, 0.5)),
+    ],
+)
+def test_workers_become_an_executor(
+    monkeypatch: pytest.MonkeyPatch, workers: WorkerOptions, expected: tuple[object, ...]
+) -> None:
+    """Threads and GPUs of each worker come from the options."""
+    monkeypatch.setattr(local, "factory", lambda _, n, gpus: ("local", n, gpus))
+    monkeypatch.setattr(
+        ray_cluster,
+        "factory",
+        lambda address, n, _, *, cpus, gpus: ("ray", address, n, cpus, gpus),
+    )
+    made: object = workers.executor(EngineOptions(n_threads=3))
+    assert made == expected

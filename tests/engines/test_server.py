@@ -1,0 +1,261 @@
+"""A server that does not do its part raises one clear error, and never outlives its block."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from rys_gguf.engines.base import Engine, EngineOptions
+from rys_gguf.engines.server import ServerEngine
+from rys_gguf.errors import EngineFailed
+from tests import tiny
+from tests.engine import OPTIONS
+from tests.engines.stand_in import broken_server, script
+
+
+def options(binary: Path, **more: float) -> EngineOptions:
+    """Options for a stand-in, with short times."""
+    return EngineOptions(
+        binary, load_seconds=more.get("load", 20), answer_seconds=more.get("answer", 20)
+    )
+
+
+def children() -> set[int]:
+    """The running processes that this one has started."""
+    done = subprocess.run(
+        ["ps", "-o", "pid=,comm=", "--ppid", str(os.getpid())], capture_output=True, text=True
+    )
+    return {int(line.split()[0]) for line in done.stdout.splitlines() if " ps" not in line}
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A model for the server to load, or to pretend to."""
+    return tiny.write(tmp_path / "m.gguf", "llama", 2)
+
+
+def test_an_engine_that_exits_is_reported_at_once(model: Path, tmp_path: Path) -> None:
+    """The error has its exit code and last log lines, long before any time-out."""
+    binary = script(tmp_path / "server", "print('no such GPU'); raise SystemExit(3)")
+    before = time.monotonic()
+    with (
+        pytest.raises(EngineFailed, match=r"(?s)exit code 3.*no such GPU"),
+        ServerEngine(model, options(binary)),
+    ):
+        pass
+    assert time.monotonic() - before < 15
+
+
+def test_an_engine_that_hangs_is_stopped_after_its_time(model: Path, tmp_path: Path) -> None:
+    """The error names the time-out, and the process is gone."""
+    binary = script(tmp_path / "server", "import time; time.sleep(600)")
+    known = children()
+    with (
+        pytest.raises(EngineFailed, match="within 1 s"),
+        ServerEngine(model, options(binary, load=1)),
+    ):
+        pass
+    assert children() <= known
+
+
+def test_a_wrapper_script_ends_with_its_server(model: Path, tmp_path: Path) -> None:
+    """If llama-server is a shell script, the program it started is stopped as well."""
+    binary = tmp_path / "server"
+    binary.write_text("#!/bin/sh\nsleep 4321.5\n")
+    binary.chmod(0o755)
+    with pytest.raises(EngineFailed), ServerEngine(model, options(binary, load=1)):
+        pass
+    assert subprocess.run(["pgrep", "-f", "sleep 4321.5"], capture_output=True).returncode == 1
+
+
+def test_an_engine_that_ignores_sigterm_is_killed(model: Path, tmp_path: Path) -> None:
+    """SIGKILL follows if SIGTERM does not end it."""
+    binary = script(
+        tmp_path / "server",
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)",
+    )
+    known = children()
+    with pytest.raises(EngineFailed), ServerEngine(model, options(binary, load=1)):
+        pass
+    assert children() <= known
+
+
+def test_a_server_of_another_model_is_refused(model: Path, tmp_path: Path) -> None:
+    """The error names the model that it serves."""
+    binary = broken_server(tmp_path / "server", "/other/model.gguf")
+    with pytest.raises(EngineFailed, match="/other/model"), ServerEngine(model, options(binary)):
+        pass
+
+
+def test_a_slow_start_is_waited_for(model: Path, tmp_path: Path) -> None:
+    """Status 503 while the model loads is not a failure."""
+    health = "(503, {}) if time.monotonic() - START < 1 else (200, {})"
+    binary = broken_server(tmp_path / "server", model, health=health)
+    with ServerEngine(model, options(binary)) as engine:
+        assert engine.build == "server (b1)"
+
+
+def test_an_error_status_is_reported(model: Path, tmp_path: Path) -> None:
+    """Status 500 raises, with what the server wrote."""
+    binary = broken_server(tmp_path / "server", model)
+    with (
+        ServerEngine(model, options(binary)) as engine,
+        pytest.raises(EngineFailed, match="status 500"),
+    ):
+        engine.generate("x", 1)
+
+
+def test_an_answer_that_never_comes_is_reported(model: Path, tmp_path: Path) -> None:
+    """The error names the time allowed."""
+    binary = broken_server(tmp_path / "server", model, post="time.sleep(600)")
+    with (
+        ServerEngine(model, options(binary, answer=1)) as engine,
+        pytest.raises(EngineFailed, match="within 1 s"),
+    ):
+        engine.generate("x", 1)
+
+
+def test_an_engine_killed_while_it_answers_is_reported(model: Path) -> None:
+    """The real engine, killed in the middle of a long answer."""
+    with ServerEngine(model, OPTIONS) as engine:
+        threading.Timer(0.3, os.kill, (engine.pid, signal.SIGKILL)).start()
+        with pytest.raises(EngineFailed, match=r"SIGKILL|broke off"):
+            _ask_for_long(engine)
+
+
+def _ask_for_long(engine: Engine) -> None:
+    """Ask for enough to be interrupted."""
+    for _ in range(200):
+        engine.speed([1, 5, 9], 200)
+
+
+def test_an_engine_killed_while_it_loads_is_reported(model: Path, tmp_path: Path) -> None:
+    """The error names the signal."""
+    binary = script(tmp_path / "server", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    with pytest.raises(EngineFailed, match="SIGKILL"), ServerEngine(model, options(binary)):
+        pass
+
+
+def test_a_port_that_is_taken_is_an_error(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Our server cannot start, and the one that holds the port is not taken for it."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        monkeypatch.setattr("rys_gguf.engines.serving._free_port", lambda: taken.getsockname()[1])
+        binary = broken_server(tmp_path / "server", model)
+        with (
+            pytest.raises(EngineFailed, match="ended while it loaded"),
+            ServerEngine(model, options(binary)),
+        ):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("post", "fault"),
+    [
+        ("self.send(200, b'<html>')", "not JSON"),
+        ("self.answer(200, [])", "status 200"),
+        ("self.answer(200, {})", "without text"),
+        ("self.answer(200, {'content': 'x', 'tokens_predicted': 'y'})", "without text"),
+        ("self.answer(200, {'choices': []})", "without text"),
+        ("self.send(200, b'\\xff\\x1b[2J')", "not JSON"),
+    ],
+)
+def test_a_reply_of_another_form_is_an_error(
+    model: Path, tmp_path: Path, post: str, fault: str
+) -> None:
+    """A reply that is not llama.cpp's never counts as an answer."""
+    binary = broken_server(tmp_path / "server", model, post=post)
+    with ServerEngine(model, options(binary)) as engine:
+        with pytest.raises(EngineFailed, match=fault) as e:
+            engine.generate("x", 1)
+        assert all(line.isprintable() for line in str(e.value).split("\n"))
+        with pytest.raises(EngineFailed, match=fault):
+            engine.chat("x", 1)
+
+
+def test_numbers_of_another_form_are_an_error(model: Path, tmp_path: Path) -> None:
+    """Neither tokens nor probabilities nor prompts are made up."""
+    binary = broken_server(tmp_path / "server", model, post="self.answer(200, {'tokens': ['a']})")
+    with ServerEngine(model, options(binary)) as engine:
+        with pytest.raises(EngineFailed, match="without token ids"):
+            engine.tokenize("x")
+        with pytest.raises(EngineFailed, match="without a prompt"):
+            engine.templated("x")
+        with pytest.raises(EngineFailed, match="without probabilities"):
+            engine.option_probabilities([1], [4, 5])
+
+
+def test_a_token_outside_the_vocabulary_is_an_error(model: Path) -> None:
+    """The caller's vocabulary is smaller than the engine's."""
+    with ServerEngine(model, OPTIONS) as engine, pytest.raises(EngineFailed, match="outside"):
+        engine.logprobs([1, 50], 100)
+
+
+def test_speeds_that_the_server_does_not_report_are_none(model: Path, tmp_path: Path) -> None:
+    """A server without timings, or with impossible ones, has no speed."""
+    timings = "{'timings': {'prompt_per_second': 0, 'predicted_per_second': None}}"
+    for n, reply in enumerate(("{}", timings)):
+        binary = broken_server(tmp_path / f"server{n}", model, post=f"self.answer(200, {reply})")
+        with ServerEngine(model, options(binary)) as engine:
+            speed = engine.speed([1], 1)
+        assert (speed.prompt, speed.generation) == (None, None)
+
+
+# -- the connection --------------------------------------------------------------------------------
+
+ONE_EACH = """
+        self.answer(200, {"tokens": [self.client_address[1], len(self.headers["Authorization"])]})
+"""
+
+
+def test_requests_share_a_connection(model: Path, tmp_path: Path) -> None:
+    """The port at the other end stays the same."""
+    binary = broken_server(tmp_path / "server", model, post=ONE_EACH.strip())
+    with ServerEngine(model, options(binary)) as engine:
+        assert len({engine.tokenize("a")[0] for _ in range(5)}) == 1
+
+
+def test_a_connection_that_the_server_closed_is_opened_again(model: Path, tmp_path: Path) -> None:
+    """A server may close an idle connection without a word; the next request is answered."""
+    post = ONE_EACH.strip() + "; self.close_connection = True"
+    binary = broken_server(tmp_path / "server", model, post=post)
+    with ServerEngine(model, options(binary)) as engine:
+        ports = [engine.tokenize("a")[0] for _ in range(4)]
+    assert len(set(ports)) == 4
+
+
+def test_a_server_that_never_replies_is_asked_once_more_at_most(
+    model: Path, tmp_path: Path
+) -> None:
+    """A server that hangs up on every question is an error and not a loop."""
+    post = "print('asked', flush=True); self.connection.close(); self.close_connection = True"
+    binary = broken_server(tmp_path / "server", model, post=post)
+    with (
+        ServerEngine(model, options(binary)) as engine,
+        pytest.raises(EngineFailed, match="broke off its answer to /tokenize") as e,
+    ):
+        engine.tokenize("a")
+    assert 1 <= sum("asked" in line for line in e.value.log) <= 2
+
+
+def test_only_the_parent_may_ask(model: Path) -> None:
+    """Other users of the machine, and web pages, do not know the key."""
+    import urllib.error
+    import urllib.request
+
+    with ServerEngine(model, OPTIONS) as engine:
+        for key in ("", engine.api_key[:-1] + "x"):
+            headers = {"Authorization": f"Bearer {key}"}
+            request = urllib.request.Request(f"{engine.url}/tokenize", b"{}", headers)
+            with pytest.raises(urllib.error.HTTPError, match="401"):
+                urllib.request.urlopen(request)

@@ -1,0 +1,90 @@
+"""Maps as values: what became of each window, and what colour scale that gives."""
+
+from __future__ import annotations
+
+from rys_gguf.report.content import Content
+from rys_gguf.report.heatmap import DROPPED, FAILED, ILLEGAL, NOISE, Heatmap
+from tests.fake_runs import WINNER, FakeRun, make_run, name_of
+
+
+def map_of(run: FakeRun, name: str = "overall") -> Heatmap:
+    """One map of a run."""
+    return next(h for h in Content.of(run).maps if h.name == name)
+
+
+def states(run: FakeRun) -> dict[tuple[int, int], str]:
+    """States by window on the overall map."""
+    return {c.window: c.state for c in map_of(run).cells}
+
+
+def looping() -> FakeRun:
+    """A run whose search winner loops, which the stage after the rounds found."""
+    run = make_run(0, finalists=((9, 13), (2, 6)))
+    last = next(r for r in run.results if r["candidate"] == name_of(WINNER))
+    run.results.append(
+        {**last, "stage": "loops", "status": "dropped", "reason": "loops: 3 of 4", "measures": {}}
+    )
+    return run
+
+
+def test_cells_know_their_state() -> None:
+    """The winner is clear, equal windows are noise, and what did not run is told apart."""
+    found = states(make_run(0))
+    assert found[WINNER] == "clear"
+    assert found[0, 4] == DROPPED
+    assert found[20, 24] == FAILED
+    assert found[5, 8] == ILLEGAL
+    null = states(make_run(4, gain={(i, i + 4): 0.0 for i in range(21)}))
+    assert sum(state == NOISE for state in null.values()) >= 12, "of 19 windows"
+
+
+def test_a_window_that_loops_is_not_ringed() -> None:
+    """Its cell is hatched, and the ring goes to the next best."""
+    run = looping()
+    assert states(run)[WINNER] == DROPPED
+    assert map_of(run).best not in (None, WINNER)
+
+
+def test_the_ring_is_on_the_first_of_the_ranking() -> None:
+    """Map and ranking show one winner."""
+    content = Content.of(make_run(0))
+    assert content.maps[0].best == content.ranking.ranks[0].trial.candidate.window == WINNER
+
+
+def test_one_family_has_one_map() -> None:
+    """Overall and that family would be the same picture twice."""
+    run = make_run(0)
+    run.items = [line for line in run.items if line["family"] == "math"]
+    found = Content.of(run).maps
+    assert [h.name for h in found] == ["overall", "damage"]
+    assert found[0].title.startswith("overall (math): ")
+    assert [h.name for h in Content.of(make_run(0)).maps] == [
+        "overall", "math", "eq", "reasoning", "damage",
+    ]  # fmt: skip
+
+
+def test_the_scale_is_symmetric_and_clipped() -> None:
+    """A value beyond the full colour has the full colour."""
+    found = map_of(make_run(0))
+    assert found.shade(10.0) == 1.0
+    assert found.shade(-10.0) == -1.0
+    assert found.shade(0.0) == 0.0
+
+
+def test_a_map_without_values_has_a_scale() -> None:
+    """There is a report before the first round ends."""
+    run = make_run(0, final=False)
+    run.items = []
+    found = map_of(run)
+    assert found.limit == 1.0
+    assert found.best is None
+    assert found.best_text == ""
+
+
+def test_a_cell_describes_itself() -> None:
+    """Window, value, and why it is not a candidate any more."""
+    found = map_of(make_run(0))
+    words = {c.window: found.describe(c) for c in found.cells}
+    assert words[WINNER].startswith("blocks:10,14 +")
+    assert words[0, 4] == "blocks:0,4: dropped - divergence 9.5 nats is above 5"
+    assert words[5, 8] == "blocks:5,8: illegal - output 8 would run as another kind"

@@ -1,0 +1,167 @@
+"""The words around the numbers: verdicts, headlines, and what to do next."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+
+import pytest
+
+from rys_gguf.report.sentences import (
+    SEARCH_ONLY,
+    apply_command,
+    headline,
+    interval_text,
+    next_step,
+    noise_sentence,
+    p_text,
+    points,
+    score_text,
+    verdict_sentence,
+)
+from rys_gguf.stats.evidence import Evidence
+from rys_gguf.stats.paired import Interval, NoiseLine
+from rys_gguf.stats.verdict import NO_EVIDENCE, Verdict, verdicts
+from tests.fake_runs import WINNER, FakeRun, make_run, name_of
+
+
+def judged(run: FakeRun) -> tuple[Verdict, ...]:
+    """The verdicts of a run."""
+    return verdicts(Evidence(run))
+
+
+def changed(
+    verdict: Verdict, word: str, *, difference: float, detectable: float, n: int
+) -> Verdict:
+    """The verdict with another overall effect."""
+    judgement = verdict.judgement
+    overall = dataclasses.replace(
+        judgement.overall, difference=difference, detectable=detectable, n=n
+    )
+    judgement = dataclasses.replace(judgement, word=word, overall=overall)
+    return dataclasses.replace(verdict, judgement=judgement)
+
+
+def test_numbers_read_as_people_write_them() -> None:
+    """Points have signs but for 0, small p-values a bound, scores their interval."""
+    assert [points(x) for x in (0.121, -0.03, 0.0004, -0.0004)] == ["+12.1", "-3.0", "0.0", "0.0"]
+    assert [p_text(x) for x in (0.04567, 0.0004, 1.0)] == ["0.046", "< 0.001", "1"]
+    assert interval_text(Interval(0.03, 0.212)) == "+3.0 to +21.2"
+    assert score_text(9 / 17, Interval(0.31, 0.738)) == "52.9 (31.0 to 73.8)"
+    assert score_text(9 / 17, None) == "52.9"
+
+
+def test_a_verdict_comes_with_everything_it_rests_on() -> None:
+    """Word, difference, interval, n, p-value, search score and price."""
+    best, *others = judged(make_run(0))
+    text = verdict_sentence(best)
+    assert text.startswith("blocks:10,14: better. The overall difference is +")
+    for part in (
+        "95 % interval +", "n = 340 held-out items scored by probability", "Holm p", "12 tests",
+        "points in the search", "Cost: +4 layers, +8.5 MiB, 0.86 times the base's tokens",
+    ):  # fmt: skip
+        assert part in text, part
+    for other in others:
+        assert ": no evidence. " in verdict_sentence(other)
+        (found,) = re.findall(r"below about (\d+) points would", verdict_sentence(other))
+        assert int(found) == round(100 * other.judgement.overall.detectable) > 0
+
+
+def test_a_family_that_only_finalists_were_asked_is_named_as_a_control() -> None:
+    """Whatever it shows."""
+    run = make_run(0)
+    run.items = [x for x in run.items if x["stage"] == "final" or x["family"] != "math"]
+    best = judged(run)[0]
+    (effect,) = (e for e in best.judgement.families if e.name == "math")
+    assert f"In math (control) it is {points(effect.difference)} points (" in verdict_sentence(best)
+
+
+def test_answers_of_another_length_are_mentioned() -> None:
+    """A window may gain by longer answers what is no ability."""
+    run = make_run(0, generate=True)
+    for line in run.items:
+        longer = line["candidate"] == name_of(WINNER) and line["stage"] == "generate"
+        line["n_tokens"] = 19 if longer else 10
+    best, *others = judged(run)
+    assert "answers are 1.9 times as long as the base's" in verdict_sentence(best)
+    assert not any("as long" in verdict_sentence(other) for other in others)
+
+
+def test_unreadable_answers_are_mentioned() -> None:
+    """A change of format is no loss of ability, and the sentence says how much was read."""
+    run = make_run(0)
+    for line in run.items:
+        if line["candidate"] == name_of(WINNER) and line["stage"] == "final":
+            line.update(status="no_answer", score=None, credit=None)
+    (winner,) = (v for v in judged(run) if v.trial.key == name_of(WINNER))
+    text = verdict_sentence(winner)
+    assert "format change" in text
+    assert "0% of its answers could be read and 100% of the base's" in text
+    assert "n = 0" in text
+
+
+def test_hostile_names_are_escaped() -> None:
+    """A family is named by whoever wrote the suite."""
+    run = make_run(0)
+    for line in run.items:
+        line["family"] = line["family"].replace("reasoning", "\x1b[2Jx")
+    text = verdict_sentence(judged(run)[0])
+    assert "\\x1b[2Jx" in text
+    assert "\x1b" not in text
+
+
+def test_the_headline_has_the_interval_of_a_better_window() -> None:
+    """A number without one would promise too much."""
+    found = judged(make_run(0))
+    interval = interval_text(found[0].judgement.overall.interval)
+    assert headline(found).startswith("blocks:10,14 is better than the base: +")
+    assert headline(found).endswith(f"(95 % interval {interval})")
+    assert headline(found[1:]) == "No evidence that any finalist is better than the base"
+    assert "Search only" in headline(())
+    worse = changed(found[1], "worse", difference=-0.2, detectable=0.1, n=340)
+    assert headline((worse,)) == "No finalist is better than the base without reservation"
+
+
+def test_a_better_window_is_one_command_away() -> None:
+    """The command names the model and the blocks, quoted for a shell."""
+    found = judged(make_run(0))
+    step = next_step(found, "my models/tiny.gguf")
+    assert step.commands == ("rys-gguf apply 'my models/tiny.gguf' --blocks 10,14",)
+    assert apply_command(found[0], "a\x1b.gguf") == "rys-gguf apply MODEL --blocks 10,14"
+    assert apply_command(found[0], "") == "rys-gguf apply MODEL --blocks 10,14"
+
+
+def test_an_unproven_gain_is_told_the_items_it_takes() -> None:
+    """Items grow with the square of detectable effect over gain."""
+    verdict = judged(make_run(0))[1]
+    found = changed(verdict, NO_EVIDENCE, difference=0.05, detectable=0.15, n=100)
+    step = next_step((found,), "m.gguf")
+    assert "gained +5.0 points on 100 held-out items" in step.text
+    assert "about 900 items" in step.text
+    assert not step.commands
+    tiny = changed(verdict, NO_EVIDENCE, difference=0.001, detectable=0.15, n=100)
+    assert "far more items than a sweep can ask" in next_step((tiny,), "m.gguf").text
+    loss = changed(verdict, NO_EVIDENCE, difference=-0.03, detectable=0.15, n=100)
+    assert "Other window sizes might" in next_step((loss,), "m.gguf").text
+    mixed = changed(verdict, "trade-off", difference=0.2, detectable=0.1, n=100)
+    assert "what speaks against it" in next_step((mixed,), "m.gguf").text
+    assert "finish" in next_step((), "m.gguf").text
+
+
+@pytest.mark.parametrize("text", [SEARCH_ONLY, noise_sentence(NoiseLine(7, 0.02, 0.05, 2.0))])
+def test_sentences_are_sentences(text: str) -> None:
+    """They begin with a capital letter and end with a full stop."""
+    assert text[0].isupper()
+    assert text.endswith(".")
+
+
+def test_an_interval_without_ends_is_no_crash() -> None:
+    """One item has no spread, and the sentence still stands."""
+    verdict = judged(make_run(0))[0]
+    overall = dataclasses.replace(
+        verdict.judgement.overall, interval=Interval(-math.inf, math.inf), detectable=0.0
+    )
+    judgement = dataclasses.replace(verdict.judgement, word=NO_EVIDENCE, overall=overall)
+    text = verdict_sentence(dataclasses.replace(verdict, judgement=judgement))
+    assert "would usually go unnoticed" not in text

@@ -1,0 +1,114 @@
+"""The report on a terminal: colours arrive as colours, and columns line up with and without."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rys_gguf.errors import RysError
+from rys_gguf.report.content import Content
+from rys_gguf.report.terminal import text_report
+from rys_gguf.report.text_map import text_map
+from tests.fake_runs import WINNER, make_run
+from tests.report.test_heatmap import looping
+from tests.report.test_page import HOSTILE, hostile_run
+
+_SGR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def test_verdicts_come_first() -> None:
+    """Then what to do, the luck of the search, the ranks, and the map."""
+    lines = list(text_report(make_run(0), ascii_only=True))
+    assert lines[1].startswith("blocks:10,14: better.")
+    assert "  rys-gguf apply tiny-instruct.Q4_1.gguf --blocks 10,14" in lines
+    assert any(line.startswith("If all 19 windows were equal to the base") for line in lines)
+    assert any("and 11 more windows" in line for line in lines)
+
+
+def test_a_search_alone_claims_nothing() -> None:
+    """There are ranks and no verdict."""
+    text = "\n".join(text_report(make_run(0, final=False)))
+    assert "it ranks windows and gives no verdicts" in text
+    assert "better." not in text
+
+
+def test_what_loops_says_so_beside_its_gain() -> None:
+    """A high rank alone would look like a recommendation."""
+    (line,) = (x for x in text_report(looping()) if x.startswith(f"  blocks:{WINNER[0]},"))
+    assert "dropped at loops: loops: 3 of 4" in line
+
+
+def test_the_map() -> None:
+    """One row for each i, the best starred, marks for what did not run; ASCII if asked."""
+    heatmap = Content.of(make_run(0)).maps[0]
+    lines = list(text_map(heatmap, ascii_only=True))
+    assert all(line.isascii() for line in lines)
+    row = next(line for line in lines if line.split()[:1] == ["10"])
+    assert "*8" in row
+    assert "mean +" in row
+    text = "\n".join(lines)
+    assert text.count("//") == 2
+    assert text.count("xx") == 2, "the window, and the key"
+    assert "\u2588" in "".join(text_map(heatmap))
+    assert "\x1b" not in "".join(text_map(heatmap))
+
+
+def test_colours_change_no_width() -> None:
+    """Without their codes, coloured lines are the plain ones."""
+    run = make_run(0)
+    plain, coloured = (list(text_report(run, color=c)) for c in (False, True))
+    assert [_SGR.sub("", line) for line in coloured] == plain
+    assert "\x1b[32m*" in "\n".join(coloured), "gains are green"
+    assert "\x1b[31m" in "\n".join(coloured), "losses are red"
+
+
+def test_colours_are_the_only_codes() -> None:
+    """Whatever a file says is escaped before colours are put around it."""
+    for color in (False, True):
+        text = "\n".join(text_report(hostile_run(), color=color))
+        assert "\\x1b[2J" in text
+        rest = _SGR.sub("", text)
+        assert not set(rest) & {"\x1b", "\x00", "\u202e"}
+        assert HOSTILE not in text
+
+
+def test_a_terminal_gets_colours_and_straight_columns(tmp_path: Path) -> None:
+    """Printed to a real terminal device, codes are codes and every row ends where it should."""
+    make_run(0).write(tmp_path / "run")
+    program = (
+        "import sys\n"
+        "from rys_gguf.report.terminal import text_report\n"
+        "from rys_gguf.runs.storage import Run\n"
+        "for line in text_report(Run.open(sys.argv[1]), color=sys.stdout.isatty()): print(line)\n"
+    )
+    ours, theirs = pty.openpty()
+    child = subprocess.Popen([sys.executable, "-c", program, tmp_path / "run"], stdout=theirs)
+    os.close(theirs)
+    written = bytearray()
+    # The end of a terminal is an error on Linux.
+    with contextlib.suppress(OSError):
+        while data := os.read(ours, 4096):
+            written += data
+    os.close(ours)
+    assert child.wait() == 0
+    text = written.decode().replace("\r\n", "\n")
+    assert "\\x1b" not in text
+    assert "\x1b[32m" in text
+    rows = [line for line in _SGR.sub("", text).splitlines() if re.match(r"  +\d+ .*mean", line)]
+    assert len(rows) == 19
+    assert len({line.index("  mean ") for line in rows}) == 1
+
+
+def test_a_run_without_its_base_is_refused() -> None:
+    """A sweep that was stopped in its first minute has nothing to report."""
+    run = make_run(0)
+    run.results = [r for r in run.results if not r["is_base"]]
+    with pytest.raises(RysError, match="no result of the base yet"):
+        list(text_report(run))

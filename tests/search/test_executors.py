@@ -1,0 +1,113 @@
+"""Each executor keeps to the contract; threads, GPUs and jobs are divided; Ray stays local."""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rys_gguf.engines.base import EngineOptions
+from rys_gguf.errors import RysError
+from rys_gguf.search.executors import local, ray_cluster
+from rys_gguf.search.executors.base import JobLists, MakeExecutor
+from rys_gguf.search.executors.local import shares_of
+from tests import tiny
+from tests.search.executor_contract import (
+    N_WORKERS,
+    SCRIPTED,
+    WINDOWS,
+    ExecutorContract,
+    jobs,
+)
+from tests.search.fakes import scripted_setup
+
+# Not imported to find out: a local Ray has to be told to stay local before that.
+NEEDS_RAY = pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed")
+
+
+class TestLocal(ExecutorContract):
+    """Threads of this process."""
+
+    def factory(self) -> MakeExecutor:
+        """Two threads."""
+        return local.factory(EngineOptions(), N_WORKERS, hosts=SCRIPTED)
+
+
+@NEEDS_RAY
+class TestRay(ExecutorContract):
+    """Actors of a Ray instance on this machine."""
+
+    def factory(self) -> MakeExecutor:
+        """Two actors; more would fit on no machine here."""
+        return ray_cluster.factory("local", N_WORKERS, EngineOptions(), hosts=SCRIPTED)
+
+
+def test_jobs_that_follow_one_another_go_to_one_worker() -> None:
+    """They cost it least; whoever is through takes from the end of the longest list."""
+    lists = JobLists(jobs(*WINDOWS), 2)
+    taken = [lists.take(0) for _ in range(5)]
+    windows = [t.candidate.windows[0] for t in taken if t]
+    assert windows == [*WINDOWS[:4], WINDOWS[7]]
+    assert len(lists) == 3
+    assert [t.candidate.windows[0] for _ in range(3) if (t := lists.take(1))] == [*WINDOWS[4:7]]
+    assert lists.take(0) is None
+    assert not lists
+
+
+def test_threads_and_gpus_are_divided() -> None:
+    """Each worker gets its part; a single worker keeps what was given."""
+    four = shares_of(EngineOptions(), 2, ["0", "1", "2", "3"])
+    assert dict(four[0].environment)["CUDA_VISIBLE_DEVICES"] == "0,2"
+    assert dict(four[1].environment)["CUDA_VISIBLE_DEVICES"] == "1,3"
+    assert all(o.n_threads == max(1, (os.cpu_count() or 1) // 2) for o in four)
+    assert dict(shares_of(EngineOptions(), 3, ["0"])[2].environment)["CUDA_VISIBLE_DEVICES"] == "0"
+    assert shares_of(EngineOptions(), 1, ())[0] == EngineOptions()
+    assert shares_of(EngineOptions(n_threads=3), 2, ())[0].n_threads == 3
+
+
+# -- Ray -----------------------------------------------------------------------------------------
+
+
+@NEEDS_RAY
+def test_a_local_ray_listens_on_loopback_only(tmp_path: Path) -> None:
+    """Its processes take commands from whoever reaches them."""
+    psutil = pytest.importorskip("psutil", reason="psutil is not installed")
+    (tmp_path / "work").mkdir()
+    setup = scripted_setup(tiny.write(tmp_path / "m.gguf", "llama", 12), tmp_path)
+    make = ray_cluster.factory("local", 1, EngineOptions(), hosts=SCRIPTED)
+    with make(setup) as executor:
+        list(executor.run(jobs(WINDOWS[0])))
+        own = psutil.Process()
+        listening = {
+            (process.name(), connection.laddr.ip)
+            for process in [own, *own.children(recursive=True)]
+            for connection in process.net_connections()
+            if connection.status == psutil.CONN_LISTEN
+        }
+    assert any("raylet" in name for name, _ in listening)
+    assert {ip.removeprefix("::ffff:") for _, ip in listening} <= {"127.0.0.1", "::1"}
+
+
+@NEEDS_RAY
+def test_a_worker_larger_than_this_machine_is_refused(tmp_path: Path) -> None:
+    """Before anything starts; with more workers than there is room for the others do the work."""
+    with pytest.raises(RysError, match="a worker needs 999 CPUs"):
+        ray_cluster.factory("local", 1, EngineOptions(), cpus=999)
+    (tmp_path / "work").mkdir()
+    setup = scripted_setup(tiny.write(tmp_path / "m.gguf", "llama", 12), tmp_path)
+    n = (os.cpu_count() or 1) + 1
+    with ray_cluster.factory("local", n, EngineOptions(), hosts=SCRIPTED)(setup) as executor:
+        assert len(list(executor.run(jobs(*WINDOWS)))) == 2 * len(WINDOWS)
+        assert len(list((tmp_path / "work").iterdir())) < n
+
+
+@NEEDS_RAY
+def test_no_cluster_is_one_message(tmp_path: Path) -> None:
+    """And nothing is left running."""
+    setup: Any = None
+    make = ray_cluster.factory("127.0.0.1:1", 1, EngineOptions())
+    with pytest.raises(RysError, match=r"no Ray cluster at '127\.0\.0\.1:1'"), make(setup):
+        pass

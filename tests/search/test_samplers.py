@@ -1,0 +1,135 @@
+"""Each sampler keeps to the contract, and chooses the windows that it promises."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rys_gguf import Model
+from rys_gguf.errors import RysError
+from rys_gguf.layers.schedule import Schedule
+from rys_gguf.runs.candidate import Candidate
+from rys_gguf.search.job import Job
+from rys_gguf.search.samplers.base import Sampler
+from rys_gguf.search.samplers.find import make_sampler
+from rys_gguf.search.samplers.grid import Grid
+from rys_gguf.search.samplers.halving import Halving
+from rys_gguf.search.samplers.listed import Listed
+from rys_gguf.search.samplers.rounds import Rounds, round_ends
+from rys_gguf.search.samplers.two_pass import TwoPass
+from rys_gguf.search.settings import SweepPlan
+from rys_gguf.search.space import Windows
+from tests import tiny
+from tests.search.fakes import Planted, Window, trials_of, window_of
+from tests.search.sampler_contract import SamplerContract
+
+
+class TestGrid(SamplerContract):
+    """The map."""
+
+    def make(self, windows: Windows, halving: Halving, folder: Path) -> Grid:
+        """Windows of two sizes."""
+        return Grid(windows, (12, 18), halving)
+
+
+class TestListed(SamplerContract):
+    """A list of windows."""
+
+    def make(self, windows: Windows, halving: Halving, folder: Path) -> Listed:
+        """Legal and illegal windows, two windows at once, and a path that drops layers."""
+        windows_of_six = ("0,6", "1,7", "3,9", "4,10", "6,12")
+        lines = (*windows_of_six, "2,5", "blocks:0,6;6,12", "layers:0..5,12..23")
+        path = folder / "windows.txt"
+        path.write_text("\n".join(lines))
+        return Listed(windows, path, halving)
+
+
+class TestTwoPass(SamplerContract):
+    """Two passes."""
+
+    def make(self, windows: Windows, halving: Halving, folder: Path) -> TwoPass:
+        """Windows of 4 layers, then of 2; with a period of 6 both are 6."""
+        return TwoPass(windows, (4, 2), halving)
+
+
+# -- what each of them chooses -------------------------------------------------------------------
+
+ROUNDS = Rounds((20,))
+HALVING = Halving(Candidate.base(16).key, ROUNDS)
+
+
+@pytest.fixture
+def windows(tmp_path: Path) -> Windows:
+    """Sixteen layers, any of which may be repeated."""
+    with Model(tiny.write(tmp_path / "m.gguf", "llama", 16)) as model:
+        return Windows(model, Schedule.PORTABLE)
+
+
+def tried(sampler: Sampler, world: Planted) -> list[Window | None]:
+    """The windows that a search enters, in order."""
+    log = list(world.outcomes(Job(Candidate.base(16), ROUNDS.steps)))
+    entered: dict[str, Window | None] = {}
+    while (batch := sampler.next(trials_of(log, 16))) is not None:
+        for job in batch.jobs:
+            entered[job.candidate.key] = window_of(job.candidate)
+            log += world.outcomes(job)
+    return list(entered.values())
+
+
+def test_two_passes_begin_far_apart_and_end_around_the_best(windows: Windows) -> None:
+    """The second pass tries every short window there that the first did not try."""
+    sampler = TwoPass(windows, (4, 2), HALVING)
+    entered = tried(sampler, Planted({(8, 12): 0.3, (12, 16): 0.25}))
+    assert entered[:4] == [(0, 4), (4, 8), (8, 12), (12, 16)]
+    assert set(entered[4:]) == {(i, i + 2) for i in range(4, 15)}
+    assert len(entered) <= sampler.n_most
+    assert list(sampler.describe()) == [
+        "pass 1: blocks:0,4, blocks:4,8, blocks:8,12, blocks:12,16",
+        "pass 2: windows of 2 layers around the best two",
+    ]
+
+
+def test_where_all_of_the_first_pass_fails_there_is_no_second(windows: Windows) -> None:
+    """There is nothing to look around, and nothing to rank."""
+    coarse = [(0, 4), (4, 8), (8, 12), (12, 16)]
+    sampler = TwoPass(windows, (4, 2), HALVING)
+    assert tried(sampler, Planted(broken=coarse)) == coarse
+
+
+def test_a_size_that_is_not_legal_is_replaced(tmp_path: Path) -> None:
+    """With a note, and with every illegal window listed."""
+    with Model(tiny.write(tmp_path / "g.gguf", "gemma3", 12)) as model:
+        sampler = TwoPass(Windows(model, Schedule.PORTABLE), (8, 6), Halving("0-11", ROUNDS))
+    assert sampler.notes == ("windows of 8 layers are not legal here: 6 instead",)
+
+
+def test_what_cannot_be_tried_is_refused(tmp_path: Path, windows: Windows) -> None:
+    """Two passes take two sizes; a plan needs at least one legal window."""
+    with pytest.raises(RysError, match="two sizes"):
+        make_sampler(SweepPlan("two-pass", (2,)), windows, HALVING)
+    with pytest.raises(RysError, match="the model has 16 layers, no window of 40 or 50"):
+        make_sampler(SweepPlan("map", (40, 50)), windows, HALVING)
+    with Model(tiny.write(tmp_path / "g.gguf", "gemma3", 12)) as model:
+        hybrid = Windows(model, Schedule.PORTABLE)
+    with pytest.raises(RysError, match=r"none of the windows can be tried: .*period 6"):
+        make_sampler(SweepPlan("map", (5,)), hybrid, Halving("0-11", ROUNDS))
+
+
+def test_plans_have_their_samplers(tmp_path: Path, windows: Windows) -> None:
+    """A file of windows goes before the name of the plan."""
+    path = tmp_path / "w.txt"
+    path.write_text("1,3\n")
+    assert isinstance(make_sampler(SweepPlan("two-pass", (8, 4)), windows, HALVING), TwoPass)
+    assert isinstance(make_sampler(SweepPlan("map", (4,)), windows, HALVING), Grid)
+    assert isinstance(make_sampler(SweepPlan("list", (8, 4), path), windows, HALVING), Listed)
+
+
+def test_rounds_grow_and_end_within_the_suite() -> None:
+    """Shares of the suite, but never very few items."""
+    assert round_ends(312, (0.06, 0.25)) == (19, 78)
+    assert round_ends(64, (0.06, 0.25)) == (16, 48)
+    assert round_ends(10, (0.06, 0.25)) == (10,)
+    rounds = Rounds((4, 10), keep=0.34, n_finalists=3)
+    assert [step.items for step in rounds.steps] == [(0, 1, 2, 3), (4, 5, 6, 7, 8, 9)]
+    assert (rounds.n_kept(100), rounds.n_kept(5)) == (34, 3)

@@ -1,0 +1,82 @@
+"""The windows of a model: legal ones, illegal ones with their rule, and those of a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rys_gguf import Model
+from rys_gguf.errors import RysError
+from rys_gguf.layers.schedule import Schedule
+from rys_gguf.search.space import Windows, coarse, every, fine, listed, most_fine
+from tests import tiny
+
+
+@pytest.fixture
+def windows(tmp_path: Path) -> Windows:
+    """Sixteen layers, any of which may be repeated."""
+    with Model(tiny.write(tmp_path / "m.gguf", "llama", 16)) as model:
+        return Windows(model, Schedule.PORTABLE)
+
+
+def test_equal_maps_are_one_candidate(tmp_path: Path, windows: Windows) -> None:
+    """However they were written; comments and empty lines do not count."""
+    path = tmp_path / "w.txt"
+    path.write_text("8,12\nblocks:8,12  # again\n\nlayers:0..11,8..15\nblocks:2,4;6,8\n")
+    chosen = listed(windows, path)
+    assert [c.key for c in chosen.candidates] == ["0-11,8-15", "0-3,2-7,6-15"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("8,12\n12,8\n", "line 2"), ("# none\n", "no windows"), ("8,99\n", "line 1")],
+)
+def test_a_wrong_list_is_named_with_its_line(
+    tmp_path: Path, windows: Windows, text: str, message: str
+) -> None:
+    """So is a file that lists nothing, or is no text."""
+    path = tmp_path / "w.txt"
+    path.write_text(text)
+    with pytest.raises(RysError, match=message):
+        listed(windows, path)
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(RysError, match="not UTF-8 text"):
+        listed(windows, path)
+
+
+def test_illegal_windows_are_listed_with_their_rule(tmp_path: Path) -> None:
+    """A period of 6 layers allows windows of 6; an explicit schedule allows any."""
+    with Model(tiny.write(tmp_path / "g.gguf", "gemma3", 12)) as model:
+        windows = Windows(model, Schedule.PORTABLE)
+        explicit = Windows(model, Schedule.EXPLICIT)
+    chosen = coarse(windows, 3, 1)
+    assert not chosen.candidates
+    assert len(chosen.illegal) == 10
+    assert "period 6" in chosen.illegal[0].rule
+    assert windows.legal_size(8) == 6
+    assert len(fine(windows, [(0, 6)], 6, 2).candidates) == 3
+    assert explicit.legal_size(8) == 8
+
+
+def test_the_first_pass_reaches_the_last_layer(windows: Windows) -> None:
+    """Windows of one size, a stride apart, and the last one that the model has."""
+    chosen = coarse(windows, 5, 4)
+    assert [c.window for c in chosen.candidates] == [(0, 5), (4, 9), (8, 13), (11, 16)]
+
+
+def test_the_second_pass_stays_around_the_best_two(windows: Windows) -> None:
+    """A third window adds nothing; there are never more windows than announced."""
+    zone = [(4, 8), (10, 14), (0, 4)]
+    chosen = fine(windows, zone, 2, 1)
+    found = {c.window for c in chosen.candidates}
+    assert found == {(i, i + 2) for i in (*range(3, 8), *range(9, 14))}
+    assert len(found) <= most_fine(4, 2, 1)
+
+
+def test_a_map_has_every_window_of_its_sizes(windows: Windows) -> None:
+    """Each once, whatever the order of the sizes."""
+    chosen = every(windows, (3, 2, 3))
+    expected = {(i, i + d) for d in (2, 3) for i in range(16 - d + 1)}
+    assert {c.window for c in chosen.candidates} == expected
+    assert len(chosen.candidates) == len(expected)

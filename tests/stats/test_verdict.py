@@ -1,0 +1,287 @@
+"""What matters most of a verdict: how often it is wrong. And what it says of whom, by numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+
+from rys_gguf.runs.stage import FINAL
+from rys_gguf.stats import verdict
+from rys_gguf.stats.evidence import Evidence
+from rys_gguf.stats.paired import Floats, wilson
+from rys_gguf.stats.pairs import OVERALL, Families, Pairs
+from rys_gguf.stats.ranking import rank
+from tests.fake_runs import WINNER, FakeRun, make_run, name_of
+
+
+def finalists(rng: np.random.Generator, gains: Mapping[str, float]) -> dict[str, Families]:
+    """200 right-or-wrong and 100 graded items; every answer is a fresh draw, all share the base."""
+    ease = rng.beta(1.2, 1.2, 200)
+    right = (rng.random(200) < ease).astype(float)
+    graded = rng.normal(0.3, 0.4, 100)
+    found = {}
+    for name, gain in gains.items():
+        answers = (rng.random(200) < np.clip(ease + gain, 0, 1)).astype(float)
+        grades = graded + rng.normal(gain, 0.3, 100)
+        found[name] = {
+            "reasoning": pairs(right, answers, binary=True),
+            "eq": pairs(graded, grades, binary=False),
+        }
+    return found
+
+
+def pairs(base: Floats, window: Floats, *, binary: bool, parsed: int | None = None) -> Pairs:
+    """Items named by their number."""
+    n = len(base)
+    return Pairs(
+        tuple(map(str, range(n))), base, window, binary, n, n, n if parsed is None else parsed
+    )
+
+
+def test_equal_models_give_no_evidence() -> None:
+    """In at least 95 of 100 reports on three windows that are as good as the base, no claim."""
+    rng = np.random.default_rng(2026)
+    silent = 0
+    for _ in range(100):
+        judged = verdict.judge(finalists(rng, dict.fromkeys("abc", 0.0)), n_resamples=500)
+        silent += all(j.word == verdict.NO_EVIDENCE for j in judged.values())
+    assert silent >= 95
+
+
+def test_a_true_winner_is_found() -> None:
+    """Twelve points are found nine times in ten among three finalists, and only the winner."""
+    rng = np.random.default_rng(7)
+    found = false = 0
+    for _ in range(30):
+        judged = verdict.judge(finalists(rng, {"a": 0.12, "b": 0.0, "c": 0.0}), n_resamples=500)
+        found += judged["a"].word == verdict.BETTER
+        false += any(judged[k].word != verdict.NO_EVIDENCE for k in "bc")
+    assert found >= 26
+    assert false <= 1
+
+
+def test_the_correction_counts_all_finalists() -> None:
+    """What convinces alone convinces less among many."""
+    rng = np.random.default_rng(11)
+    many = finalists(rng, {"a": 0.09, **{f"w{k}": 0.0 for k in range(11)}})
+    alone = verdict.judge({"a": many["a"]})["a"].overall
+    among = verdict.judge(many)["a"].overall
+    assert alone.p == among.p
+    assert among.holm_p > alone.holm_p
+
+
+def ones(n: int, right: int) -> Floats:
+    """The first `right` of n items right."""
+    return np.array([1.0] * right + [0.0] * (n - right))
+
+
+def word(**families: Pairs) -> str:
+    """The verdict on one finalist."""
+    return verdict.judge({"a": families})["a"].word
+
+
+def test_words() -> None:
+    """Up, down, both, neither, and a change of format that looks like a gain."""
+    up = pairs(ones(100, 30), ones(100, 60), binary=True)
+    down = pairs(ones(100, 60), ones(100, 30), binary=True)
+    same = pairs(ones(100, 50), ones(100, 50), binary=True)
+    unread = pairs(ones(100, 30), ones(100, 60), binary=True, parsed=94)
+    assert word(math=up, eq=same) == verdict.BETTER
+    assert word(math=down, eq=same) == verdict.WORSE
+    assert word(math=up, eq=down) == verdict.TRADE_OFF
+    assert word(math=same, eq=same) == verdict.NO_EVIDENCE
+    assert word(math=unread, eq=same) == verdict.FORMAT_CHANGE
+
+
+def unread_eq(run: FakeRun, n_read: int) -> FakeRun:
+    """The winner says of all but `n_read` emotions what nobody can read."""
+    eq = [
+        line for line in run.items
+        if (line["candidate"], line["stage"], line["family"]) == (name_of(WINNER), "final", "eq")
+    ]  # fmt: skip
+    for line in eq[n_read:]:
+        line.update(status="no_answer", score=None, credit=None)
+    return run
+
+
+@pytest.mark.parametrize("n_read", [0, 1, 50])
+def test_a_family_nobody_can_read_is_no_gain(n_read: int) -> None:
+    """However little of it is left, it is a change of format, not a family less."""
+    found = verdict.verdicts(Evidence(unread_eq(make_run(0), n_read)))
+    (winner,) = (v for v in found if v.trial.candidate.window == WINNER)
+    assert winner.judgement.word == verdict.FORMAT_CHANGE
+    assert winner.judgement.parsed[1] == pytest.approx((280 + n_read) / 340)
+
+
+def test_nothing_that_can_be_read_is_still_a_verdict() -> None:
+    """A finalist does not vanish because all of its answers are unreadable."""
+    run = make_run(0)
+    run.items = [line for line in run.items if line["family"] == "eq"]
+    found = verdict.verdicts(Evidence(unread_eq(run, 0)))
+    (winner,) = (v for v in found if v.trial.candidate.window == WINNER)
+    assert (winner.judgement.word, winner.judgement.overall.n) == (verdict.FORMAT_CHANGE, 0)
+
+
+def test_a_loss_that_is_certain_in_one_family_is_said() -> None:
+    """Where the mean over families hides it too."""
+    down = pairs(ones(200, 100), ones(200, 75), binary=True)
+    rng = np.random.default_rng(0)
+    graded = rng.normal(0, 1, 40)
+    other = pairs(graded, graded + rng.normal(0.05, 1, 40), binary=False)
+    judged = verdict.judge({"a": {"reasoning": down, "eq": other}})["a"]
+    assert not judged.overall.significant
+    assert judged.word == verdict.WORSE
+
+
+def test_a_small_loss_is_not_hidden_behind_a_large_gain() -> None:
+    """A family that loses by its own interval makes it a trade-off, corrected or not."""
+    up = pairs(ones(200, 30), ones(200, 160), binary=True)
+    slightly_down = pairs(ones(100, 50), ones(100, 45), binary=True)
+    assert word(math=up, eq=slightly_down) == verdict.TRADE_OFF
+
+
+def test_a_planted_winner_is_told_with_its_price() -> None:
+    """From lines of a run to a verdict with n, search score and cost."""
+    best, *rest = verdict.verdicts(Evidence(make_run(0)))
+    assert best.trial.candidate.window == WINNER
+    assert best.stage == FINAL
+    assert best.judgement.word == verdict.BETTER
+    assert all(v.judgement.word == verdict.NO_EVIDENCE for v in rest)
+    assert best.speed == pytest.approx(0.86)
+    assert best.extra_bytes == 4 * 2_217_024
+    assert best.judgement.overall.n == 340
+
+
+def test_scores_of_right_or_wrong_items_have_intervals() -> None:
+    """Wilson's, of the score itself; graded items and the mean over families have none."""
+    judged = verdict.judge({"a": {
+        "reasoning": pairs(ones(17, 4), ones(17, 9), binary=True),
+        "eq": pairs(ones(17, 4), ones(17, 9), binary=False),
+    }})["a"]  # fmt: skip
+    reasoning, eq = judged.families
+    assert reasoning.base_interval == wilson(4, 17)
+    assert reasoning.window_interval == wilson(9, 17)
+    for effect in (eq, judged.overall):
+        assert effect.base_interval is None
+        assert effect.window_interval is None
+
+
+def test_a_control_family_is_named_and_counts_for_no_gain() -> None:
+    """Search and held-out items are compared on the families that the search asked."""
+    run = make_run(0)
+    plain = verdict.verdicts(Evidence(run))[0]
+    assert plain.controls == ()
+    run.items = [
+        line for line in run.items if line["stage"] == "final" or line["family"] != "math"
+    ]  # fmt: skip
+    evidence = Evidence(run)
+    found = verdict.verdicts(evidence)[0]
+    assert found.controls == ("math",)
+    assert "math" in [e.name for e in found.judgement.families]
+    held_out = evidence.pairs(found.trial.key, [FINAL], "soft_score")
+    ranked = next(r for r in rank(evidence.base, evidence.windows).order if r.trial == found.trial)
+    assert found.search_gain == ranked.value
+    assert found.held_out_gain == pytest.approx(
+        sum(ranked.weights[f] * held_out[f].mean for f in ("eq", "reasoning"))
+    )
+
+
+def test_answers_of_another_length_are_measured() -> None:
+    """What a window gains by longer answers may be no ability."""
+    run = make_run(0, generate=True)
+    for line in run.items:
+        longer = line["candidate"] == name_of(WINNER) and line["stage"] == "generate"
+        line["n_tokens"] = 19 if longer else 10
+    best, *others = verdict.verdicts(Evidence(run))
+    assert best.length == pytest.approx(1.9)
+    for other in others:
+        assert other.length == 1
+    assert all(v.length is None for v in verdict.verdicts(Evidence(make_run(0))))
+
+
+def test_speed_is_relative_to_the_base_in_turns_with_the_window() -> None:
+    """Where a run has that; one of 0.1.0 has the base's speed of another time, and no spread."""
+    run = make_run()
+    evidence = Evidence(run)
+    (trial,) = (t for t in evidence.windows if t.candidate.window == WINNER)
+    assert verdict.speed(evidence, trial) == pytest.approx(0.86)
+    assert verdict.speed_spread(trial) is None
+    for line in run.results:
+        if line["stage"] == "speed" and line["candidate"] == trial.key:
+            line["measures"] |= {"base_tokens_per_second": 172.0, "spread": 0.1}
+    evidence = Evidence(run)
+    (trial,) = (t for t in evidence.windows if t.key == trial.key)
+    assert verdict.speed(evidence, trial) == pytest.approx(0.5)
+    assert verdict.speed_spread(trial) == 0.1
+
+
+def test_search_ranks_the_winner_above_the_noise() -> None:
+    """The planted window is first; a null search has nothing far above its line."""
+    found = verdict.search_ranking(Evidence(make_run(0)))
+    first = found.ranks[0]
+    assert first.trial.candidate.window == WINNER
+    assert first.overall
+    assert first.overall.above_noise
+    assert found.ranks[-1].overall is None, "what was dropped or failed comes last"
+    null = verdict.search_ranking(Evidence(make_run(1, gain={(i, i + 4): 0.0 for i in range(21)})))
+    top = null.ranks[0].overall
+    assert top
+    assert top.mean < null.noise[OVERALL].p95 * 1.5
+
+
+def test_pareto() -> None:
+    """Not beaten in gain by anything as small; the base beats every loss."""
+    points = {"a": (0.10, 4), "b": (0.08, 4), "c": (0.09, 2), "d": (-0.1, 1), "e": (0.11, 8)}
+    assert verdict.pareto(points) == ("c", "a", "e")
+    assert verdict.pareto({"d": (0.0, 1)}) == ()
+
+
+def test_what_is_shown_is_what_was_ranked() -> None:
+    """On 40 runs: the order is that of the ranking, and so are the gains."""
+    for seed in range(40):
+        evidence = Evidence(make_run(seed, final=False))
+        ranked = rank(evidence.base, evidence.windows).order
+        shown = verdict.search_ranking(evidence).ranks
+        assert [r.trial.key for r in shown[: len(ranked)]] == [r.trial.key for r in ranked]
+        assert {r.overall for r in shown[len(ranked) :]} == {None}
+        for one, other in zip(ranked, shown, strict=False):
+            assert other.overall
+            assert other.overall.mean == pytest.approx(one.value)
+            assert other.n_items == one.n_items
+            for family, mean in one.means.items():
+                assert other.gains[family].mean == pytest.approx(mean)
+
+
+def test_the_noise_line_is_one_of_the_ranked_value() -> None:
+    """Luck's line holds for the measure that the windows are ranked by, in 19 of 20 null runs."""
+    above = 0
+    for seed in range(40):
+        run = make_run(seed, final=False, gain={(i, i + 4): 0.0 for i in range(21)})
+        found = verdict.search_ranking(Evidence(noisy(run, seed)))
+        top = found.ranks[0].overall
+        assert top
+        assert top.error == pytest.approx(top.line / found.noise[OVERALL].factor, rel=0.2)
+        above += top.mean > found.noise[OVERALL].p95
+    assert above <= 5
+
+
+def noisy(run: FakeRun, seed: int) -> FakeRun:
+    """The run with soft scores that differ from the base's by noise, four times larger in eq."""
+    rng = np.random.default_rng(seed)
+    for line in run.items:
+        spread = 0.2 if line["family"] == "eq" else 0.05
+        line["credit"] = 0.5 + float(rng.uniform(-spread, spread))
+    return run
+
+
+def test_an_interval_and_what_can_be_detected_agree() -> None:
+    """Where nothing differs, too: what the interval allows is not said to be seen."""
+    same = pairs(ones(70, 30), ones(70, 30), binary=True)
+    overall = verdict.judge({"a": {"x": same}})["a"].overall
+    assert overall.difference == 0
+    assert overall.interval.high == pytest.approx(0.052, abs=5e-4)
+    assert overall.detectable > overall.interval.high
+    assert math.isclose(overall.detectable, 0.0744, abs_tol=5e-4)
