@@ -25,7 +25,7 @@ from rys_gguf.engines.base import EngineOptions
 from rys_gguf.engines.find import open_engine
 from rys_gguf.errors import EngineFailed
 from rys_gguf.formats.model import Model
-from rys_gguf.layers.carry import architecture_of
+from rys_gguf.layers.carry import ModelRules
 from rys_gguf.layers.layer_map import LayerMap
 
 _SEED = 20240
@@ -105,7 +105,7 @@ def prove(
     ablated layer does not pass its input on, RysError if the copy does not fit.
     """
     with Model(pair.variant) as variant, Model(pair.source) as source:
-        if why := architecture_of(source, assume_uniform=True).unprovable:
+        if why := ModelRules.of(source, assume_uniform=True).arch.unprovable:
             raise source.refuse(f"not provable this way: {why}")
         prompts = make_prompts(source)
         longest = max(map(len, prompts))

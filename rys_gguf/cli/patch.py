@@ -35,13 +35,13 @@ from rys_gguf.cli.render import (
     plan_lines,
     written_json,
 )
-from rys_gguf.files.copying import can_share
 from rys_gguf.formats.model import Model
 from rys_gguf.layers.describe import describe
 from rys_gguf.patch.align import align as align_model
 from rys_gguf.patch.apply import parse_spec
 from rys_gguf.patch.diff import diff_models
 from rys_gguf.patch.plan import Plan, default_output, make_plan
+from rys_gguf.patch.sharing import sharing
 from rys_gguf.patch.writer import write_plan
 from rys_gguf.text import printable, size
 
@@ -222,15 +222,13 @@ def _show_plan(planned: Plan, *, full: bool, as_json: bool) -> None:
     if as_json:
         echo_json(plan_json(planned, full=full))
     else:
-        echo(plan_lines(planned, _disk_use(planned.model), full=full))
+        echo(plan_lines(planned, _disk_use(planned), full=full))
         _say_notes(planned)
 
 
-def _disk_use(model: Model) -> str:
+def _disk_use(planned: Plan) -> str:
     """Whether a variant beside the model would share its data on this file system."""
-    file = model.files[0]
-    shared, why_not = can_share(file, file.path.resolve().parent, model.header.alignment)
-    return "shared with the model but for the header" if shared else why_not
+    return sharing(planned).why_not or "shared with the model but for the header"
 
 
 def _write(planned: Plan, write: _WriteOptions, *, as_json: bool) -> None:

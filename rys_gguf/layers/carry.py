@@ -184,28 +184,3 @@ def _anchor_conflicts(source: Metadata, target: Metadata) -> list[Conflict]:
         for suffix in PER_LAYER
         if (old := source.array(suffix)) and (new := target.array(suffix)) and old[0] != new[0]
     ]
-
-
-# -- the former functions, until nobody calls them -----------------------------------------------
-
-
-def architecture_of(model: Model, *, assume_uniform: bool = False) -> Architecture:
-    """`ModelRules.of(model).arch`."""
-    return ModelRules.of(model, assume_uniform=assume_uniform).arch
-
-
-def kinds_of(arch: Architecture, meta: Metadata) -> list[tuple[str, ...]]:
-    """`ModelRules(arch, meta).kinds`."""
-    return ModelRules(arch, meta).kinds
-
-
-def per_layer_arrays(arch: Architecture, meta: Metadata) -> dict[str, KV]:
-    """`ModelRules(arch, meta).per_layer_arrays()`."""
-    return ModelRules(arch, meta).per_layer_arrays()
-
-
-def reschedule(
-    arch: Architecture, source: Metadata, layer_map: LayerMap, schedule: Schedule
-) -> Carried:
-    """`ModelRules(arch, source).carry(layer_map, schedule)`."""
-    return ModelRules(arch, source).carry(layer_map, schedule)

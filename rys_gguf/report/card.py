@@ -21,7 +21,7 @@ from rys_gguf.errors import Refused, RysError
 from rys_gguf.extras import require
 from rys_gguf.formats.model import Model
 from rys_gguf.layers.architectures import CHECKED_AGAINST
-from rys_gguf.layers.carry import architecture_of, metadata_of, reschedule
+from rys_gguf.layers.carry import ModelRules
 from rys_gguf.layers.layer_map import LayerMap
 from rys_gguf.layers.rule import Metadata
 from rys_gguf.layers.schedule import Schedule
@@ -174,27 +174,25 @@ def _rule(
 ) -> dict[str, Any]:
     """The architecture's rules, and whether the map keeps to them."""
     try:
-        arch = architecture_of(origin)
+        rules = ModelRules.of(origin)
     except Refused:
         unknown = _plain(
             f"{code(origin.architecture)} is not in rys-gguf's table of architectures: its layers "
             f"were taken to be alike."
         )
         return {"rules": [], "rule_verdict": unknown, "notes": []}
-    meta = metadata_of(origin)
-    rules = [text for rule in arch.rules if (text := rule.describe(meta))]
-    where = f"{markdown(arch.source)}, checked against {markdown(CHECKED_AGAINST)}"
+    where = f"{markdown(rules.arch.source)}, checked against {markdown(CHECKED_AGAINST)}"
     notes: list[str] = []
     if source is None:
         verdict = f"This is how llama.cpp runs the layers ({where})."
-    elif not reschedule(arch, meta, layer_map, Schedule.PORTABLE).conflicts:
+    elif not rules.carry(layer_map, Schedule.PORTABLE).conflicts:
         verdict = (
             f"The map respects this rule of llama.cpp ({where}): wherever a layer runs, it runs as "
             f"its original does."
         )
     else:
-        explicit = reschedule(arch, meta, layer_map, Schedule.EXPLICIT)
-        if _is_spelled_out(variant, meta, explicit.target):
+        explicit = rules.carry(layer_map, Schedule.EXPLICIT)
+        if _is_spelled_out(variant, rules.meta, explicit.target):
             verdict = (
                 f"The file spells out what the place of a layer no longer tells llama.cpp "
                 f"({where}):"
@@ -207,7 +205,7 @@ def _rule(
                 f"source.**"
             )
     return {
-        "rules": rules or ["every layer alike"],
+        "rules": list(rules.in_words),
         "rule_verdict": _plain(verdict),
         "notes": notes,
     }

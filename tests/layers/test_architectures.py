@@ -75,7 +75,7 @@ def proven(source: Path, window: str, out: Path, **options: Any) -> Proof:
 def test_what_is_legal_is_exact(
     tmp_path: Path, arch: str, options: dict[str, Any], window: str, schedule: Schedule
 ) -> None:
-    """With the copies silenced, and with the originals silenced, the base's bits come out."""
+    """With the copies ablated, and with the originals ablated, the base's bits come out."""
     source = tiny.write(tmp_path / "m.gguf", arch, N, **options)
     proof = proven(source, window, tmp_path / "out.gguf", schedule=schedule)
     assert proof.holds()

@@ -94,7 +94,7 @@ def test_the_source_is_never_the_output(
 @pytest.mark.parametrize("force", [[], ["--force"]])
 @pytest.mark.parametrize("kind", ["fifo", "socket", "device"])
 def test_only_regular_files_are_replaced(model: Path, kind: str, force: list[str]) -> None:
-    """A FIFO, socket or device as output is refused at once and stays."""
+    """A FIFO, socket or device is refused as output at once, and stays."""
     out = model.with_name("out.gguf")
     with contextlib.ExitStack() as stack:
         if kind == "fifo":
