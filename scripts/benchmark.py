@@ -2,10 +2,10 @@
 
 usage: python scripts/benchmark.py [--folder DIR] [--gib 2] [--pairs 5] [--gemma PATH]
 
-Each speed is a ratio of whole processes, run in alternating pairs, the order turned round each
-time: the median of the pairs' ratios, and beside it the median times. Memory is the largest
-resident set of a command, on a file of 500 GB that is a header and a hole. Prints a markdown table;
-exit code 1 if a target is missed. Needs about four times --gib in DIR, where nothing is left.
+Each speed is a ratio of whole processes, run in alternating pairs whose order changes each time.
+The table shows the median of the pairs' ratios and the median times. Memory is the largest resident
+set of a command, on a file of 500 GB that is a header and a hole. Prints a markdown table; exit
+code 1 if a target is missed. Needs about four times --gib in DIR, where nothing is left.
 """
 
 from __future__ import annotations

@@ -42,15 +42,15 @@ def main() -> None:
         path = Path(name) / "coverage.json"
         command = [sys.executable, "-m", "coverage", "json", "--quiet", "-o", str(path)]
         subprocess.run(command, check=True)
-        found = folders(json.loads(path.read_text()))
+        measured = folders(json.loads(path.read_text()))
     low = []
-    for folder, (reached, countable) in found.items():
+    for folder, (reached, countable) in measured.items():
         share = 100 * reached / max(1, countable)
         note = f"  (at least {floor:g} %)" if folder in HELD else ""
         print(f"{folder:8} {share:5.1f} %{note}")
         if folder in HELD and share < floor:
             low.append(folder)
-    if missing := set(HELD) - found.keys():
+    if missing := set(HELD) - measured.keys():
         sys.exit(f"no coverage was measured in {', '.join(sorted(missing))}")
     if low:
         sys.exit(f"too little is tested in {', '.join(low)}: `coverage report` lists the lines")

@@ -23,13 +23,13 @@ def main() -> None:
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
     here = Path(__file__).parent
-    found = subprocess.run(
+    located = subprocess.run(
         [sys.executable, here / "models.py", "smollm2"], check=True, capture_output=True, text=True
     )
     # A link, so that the commands are as short as a user's own would be.
-    model = folder / Path(found.stdout.strip()).name
+    model = folder / Path(located.stdout.strip()).name
     model.unlink(missing_ok=True)
-    model.symlink_to(found.stdout.strip())
+    model.symlink_to(located.stdout.strip())
     output = folder / "SmolLM2-135M-Instruct-rys_10-13.Q4_1.gguf"
     tool = str(Path(sys.executable).parent / "rys-gguf")
     run(tool, "inspect", str(model))

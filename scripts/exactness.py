@@ -48,7 +48,7 @@ BAD = ("differs", "does-not-load")
 
 
 def outcome(path: Path, window: str, schedule: Schedule, *, as_naive: bool) -> tuple[str, str]:
-    """How one pair ends, and the message or number that goes with it."""
+    """How one pair ends, and the message or number that belongs to it."""
     options = replace(OPTIONS, binary=find_engine())
     with tempfile.TemporaryDirectory(prefix="exactness-") as folder, Model(path) as model:
         try:
@@ -78,11 +78,11 @@ def outcome(path: Path, window: str, schedule: Schedule, *, as_naive: bool) -> t
 
 def attempt(path: Path, window: str, schedule: Schedule, *, as_naive: bool) -> dict[str, str]:
     """One row of the report; a refusal is followed by the window it names."""
-    ended, said = outcome(path, window, schedule, as_naive=as_naive)
-    row = {"model": path.stem, "window": window, "schedule": schedule.value, "outcome": ended}
-    if said:
-        row["said"] = said
-    if ended == "refused" and schedule is Schedule.PORTABLE and (named := NAMED.search(said)):
+    ending, message = outcome(path, window, schedule, as_naive=as_naive)
+    row = {"model": path.stem, "window": window, "schedule": schedule.value, "outcome": ending}
+    if message:
+        row["message"] = message
+    if ending == "refused" and schedule is Schedule.PORTABLE and (named := NAMED.search(message)):
         other = named[1].removeprefix("blocks:")
         row["named"] = other
         row["named_outcome"], _ = outcome(path, other, schedule, as_naive=as_naive)
@@ -107,8 +107,9 @@ def main() -> None:
     with ThreadPoolExecutor(args.jobs) as pool:
         for row in pool.map(lambda t: attempt(*t, as_naive=args.naive), tasks):
             rows.append(row)
-            said = row.get("said", "").split("\n")
-            detail = f"  {said[min(1, len(said) - 1)].strip()[:110]}" if row.get("said") else ""
+            # Of a refusal the second line says why.
+            lines = row.get("message", "").split("\n")[:2]
+            detail = f"  {lines[-1].strip()[:110]}".rstrip()
             named = f"  [{row['named']} {row['named_outcome']}]" if "named" in row else ""
             print(
                 f"{row['model']:28} {row['window']:6} {row['schedule']:8} {row['outcome']:13}"

@@ -1,4 +1,4 @@
-"""Fuzz what reads a header.
+"""Fuzz the reader of headers.
 
 usage: python scripts/fuzz_reader.py [--plan] CORPUS [libFuzzer option ...]
 
@@ -67,7 +67,7 @@ class Target:
         self.file = tempfile.NamedTemporaryFile(prefix="fuzz-", suffix=".gguf")  # noqa: SIM115
 
     def __call__(self, data: bytes) -> None:
-        """Read `data` as a file; whatever but InvalidGGUF comes out is a finding."""
+        """Read `data` as a file; any exception but InvalidGGUF is a finding."""
         fd = self.file.fileno()
         os.ftruncate(fd, 0)
         os.pwrite(fd, data, 0)
@@ -205,9 +205,9 @@ def plan_and_describe(path: Path) -> None:
                 require_harmless(plan_lines(planned, full=True))
                 json.dumps(plan_json(planned, full=True))
         with contextlib.suppress(RysError):
-            found = describe(model)
-            require_harmless(description_lines(model, found))
-            json.dumps(description_json(model, found))
+            description = describe(model)
+            require_harmless(description_lines(model, description))
+            json.dumps(description_json(model, description))
 
 
 def require_harmless(lines: Iterable[str]) -> None:

@@ -25,10 +25,10 @@ def architectures() -> str:
         "| --- | --- | --- | --- |",
     ]
     for arch in sorted(ARCHITECTURES.values(), key=lambda a: a.name):
-        found = entry(arch)
-        rules = "<br>".join(found.rules)
-        explicit = "the same" if found.explicit == found.portable else found.explicit
-        lines.append(f"| `{found.name}` | {rules} | {found.portable} | {explicit} |")
+        row = entry(arch)
+        rules = "<br>".join(row.rules)
+        explicit = "the same" if row.explicit == row.portable else row.explicit
+        lines.append(f"| `{row.name}` | {rules} | {row.portable} | {explicit} |")
     return "\n".join(lines) + "\n"
 
 

@@ -171,9 +171,10 @@ def main() -> None:
     options = EngineOptions(find_engine(), n_threads=args.threads)
     suite = kinds()
     sizes = tuple(int(size) for size in args.sizes.split(","))
+    settings = Settings(n_finalists=N_FINALISTS, preflight=False)
     request = SweepRequest(
-        args.model.resolve(), args.folder, SweepPlan("map", sizes),
-        Settings(n_finalists=N_FINALISTS), (suite, Suite(suite.items[:1])), options,
+        args.model.resolve(), args.folder, SweepPlan("map", sizes), settings,
+        (suite, Suite(suite.items[:1])), options,
     )  # fmt: skip
     args.folder.mkdir(parents=True, exist_ok=True)
     with Model(args.model) as model:
@@ -186,7 +187,7 @@ def main() -> None:
     rounds = rounds_of(request)
     sampler = OneSet(Selection(chosen, ()), Halving(base.key, rounds))
     suites = (request.suites[0].items, request.suites[1].items)
-    parts = phases(base, sampler, rounds, suites)
+    parts = phases(base, sampler, rounds, suites, preflight=False)
     info = RunInfo(identity={"flow": "sweep"}, model=about)
     with (
         OpenRun.start(args.folder / "sweep", info, {}) as run,

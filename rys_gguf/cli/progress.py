@@ -17,7 +17,7 @@ from typing import NoReturn
 from tqdm import tqdm
 
 from rys_gguf.cli.output import say
-from rys_gguf.errors import OutputFailed
+from rys_gguf.errors import OutputFailed, RysError
 from rys_gguf.text import harmless, printable, size
 
 _FIRST_SECONDS = 30.0
@@ -80,8 +80,11 @@ class Progress:
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         self._end(finished=kind is None)
-        if self._log is not None:
-            self._log.close()
+        if self._log is None:
+            return
+        if kind is not None:
+            self._log.write(f"Error: {error}" if isinstance(error, RysError) else "interrupted")
+        self._log.close()
 
     def say(self, line: str) -> None:
         """Show a line above the bar, and in the log."""

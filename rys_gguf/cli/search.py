@@ -133,7 +133,7 @@ class WorkerOptions:
     ray: str | None
 
     def executor(self, engine: EngineOptions) -> MakeExecutor:
-        """What makes the executor, once the base was measured."""
+        """The factory that makes the executor once the base was measured."""
         names = tuple(part.strip() for part in self.gpus.split(",")) if self.gpus else ()
         if self.ray is None:
             from rys_gguf.search.executors import local

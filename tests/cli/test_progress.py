@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from rys_gguf.cli.progress import Progress, duration
-from rys_gguf.errors import OutputFailed
+from rys_gguf.errors import OutputFailed, RysError
 from tests import tiny
 from tests.cli.terminal import on_terminal
 from tests.command import run
@@ -129,14 +129,16 @@ def test_the_log_holds_everything_with_the_time(
     assert capsys.readouterr().err.startswith("note: \\x1b[2J strange\nand two lines\n")
 
 
-def test_what_was_interrupted_is_not_done(tmp_path: Path) -> None:
-    """An error ends a part without a line that says otherwise."""
+@pytest.mark.parametrize(
+    ("error", "line"), [(RysError("no room"), "Error: no room"), (SystemExit(), "interrupted")]
+)
+def test_work_that_was_ended_is_not_done(tmp_path: Path, error: BaseException, line: str) -> None:
+    """The log ends with the reason, and no line says that the part was finished."""
     path = tmp_path / "log.txt"
-    with contextlib.suppress(ZeroDivisionError), Progress(path) as progress:
+    with contextlib.suppress(RysError, SystemExit), Progress(path) as progress:
         progress.begin("round 1", 2)
-        _ = 1 // 0
-    assert "2 steps to do" in path.read_text()
-    assert "done" not in path.read_text()
+        raise error
+    assert [text[21:] for text in path.read_text().splitlines()] == ["round 1: 2 steps to do", line]
 
 
 def _model(path: Path) -> None:

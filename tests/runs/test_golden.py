@@ -47,8 +47,8 @@ def test_every_result_and_answer_is_there(run: Run) -> None:
     answers = {
         (key, str(stage), item): plain(answer)
         for key, trial in run.trials.items()
-        for stage, found in trial.answers.items()
-        for item, answer in found.items()
+        for stage, by_item in trial.answers.items()
+        for item, answer in by_item.items()
     }
     assert answers == {(x["candidate"], x["stage"], x["item"]): x for x in items}
 

@@ -94,9 +94,9 @@ def test_a_field_out_of_bounds_is_named(folder: Path, name: str, field: str, val
     path.write_text("\n".join(content) + "\n")
     with pytest.raises(RysError, match=rf"{name}, line {at + 1}: not what a sweep writes: ") as e:
         Run.open(folder)
-    said = str(e.value)
-    assert "\n" not in said
-    assert len(said) < len(str(folder)) + 700
+    message = str(e.value)
+    assert "\n" not in message
+    assert len(message) < len(str(folder)) + 700
 
 
 def without(name: str) -> Change:
@@ -117,7 +117,7 @@ def changed(path: str, value: Any) -> Change:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (without("identity"), "identity is missing"),
         (without("model"), "model"),
@@ -146,18 +146,18 @@ def changed(path: str, value: Any) -> Change:
         (changed("plan.sizes", [-4]), "sizes"),
     ],
 )
-def test_a_run_json_out_of_bounds_is_named(folder: Path, change: Change, said: str) -> None:
+def test_a_run_json_out_of_bounds_is_named(folder: Path, change: Change, message: str) -> None:
     """The field stands in the message."""
     info = json.loads((folder / INFO).read_text())
     change(info)
     (folder / INFO).write_text(json.dumps(info))
-    with pytest.raises(RysError, match=said) as e:
+    with pytest.raises(RysError, match=message) as e:
         Run.open(folder)
     assert "\n" not in str(e.value)
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         (INFO, b"{", "not JSON"),
         (INFO, b"\xff\xfe", "not JSON"),
@@ -172,10 +172,10 @@ def test_a_run_json_out_of_bounds_is_named(folder: Path, change: Change, said: s
         (ITEMS, b"x" * ((16 << 20) + 2), "line 1: is longer than 16.0 MiB"),
     ],
 )
-def test_files_of_others_are_named(folder: Path, name: str, content: bytes, said: str) -> None:
+def test_files_of_others_are_named(folder: Path, name: str, content: bytes, message: str) -> None:
     """A broken file is one message with its name and line."""
     (folder / name).write_bytes(content)
-    with pytest.raises(RysError, match=rf"{name}.*{said}"):
+    with pytest.raises(RysError, match=rf"{name}.*{message}"):
         Run.open(folder)
 
 
@@ -206,11 +206,11 @@ def test_only_regular_files_are_opened(folder: Path, name: str, kind: str) -> No
         path.symlink_to("/dev/zero")
     else:
         path.mkdir()
-    said = rf"{name}: (is a symbolic link|is not a regular file|Is a directory)"
+    message = rf"{name}: (is a symbolic link|is not a regular file|Is a directory)"
     if name != LOCK:
-        with pytest.raises(RysError, match=said):
+        with pytest.raises(RysError, match=message):
             Run.open(folder)
-    with pytest.raises(RysError, match=said), OpenRun.start(folder, info, {}):
+    with pytest.raises(RysError, match=message), OpenRun.start(folder, info, {}):
         pass
     assert victim.read_bytes() == b"precious, without an end"
     assert not (folder.parent / "new").exists()

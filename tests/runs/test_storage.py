@@ -152,12 +152,12 @@ def test_half_a_line_never_happened(tmp_path: Path, name: str) -> None:
     """Wherever the last line is cut, the run opens, goes on, and loses that line at most."""
     folder = filled(tmp_path / "run")
     files = {n: (folder / n).read_bytes() for n in (RESULTS, ITEMS)}
-    whole = files[name]
-    last = whole.rstrip(b"\n").rfind(b"\n") + 1
-    for end in {*range(last, len(whole), 23), last + 1, len(whole) - 1}:
+    complete = files[name]
+    last = complete.rstrip(b"\n").rfind(b"\n") + 1
+    for end in {*range(last, len(complete), 23), last + 1, len(complete) - 1}:
         for n, content in files.items():
             (folder / n).write_bytes(content)
-        (folder / name).write_bytes(whole[:end])
+        (folder / name).write_bytes(complete[:end])
         assert len(Run.open(folder).trials) == (2 if name == RESULTS else 3)
         with OpenRun.start(folder, about(), {}) as run:
             run.record(result(D), [answer(D, "i0")])
@@ -177,18 +177,18 @@ def test_answers_without_their_result_do_not_count(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("identity", "said"),
+    ("identity", "message"),
     [
         ({"model": {"name": "other.gguf"}, "suite": "abc"}, "model.name"),
         ({"model": {"name": "m.gguf"}, "suite": "xyz"}, "suite"),
         ({"model": {"name": "m.gguf"}, "suite": "abc", "settings": {"keep": 1}}, "settings"),
     ],
 )
-def test_a_run_of_other_things_is_refused(tmp_path: Path, identity: Any, said: str) -> None:
+def test_a_run_of_other_things_is_refused(tmp_path: Path, identity: Any, message: str) -> None:
     """The message names what differs, and nothing is written."""
     folder = filled(tmp_path / "run")
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
-    with pytest.raises(RysError, match=rf"is a run of other things: {said} is"):
+    with pytest.raises(RysError, match=rf"is a run of other things: {message} is"):
         OpenRun.start(folder, about(identity), {})
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
 
@@ -196,8 +196,8 @@ def test_a_run_of_other_things_is_refused(tmp_path: Path, identity: Any, said: s
 def test_other_items_are_told_by_the_options_that_choose_them(tmp_path: Path) -> None:
     """A hash alone would leave the user guessing."""
     folder = filled(tmp_path / "run")
-    for suite, said in (("suite", "--suite-size"), ("heldout", "--control")):
-        with pytest.raises(RysError, match=said):
+    for suite, message in (("suite", "--suite-size"), ("heldout", "--control")):
+        with pytest.raises(RysError, match=message):
             OpenRun.start(folder, about({**about().identity, suite: "xyz"}), {})
     both = {**about().identity, "suite": "xyz", "heldout": "xyz"}
     with pytest.raises(RysError, match="--suite-size"):

@@ -41,18 +41,18 @@ def trial(*results: StageResult) -> Trial:
 
 def test_a_finalist_reached_the_held_out_items() -> None:
     """Its speed is measured afterwards; what it cost is the sum of all."""
-    found = trial(*map(result, (SPEED, FINAL, LOOPS, TWO, ONE, DIVERGENCE)))
-    assert found.reached == FINAL
-    assert found.stages == (DIVERGENCE, ONE, TWO, LOOPS, FINAL, SPEED)
-    assert found.rounds == (ONE, TWO)
-    assert found.ending is None
-    assert not found.is_out
-    assert (found.bytes_written, found.engine_seconds) == (60, 6.0)
-    assert found.measures["x"] == len("speed")
-    assert found.measure(LOOPS, "loops") == 1.0
-    assert found.measure(LOOPS, "kl") is None
-    assert found.measure(Stage("generate"), "x") is None
-    assert list(found.answers_in([ONE, TWO])) == ["a", "round1", "round2"]
+    one = trial(*map(result, (SPEED, FINAL, LOOPS, TWO, ONE, DIVERGENCE)))
+    assert one.reached == FINAL
+    assert one.stages == (DIVERGENCE, ONE, TWO, LOOPS, FINAL, SPEED)
+    assert one.rounds == (ONE, TWO)
+    assert one.ending is None
+    assert not one.is_out
+    assert (one.bytes_written, one.engine_seconds) == (60, 6.0)
+    assert one.measures["x"] == len("speed")
+    assert one.measure(LOOPS, "loops") == 1.0
+    assert one.measure(LOOPS, "kl") is None
+    assert one.measure(Stage("generate"), "x") is None
+    assert list(one.answers_in([ONE, TWO])) == ["a", "round1", "round2"]
 
 
 def test_what_was_dropped_is_out_unless_it_was_asked_again() -> None:
@@ -62,8 +62,8 @@ def test_what_was_dropped_is_out_unless_it_was_asked_again() -> None:
     assert (out.reached, out.is_out) == (DIVERGENCE, True)
     again = trial(dropped, result(ONE))
     assert (again.reached, again.is_out) == (ONE, False)
-    for found in (out, again):
-        assert found.ending is dropped
+    for one in (out, again):
+        assert one.ending is dropped
     failed = trial(result(DIVERGENCE), result(ONE, Status.FAILED))
     assert failed.rounds == ()
     assert failed.is_out

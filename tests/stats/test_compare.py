@@ -34,42 +34,42 @@ def damaged(run: FakeRun, candidate: str, share: int) -> FakeRun:
     return other
 
 
-def of(found: Comparison, spec: str) -> Any:
+def of(comparison: Comparison, spec: str) -> Any:
     """One candidate of a comparison."""
-    return next(c for c in found.candidates if c.spec == spec)
+    return next(c for c in comparison.candidates if c.spec == spec)
 
 
 def test_a_run_keeps_all_of_itself(run: FakeRun) -> None:
     """Everything is 100 %, without a difference, and the interval says how far that goes."""
-    found = compare(run, run.copy())
-    assert found.stage == "final"
-    assert found.candidates[0].spec == "base"
-    assert {c.spec for c in found.candidates} == {
+    comparison = compare(run, run.copy())
+    assert comparison.stage == "final"
+    assert comparison.candidates[0].spec == "base"
+    assert {c.spec for c in comparison.candidates} == {
         "base", "blocks:2,6", "blocks:9,13", "blocks:10,14"
     }  # fmt: skip
-    for candidate in found.candidates:
+    for candidate in comparison.candidates:
         for kept in candidate.kept:
             assert kept.retention == pytest.approx(1.0)
             assert kept.change == 0.0
             assert kept.interval.low == -kept.interval.high < 0
-    gains = of(found, "blocks:10,14").gains
+    gains = of(comparison, "blocks:10,14").gains
     assert [g.family for g in gains] == ["overall", "math", "eq", "reasoning"]
     assert gains[0].retention == pytest.approx(1.0)
-    assert of(found, "blocks:2,6").gains[0].retention is None, "no gain to keep"
-    assert of(found, "base").gains == ()
+    assert of(comparison, "blocks:2,6").gains[0].retention is None, "no gain to keep"
+    assert of(comparison, "base").gains == ()
 
 
 def test_what_is_lost_is_seen(run: FakeRun) -> None:
     """A third of the winner's right answers lost: pairs, retention and gain all show it."""
-    found = of(compare(run, damaged(run, name_of(WINNER), 3)), "blocks:10,14")
-    kept = {k.family: k for k in found.kept}["reasoning"]
-    lost = kept.mcnemar.losses
+    winner = of(compare(run, damaged(run, name_of(WINNER), 3)), "blocks:10,14")
+    kept = {k.family: k for k in winner.kept}["reasoning"]
+    n_lost = kept.mcnemar.losses
     assert (kept.mcnemar.wins, kept.n) == (0, 200)
-    assert kept.change == pytest.approx(-lost / 200)
+    assert kept.change == pytest.approx(-n_lost / 200)
     assert kept.interval.high < 0
     assert kept.retention == pytest.approx((kept.b - 0.25) / (kept.a - 0.25))
     assert kept.retention < 0.6
-    gain = found.gains[0]
+    gain = winner.gains[0]
     assert gain.retention < 0.5
     assert gain.difference.high < 0
 
@@ -155,17 +155,21 @@ def test_a_family_that_cannot_be_read_in_one_run_is_named(run: FakeRun) -> None:
     for line in other.items:
         if line["candidate"] == name_of(WINNER) and line["family"] == "eq":
             line.update(status="no_answer", score=None, credit=None)
-    found = compare(run, other)
-    assert of(found, "blocks:10,14").unread == ("eq",)
-    assert [k.family for k in of(found, "blocks:10,14").kept] == ["overall", "math", "reasoning"]
-    assert of(found, "base").unread == ()
+    comparison = compare(run, other)
+    assert of(comparison, "blocks:10,14").unread == ("eq",)
+    assert [k.family for k in of(comparison, "blocks:10,14").kept] == [
+        "overall",
+        "math",
+        "reasoning",
+    ]
+    assert of(comparison, "base").unread == ()
 
 
 def test_rounds_are_compared_without_held_out_items(run: FakeRun) -> None:
     """Where one run has none, and the comparison names the search's suite."""
-    found = compare(run, make_run(0, final=False))
-    assert found.stage == "search"
-    assert found.suite == "suite-1"
+    comparison = compare(run, make_run(0, final=False))
+    assert comparison.stage == "search"
+    assert comparison.suite == "suite-1"
 
 
 def test_nothing_in_common(run: FakeRun) -> None:
@@ -179,8 +183,8 @@ def test_nothing_in_common(run: FakeRun) -> None:
 
 def test_a_comparison_is_plain_json(run: FakeRun) -> None:
     """With the names of version 0.1.0, and what it lacked beside them."""
-    found = compare(run, damaged(run, name_of(None), 4))
-    plain = json.loads(json.dumps(found.as_json()))
+    comparison = compare(run, damaged(run, name_of(None), 4))
+    plain = json.loads(json.dumps(comparison.as_json()))
     kept = plain["candidates"][0]["kept"][1]
     assert (kept["family"], kept["floor"], kept["floor_of"]) == ("math", 0.3, "constant")
     assert kept["mcnemar"]["losses"] > 0

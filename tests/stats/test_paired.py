@@ -92,19 +92,19 @@ def test_holm_properties(p_values: list[float]) -> None:
 def test_bootstrap_of_a_mean_is_the_normal_interval() -> None:
     """For many items the percentile interval is mean +- 1.96 SE."""
     x = np.random.default_rng(3).normal(0.1, 0.5, 500)
-    found = bootstrap([x])
+    result = bootstrap([x])
     half = 1.96 * x.std(ddof=1) / math.sqrt(len(x))
-    assert found.low == pytest.approx(x.mean() - half, abs=0.006)
-    assert found.high == pytest.approx(x.mean() + half, abs=0.006)
-    assert found == bootstrap([x]), "the seed is fixed"
+    assert result.low == pytest.approx(x.mean() - half, abs=0.006)
+    assert result.high == pytest.approx(x.mean() + half, abs=0.006)
+    assert result == bootstrap([x]), "the seed is fixed"
 
 
 def test_bootstrap_is_stratified() -> None:
     """A large family does not outvote a small one, and its certainty does not cover for it."""
     many, few = np.full(1000, 1.0), np.array([0.0, 1.0] * 10)
-    found = bootstrap([many, few])
-    assert 0.5 < found.low < 0.70
-    assert 0.80 < found.high < 1.0
+    result = bootstrap([many, few])
+    assert 0.5 < result.low < 0.70
+    assert 0.80 < result.high < 1.0
     assert bootstrap([many, np.array([0.5])]).low == -math.inf, "one item has no spread"
 
 
@@ -119,10 +119,10 @@ def test_noise_line_is_the_maximum_of_independent_windows() -> None:
     """Windows that differ independently: the expected maximum of K normals."""
     rng = np.random.default_rng(5)
     parts = rng.choice([-1.0, 1.0], (30, 400)) / 400
-    found = noise_line(parts)
-    assert found.factor == pytest.approx(2.04, abs=0.07), "E[max] of 30 standard normals"
-    assert found.expected == pytest.approx(2.04 / 20, abs=0.005)
-    assert found.p95 > found.expected
+    result = noise_line(parts)
+    assert result.factor == pytest.approx(2.04, abs=0.07), "E[max] of 30 standard normals"
+    assert result.expected == pytest.approx(2.04 / 20, abs=0.005)
+    assert result.p95 > result.expected
 
 
 def test_noise_line_keeps_correlations() -> None:
@@ -171,9 +171,9 @@ def test_what_can_be_detected_is_never_less_than_half_the_interval(
 ) -> None:
     """A sentence that names both does not contradict itself."""
     around = Interval(low, low + width)
-    found = detectable_mean(error, around)
-    assert found >= (around.high - around.low) / 2
-    assert found >= 2.8 * error * (1 - 1e-9)
+    result = detectable_mean(error, around)
+    assert result >= (around.high - around.low) / 2
+    assert result >= 2.8 * error * (1 - 1e-9)
     assert detectable_mean(error, Interval(-math.inf, math.inf)) == pytest.approx(
         2.8016 * error, rel=1e-4
     )

@@ -35,30 +35,30 @@ def test_an_unread_answer_has_no_score_but_counts_as_asked() -> None:
     """Emotions that could not be read: no zero in the mean, and a lower share of answers."""
     base = answers(*(answer(str(n), 0.5) for n in range(4)))
     window = {**base, "1": answer("1", None)}
-    found = pair(base, window)["eq"]
-    assert found.items == ("0", "2", "3")
-    assert found.mean == 0
-    assert (found.n_asked, found.base_parsed, found.window_parsed) == (4, 4, 3)
+    eq = pair(base, window)["eq"]
+    assert eq.items == ("0", "2", "3")
+    assert eq.mean == 0
+    assert (eq.n_asked, eq.base_parsed, eq.window_parsed) == (4, 4, 3)
 
 
 def test_only_items_of_both_are_paired() -> None:
     """In the order of the base, by family."""
     base = answers(answer("a", 0.0), answer("b", 1.0, "math"), answer("c", 1.0))
     window = answers(answer("c", 0.5), answer("a", 1.0), answer("d", 1.0))
-    found = pair(base, window)
-    assert list(found) == ["eq"]
-    assert found["eq"].items == ("a", "c")
-    assert list(found["eq"].difference) == [1.0, -0.5]
+    families = pair(base, window)
+    assert list(families) == ["eq"]
+    assert families["eq"].items == ("a", "c")
+    assert list(families["eq"].difference) == [1.0, -0.5]
 
 
 def test_a_family_that_nobody_can_read_is_there_without_items() -> None:
     """Statistics leave it out; a change of format shows in it."""
     base, window = answers(answer("a", 1.0)), answers(answer("a", None))
-    found = pair(base, window)
-    assert found["eq"].items == ()
-    assert found["eq"].n_asked == 1
-    assert not found["eq"].binary
-    assert readable(found) == {}
+    families = pair(base, window)
+    assert families["eq"].items == ()
+    assert families["eq"].n_asked == 1
+    assert not families["eq"].binary
+    assert readable(families) == {}
 
 
 def test_a_family_is_binary_if_all_its_answers_are() -> None:

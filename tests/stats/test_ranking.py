@@ -55,16 +55,16 @@ def ranks_0_1_0(base: Iterable[Any], candidates: Mapping[str, Iterable[Any]]) ->
     differences: dict[str, dict[str, list[float]]] = {}
     pooled: dict[str, list[float]] = {}
     for name, lines in candidates.items():
-        mine = differences.setdefault(name, {})
+        by_family = differences.setdefault(name, {})
         for line in lines:
             if line.item in reference and line.soft_score is not None:
                 difference = line.soft_score - reference[line.item]
-                mine.setdefault(line.family, []).append(difference)
+                by_family.setdefault(line.family, []).append(difference)
                 pooled.setdefault(line.family, []).append(difference)
     units = {family: pstdev(values) or 1.0 for family, values in pooled.items()}
     return {
-        name: fmean(fmean(v) / units[f] for f, v in mine.items()) if mine else -math.inf
-        for name, mine in differences.items()
+        name: fmean(fmean(v) / units[f] for f, v in by_family.items()) if by_family else -math.inf
+        for name, by_family in differences.items()
     }
 
 
@@ -154,11 +154,11 @@ def test_who_got_further_stands_first() -> None:
     far = trial((2, 4), one, two)
     near = trial((4, 8), {"math": {"a": 0.9, "b": 0.9}})
     failed = trial((5, 8), {"math": {"a": 0.8, "b": 0.9}}, two, failed=2)
-    found = rank(base, [near, far, failed])
-    assert keys(found) == [far.key, near.key, failed.key]
-    assert [r.n_rounds for r in found.order] == [2, 1, 1]
-    assert [r.n_items for r in found.order] == [4, 2, 2]
-    assert found.order[1].stages == (round_stage(1),)
+    ranking = rank(base, [near, far, failed])
+    assert keys(ranking) == [far.key, near.key, failed.key]
+    assert [r.n_rounds for r in ranking.order] == [2, 1, 1]
+    assert [r.n_items for r in ranking.order] == [4, 2, 2]
+    assert ranking.order[1].stages == (round_stage(1),)
 
 
 def test_a_restriction_ranks_as_if_no_more_had_been_asked() -> None:
@@ -197,7 +197,15 @@ def test_who_was_asked_nothing_is_not_ranked() -> None:
     unread = trial((3, 5), {"math": {"a": None}})
     loser = trial((4, 6), {"math": {"a": 0.0}})
     failed = trial((5, 9), {"math": {"a": 1.0}}, failed=1)
-    found = rank(base, [base, dropped, unread, failed, loser])
-    assert keys(found) == [loser.key, unread.key]
-    assert found.order[1].value == -math.inf
+    ranking = rank(base, [base, dropped, unread, failed, loser])
+    assert keys(ranking) == [loser.key, unread.key]
+    assert ranking.order[1].value == -math.inf
     assert rank(base, []).order == ()
+
+
+def test_a_file_that_disagrees_on_a_family_is_ranked_by_the_base() -> None:
+    """Lines can be edited: the family of an item is that of the base's answer."""
+    base = trial(None, {"math": {"a": 0.5}, "eq": {"b": 0.5}})
+    edited = trial((3, 5), {"eq": {"a": 1.0, "b": 0.5}})
+    (ranked,) = rank(base, [edited]).order
+    assert ranked.means == {"math": 0.5, "eq": 0.0}

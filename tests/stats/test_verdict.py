@@ -22,15 +22,15 @@ def finalists(rng: np.random.Generator, gains: Mapping[str, float]) -> dict[str,
     ease = rng.beta(1.2, 1.2, 200)
     right = (rng.random(200) < ease).astype(float)
     graded = rng.normal(0.3, 0.4, 100)
-    found = {}
+    result = {}
     for name, gain in gains.items():
         answers = (rng.random(200) < np.clip(ease + gain, 0, 1)).astype(float)
         grades = graded + rng.normal(gain, 0.3, 100)
-        found[name] = {
+        result[name] = {
             "reasoning": pairs(right, answers, binary=True),
             "eq": pairs(graded, grades, binary=False),
         }
-    return found
+    return result
 
 
 def pairs(base: Floats, window: Floats, *, binary: bool, parsed: int | None = None) -> Pairs:
@@ -54,13 +54,13 @@ def test_equal_models_give_no_evidence() -> None:
 def test_a_true_winner_is_found() -> None:
     """Twelve points are found nine times in ten among three finalists, and only the winner."""
     rng = np.random.default_rng(7)
-    found = false = 0
+    n_found = n_false = 0
     for _ in range(30):
         judged = verdict.judge(finalists(rng, {"a": 0.12, "b": 0.0, "c": 0.0}), n_resamples=500)
-        found += judged["a"].word == verdict.BETTER
-        false += any(judged[k].word != verdict.NO_EVIDENCE for k in "bc")
-    assert found >= 26
-    assert false <= 1
+        n_found += judged["a"].word == verdict.BETTER
+        n_false += any(judged[k].word != verdict.NO_EVIDENCE for k in "bc")
+    assert n_found >= 26
+    assert n_false <= 1
 
 
 def test_the_correction_counts_all_finalists() -> None:
@@ -110,8 +110,8 @@ def unread_eq(run: FakeRun, n_read: int) -> FakeRun:
 @pytest.mark.parametrize("n_read", [0, 1, 50])
 def test_a_family_nobody_can_read_is_no_gain(n_read: int) -> None:
     """However little of it is left, it is a change of format, not a family less."""
-    found = verdict.verdicts(Evidence(unread_eq(make_run(0), n_read)))
-    (winner,) = (v for v in found if v.trial.candidate.window == WINNER)
+    result = verdict.verdicts(Evidence(unread_eq(make_run(0), n_read)))
+    (winner,) = (v for v in result if v.trial.candidate.window == WINNER)
     assert winner.judgement.word == verdict.FORMAT_CHANGE
     assert winner.judgement.parsed[1] == pytest.approx((280 + n_read) / 340)
 
@@ -120,8 +120,8 @@ def test_nothing_that_can_be_read_is_still_a_verdict() -> None:
     """A finalist does not vanish because all of its answers are unreadable."""
     run = make_run(0)
     run.items = [line for line in run.items if line["family"] == "eq"]
-    found = verdict.verdicts(Evidence(unread_eq(run, 0)))
-    (winner,) = (v for v in found if v.trial.candidate.window == WINNER)
+    result = verdict.verdicts(Evidence(unread_eq(run, 0)))
+    (winner,) = (v for v in result if v.trial.candidate.window == WINNER)
     assert (winner.judgement.word, winner.judgement.overall.n) == (verdict.FORMAT_CHANGE, 0)
 
 
@@ -178,13 +178,13 @@ def test_a_control_family_is_named_and_counts_for_no_gain() -> None:
         line for line in run.items if line["stage"] == "final" or line["family"] != "math"
     ]  # fmt: skip
     evidence = Evidence(run)
-    found = verdict.verdicts(evidence)[0]
-    assert found.controls == ("math",)
-    assert "math" in [e.name for e in found.judgement.families]
-    held_out = evidence.pairs(found.trial.key, [FINAL], "soft_score")
-    ranked = next(r for r in rank(evidence.base, evidence.windows).order if r.trial == found.trial)
-    assert found.search_gain == ranked.value
-    assert found.held_out_gain == pytest.approx(
+    result = verdict.verdicts(evidence)[0]
+    assert result.controls == ("math",)
+    assert "math" in [e.name for e in result.judgement.families]
+    held_out = evidence.pairs(result.trial.key, [FINAL], "soft_score")
+    ranked = next(r for r in rank(evidence.base, evidence.windows).order if r.trial == result.trial)
+    assert result.search_gain == ranked.value
+    assert result.held_out_gain == pytest.approx(
         sum(ranked.weights[f] * held_out[f].mean for f in ("eq", "reasoning"))
     )
 
@@ -220,12 +220,12 @@ def test_speed_is_relative_to_the_base_in_turns_with_the_window() -> None:
 
 def test_search_ranks_the_winner_above_the_noise() -> None:
     """The planted window is first; a null search has nothing far above its line."""
-    found = verdict.search_ranking(Evidence(make_run(0)))
-    first = found.ranks[0]
+    result = verdict.search_ranking(Evidence(make_run(0)))
+    first = result.ranks[0]
     assert first.trial.candidate.window == WINNER
     assert first.overall
     assert first.overall.above_noise
-    assert found.ranks[-1].overall is None, "what was dropped or failed comes last"
+    assert result.ranks[-1].overall is None, "what was dropped or failed comes last"
     null = verdict.search_ranking(Evidence(make_run(1, gain={(i, i + 4): 0.0 for i in range(21)})))
     top = null.ranks[0].overall
     assert top
@@ -260,11 +260,11 @@ def test_the_noise_line_is_one_of_the_ranked_value() -> None:
     above = 0
     for seed in range(40):
         run = make_run(seed, final=False, gain={(i, i + 4): 0.0 for i in range(21)})
-        found = verdict.search_ranking(Evidence(noisy(run, seed)))
-        top = found.ranks[0].overall
+        result = verdict.search_ranking(Evidence(noisy(run, seed)))
+        top = result.ranks[0].overall
         assert top
-        assert top.error == pytest.approx(top.line / found.noise[OVERALL].factor, rel=0.2)
-        above += top.mean > found.noise[OVERALL].p95
+        assert top.error == pytest.approx(top.line / result.noise[OVERALL].factor, rel=0.2)
+        above += top.mean > result.noise[OVERALL].p95
     assert above <= 5
 
 
