@@ -1,8 +1,8 @@
 """Read a written file back before it gets its name, and compare it with the plan.
 
-The files are opened with the same reader as any model, so what is compared is what llama.cpp will
-find: sizes, every key, every tensor info, and what each layer would run as. Tensor data is not
-read again; `rys-gguf verify` compares it.
+The files are opened by the same reader as any model. Sizes, every key, every tensor info, and the
+kind that each layer would run as are compared with the plan. Tensor data is not read again;
+`rys-gguf verify` compares it.
 """
 
 from __future__ import annotations
