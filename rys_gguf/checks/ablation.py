@@ -58,7 +58,7 @@ def ablated_copy(model: Model, layers: Iterable[int], folder: Path) -> Iterator[
             path = _write_ablated(model, layers, Path(name))
         except OSError as e:
             reason = e.strerror or str(e)
-            raise RysError(f"{printable(folder)}: cannot make an ablated copy: {reason}") from e
+            raise RysError(f"{printable(folder)}: cannot make a silenced copy: {reason}") from e
         yield path
 
 

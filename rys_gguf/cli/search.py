@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -211,7 +213,8 @@ def sweep(
         require("--ray", "ray")
     suites = choose_suites(model, items)
     folder = run_options.output or model.with_name(model.name + ".sweep")
-    request = SweepRequest(model, folder, search.plan, search.settings, suites, engine)
+    command = shlex.join(["rys-gguf", *sys.argv[1:]])
+    request = SweepRequest(model, folder, search.plan, search.settings, suites, engine, command)
     if run_options.dry_run:
         echo(dry_lines(request))
         return

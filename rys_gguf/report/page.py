@@ -102,11 +102,13 @@ def _facts(content: Content) -> Iterator[tuple[str, str]]:
         "Suite": _flat(identity.get("suite")),
         "Held-out suite": _flat(identity.get("heldout")),
         "Engine": _flat(engine),
+        "Threads": str(info.n_threads or ""),
         "Swept with": f"rys-gguf {info.rys_gguf}" if info.rys_gguf else "",
         "Plan": _flat([info.plan.name, "sizes" if info.plan.sizes else "", *info.plan.sizes]),
         "Settings": _flat(identity.get("settings")),
         "Header SHA-256": str(digest).removeprefix("sha256:")[:16] if digest else "",
         "Windows": f"{len(content.evidence.windows)} tried, {len(info.illegal)} not legal",
+        "Command": info.command,
         "Started": info.created.replace("T", " ").replace("+00:00", " UTC"),
     }
     yield from ((name, shown(value)) for name, value in values.items() if value)

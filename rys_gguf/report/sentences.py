@@ -116,6 +116,8 @@ def cost_text(verdict: Verdict) -> str:
         cost.append(size(verdict.extra_bytes, sign=True))
     if verdict.speed is not None:
         cost.append(f"{verdict.speed:.2f} times the base's tokens per second")
+        if verdict.is_speed_uncertain:
+            cost[-1] += f" (speeds varied by {verdict.speed_spread:.0%}, so this tells nothing)"
     return ", ".join(cost)
 
 
@@ -138,8 +140,11 @@ def headline(verdicts: Sequence[Verdict]) -> str:
 
 def noise_sentence(noise: NoiseLine) -> str:
     """What luck alone would make of the best window."""
+    n = noise.n_windows
+    windows = "the only window were" if n == 1 else f"all {n} windows were"
+    best = "it" if n == 1 else "the best of them"
     return (
-        f"If all {noise.n_windows} windows were equal to the base, the best of them would still "
+        f"If {windows} equal to the base, {best} would still "
         f"show about {points(noise.expected)} points by luck, and {points(noise.p95)} in one "
         f"search out of twenty."
     )

@@ -162,6 +162,8 @@ class RunInfo(Struct, frozen=True, kw_only=True):
     baselines: dict[Name, Baseline] = msgspec.field(name="floors", default_factory=dict)
     provenance: dict[Name, Text] = {}
     created: Moment = ""
+    command: Annotated[str, Meta(max_length=1 << 14)] = ""
+    n_threads: Count | None = None
 
 
 _T = TypeVar("_T")

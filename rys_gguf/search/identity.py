@@ -72,6 +72,8 @@ def run_info(
         illegal=sampler.first.illegal,
         baselines=_baselines(heldout, generate=request.settings.generate),
         provenance={emotions.FAMILY: emotions.PROVENANCE} if is_ours else {},
+        command=request.command,
+        n_threads=request.options.n_threads,
     )
 
 

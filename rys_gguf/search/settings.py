@@ -63,6 +63,7 @@ class SweepRequest:
     """A whole sweep: the model, the run's folder, the windows, settings, items and engine.
 
     `suites` are the items to search with, and the held-out items that judge the finalists.
+    `command` is the command line, for the run's readers.
     """
 
     model: Path
@@ -71,3 +72,4 @@ class SweepRequest:
     settings: Settings
     suites: tuple[Suite, Suite]
     options: EngineOptions
+    command: str = ""

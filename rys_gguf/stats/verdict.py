@@ -99,6 +99,7 @@ class Verdict:
     `search_gain` and `held_out_gain` are soft scores over the base, with the ranking's weights, of
     the families that both asked: a fraction of 1. `controls` are families that only finalists were
     asked. `length` is that of its generated answers in tokens, as a multiple of the base's.
+    `speed_spread` is the fraction by which speeds of one model differed between turns.
     """
 
     trial: Trial
@@ -110,6 +111,14 @@ class Verdict:
     speed: float | None
     controls: tuple[str, ...] = ()
     length: float | None = None
+    speed_spread: float | None = None
+
+    @property
+    def is_speed_uncertain(self) -> bool:
+        """Whether the speed differs from the base's by no more than one model's own speeds did."""
+        if self.speed is None or self.speed_spread is None:
+            return False
+        return abs(self.speed - 1) <= self.speed_spread
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +229,7 @@ def _verdict(
         speed(evidence, trial),
         tuple(family for family in held_out if weights and family not in weights),
         answer_length(evidence, trial) if stage == GENERATE else None,
+        speed_spread(trial),
     )
 
 

@@ -166,10 +166,14 @@ def test_facts_are_those_of_the_run() -> None:
     """Versions, engine and settings as run.json has them, nested values in one line."""
     run = make_run(0)
     run.raw["rys_gguf"] = "0.1.0"
+    run.raw["command"] = "rys-gguf sweep tiny.gguf --threads 2"
+    run.raw["n_threads"] = 2
     run.raw["identity"]["settings"] = {"threads": 2, "plan": {"name": "two-pass", "sizes": [8, 4]}}
     text = page_of(run).text
     for name, value in (
         ("Engine", "llama-server, build b1"),
+        ("Threads", "2"),
+        ("Command", "rys-gguf sweep tiny.gguf --threads 2"),
         ("Settings", "threads 2, plan two-pass, sizes 8 4"),
         ("Swept with", "rys-gguf 0.1.0"),
         ("Header SHA-256", "ab" * 8),

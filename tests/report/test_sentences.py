@@ -11,6 +11,7 @@ import pytest
 from rys_gguf.report.sentences import (
     SEARCH_ONLY,
     apply_command,
+    cost_text,
     headline,
     interval_text,
     next_step,
@@ -165,3 +166,20 @@ def test_an_interval_without_ends_is_no_crash() -> None:
     judgement = dataclasses.replace(verdict.judgement, word=NO_EVIDENCE, overall=overall)
     text = verdict_sentence(dataclasses.replace(verdict, judgement=judgement))
     assert "would usually go unnoticed" not in text
+
+
+@pytest.mark.parametrize(("spread", "is_uncertain"), [(0.3, True), (0.02, False), (None, False)])
+def test_a_speed_that_tells_nothing_is_called_that(
+    spread: float | None, *, is_uncertain: bool
+) -> None:
+    """A speed within what one model's own speeds differed by is no difference."""
+    verdict = dataclasses.replace(judged(make_run(0))[0], speed=0.86, speed_spread=spread)
+    assert ("so this tells nothing" in cost_text(verdict)) == is_uncertain
+    assert "0.86 times" in cost_text(verdict)
+
+
+def test_one_window_alone_is_no_best_of_many() -> None:
+    """The noise line of a search with one window speaks of one window."""
+    one = noise_sentence(NoiseLine(1, 0.01, 0.02, 0.5))
+    assert one.startswith("If the only window were equal to the base, it would still show")
+    assert "all 3 windows" in noise_sentence(NoiseLine(3, 0.01, 0.02, 0.5))
