@@ -26,6 +26,7 @@ from rys_gguf.text import printable
 
 _POLL_SECONDS = 0.02
 _HEALTH_SECONDS = 2.0
+_PORTS_TRIED = 3
 _CHILD = Path(__file__).with_name("child.py")
 
 Json = dict[str, Any]
@@ -60,7 +61,25 @@ class Server:
         return self._process
 
     def start(self) -> None:
-        """Start the process and wait until it serves the model."""
+        """Start the process and wait until it serves the model.
+
+        Nobody can keep a port free for another process: if a stranger takes it first, the start is
+        tried again on another one.
+        """
+        for tries_left in reversed(range(_PORTS_TRIED)):
+            try:
+                self._start()
+            except EngineFailed:  # noqa: PERF203 - a start takes longer
+                if self._process is not None:
+                    self._process.stop()
+                if self._closed or not tries_left or not _is_taken(self._connection.port):
+                    raise
+                self._connection.close()
+                self._connection = Connection(_free_port(), self.key)
+            else:
+                return
+
+    def _start(self) -> None:
         if self._closed:
             raise self.failure("is closed")
         name = "llama.cpp (xllamacpp)" if (b := self.options.binary) is None else b.name
@@ -160,3 +179,16 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def _is_taken(port: int) -> bool:
+    """Whether some process listens on that port."""
+    with socket.socket() as probe:
+        # Connections that have just ended do not count. Windows gives the option another meaning.
+        if os.name == "posix":
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return True
+    return False

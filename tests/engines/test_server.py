@@ -143,6 +143,23 @@ def test_an_engine_killed_while_it_loads_is_reported(model: Path, tmp_path: Path
         pass
 
 
+def test_a_port_that_is_gone_is_replaced_by_another(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two engines that start at once may be given one port: the later one takes a new one."""
+    with socket.socket() as taken, socket.socket() as free:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        free.bind(("127.0.0.1", 0))
+        free_port = free.getsockname()[1]
+        free.close()
+        ports = iter([taken.getsockname()[1], free_port])
+        monkeypatch.setattr("rys_gguf.engines.serving._free_port", lambda: next(ports))
+        with ServerEngine(model, OPTIONS) as engine:
+            assert engine.url.endswith(f":{free_port}")
+            assert engine.tokenize("a")
+
+
 def test_a_port_that_is_taken_is_an_error(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
