@@ -106,7 +106,7 @@ class ServerEngine:
         stop: Sequence[str] = (),
         with_nll: bool = False,
     ) -> Generation:
-        """Continue a prompt greedily, by at most `n_tokens`, up to the first of the `stop` texts."""
+        """Continue a prompt greedily by at most `n_tokens`, up to the first of the `stop` texts."""
         reply = self._complete(
             prompt, n_predict=n_tokens, stop=list(stop), n_probs=int(with_nll), **_GREEDY
         )
