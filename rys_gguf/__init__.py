@@ -14,12 +14,13 @@ Everything that the command line does is here. To write a variant and check it:
 
 Functions raise `RysError` for everything that can go wrong with files, models and engines; any
 other exception is a bug. Those that run llama.cpp take `EngineOptions`, and need the package
-xllamacpp or a llama-server. Sweeps and what reads their runs also need msgspec, statistics scipy,
-reports matplotlib and jinja2, cards huggingface_hub. An error names what is missing.
+xllamacpp or a llama-server. Sweeps, and everything that reads their runs, also need msgspec;
+statistics need scipy, reports matplotlib and jinja2, cards huggingface_hub. An error names the
+packages that are missing.
 
-Stable are the names in `__all__` and how they are called: what is to change works for one more
-minor release, with a DeprecationWarning. The format of run folders carries its own number
-(`schema` in run.json), and later versions read earlier ones. Provisional, and free to change in
+The names in `__all__` and the way they are called are stable: anything that changes keeps working
+for one more minor release, with a DeprecationWarning. The format of run folders carries its own
+number (`schema` in run.json), and later versions read earlier ones. Everything else may change in
 any release: the modules that these names come from, the words of messages, the layout of reports,
 and the results of `run_sweep` for the same seed.
 """

@@ -61,7 +61,7 @@ def _kept_faults(pair: Comparison, others: AbstractSet[str]) -> Iterator[Fault]:
     if [kv.key for kv in present if kv.key in common] != [
         kv.key for kv in kept if kv.key in common
     ]:
-        yield "keys", "are in another order than in the source"
+        yield "keys", "are in a different order from the source's"
 
 
 def _describe(old: KV | None, new: KV | None) -> str:

@@ -33,7 +33,7 @@ COMMANDS = {
     "sweep": Command("rys_gguf.cli.search:sweep", "Find the windows worth repeating."),
     "report": Command("rys_gguf.cli.search:report", "Judge a sweep: verdicts, tables, maps."),
     "compare": Command(
-        "rys_gguf.cli.search:compare", "Compare two sweeps, such as of BF16 and quantised."
+        "rys_gguf.cli.search:compare", "Compare two sweeps, such as BF16 against quantised."
     ),
     "card": Command("rys_gguf.cli.card:card", "Write a Hugging Face model card for a variant."),
     "architectures": Command(

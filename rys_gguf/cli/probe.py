@@ -166,7 +166,7 @@ def probe(
     """
     if harness.tasks is not None:
         if code := run_harness(model, harness.tasks, engine, harness.task_arguments):
-            raise RysError(f"lm_eval ended with exit code {code}; its output stands above")
+            raise RysError(f"lm_eval ended with exit code {code}; its output is above")
         return
     suite = _suite(model, items, method)
     if method.dry_run:
@@ -191,7 +191,9 @@ def _suite(model: Path, items: SuiteOptions, method: _Method) -> Suite:
         search, heldout = choose_suites(model, items)
         return heldout if method.heldout else search
     if method.heldout:
-        raise InvalidOptions("--heldout is of generated items; with --suite, name their file")
+        raise InvalidOptions(
+            "--heldout asks generated items; with --suite, name your held-out file"
+        )
     return Suite.read(items.suite)
 
 

@@ -1,4 +1,4 @@
-"""What the commands print of models, plans and diffs, as lines of text and as JSON.
+"""Render models, plans and diffs for the commands, as lines of text and as JSON.
 
 Everything from a file passes through `printable` before it gets here or on its way out.
 """
@@ -35,9 +35,9 @@ def plan_lines(planned: Plan, disk: str | None = None, *, full: bool) -> Iterato
     names = [(t.target.name, t.source.name if t.source else "(new)") for t in planned.tensors]
     n_renamed = sum(name != source for name, source in names)
     n_copies = len(names) - len({source for _, source in names})
-    yield f"  {n_copies} tensors are copies, {n_renamed} have another name than their source"
+    yield f"  {n_copies} tensors are copies, {n_renamed} have a different name from their source"
     if changed := [t.target.name for t in planned.tensors if not t.is_copy]:
-        yield f"  {len(changed)} tensors hold other data than their source"
+        yield f"  {len(changed)} tensors hold data different from their source's"
     if full:
         for name, source in names:
             if name != source:

@@ -98,14 +98,14 @@ _search_options = handing_over(
         "--plan", "plan_name", type=click.Choice(["two-pass", "map"]), default="two-pass",
         show_default=True,
         help="two-pass: long windows far apart, then short ones around the best. map: every "
-        "window of the sizes.",
+        "window of the given sizes.",
     ),
     click.option(
         "--windows", type=FILE, help="Try the windows of this file instead, one spec a line."
     ),
     click.option(
         "--sizes", type=Parsed("numbers", _numbers), default="8,4", show_default=True,
-        help="Layers of a window: of the first and the second pass, or all sizes of the map.",
+        help="Window lengths in layers: of the first and the second pass, or all of the map.",
     ),
     schedule_option,
     click.option(
@@ -201,9 +201,9 @@ def sweep(
     """Find the windows worth repeating.
 
     Writes one working file and changes it from candidate to candidate. Drops windows that damage
-    the model or make it loop, asks the rest a few items, the better part more, and judges the
-    finalists on items that played no part in the choice. Run the same command again to continue an
-    interrupted sweep.
+    the model or make it loop, asks the rest a few items and the better of them more, and judges
+    the finalists on items that played no part in the choice. Run the same command again to continue
+    an interrupted sweep.
     """
     from rys_gguf.search.dry_run import dry_lines
     from rys_gguf.search.settings import SweepRequest
@@ -218,7 +218,7 @@ def sweep(
     if run_options.dry_run:
         echo(dry_lines(request))
         return
-    when_stopped("run the same command again to go on")
+    when_stopped("run the same command again to continue")
     with Progress(run_options.log_file) as progress:
         run = run_sweep(
             request, workers.executor(engine), progress, retry_failed=run_options.retry_failed
@@ -253,7 +253,7 @@ def report(run: Path, output: Path | None) -> None:
 @click.argument("run_b", type=FILE)
 @json_option
 def compare(run_a: Path, run_b: Path, as_json: bool) -> None:
-    """Compare two sweeps, such as of BF16 and quantised.
+    """Compare two sweeps, such as BF16 against quantised.
 
     Refuses runs with different items or settings. Shows how much of the first run's score each
     family keeps, and what is left of its windows' gains.

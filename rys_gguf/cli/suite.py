@@ -96,5 +96,5 @@ sweep_suite_options: Decorator[Any] = handing_over(
 
 preflight_option: Decorator[Any] = click.option(
     "--no-preflight", is_flag=True,
-    help="Go on although the suite cannot show a difference on this model.",
+    help="Continue even if the suite cannot show a difference on this model.",
 )  # fmt: skip

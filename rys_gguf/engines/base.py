@@ -1,6 +1,6 @@
 """The Engine protocol: a loaded model that answers questions with values.
 
-Servers and libraries may implement it; all pass the tests of tests/engines/contract.py.
+Servers and libraries may implement it; each must pass the tests of tests/engines/contract.py.
 """
 
 from __future__ import annotations

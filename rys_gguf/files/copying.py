@@ -133,7 +133,7 @@ def _share(source: SourceFile, out_fd: int, offset: int, n: int) -> Iterator[int
 
 
 def _clone(source: SourceFile, out_fd: int, offset: int, n: int) -> None:
-    """Share n bytes at the position of out_fd, and move it behind them."""
+    """Share n bytes at the position of out_fd, and move it past them."""
     at = os.lseek(out_fd, 0, os.SEEK_CUR)
     argument = struct.pack("=qQQQ", source.fd, offset, n, at)
     fcntl.ioctl(out_fd, getattr(fcntl, "FICLONERANGE", _FICLONERANGE), argument)

@@ -127,7 +127,7 @@ class Shards:
             place = "no number" if own_no is None else f"number {own_no + 1}"
             raise InvalidGGUF(
                 f"{reader.file.name}: says it is {place} of {count} shards; the files are in "
-                f"another order than their names"
+                f"a different order from their names"
             )
 
     def _merge(self) -> None:
@@ -142,7 +142,7 @@ class Shards:
                 if tensor.name in self.data:
                     raise InvalidGGUF(
                         f"{reader.file.name}: tensor {printable(tensor.name)!r} is also in "
-                        f"an earlier shard; the shards are not of one model"
+                        f"an earlier shard; the shards do not belong to one model"
                     )
                 at = reader.data_offset + tensor.offset
                 n_padding = padded(tensor.n_bytes, int(reader.alignment)) - tensor.n_bytes

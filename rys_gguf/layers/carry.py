@@ -121,8 +121,8 @@ class ModelRules:
     def deviations(self, target: Metadata, layer_map: LayerMap) -> Iterator[tuple[str, str]]:
         """Where an output with the metadata `target` would not run as the map says.
 
-        Each deviation is what it is about ("layer 4", "layer count") and what is wrong there. How
-        the metadata came about makes no difference, so this also judges files of other tools.
+        Each deviation is a pair: its subject ("layer 4", "layer count") and what is wrong with it.
+        How the metadata came about makes no difference, so this also judges files of other tools.
         Raises Refused if `target` holds values that llama.cpp would not load.
         """
         runs, meant = replace(self, meta=target).kinds, self.kinds

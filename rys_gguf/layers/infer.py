@@ -31,7 +31,7 @@ def infer(model: Model, *, assume_uniform: bool) -> Architecture:
     raise model.refuse(
         f"architecture {name!r} is not in the table of layer rules. Its layers {shown}, but the "
         f"engine may run them by position: a wrong guess would load and compute something else.\n"
-        f"  --assume-uniform takes every layer for alike; `rys-gguf prove` then settles it"
+        f"  --assume-uniform treats all layers as alike; `rys-gguf prove` then tells if they are"
     )
 
 

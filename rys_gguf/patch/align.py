@@ -30,8 +30,8 @@ _MAX_ALIGNMENT = 1 << 24
 def plan_aligned(model: Model, alignment: int = BLOCK_BYTES) -> PlannedFile:
     """The model as one file with that `general.alignment`; every other key and all data stay.
 
-    Raises Refused if the alignment is no power of two from 32 to 16 MiB, InvalidGGUF if llama.cpp
-    would not load the tensor table.
+    Raises Refused if the alignment is not a power of two from 32 to 16 MiB, InvalidGGUF if
+    llama.cpp would not load the tensor table.
     """
     if alignment & (alignment - 1) or not _MIN_ALIGNMENT <= alignment <= _MAX_ALIGNMENT:
         raise model.refuse(

@@ -37,7 +37,7 @@ def record(model: Model, layer_map: LayerMap) -> Iterator[KV]:
 def recorded_map(header: Header, n_source: int) -> LayerMap | None:
     """The map that a file records, or None if it records none.
 
-    Raises InvalidLayerMap if the record is no map of `n_source` layers.
+    Raises InvalidLayerMap if the record is not a map of `n_source` layers.
     """
     kv = header.get(MAP_KEY)
     if kv is None:

@@ -56,7 +56,7 @@ def require_map(plan: Plan, output: Model) -> None:
     source, layer_map = plan.model, plan.layer_map
     if (output.n_trunk, output.n_mtp) != (len(layer_map), source.n_mtp):
         raise output.invalid(
-            f"has {output.n_trunk} layers and {output.n_mtp} MTP blocks, planned were "
+            f"has {output.n_trunk} layers and {output.n_mtp} MTP blocks, not the planned "
             f"{len(layer_map)} and {source.n_mtp}"
         )
     recorded = recorded_map(output.header, layer_map.n_source)
@@ -80,7 +80,7 @@ def _shapes(
 def _require_size(file: PlannedFile, reader: HeaderReader) -> None:
     if reader.file.n_bytes != file.n_bytes:
         raise OutputFailed(
-            f"{reader.file.name}: has {reader.file.n_bytes} bytes, planned were {file.n_bytes}"
+            f"{reader.file.name}: has {reader.file.n_bytes} bytes, not the planned {file.n_bytes}"
         )
 
 
@@ -90,7 +90,7 @@ def _require_header(planned: Header, reader: HeaderReader) -> None:
     if (found.version, found.byteorder) != (planned.version, planned.byteorder):
         raise OutputFailed(f"{name}: has another GGUF version or byte order")
     if [kv.key for kv in found.kvs] != [kv.key for kv in planned.kvs]:
-        raise OutputFailed(f"{name}: has other keys")
+        raise OutputFailed(f"{name}: has different keys")
     for kv, want in zip(found.kvs, planned.kvs, strict=True):
         same_raw = isinstance(want.raw, Span) or kv.raw == want.raw
         types = (kv.type, kv.item_type, kv.n_items, kv.n_value_bytes)

@@ -39,7 +39,7 @@ def choose_suites(model: str | os.PathLike[str], options: SuiteOptions) -> tuple
     if options.suite is not None:
         if options.controls:
             raise InvalidOptions(
-                "--control is of generated items; with --suite, put the family into --heldout only"
+                "--control asks generated items; with --suite, put the family into --heldout only"
             )
         return _own_suites(options.suite, options.heldout)
     if options.heldout is not None:

@@ -55,7 +55,7 @@ def _item(line: str, where: str, number: int) -> Item:
     for key in value:
         if key not in known:
             raise InvalidSuite(
-                f"{where}: {printable(key)}: no field of a {made.kind} item, which has "
+                f"{where}: {printable(key)}: not a field of a {made.kind} item, which has "
                 f"{', '.join(known)}"
             )
     defaults = {"id": f"line-{number}", "family": "own", "topic": made.kind, "level": 0}

@@ -47,7 +47,7 @@ class ItemResult(Protocol):
 class RoomProblem:
     """Why a family leaves no room for a difference, and what to do about it.
 
-    `is_unread` if the reason is that too many answers say nothing of the options.
+    `is_unread` if the reason is that too many answers say nothing about the options.
     """
 
     family: str
@@ -85,9 +85,9 @@ def require_answers(engine: Engine, items: Sequence[Item], *, chats: bool) -> No
         truncated = sum(a.status == "truncated" for a in answers) / n
         if thinking := sum("<think>" in (a.response or "") for a in answers):
             faults.append(
-                f"{printable(family)}: {thinking} of {n} answers hold thoughts, though thinking is "
-                f"off: the model's chat template does not read enable_thinking; give llama-server "
-                f"one that does (--llama-server PATH ... -- --chat-template-file FILE)"
+                f"{printable(family)}: {thinking} of {n} answers contain thoughts, though thinking "
+                f"is off: the model's chat template does not read enable_thinking; give "
+                f"llama-server one that does (--llama-server PATH ... -- --chat-template-file FILE)"
             )
         elif answered < MIN_ANSWERED or truncated > MAX_TRUNCATED:
             faults.append(
@@ -156,7 +156,7 @@ def _problem(
     ways_out = _WAYS_OUT if is_generated else _WAYS_OUT_OF_OWN
     scores = [result.score for _, result in asked if result.score is not None]
     if (answered := len(scores) / n) < MIN_ANSWERED:
-        reason = f"{1 - answered:.0%} of {n} answers say nothing of the options; {ways_out}"
+        reason = f"{1 - answered:.0%} of {n} answers say nothing about the options; {ways_out}"
         return RoomProblem(family, reason, is_unread=True)
     score = fmean(scores)
     if not _is_above_zero([s - baseline for s in scores]) and not _is_above_zero(_surer(asked)):

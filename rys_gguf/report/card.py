@@ -194,7 +194,7 @@ def _rule(
         explicit = rules.carry(layer_map, Schedule.EXPLICIT)
         if _is_spelled_out(variant, rules.meta, explicit.target):
             verdict = (
-                f"The file spells out what the place of a layer no longer tells llama.cpp "
+                f"The file spells out what the position of a layer no longer tells llama.cpp "
                 f"({where}):"
             )
             notes = list(explicit.notes)

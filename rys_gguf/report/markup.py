@@ -59,7 +59,7 @@ def visible(value: Any, limit: int = _MAX_TEXT) -> Any:
 
 
 def shown(value: Any, limit: int = 400) -> str:
-    """Any value as visible text of at most about `limit` characters; what is no text as JSON."""
+    """Any value as visible text of at most about `limit` characters; other values as JSON."""
     if value is None:
         return ""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)

@@ -22,13 +22,13 @@ class Candidate:
     def from_key(cls, key: str, n_layers: int) -> Candidate:
         """The candidate with this `key`, of a model with `n_layers`.
 
-        Raises InvalidLayerMap if the text is no key, or names layers that the model lacks.
+        Raises InvalidLayerMap if the text is not a key, or names layers that the model lacks.
         """
         sources: list[int] = []
         for part in key.split(","):
             match = _STRETCH.fullmatch(part)
             if match is None:
-                raise InvalidLayerMap(f"{printable(key)!r} is no path such as 0-11,8-29")
+                raise InvalidLayerMap(f"{printable(key)!r} is not a path such as 0-11,8-29")
             first, last = int(match[1]), int(match[2] or match[1])
             if not first <= last < n_layers:
                 raise InvalidLayerMap(

@@ -124,7 +124,7 @@ def append(path: Path, data: bytes) -> None:
                 raise
     except OSError as e:
         raise RysError(
-            f"{printable(path)}: {reason(e)}; run the same command again to go on"
+            f"{printable(path)}: {reason(e)}; run the same command again to continue"
         ) from e
 
 

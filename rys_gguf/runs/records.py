@@ -250,7 +250,7 @@ def _require_shallow(value: Any, what: str) -> None:
 
 
 def _from_text(kind: type[Any], value: Any) -> Any:
-    assert kind is Stage, f"{kind} is no field of a run"
+    assert kind is Stage, f"{kind} is not a field of a run"
     if not isinstance(value, str):
         raise ValueError("Expected `str`, the name of a stage")  # noqa: TRY004 - msgspec adds where
     return Stage.parse(value)
@@ -259,4 +259,4 @@ def _from_text(kind: type[Any], value: Any) -> Any:
 def _to_text(value: Any) -> Any:
     if isinstance(value, Stage):
         return str(value)
-    raise NotImplementedError(f"{type(value)} is no field of a run")
+    raise NotImplementedError(f"{type(value)} is not a field of a run")

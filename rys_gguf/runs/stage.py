@@ -26,7 +26,7 @@ class Stage:
 
     def __init__(self, name: str, number: int = 0) -> None:
         if name not in _NAMES or (name == _ROUND) != (number > 0):
-            raise ValueError(f"{printable(name, 20)!r} is no stage of a sweep")
+            raise ValueError(f"{printable(name, 20)!r} is not a stage of a sweep")
         self._name = name
         self._number = number
 

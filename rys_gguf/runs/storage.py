@@ -141,7 +141,7 @@ class OpenRun(Run):
         except OSError as e:
             raise RysError(f"{printable(self.folder)}: {reason(e)}") from e
         if lock is None:
-            raise RysError(f"{printable(self.folder)}: another sweep is at work here")
+            raise RysError(f"{printable(self.folder)}: another sweep is running here")
         try:
             for name in (RESULTS, ITEMS):
                 cut_half_line(self.folder / name)
@@ -224,8 +224,8 @@ def require_identity(folder: Path, identity: Mapping[str, Any]) -> None:
     old = read_info(folder).identity
     for difference in _differences({key: old.get(key) for key in identity}, identity):
         raise RysError(
-            f"{printable(folder)}: is a run of other things: {difference}. Use another folder, or "
-            f"the same model, suite, engine and settings to go on with it"
+            f"{printable(folder)}: holds a different run: {difference}. Use another folder, or "
+            f"the same model, suite, engine and settings to continue it"
         )
 
 
@@ -263,7 +263,7 @@ def _is_run(folder: Path) -> bool:
 def _require_empty(folder: Path) -> None:
     allowed = (LOCK, SUITE, HELDOUT, INFO)
     if any(not is_part_of(entry.name, allowed) for entry in folder.iterdir()):
-        raise RysError(f"{printable(folder)}: is neither empty nor a run; use a folder of its own")
+        raise RysError(f"{printable(folder)}: is neither empty nor a run; choose another folder")
 
 
 def _lines(path: Path) -> Iterator[Line]:

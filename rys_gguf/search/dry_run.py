@@ -32,7 +32,7 @@ def dry_lines(request: SweepRequest) -> Iterator[str]:
         added = max(c.n_added for c in sampler.first.candidates)
         yield (
             f"working file: {size(model.n_bytes + added * largest)} once, then about "
-            f"{size(largest)} for a window that moves on by a layer"
+            f"{size(largest)} each time the window shifts by one layer"
         )
         needed = bytes_needed(model, sampler.first.candidates, request.folder)
         yield (
@@ -41,7 +41,7 @@ def dry_lines(request: SweepRequest) -> Iterator[str]:
         )
     n = len(request.suites[0].items)
     ends = ", ".join(map(str, rounds.ends))
-    yield f"items: {ends} of {n} round after round; {rounds.n_finalists} finalists"
+    yield f"items: {ends} of {n} in successive rounds; {rounds.n_finalists} finalists"
     yield from _effort(request, sampler, rounds)
 
 

@@ -90,7 +90,7 @@ def replies(engine: Engine, *, chats: bool) -> tuple[Reply, ...]:
 
 
 def n_loops(written: Sequence[Reply]) -> int:
-    """How many replies loop, repeat themselves or are no text."""
+    """How many replies loop, repeat themselves or are not text."""
     return sum(bool(reply.findings) for reply in written)
 
 

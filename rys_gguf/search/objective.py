@@ -41,7 +41,7 @@ class Evaluation:
 def run_job(job: Job, host: Host, setup: Setup) -> Iterator[Outcome]:
     """The job's outcomes, stage by stage. A stage that drops the candidate or fails is the last.
 
-    Raises RysError, such as OutputFailed where the disk is full, for what is no property of the
+    Raises RysError, such as OutputFailed where the disk is full, for what is not a property of the
     candidate.
     """
     layer_map = job.candidate.layer_map

@@ -1,7 +1,7 @@
-"""A sweep: many windows, little work on each, and less and less of them.
+"""A sweep tries many windows, does little work on each, and keeps fewer and fewer.
 
-A window that is damaged is dropped after a few forward passes. The rest answers the first items of
-the suite; the better part of it answers more, and so on. The best few are then written as `apply`
+A window that is damaged is dropped after a few forward passes. The rest answer the first items of
+the suite; the better of them answer more, and so on. The best few are then written as `apply`
 would write them, verified, dropped if they loop, and judged by held-out items, which played no part
 in choosing them.
 
@@ -38,7 +38,7 @@ from rys_gguf.text import printable
 
 
 class Watcher(Protocol):
-    """Somebody who is told how a sweep is getting on."""
+    """The listener to whom a sweep reports its progress."""
 
     def say(self, line: str) -> None:
         """A line for the user."""

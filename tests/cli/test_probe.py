@@ -48,7 +48,7 @@ def test_json_names_the_answers(model: Path, suite: Path) -> None:
 def test_options_that_do_not_go_together(model: Path, suite: Path) -> None:
     """A usage error says which."""
     message = refused("probe", model, "--suite", suite, "--heldout", code=2)
-    assert "--heldout is of generated items" in message
+    assert "--heldout asks generated items" in message
     assert "is none of math" in refused("probe", model, "--families", "maths", code=2)
     assert "is not 0 to 3" in refused("probe", model, "--level", "math=9", code=2)
 

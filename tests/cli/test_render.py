@@ -26,7 +26,7 @@ def test_a_full_plan_lists_every_tensor(model: Path) -> None:
     short = done("plan", model, "--blocks", "2,4").stdout
     full = done("plan", model, "--blocks", "2,4", "--full").stdout
     listed = [line.split(" <- ") for line in full.splitlines() if line.startswith("    blk.")]
-    assert f"{len(listed)} have another name than their source" in short
+    assert f"{len(listed)} have a different name from their source" in short
     assert ["    blk.4.attn_q.weight", "blk.2.attn_q.weight"] in listed
     tensors = data("plan", model, "--blocks", "2,4", "--full")["tensors"]
     renamed = [t for t in tensors if t["source"] not in (None, t["name"])]

@@ -58,7 +58,7 @@ def test_a_sweep_ends_in_its_verdict(model: Path, suite: Path, tmp_path: Path) -
     [
         (["--heldout", "x.jsonl"], "--heldout goes with --suite"),
         (["--control", "math"], "is in --families as well"),
-        (["--suite", "SUITE", "--control", "math"], "--control is of generated items"),
+        (["--suite", "SUITE", "--control", "math"], "--control asks generated items"),
         (["--sizes", "8,x"], "is not a list of numbers such as 8,4"),
     ],
 )

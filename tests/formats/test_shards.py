@@ -152,7 +152,7 @@ def test_a_shard_of_another_model_is_named(shards: list[Path], tmp_path: Path) -
     foreign = split_by_hand(bigger, other, 3)
     shutil.copy(foreign[1], shards[1])
     message = fails("plan", shards[0], "--blocks", "4,8")
-    assert "of another model" in message or "not of one model" in message
+    assert "of another model" in message or "not belong to one model" in message
 
 
 def test_a_shard_under_another_name_is_refused(shards: list[Path]) -> None:

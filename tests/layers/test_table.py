@@ -30,7 +30,7 @@ def test_every_entry_has_a_source_and_words() -> None:
         assert words.rules
 
 
-_BERT = "behind the first 1; before the last decision.block_count"
+_BERT = "after the first 1; before the last decision.block_count"
 _NGRAMS = "without the layer with n-gram embeddings"
 _GEMMA = "kinds of period 6 (attention.sliding_window_pattern); not to or from 62 layers"
 
@@ -47,7 +47,10 @@ _GEMMA = "kinds of period 6 (attention.sliding_window_pattern); not to or from 6
         ("modern-bert", f"kinds of period 3 (attention.sliding_window_pattern); {_BERT}; "),
         ("modern-bert", f"; explicit: {_BERT}"),
         ("gemma4", "one side of the last attention.shared_kv_layers"),
-        ("glm-dsa", "starting on an own indexer, or holding none; one side of leading_dense"),
+        (
+            "glm-dsa",
+            "starting on a layer with its own indexer, or holding none; one side of leading_dense",
+        ),
         (
             "qwen4exp",
             f"kinds of period 4 (full_attention_interval); {_NGRAMS}; explicit: {_NGRAMS}",

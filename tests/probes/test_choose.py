@@ -69,7 +69,7 @@ def test_held_out_items_must_be_others(model: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (SuiteOptions(Path("a"), controls=("eq",)), "--control is of generated items"),
+        (SuiteOptions(Path("a"), controls=("eq",)), "--control asks generated items"),
         (SuiteOptions(heldout=Path("a")), "--heldout goes with --suite"),
         (SuiteOptions(controls=("eq", "math")), "--control eq,math: is in --families"),
     ],

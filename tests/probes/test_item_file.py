@@ -46,7 +46,7 @@ FAULTS = {
     "a list": ("[]", "expected an object"),
     "no kind": ({"question": "q"}, "kind: expected one of choice, number"),
     "kind of a wrong type": ({"kind": []}, "kind: expected one of"),
-    "unknown field": ({**NUMBER, "anwser": 1}, "anwser: no field of a number item"),
+    "unknown field": ({**NUMBER, "anwser": 1}, "anwser: not a field of a number item"),
     "no answer": ({"kind": "number", "question": "q"}, "answer: missing, expected"),
     "answer a text": ({**NUMBER, "answer": "3"}, "answer: expected an integer"),
     "answer a truth": ({**NUMBER, "answer": True}, "answer: expected an integer"),

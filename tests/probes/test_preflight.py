@@ -34,7 +34,7 @@ from tests.probes.own_items import SUM, TWO, YES
     ("engine", "message"),
     [
         (Replying("I would rather not say"), "0% of 2 answers can be read"),
-        (Replying("", thoughts="Hmm, 7?"), "2 of 2 answers hold thoughts"),
+        (Replying("", thoughts="Hmm, 7?"), "2 of 2 answers contain thoughts"),
         (Replying("Answer: 7 because", truncated=True), "hit the token limit"),
     ],
 )
@@ -173,7 +173,7 @@ def test_answers_that_say_nothing_of_the_options_are_counted() -> None:
     """They are not counted as wrong."""
     items = yes_no(40)
     good: list[float | None] = [*[1, 1, 1, 0] * 10]
-    with pytest.raises(Unsuitable, match="12% of 40 answers say nothing of the options"):
+    with pytest.raises(Unsuitable, match="12% of 40 answers say nothing about the options"):
         require_room(results(items, [None] * 5 + good[5:], 0.6))
     require_room(results(items, [None] * 2 + good[2:], 0.6))
 

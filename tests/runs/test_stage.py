@@ -48,7 +48,7 @@ def test_stages_sort_as_a_candidate_goes() -> None:
 )
 def test_other_names_are_no_stage(text: str) -> None:
     """And the message stays short."""
-    with pytest.raises(ValueError, match="is no stage of a sweep") as e:
+    with pytest.raises(ValueError, match="is not a stage of a sweep") as e:
         Stage.parse(text)
     assert len(str(e.value)) < 60
 

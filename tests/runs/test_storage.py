@@ -188,7 +188,7 @@ def test_a_run_of_other_things_is_refused(tmp_path: Path, identity: Any, message
     """The message names what differs, and nothing is written."""
     folder = filled(tmp_path / "run")
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
-    with pytest.raises(RysError, match=rf"is a run of other things: {message} is"):
+    with pytest.raises(RysError, match=rf"holds a different run: {message} is"):
         OpenRun.start(folder, about(identity), {})
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
 

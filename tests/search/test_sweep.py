@@ -53,7 +53,7 @@ def scores(folder: Path) -> dict[tuple[str, str], object]:
 
 
 def test_killed_again_and_again_it_ends_the_same(job: list[str | Path], tmp_path: Path) -> None:
-    """SIGKILL at random moments; then SIGINT, which says how to go on and clears up."""
+    """SIGKILL at random moments; then SIGINT, which says how to continue and clears up."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     done = run(*job, "-o", whole)
     assert done.returncode == 0, done.stderr
@@ -71,7 +71,7 @@ def test_killed_again_and_again_it_ends_the_same(job: list[str | Path], tmp_path
             _, errors = process.communicate(timeout=60)
         if number == signal.SIGINT and process.returncode:
             assert process.returncode == 128 + number
-            assert "run the same command again to go on" in errors
+            assert "run the same command again to continue" in errors
             assert not (killed / "work").exists()
         time.sleep(0.2)
         alive = subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True, text=True)
@@ -263,7 +263,7 @@ def test_a_dry_run_lists_and_writes_nothing(job: list[str | Path], tmp_path: Pat
     before = set(tmp_path.iterdir())
     lines = run(*job, "--dry-run").stdout.splitlines()
     assert lines[0] == "candidates: blocks:0,2, blocks:1,3, blocks:2,4, blocks:3,5"
-    assert "items: 16, 20 of 20 round after round; 3 finalists" in lines
+    assert "items: 16, 20 of 20 in successive rounds; 3 finalists" in lines
     (disk,) = (line for line in lines if line.startswith("disk: "))
     assert re.fullmatch(r"disk: .* needed with a finalist's file, .* free in .*gguf\.sweep", disk)
     effort = "at most 4 windows, 3 of them in round 2; held-out items: 20 for the base and each"

@@ -99,7 +99,7 @@ class Anchored(Rule):
         return f"the first layers ({self.count}) stay in place: {self.why}"
 
     def limit(self, schedule: Schedule) -> str | None:
-        return f"behind the first {self.count}"
+        return f"after the first {self.count}"
 
     def _number(self, meta: Metadata) -> int:
         return self.count if isinstance(self.count, int) else int(meta.scalar(self.count, 0))

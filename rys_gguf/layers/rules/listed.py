@@ -56,7 +56,7 @@ class Listed(Rule):
 
 @dataclass(frozen=True, slots=True)
 class BoundToPreceding(Rule):
-    """A layer with 0 in `key` uses what the nearest layer before it with 1 chose.
+    """A layer with 0 in `key` uses the choice of the nearest layer before it with 1.
 
     `by_default` lists the entries of a source that lacks the key; they are then written into the
     output, so that they no longer depend on the position. None means that all are 1. `users`
@@ -132,7 +132,7 @@ class BoundToPreceding(Rule):
         return f"a layer without its own {self.what} ({self.key}) uses the nearest before it"
 
     def limit(self, schedule: Schedule) -> str | None:
-        return f"starting on an own {self.what}, or holding none"
+        return f"starting on a layer with its own {self.what}, or holding none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +171,9 @@ class Injection(Rule):
         first = layer_map[0]
         if entries is None or first == 0 or entries[first] < 0:
             return []
-        return [Conflict(f"source {first} is given image features ({self.key}), layer 0 never is")]
+        return [
+            Conflict(f"source {first} is given image features ({self.key}), which layer 0 never is")
+        ]
 
     def statement(self) -> str:
         return f"layers but the first may be given image features ({self.key})"

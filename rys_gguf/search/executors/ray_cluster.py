@@ -66,7 +66,7 @@ def _import_ray(address: str) -> Any:
 def _too_large(cpus: float, gpus: float, here: dict[str, float]) -> RysError:
     return RysError(
         f"a worker needs {cpus:g} CPUs and {gpus:g} GPUs, this machine has "
-        f"{here.get('CPU', 0):g} and {here.get('GPU', 0):g}; take fewer --threads or --gpus"
+        f"{here.get('CPU', 0):g} and {here.get('GPU', 0):g}; use fewer --threads or --gpus"
     )
 
 
@@ -134,7 +134,7 @@ class RayExecutor:
         host = self._ray.util.get_node_ip_address()
         if not ipaddress.ip_address(host).is_loopback:
             raise RysError(
-                f"Ray would listen on {host}, where anybody can use it: it was imported before "
+                f"Ray would listen on {host}, where anyone can use it: it was imported before "
                 f"rys-gguf could tell it to stay on this machine. Set {_LOOPBACK_ONLY}=0 before "
                 f"Python starts"
             )
