@@ -45,7 +45,7 @@ def test_every_name_resolves(name: str) -> None:
 
 
 def test_the_package_shows_its_names() -> None:
-    """In `dir`, and so in every editor and in `help`."""
+    """`dir` lists all public names, and so do editors and `help`."""
     assert set(rys_gguf.__all__) <= set(dir(rys_gguf))
     assert rys_gguf.__all__ == sorted(rys_gguf.__all__)
     assert len(rys_gguf.__all__) == len(set(rys_gguf.__all__))
@@ -72,7 +72,7 @@ def python(code: str) -> str:
 
 
 def test_importing_the_package_imports_nothing_else() -> None:
-    """Not even numpy: who asks for the version does not wait."""
+    """Not even numpy is imported: asking for the version is quick."""
     code = (
         "import sys, rys_gguf; dir(rys_gguf); rys_gguf.__version__\n"
         "print([m for m in ('numpy', 'gguf', 'click', 'tqdm', 'msgspec') if m in sys.modules])"
@@ -81,7 +81,7 @@ def test_importing_the_package_imports_nothing_else() -> None:
 
 
 def test_patching_needs_no_optional_package() -> None:
-    """And a name that does says which."""
+    """A name that needs one says which."""
     code = (
         "import sys\n"
         "for name in 'msgspec scipy matplotlib jinja2 ray xllamacpp'.split():\n"

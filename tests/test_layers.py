@@ -83,7 +83,7 @@ def test_no_import_goes_up(folder: str) -> None:
     ("folder", "rule"), [(folder, rule) for folder, rules in RULES.items() for rule in rules]
 )
 def test_folders_keep_their_rules(folder: str, rule: str) -> None:
-    """Each folder goes without what would make it two."""
+    """No folder imports the modules that its rule forbids."""
     for path in modules(folder):
         for module in imports(path):
             for banned in RULES[folder][rule]:

@@ -7,14 +7,14 @@ from tests.cli.calls import data, done, refused
 
 
 def test_all_are_listed_with_a_verdict() -> None:
-    """One line each."""
+    """Every architecture has one line."""
     lines = done("architectures").stdout.splitlines()
     assert [line.split()[0] for line in lines] == list(ARCHITECTURES)
     assert all(len(line.split()) > 1 for line in lines)
 
 
 def test_one_is_shown_in_full() -> None:
-    """Its rules, and where llama.cpp says so."""
+    """The entry holds the rules, and where llama.cpp's source states them."""
     text = done("architectures", "gemma3").stdout
     assert text.startswith("gemma3: ")
     assert f"checked against {CHECKED_AGAINST}" in text

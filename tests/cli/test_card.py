@@ -18,7 +18,7 @@ def variant(model: Path) -> Path:
 
 
 def test_a_card_is_printed_or_written(variant: Path, model: Path, tmp_path: Path) -> None:
-    """To a file or, in a folder, to the name that the Hub reads."""
+    """The card goes to the named file or, in a folder, to the name that the Hub reads."""
     text = done("card", variant, "--source", model).stdout
     assert text.startswith("---\n")
     folder = tmp_path / "card"
@@ -30,7 +30,7 @@ def test_a_card_is_printed_or_written(variant: Path, model: Path, tmp_path: Path
 
 
 def test_a_map_without_its_source_is_a_usage_error(variant: Path) -> None:
-    """Alone, the file's own record has to do."""
+    """Without its source a variant is described by its own record alone."""
     message = refused("card", variant, "--blocks", "2,4", code=2)
     assert "--blocks and --layers go with --source" in message
 
@@ -42,7 +42,7 @@ def test_a_file_without_a_record_needs_its_source(model: Path) -> None:
 
 
 def test_the_validation_beside_the_variant_is_read(variant: Path, model: Path) -> None:
-    """Or the one that is named."""
+    """The validation report beside the variant is used, or the one that is named."""
     report = {"spec": "blocks:1,2", "rungs": []}
     variant.with_name(variant.name + ".validate.json").write_text(json.dumps(report))
     assert "the validation is of blocks:1,2" in refused("card", variant, "--source", model)
@@ -52,7 +52,7 @@ def test_the_validation_beside_the_variant_is_read(variant: Path, model: Path) -
     "content", [b"[1]", b'{"rungs": 5}', b'{"rungs": ["a"]}', b"{", b"[" * 100_000, b"\xff"]
 )
 def test_another_file_is_no_validation(variant: Path, tmp_path: Path, content: bytes) -> None:
-    """Whatever it holds, it is named."""
+    """A file that is not a validation report is named, whatever it holds."""
     path = tmp_path / "v.json"
     path.write_bytes(content)
     message = refused("card", variant, "--validation", path)

@@ -52,7 +52,7 @@ def on_tty(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
 def test_sentences_wrap_at_words_on_a_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And a number stays with its name; rows of tables and maps are left alone."""
+    """A number stays with its name; rows of tables and maps are left alone."""
     table = "  blocks:1,2    +4.1 points, in a row of a table that is wider than the terminal is"
     coloured = f"{RED}a{OFF} " * 30
     with monkeypatch.context() as patch:
@@ -185,7 +185,7 @@ def test_a_fifo_under_the_default_name_is_not_waited_for(tmp_path: Path, source:
 def test_a_folder_without_permission_is_told_at_once(
     tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before the work, not after it; and looking leaves nothing behind."""
+    """The fault is found before the work, and looking for it leaves nothing behind."""
     out = TextOutput.named(tmp_path / "out", [source], force=False)
     out.require()
     assert leftovers(tmp_path, [source]) == set()

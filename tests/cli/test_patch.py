@@ -11,7 +11,7 @@ from tests.cli.calls import call, data, done, refused
 
 
 def test_inspect_shows_layers_and_legal_windows(model: Path) -> None:
-    """In lines for people, and the same facts as JSON."""
+    """The lines and the JSON show the same facts."""
     text = done("inspect", model).stdout
     assert text.startswith("m.gguf  llama  ")
     assert "windows  portable: any" in text
@@ -21,7 +21,7 @@ def test_inspect_shows_layers_and_legal_windows(model: Path) -> None:
 
 
 def test_plan_and_dry_run_show_the_same(model: Path) -> None:
-    """And neither writes anything."""
+    """Both print the same plan, and neither writes anything."""
     for form in ([], ["--full"], ["--json"]):
         plan = done("plan", model, "--blocks", "2,4", *form)
         dry = done("apply", model, "--blocks", "2,4", "--dry-run", *form)
@@ -45,7 +45,7 @@ def test_apply_writes_and_names_its_file(model: Path, args: list[str], name: str
 
 
 def test_shards_are_written_as_asked(model: Path) -> None:
-    """Each path on a line."""
+    """The path of every shard is printed on a line of its own."""
     paths = done("apply", model, "--blocks", "2,4", "--split-max-size", "0.1M").stdout.split()
     assert len(paths) > 1
     assert all(Path(path).is_file() for path in paths)
@@ -63,13 +63,13 @@ def test_align_writes_a_model_that_says_the_same(model: Path) -> None:
 
 
 def test_equal_headers_have_no_differences(model: Path) -> None:
-    """Said on stderr: a script that reads stdout sees tables only."""
+    """The message goes to stderr: a script that reads stdout sees tables only."""
     result = done("diff", model, model)
     assert result.stderr == "no differences\n"
 
 
 def test_verify_lists_every_problem(model: Path) -> None:
-    """With exit code 1, as text and as JSON."""
+    """Text and JSON list every problem, and the exit code is 1."""
     out = model.with_name("m-rys_2-3.gguf")
     done("apply", model, "--blocks", "2,4")
     broken = bytearray(out.read_bytes())
@@ -96,5 +96,5 @@ def test_the_tail_of_a_model_is_named_beside_its_layers(tmp_path: Path) -> None:
 
 
 def test_a_missing_model_is_one_line(tmp_path: Path) -> None:
-    """Not a traceback."""
+    """A missing model gives one line and no traceback."""
     assert "No such file" in refused("inspect", tmp_path / "none.gguf")

@@ -35,7 +35,7 @@ def test_answers_are_saved_beside_the_model(model: Path, suite: Path) -> None:
 
 
 def test_json_names_the_answers(model: Path, suite: Path) -> None:
-    """And an output folder gets the default name."""
+    """The JSON names the file, which has the default name in an output folder."""
     folder = model.parent / "out"
     folder.mkdir()
     found = data(
@@ -62,7 +62,7 @@ def test_a_model_at_chance_is_measured_all_the_same(model: Path, tmp_path: Path)
 
 
 def test_a_folder_under_the_default_name_is_refused(model: Path, suite: Path) -> None:
-    """At once, and as what it is."""
+    """The message comes at once and says that it is a folder."""
     model.with_name("m.gguf.probe.jsonl").mkdir()
     message = refused("probe", model, "--suite", suite, "--no-preflight", *ONE_THREAD)
     assert "m.gguf.probe.jsonl: is not a regular file" in message

@@ -55,7 +55,7 @@ def test_a_command_is_a_short_function_of_few_parameters(name: str) -> None:
 
 
 def test_all_commands_are_listed() -> None:
-    """In alphabetical order, each with its summary."""
+    """The commands stand in alphabetical order, each with its summary."""
     done = CliRunner().invoke(main, ["--help"], terminal_width=200)
     listed = [line.split() for line in done.output.partition("Commands:\n")[2].splitlines()]
     assert [words[0] for words in listed] == sorted(COMMANDS)

@@ -165,7 +165,7 @@ def test_only_a_log_is_appended_to(tmp_path: Path, make: Callable[[Path], None])
 
 
 def test_a_log_that_cannot_be_written_is_told_at_once(tmp_path: Path) -> None:
-    """Before the work it should be about."""
+    """The message comes before the work begins."""
     with pytest.raises(OutputFailed, match="cannot write the log"):
         Progress(tmp_path / "no" / "log.txt")
 
@@ -195,6 +195,6 @@ def test_a_terminal_gets_a_bar(tmp_path: Path) -> None:
 
 
 def test_a_pipe_gets_no_bar(tmp_path: Path) -> None:
-    """Not even a carriage return."""
+    """A pipe gets no bar, not even a carriage return."""
     model = tiny.write(tmp_path / "m.gguf", "llama", 12)
     assert run("apply", model, "--blocks", "2,4").stderr == ""

@@ -22,7 +22,7 @@ def test_a_plan_shows_what_a_layer_costs_at_run_time(tmp_path: Path) -> None:
 
 
 def test_a_full_plan_lists_every_tensor(model: Path) -> None:
-    """By its name in the output and its source; the short one counts them."""
+    """A full plan names each tensor and its source; a short one counts them."""
     short = done("plan", model, "--blocks", "2,4").stdout
     full = done("plan", model, "--blocks", "2,4", "--full").stdout
     listed = [line.split(" <- ") for line in full.splitlines() if line.startswith("    blk.")]

@@ -22,7 +22,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 def test_the_map_is_coloured(shown: list[str]) -> None:
-    """By codes that the terminal obeys, not by their escaped text."""
+    """Colour codes reach the terminal as codes, not as escaped text."""
     assert "\\x1b" not in "\n".join(shown)
     codes = COLOUR.findall("\n".join(shown))
     assert len(codes) > 10

@@ -16,7 +16,7 @@ GOLDEN = Path(__file__).parent.parent / "golden" / "run-0.1.0"
 
 
 def test_dry_run_lists_candidates_and_costs(model: Path) -> None:
-    """Before anything runs."""
+    """The candidates and their cost are shown before anything runs."""
     args = ["--plan", "map", "--sizes", "2", "--families", "math"]
     text = done("sweep", model, *args, "--dry-run").stdout
     assert "blocks:0,2, blocks:1,3" in text

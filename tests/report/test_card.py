@@ -221,7 +221,7 @@ def test_what_runs_more_than_twice_or_not_at_all_is_not_said_to_run_twice(source
 def test_files_that_are_no_validation_and_no_map_are_one_message(
     source: Path, tmp_path: Path
 ) -> None:
-    """Whatever JSON or array stands there."""
+    """Any other JSON or array gives one message."""
     variant = make(source)
     for bad in ("[1]", '{"rungs": 5}', '{"rungs": ["a"]}', "{"):
         (tmp_path / "v.json").write_text(bad)

@@ -53,7 +53,7 @@ def test_numbers_stay_numbers(value: float | None, cell: str) -> None:
 
 
 def test_every_window_has_its_line() -> None:
-    """With what became of it, and the verdict on finalists."""
+    """A line tells what became of its window, and a finalist's line holds the verdict."""
     rows = rows_of(make_run(0))
     assert len(rows) == 21
     first = rows[0]

@@ -96,7 +96,7 @@ def test_the_table_of_windows_is_the_ranking(page: Page) -> None:
 
 
 def test_held_out_scores_have_their_intervals_and_controls_are_marked() -> None:
-    """In the table of finalists."""
+    """The table of finalists shows intervals and marks controls."""
     run = make_run(0)
     run.items = [x for x in run.items if x["stage"] == "final" or x["family"] != "math"]
     text = page_of(run).text

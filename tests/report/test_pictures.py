@@ -95,7 +95,7 @@ def test_any_gain_fits_the_plot() -> None:
 
 
 def test_finalists_at_one_point_share_their_label() -> None:
-    """One on the other they could not be read."""
+    """Labels on top of each other could not be read."""
     held_out = {"blocks:9,13": (0.1, 4), "blocks:2,6": (0.1, 4), "blocks:3,7": (0.099, 4)}
     picture = draw_scatter({}, held_out, ["blocks:9,13"], ["t"])
     assert "blocks:9,13 blocks:2,6</text>" in picture.svg

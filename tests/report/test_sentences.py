@@ -70,7 +70,7 @@ def test_a_verdict_comes_with_everything_it_rests_on() -> None:
 
 
 def test_a_family_that_only_finalists_were_asked_is_named_as_a_control() -> None:
-    """Whatever it shows."""
+    """A control is named whatever it shows."""
     run = make_run(0)
     run.items = [x for x in run.items if x["stage"] == "final" or x["family"] != "math"]
     best = judged(run)[0]

@@ -24,7 +24,7 @@ _SGR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def test_verdicts_come_first() -> None:
-    """Then what to do, the luck of the search, the ranks, and the map."""
+    """The next step, the luck of the search, the ranks and the map follow."""
     lines = list(text_report(make_run(0), ascii_only=True))
     assert lines[1].startswith("blocks:10,14: better.")
     assert "  rys-gguf apply tiny-instruct.Q4_1.gguf --blocks 10,14" in lines

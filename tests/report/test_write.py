@@ -109,7 +109,7 @@ def test_a_full_disk_leaves_the_old_page_as_it_is(small_disk: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
-    """One message with the folder."""
+    """One message names the folder."""
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputFailed, match="file/out: cannot write"):
         write_report(make_run(0), tmp_path / "file" / "out")

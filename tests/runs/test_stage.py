@@ -47,7 +47,7 @@ def test_stages_sort_as_a_candidate_goes() -> None:
     "text", ["", "round", "round0", "round01", "round99999", "round1 ", "final1", "Final", "x" * 99]
 )
 def test_other_names_are_no_stage(text: str) -> None:
-    """And the message stays short."""
+    """Another name is refused, and the message stays short."""
     with pytest.raises(ValueError, match="is not a stage of a sweep") as e:
         Stage.parse(text)
     assert len(str(e.value)) < 60

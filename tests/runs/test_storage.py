@@ -119,7 +119,7 @@ def test_answers_of_a_stage_that_failed_later_do_not_count(tmp_path: Path) -> No
 
 
 def test_what_failed_can_be_forgotten(tmp_path: Path) -> None:
-    """Of one candidate or of all, for this session: the lines stay in the file."""
+    """Failures of one candidate or of all are forgotten, but their lines stay in the file."""
     folder = filled(tmp_path / "run")
     with OpenRun.start(folder, about(), {}) as run:
         for key in (A, D):

@@ -91,7 +91,7 @@ class ExecutorContract:
     def test_leaving_the_block_removes_working_files(
         self, executor: Executor, tmp_path: Path
     ) -> None:
-        """And ends every worker."""
+        """Every worker has ended, and its files are gone."""
         with executor:
             list(executor.run(jobs(*WINDOWS)))
             n_workers = len(list((tmp_path / "work").iterdir()))

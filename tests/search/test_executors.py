@@ -106,7 +106,7 @@ def test_a_worker_larger_than_this_machine_is_refused(tmp_path: Path) -> None:
 
 @NEEDS_RAY
 def test_no_cluster_is_one_message(tmp_path: Path) -> None:
-    """And nothing is left running."""
+    """One message names the address, and nothing is left running."""
     setup: Any = None
     make = ray_cluster.factory("127.0.0.1:1", 1, EngineOptions())
     with pytest.raises(RysError, match=r"no Ray cluster at '127\.0\.0\.1:1'"), make(setup):

@@ -159,7 +159,7 @@ def test_loops_are_judged_beside_the_base() -> None:
 
 
 def test_the_loop_stage_counts_replies(host: ScriptedHost, setup: Setup) -> None:
-    """Of the candidate and of the base, and how many prompts there were."""
+    """The replies of candidate and base are counted, and the prompts."""
     (outcome,) = outcomes(host, setup, (4, 6), Step(LOOPS))
     assert outcome.result.measures == {"loops": 0.0, "loops_base": 0.0, "loop_prompts": 4}
 

@@ -98,7 +98,7 @@ def test_where_all_of_the_first_pass_fails_there_is_no_second(windows: Windows) 
 
 
 def test_a_size_that_is_not_legal_is_replaced(tmp_path: Path) -> None:
-    """With a note, and with every illegal window listed."""
+    """A note says so, and every illegal window is listed."""
     with Model(tiny.write(tmp_path / "g.gguf", "gemma3", 12)) as model:
         sampler = TwoPass(Windows(model, Schedule.PORTABLE), (8, 6), Halving("0-11", ROUNDS))
     assert sampler.notes == ("windows of 8 layers are not legal here: 6 instead",)

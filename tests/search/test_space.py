@@ -35,7 +35,7 @@ def test_equal_maps_are_one_candidate(tmp_path: Path, windows: Windows) -> None:
 def test_a_wrong_list_is_named_with_its_line(
     tmp_path: Path, windows: Windows, text: str, message: str
 ) -> None:
-    """So is a file that lists nothing, or is no text."""
+    """A file that lists nothing, or is not text, is named as well."""
     path = tmp_path / "w.txt"
     path.write_text(text)
     with pytest.raises(RysError, match=message):
@@ -75,7 +75,7 @@ def test_the_second_pass_stays_around_the_best_two(windows: Windows) -> None:
 
 
 def test_a_map_has_every_window_of_its_sizes(windows: Windows) -> None:
-    """Each once, whatever the order of the sizes."""
+    """Each window occurs once, whatever the order of the sizes."""
     chosen = every(windows, (3, 2, 3))
     expected = {(i, i + d) for d in (2, 3) for i in range(16 - d + 1)}
     assert {c.window for c in chosen.candidates} == expected

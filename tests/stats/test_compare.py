@@ -140,7 +140,7 @@ def test_other_suites_and_settings_are_refused(
 
 
 def test_other_models_and_engines_may_differ(run: FakeRun) -> None:
-    """That is what the comparison is for; but not the number of layers."""
+    """Models and engines may differ, but not the number of layers."""
     other = run.copy()
     other.raw["identity"]["model"] = {"name": "other", "sha256": "cd"}
     other.raw["identity"]["engine"] = {"build": "b2"}

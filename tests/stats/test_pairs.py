@@ -42,7 +42,7 @@ def test_an_unread_answer_has_no_score_but_counts_as_asked() -> None:
 
 
 def test_only_items_of_both_are_paired() -> None:
-    """In the order of the base, by family."""
+    """Pairs are in the order of the base, by family."""
     base = answers(answer("a", 0.0), answer("b", 1.0, "math"), answer("c", 1.0))
     window = answers(answer("c", 0.5), answer("a", 1.0), answer("d", 1.0))
     families = pair(base, window)

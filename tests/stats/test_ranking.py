@@ -148,7 +148,7 @@ def test_ties_go_to_fewer_layers_then_to_the_key() -> None:
 
 
 def test_who_got_further_stands_first() -> None:
-    """Whatever the values: what was asked more is known better."""
+    """A candidate that was asked more stands first, whatever the values."""
     one, two = {"math": {"a": 0.2, "b": 0.3}}, {"math": {"c": 0.5, "d": 0.1}}
     base = trial(None, one, two)
     far = trial((2, 4), one, two)

@@ -126,7 +126,7 @@ def test_nothing_that_can_be_read_is_still_a_verdict() -> None:
 
 
 def test_a_loss_that_is_certain_in_one_family_is_said() -> None:
-    """Where the mean over families hides it too."""
+    """A certain loss in a family counts even where the mean over families hides it."""
     down = pairs(ones(200, 100), ones(200, 75), binary=True)
     rng = np.random.default_rng(0)
     graded = rng.normal(0, 1, 40)
@@ -233,7 +233,7 @@ def test_search_ranks_the_winner_above_the_noise() -> None:
 
 
 def test_pareto() -> None:
-    """Not beaten in gain by anything as small; the base beats every loss."""
+    """A point on the front is not beaten by a smaller one, and the base beats every loss."""
     points = {"a": (0.10, 4), "b": (0.08, 4), "c": (0.09, 2), "d": (-0.1, 1), "e": (0.11, 8)}
     assert verdict.pareto(points) == ("c", "a", "e")
     assert verdict.pareto({"d": (0.0, 1)}) == ()
