@@ -21,7 +21,6 @@ from rys_gguf.layers.rule import Metadata
 from rys_gguf.layers.schedule import Schedule
 from rys_gguf.layers.windows import refusal
 from rys_gguf.patch.memory import Memory, added_memory
-from rys_gguf.patch.naming import default_output as default_output  # noqa: PLC0414 - its former home
 from rys_gguf.patch.provenance import PROVENANCE, record
 from rys_gguf.patch.tensors import PlannedTensor, layout, plan_tensors
 
