@@ -107,8 +107,7 @@ def split(plan: Plan, max_bytes: int | None) -> tuple[PlannedFile, ...]:
 
     This is llama-gguf-split's scheme: a file is full when the next tensor would exceed the limit.
     The first file holds all keys; each says its number, the number of files, and the number of
-    tensors of the model. Bytes after the
-    source's last tensor are left out.
+    tensors of the model. Bytes after the source's last tensor are left out.
     """
     groups: list[list[PlannedTensor]] = [[]]
     size = 0
