@@ -204,8 +204,12 @@ def verdicts(evidence: Evidence) -> tuple[Verdict, ...]:
         return ()
     judged = judge({key: evidence.pairs(key, [stage]) for key in evidence.finalists(stage)})
     ranked = {r.trial.key: r for r in rank(evidence.base, evidence.windows).order}
-    unsorted = (_verdict(evidence, key, stage, j, ranked.get(key)) for key, j in judged.items())
-    return tuple(sorted(unsorted, key=lambda v: -v.judgement.overall.difference))
+    # Equal ones stay in the order of the ranking; the log's may be another one in every run.
+    keys = sorted(
+        (key for key in dict.fromkeys((*ranked, *judged)) if key in judged),
+        key=lambda key: -judged[key].overall.difference,
+    )
+    return tuple(_verdict(evidence, key, stage, judged[key], ranked.get(key)) for key in keys)
 
 
 def _verdict(
