@@ -1,11 +1,13 @@
 """Measure speed and memory against what the machine itself takes for the same work.
 
 usage: python scripts/benchmark.py [--folder DIR] [--gib 2] [--pairs 5] [--gemma PATH]
+           [--before PROGRAM]
 
 Each speed is a ratio of whole processes, run in alternating pairs whose order changes each time.
 The table shows the median of the pairs' ratios and the median times. Memory is the largest resident
 set of a command, on a file of 500 GB that is a header and a hole. Prints a markdown table; exit
-code 1 if a target is missed. Needs about four times --gib in DIR, where nothing is left.
+code 1 if a target is missed. Needs about four times --gib in DIR, where nothing is left. With
+--before, the rys-gguf of an earlier version is one more baseline.
 """
 
 from __future__ import annotations
@@ -257,6 +259,43 @@ def speed_rows(folder: Path, n_bytes: int, n: int, gemma: Path) -> list[Row]:
     return rows
 
 
+def version_rows(folder: Path, before: str, n: int, gemma: Path) -> list[Row]:
+    """Ratios to an earlier version: start, plan, apply with its memory."""
+    source, out = folder / "source.gguf", folder / "version.gguf"
+    residents: dict[str, list[int]] = {RYS: [], before: []}
+
+    def apply(program: str) -> float:
+        out.unlink(missing_ok=True)
+        os.sync()
+        warm(source)
+        seconds, resident = run(program, "apply", source, "--blocks", WINDOW, "-o", out)
+        residents[program].append(resident)
+        return seconds + run("sync")[0]
+
+    def both(measure: Callable[[str], float], times: int) -> tuple[float, float, float]:
+        return pairs(times, lambda: measure(RYS), lambda: measure(before))
+
+    def start(program: str) -> float:
+        return run(program, "--help")[0]
+
+    def plan(program: str) -> float:
+        return run(program, "plan", gemma, "--blocks", "6,12")[0]
+
+    rows = [
+        _ratio("`rys-gguf --help`", "before", both(start, 4 * n), 1.1),
+        _ratio("`plan`, 262k tokens", "before", both(plan, 4 * n), 1.1),
+        _ratio("`apply`, then sync", "before", both(apply, 2 * n), 1.1),
+    ]
+    ours, theirs = (statistics.median(residents[program]) for program in (RYS, before))
+    return [
+        *rows,
+        Row(
+            "`apply`, memory", f"{ours / 1e6:.0f} MB", f"before: {theirs / 1e6:.0f} MB",
+            f"{ours / theirs:.2f} of it", "at most 1.10", ours <= 1.1 * theirs,
+        ),
+    ]  # fmt: skip
+
+
 def _ratio(what: str, baseline: str, measured: tuple[float, float, float], target: float) -> Row:
     ours, theirs, ratio = measured
     shown = f"1/{1 / ratio:.0f}" if target < 0.5 else f"{ratio:.2f}"  # noqa: PLR2004
@@ -326,12 +365,15 @@ def main() -> None:
     parser.add_argument("--gib", type=float, default=2.0, help="size of the written file")
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--gemma", type=Path, help="default: what scripts/models.py gemma3 prints")
+    parser.add_argument("--before", metavar="PROGRAM", help="the rys-gguf of an earlier version")
     args = parser.parse_args()
     models = [PYTHON, str(Path(__file__).with_name("models.py")), "gemma3"]
     gemma = args.gemma or Path(subprocess.check_output(models, text=True).strip())
     with tempfile.TemporaryDirectory(prefix="benchmark-", dir=args.folder) as name:
         folder = Path(name)
         rows = speed_rows(folder, int(args.gib * 2**30), args.pairs, gemma)
+        if args.before is not None:
+            rows += version_rows(folder, args.before, args.pairs, gemma)
         rows += memory_rows(folder, args.pairs)
         print(f"{machine(folder)}; medians of {args.pairs} alternating pairs\n")
     print("| what | rys-gguf | baseline | result | target | |")

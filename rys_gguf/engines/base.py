@@ -103,7 +103,7 @@ class Engine(Protocol):
         stop: Sequence[str] = (),
         with_nll: bool = False,
     ) -> Generation:
-        """Continue a prompt greedily, by at most `n_tokens`, up to the first of the `stop` texts.
+        """Continue a prompt greedily by at most `n_tokens`, up to the first of the `stop` texts.
 
         The text does not include the stop text.
         """

@@ -14,6 +14,7 @@ import json
 import os
 import signal
 import sys
+import time
 
 
 def main() -> None:
@@ -42,7 +43,9 @@ def main() -> None:
     try:
         server = xllamacpp.Server(params)
     except RuntimeError as e:
-        sys.exit(str(e))  # llama.cpp has already logged the details
+        # llama.cpp logs the details in a thread of its own; on a busy machine it needs a moment.
+        time.sleep(0.2)
+        sys.exit(str(e))
     print("serving", server.listening_address, flush=True)  # noqa: T201 - goes to the parent's log
     signal.pause()
 

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from rys_gguf.errors import EngineFailed
 from rys_gguf.text import printable
 
-_LOG_LINES = 8
+_LOG_LINES = 10
 _LOG_TAIL = 8192
 _STOP_SECONDS = 5.0
 

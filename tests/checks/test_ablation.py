@@ -40,7 +40,7 @@ def test_a_folder_that_is_not_there_is_one_message(tmp_path: Path) -> None:
     path = tiny.write(tmp_path / "m.gguf", "llama", 2)
     with (
         Model(path) as model,
-        pytest.raises(RysError, match="none: cannot make an ablated copy: No such file"),
+        pytest.raises(RysError, match="none: cannot make a silenced copy: No such file"),
         ablated_copy(model, [0], tmp_path / "none"),
     ):
         pass

@@ -13,6 +13,8 @@ from rys_gguf.checks.variant import VariantPair
 from rys_gguf.engines.base import EngineOptions
 from rys_gguf.engines.find import open_engine
 from rys_gguf.errors import EngineFailed
+from rys_gguf.layers.carry import ModelRules, metadata_of
+from rys_gguf.layers.rule import Architecture
 from tests import tiny
 from tests.engine import OPTIONS, logprobs
 
@@ -31,7 +33,7 @@ CASES = [
 def test_hybrid_variants_run_as_if_built_that_way(
     tmp_path: Path, n: int, spec: str, schedule: Schedule, n_mtp: int, recurrent_layers: bool
 ) -> None:
-    """A written qwen35 file gives bit for bit what a file of the repeated layers gives."""
+    """A written qwen35 file gives the same bits as a file built with the layers repeated."""
     source = tiny.write(
         tmp_path / "m.gguf", "qwen35", n, n_mtp=n_mtp, recurrent_layers=recurrent_layers
     )
@@ -51,7 +53,7 @@ def test_hybrid_variants_run_as_if_built_that_way(
 
 
 def test_smollm2_generates_after_the_patch(smollm2: Path, tmp_path: Path) -> None:
-    """The real model, 34 layers, answers."""
+    """SmolLM2 with 34 layers answers."""
     out = tmp_path / "out.gguf"
     with Model(smollm2) as model:
         write_plan(make_plan(model, LayerMap.parse("blocks:10,14", 30)), out)
@@ -63,23 +65,20 @@ def test_smollm2_generates_after_the_patch(smollm2: Path, tmp_path: Path) -> Non
 def test_the_real_gemma3_is_bit_exact_with_its_schedule_and_not_without(
     gemma3: Path, tmp_path: Path
 ) -> None:
-    """blocks:5,8 explicit computes what the map says; the same tensors without the array do not."""
+    """blocks:5,8 is exact with an explicit schedule; copied without any rule it is not."""
     layer_map = LayerMap.parse("blocks:5,8", 18)
     explicit, naive = tmp_path / "explicit.gguf", tmp_path / "naive.gguf"
     with Model(gemma3) as model:
-        plan = make_plan(model, layer_map, schedule=Schedule.EXPLICIT)
-        write_plan(plan, explicit)
-        bare = tuple(kv for kv in plan.header.kvs if "sliding_window_pattern" not in kv.key)
-        from dataclasses import replace
-
-        write_plan(replace(plan, header=replace(plan.header, kvs=bare)), naive)
+        write_plan(make_plan(model, layer_map, schedule=Schedule.EXPLICIT), explicit)
+        ruleless = ModelRules(Architecture(model.architecture, (), ""), metadata_of(model))
+        write_plan(make_plan(model, layer_map, rules=ruleless), naive)
     options = EngineOptions(n_threads=2)
     assert prove(VariantPair(explicit, gemma3, layer_map), options).holds()
     assert not prove(VariantPair(naive, gemma3, layer_map), options).holds()
 
 
-def test_a_file_that_is_no_model_fails_with_the_engines_last_words(tmp_path: Path) -> None:
-    """The engine's process ends; its log says why."""
+def test_a_file_that_does_not_load_fails_with_the_engines_log(tmp_path: Path) -> None:
+    """The engine's process ends, and the error says why."""
     path = tiny.write(tmp_path / "m.gguf", "qwen35", 8, n_mtp=1, extra={".block_count": 11})
     with pytest.raises(EngineFailed, match="ended while it loaded"), open_engine(path, OPTIONS):
         pass
