@@ -139,7 +139,7 @@ def test_always_yes_is_no_ability_where_most_answers_are_yes() -> None:
 
 def test_topics_named_after_their_answers_are_no_constant_answer() -> None:
     """A model does not see the topic: one answer for all items is what it has to beat."""
-    items = [replace(item, topic=item.answer) for item in yes_no(40) if isinstance(item, Choice)]
+    items = [replace(item, topic=item.answer) for item in yes_no(40)]
     require_room(results(items, [1, 1, 1, 0] * 10, 0.5))
     require_room(results(items, [0, 0, 1, 1] * 10, 0.6))
     (problem,) = room_problems(results(items, [0, 0, 1, 1] * 10, 0.5))
@@ -249,10 +249,6 @@ def test_a_probe_without_any_readable_answer_measured_nothing() -> None:
     unread = results(items, [None] * 20, 0.5)
     with pytest.raises(Unsuitable, match="100% of 20 answers say nothing"):
         room_notes(unread)
-    others = [
-        replace(item, id=f"o{item.id}", family="other")
-        for item in items
-        if isinstance(item, Choice)
-    ]
+    others = [replace(item, id=f"o{item.id}", family="other") for item in items]
     notes = room_notes([*unread, *results(others, [1, 1, 1, 0] * 5, 0.6)])
     assert [n.split(":")[0] for n in notes[1:]] == ["  reasoning"]
