@@ -61,7 +61,8 @@ if TYPE_CHECKING:
     from rys_gguf.patch.align import align
     from rys_gguf.patch.apply import apply
     from rys_gguf.patch.diff import HeaderDiff, diff_models
-    from rys_gguf.patch.plan import Plan, default_output, make_plan
+    from rys_gguf.patch.naming import default_output
+    from rys_gguf.patch.plan import Plan, make_plan
     from rys_gguf.patch.provenance import resolve_layer_map
     from rys_gguf.patch.writer import Written, write_plan
     from rys_gguf.probes.choose import SuiteOptions, choose_suites
@@ -125,7 +126,7 @@ _HOMES = {
     "build_suite": "probes.suite",
     "choose_suites": "probes.choose",
     "compare": "stats.compare",
-    "default_output": "patch.plan",
+    "default_output": "patch.naming",
     "describe": "layers.describe",
     "describe_sweep": "search.dry_run:dry_lines",
     "diff_models": "patch.diff",

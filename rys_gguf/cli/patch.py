@@ -40,7 +40,8 @@ from rys_gguf.layers.describe import describe
 from rys_gguf.patch.align import align as align_model
 from rys_gguf.patch.apply import parse_spec
 from rys_gguf.patch.diff import diff_models
-from rys_gguf.patch.plan import Plan, default_output, make_plan
+from rys_gguf.patch.naming import default_output
+from rys_gguf.patch.plan import Plan, make_plan
 from rys_gguf.patch.sharing import sharing
 from rys_gguf.patch.writer import write_plan
 from rys_gguf.text import printable, size

@@ -82,8 +82,7 @@ class EngineProcess:
     def require_alive(self, when: str) -> None:
         """Raise EngineFailed, saying `when`, if it has ended."""
         if (code := self._process.poll()) is not None:
-            how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-            raise self.failure(f"ended {when} ({how})")
+            raise self.failure(f"ended {when} ({_ending(code)})")
 
     def failure(self, what: str) -> EngineFailed:
         """The error that says what went wrong, with the last log lines."""
@@ -102,6 +101,16 @@ class EngineProcess:
         tail = os.pread(self._log.fileno(), _LOG_TAIL, max(0, size - _LOG_TAIL))
         lines = tail.decode("utf-8", "replace").splitlines()
         return [printable(line, 160) for line in lines if line.strip()][-_LOG_LINES:]
+
+
+def _ending(code: int) -> str:
+    """What a process's return code says: an exit code, or the signal that ended it."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return signal.Signals(-code).name
+    except ValueError:  # a real-time signal
+        return f"signal {-code}"
 
 
 def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:

@@ -10,7 +10,8 @@ from rys_gguf.files.source import Progress
 from rys_gguf.formats.model import Model
 from rys_gguf.layers.layer_map import LayerMap
 from rys_gguf.layers.schedule import Schedule
-from rys_gguf.patch.plan import default_output, make_plan
+from rys_gguf.patch.naming import default_output
+from rys_gguf.patch.plan import make_plan
 from rys_gguf.patch.writer import Written, write_plan
 
 

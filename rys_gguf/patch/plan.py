@@ -21,7 +21,6 @@ from rys_gguf.layers.rule import Metadata
 from rys_gguf.layers.schedule import Schedule
 from rys_gguf.layers.windows import refusal
 from rys_gguf.patch.memory import Memory, added_memory
-from rys_gguf.patch.naming import default_output as default_output  # noqa: PLC0414 - its former home
 from rys_gguf.patch.provenance import PROVENANCE, record
 from rys_gguf.patch.tensors import PlannedTensor, layout, plan_tensors
 
@@ -96,7 +95,10 @@ def make_plan(
     )
     notes = list(carried.notes)
     if model.n_trailing_bytes:
-        notes.append(f"{model.n_trailing_bytes} bytes after the last tensor are kept at the end")
+        notes.append(
+            f"{model.n_trailing_bytes} bytes after the last tensor are kept at the end of a single "
+            f"file; shards leave them out"
+        )
     return Plan(model, rules, layer_map, schedule, header, tensors, memory, tuple(notes))
 
 
@@ -105,7 +107,7 @@ def split(plan: Plan, max_bytes: int | None) -> tuple[PlannedFile, ...]:
 
     This is llama-gguf-split's scheme: a file is full when the next tensor would exceed the limit.
     The first file holds all keys; each says its number, the number of files, and the number of
-    tensors of the model.
+    tensors of the model. Bytes after the source's last tensor are left out.
     """
     groups: list[list[PlannedTensor]] = [[]]
     size = 0

@@ -5,7 +5,6 @@ A suite that fails here would make every later number a comparison of noise, or 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -17,7 +16,7 @@ from rys_gguf.probes.ask import answer, ask
 from rys_gguf.probes.item import Choice, Item
 from rys_gguf.probes.names import LEVELS
 from rys_gguf.probes.requests import TokenizedRequest
-from rys_gguf.probes.suite import Suite
+from rys_gguf.probes.suite import Suite, constant_share
 from rys_gguf.probes.summary import standard_error
 from rys_gguf.text import printable
 
@@ -182,15 +181,15 @@ def _problem(
 
 def _surer(asked: Sequence[tuple[Item, ItemResult]]) -> list[float]:
     """For each choice, the right option's share of probability above the best constant share."""
-    shares: dict[tuple[str, ...], list[tuple[str, float]]] = {}
+    by_options: dict[tuple[str, ...], list[tuple[str, float]]] = {}
     for item, result in asked:
         if isinstance(item, Choice) and result.score is not None and result.probabilities:
             (options,) = result.probabilities
             share = options[item.answer] / sum(options.values())
-            shares.setdefault(item.options, []).append((item.answer, share))
+            by_options.setdefault(item.options, []).append((item.answer, share))
     gains = []
-    for answered in shares.values():
-        constant = max(Counter(answer for answer, _ in answered).values()) / len(answered)
+    for words, answered in by_options.items():
+        constant = constant_share([answer for answer, _ in answered], 1 / len(words))
         gains += [share - constant for _, share in answered]
     return gains
 

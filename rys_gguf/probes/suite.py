@@ -37,6 +37,8 @@ from rys_gguf.probes.score import (
 
 # Each module has topics(level) and make(rng, place).
 GENERATORS: dict[str, ModuleType] = {m.FAMILY: m for m in (math, emotions, reasoning)}
+# With so many items of a form, the most common answer is common for a reason.
+_ENOUGH = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,8 +206,20 @@ def _baseline_of_form(items: Sequence[Item], eq_baseline: float, *, generated: b
     if isinstance(first, Number) and generated:
         answers = [item.answer for item in items if isinstance(item, Number)]
         return _number_baseline(answers, partial=first.partial)
-    common = max(Counter(map(_quick_answer, items)).values()) / len(items)
-    return Baseline(common, fmean(item.chance for item in items))
+    chance = fmean(item.chance for item in items)
+    return Baseline(constant_share([_quick_answer(item) for item in items], chance), chance)
+
+
+def constant_share(answers: Sequence[str], chance: float) -> float:
+    """The share of items of one form that the best constant answer gets right.
+
+    Among a few items one answer is the most common by luck. Each item with that answer is then
+    left out when its own share is taken, and the result is at least `chance`.
+    """
+    n, common = len(answers), max(Counter(answers).values())
+    if n >= _ENOUGH:
+        return common / n
+    return max(chance, (common - 1) / (n - 1)) if n > 1 else chance
 
 
 def _number_baseline(answers: Sequence[int], *, partial: bool) -> Baseline:

@@ -168,7 +168,7 @@ def next_step(verdicts: Sequence[Verdict], model: str) -> NextStep:
             f"Write {windows} and compare it with the base on your own tasks:",
             tuple(apply_command(v, model) for v in better),
         )
-    best = max(verdicts, key=lambda v: v.judgement.overall.difference)
+    best = verdicts[0]
     overall = best.judgement.overall
     name = printable(best.trial.candidate.spec)
     if points(overall.difference)[0] != "+" or not overall.n:

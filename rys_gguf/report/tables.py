@@ -9,7 +9,7 @@ from typing import Any
 from rys_gguf.report.markup import shown
 from rys_gguf.report.sentences import interval_text, p_text, points, score_text
 from rys_gguf.runs.records import Baseline, IllegalWindow
-from rys_gguf.stats.paired import Interval, detectable_effect
+from rys_gguf.stats.paired import Interval
 from rys_gguf.stats.verdict import Effect, Rank, SearchRanking, Verdict
 from rys_gguf.text import size
 
@@ -59,11 +59,6 @@ def held_out_table(verdicts: Sequence[Verdict]) -> Table:
 
 def _effect_cells(verdict: Verdict, effect: Effect) -> Iterator[Cell]:
     test = effect.mcnemar
-    found = (
-        detectable_effect(effect.n, (test.wins + test.losses) / effect.n)
-        if test and effect.n
-        else effect.detectable
-    )
     yield _word(verdict.trial.candidate.spec, "l mono")
     yield _word(effect.name + " (control)" * (effect.name in verdict.controls))
     yield Cell(str(effect.n), effect.n)
@@ -73,6 +68,7 @@ def _effect_cells(verdict: Verdict, effect: Effect) -> Iterator[Cell]:
     yield Cell(f"{test.wins} / {test.losses}", test.wins) if test else Cell("")
     yield Cell(f"{p_text(test.p)} ({p_text(test.mid_p)})", test.p) if test else Cell("")
     yield Cell(p_text(effect.holm_p), effect.holm_p)
+    found = effect.detectable
     yield Cell(f"{100 * found:.0f}", found) if found else Cell("none")
 
 

@@ -37,6 +37,7 @@ Probability = Annotated[float, Meta(ge=0, le=1.000001)]
 Score = Annotated[float, Meta(ge=-300, le=1.000001)]
 Measure = Annotated[float, Meta(ge=-1e12, le=1e12)]
 Layer = Annotated[int, Meta(ge=0, le=MAX_LAYERS)]
+MAX_COMMAND = 1 << 14
 Moment = Annotated[str, Meta(max_length=40)]
 
 
@@ -162,7 +163,7 @@ class RunInfo(Struct, frozen=True, kw_only=True):
     baselines: dict[Name, Baseline] = msgspec.field(name="floors", default_factory=dict)
     provenance: dict[Name, Text] = {}
     created: Moment = ""
-    command: Annotated[str, Meta(max_length=1 << 14)] = ""
+    command: Annotated[str, Meta(max_length=MAX_COMMAND)] = ""
     n_threads: Count | None = None
 
 

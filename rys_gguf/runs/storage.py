@@ -160,19 +160,22 @@ class OpenRun(Run):
         """Begin a run in a folder, or continue the one that is there.
 
         `run_id` and `created` are set here. `files` are written beside run.json. Raises RysError
-        if the folder holds another run or something else.
+        if the folder holds another run or something else, or if `info` is not within its bounds.
         """
         if _is_run(folder):
             require_identity(folder, info.identity)
             return cls(folder, read_info(folder))
         info = replace(info, schema=SCHEMA, run_id=run_id(info.identity), created=now())
+        encoded = encode_info(info)
+        # Nothing else would notice before the run is opened again, after hours of work.
+        decode_info(encoded, printable(folder / INFO))
         try:
             folder.mkdir(parents=True, exist_ok=True)
             _require_empty(folder)
             for name, text in files.items():
                 write_whole(folder / name, text.encode("utf-8", "surrogateescape"))
             # Last: a folder with this file is a run.
-            write_whole(folder / INFO, encode_info(info))
+            write_whole(folder / INFO, encoded)
         except OSError as e:
             raise RysError(f"{printable(folder)}: {reason(e)}") from e
         return cls(folder, info)

@@ -41,9 +41,11 @@ class Trial:
     def ending(self) -> StageResult | None:
         """The first result that dropped or failed it, None if there is none.
 
-        A candidate that was dropped may have been asked again since.
+        A candidate that was dropped may have been asked again since. One whose speed could not be
+        measured is a finalist all the same.
         """
-        return next((r for s in self.stages if not (r := self.results[s]).is_ok), None)
+        before_speed = (self.results[s] for s in self.stages if s != SPEED)
+        return next((result for result in before_speed if not result.is_ok), None)
 
     @property
     def is_out(self) -> bool:

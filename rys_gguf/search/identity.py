@@ -11,7 +11,7 @@ from rys_gguf.formats.model import Model
 from rys_gguf.layers.carry import ModelRules
 from rys_gguf.probes.families import emotions
 from rys_gguf.probes.suite import Suite
-from rys_gguf.runs.records import Baseline, ModelInfo, PlanInfo, RunInfo
+from rys_gguf.runs.records import MAX_COMMAND, Baseline, ModelInfo, PlanInfo, RunInfo
 from rys_gguf.search.samplers.base import Sampler
 from rys_gguf.search.settings import SweepRequest
 
@@ -72,7 +72,7 @@ def run_info(
         illegal=sampler.first.illegal,
         baselines=_baselines(heldout, generate=request.settings.generate),
         provenance={emotions.FAMILY: emotions.PROVENANCE} if is_ours else {},
-        command=request.command,
+        command=request.command[:MAX_COMMAND],
         n_threads=request.options.n_threads,
     )
 

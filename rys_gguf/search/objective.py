@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from rys_gguf.engines.base import Engine
-from rys_gguf.errors import EngineFailed
+from rys_gguf.errors import EngineFailed, RysError
 from rys_gguf.layers.layer_map import LayerMap
 from rys_gguf.probes.ask import Answer, answer, ask
 from rys_gguf.runs.records import ItemAnswer, StageResult, Times
@@ -42,17 +42,16 @@ def run_job(job: Job, host: Host, setup: Setup) -> Iterator[Outcome]:
     """The job's outcomes, stage by stage. A stage that drops the candidate or fails is the last.
 
     Raises RysError, such as OutputFailed where the disk is full, for what is not a property of the
-    candidate.
+    candidate. Only its speed then counts as failed: a sweep is complete without it.
     """
     layer_map = job.candidate.layer_map
     meter = Meter(host)
     step = job.steps[0]
+    if step.stage == SPEED:
+        # Alone in its job, and with engines of its own: it compares two models.
+        yield _outcome(job, step, _measure_speed(meter, layer_map, setup), meter)
+        return
     try:
-        if step.stage == SPEED:
-            # Alone in its job, and with engines of its own: it compares two models.
-            measures = measure_speed(meter.engine, layer_map, setup.texts[-1])
-            yield _outcome(job, step, Evaluation(measures), meter)
-            return
         with meter.engine(layer_map) as engine:
             for step in job.steps:
                 evaluation = STAGES[step.stage.name](engine, setup, step)
@@ -60,9 +59,19 @@ def run_job(job: Job, host: Host, setup: Setup) -> Iterator[Outcome]:
                 if evaluation.status is not Status.OK:
                     return
     except EngineFailed as e:
-        reason = str(e).splitlines()[0]
-        failed = Evaluation({}, reason=reason, status=Status.FAILED, log=e.log)
-        yield _outcome(job, step, failed, meter)
+        yield _outcome(job, step, _failed(e), meter)
+
+
+def _failed(error: RysError) -> Evaluation:
+    log = error.log if isinstance(error, EngineFailed) else ()
+    return Evaluation({}, reason=str(error).splitlines()[0], status=Status.FAILED, log=log)
+
+
+def _measure_speed(meter: Meter, layer_map: LayerMap, setup: Setup) -> Evaluation:
+    try:
+        return Evaluation(measure_speed(meter.engine, layer_map, setup.texts[-1]))
+    except RysError as e:
+        return _failed(e)
 
 
 # -- stages --------------------------------------------------------------------------------------

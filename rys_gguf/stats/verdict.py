@@ -25,6 +25,7 @@ from rys_gguf.stats.paired import (
     Interval,
     McNemar,
     NoiseLine,
+    detectable_effect,
     detectable_mean,
     holm,
     interval,
@@ -56,7 +57,8 @@ class Effect:
     """One measured difference, window minus base; `holm_p` is corrected for all tests of a report.
 
     `base` and `window` are the scores themselves, with intervals where items are right or wrong.
-    `detectable` is the true difference that as many items would show in four cases out of five.
+    `detectable` is the true difference that as many items would show in four cases out of five: of
+    items that are right or wrong by McNemar's test, which counts those that differ.
     """
 
     name: str
@@ -204,8 +206,12 @@ def verdicts(evidence: Evidence) -> tuple[Verdict, ...]:
         return ()
     judged = judge({key: evidence.pairs(key, [stage]) for key in evidence.finalists(stage)})
     ranked = {r.trial.key: r for r in rank(evidence.base, evidence.windows).order}
-    unsorted = (_verdict(evidence, key, stage, j, ranked.get(key)) for key, j in judged.items())
-    return tuple(sorted(unsorted, key=lambda v: -v.judgement.overall.difference))
+    # Equal ones stay in the order of the ranking; the log's may be another one in every run.
+    keys = sorted(
+        (key for key in dict.fromkeys((*ranked, *judged)) if key in judged),
+        key=lambda key: -judged[key].overall.difference,
+    )
+    return tuple(_verdict(evidence, key, stage, judged[key], ranked.get(key)) for key in keys)
 
 
 def _verdict(
@@ -355,6 +361,7 @@ def _effect(name: str, families: Families, p: float, adjusted: float, n_resample
     alone = next(iter(families.values())) if name != OVERALL else None
     around = interval([f.difference for f in families.values()], n_resamples)
     equal = dict.fromkeys(families, 1 / len(families))
+    test = _mcnemar(alone) if alone else None
     return Effect(
         name,
         sum(len(f.items) for f in families.values()),
@@ -366,9 +373,14 @@ def _effect(name: str, families: Families, p: float, adjusted: float, n_resample
         around,
         p,
         adjusted,
-        detectable_mean(_error(families, equal), around),
-        _mcnemar(alone) if alone else None,
+        _detectable(test, len(alone.items) if alone else 0)
+        or detectable_mean(_error(families, equal), around),
+        test,
     )
+
+
+def _detectable(test: McNemar | None, n: int) -> float | None:
+    return detectable_effect(n, (test.wins + test.losses) / n) if test else None
 
 
 def _of_right(scores: Floats) -> Interval:

@@ -53,6 +53,17 @@ def test_an_engine_that_exits_is_reported_at_once(model: Path, tmp_path: Path) -
     assert time.monotonic() - before < 15
 
 
+def test_an_engine_that_a_nameless_signal_ends_is_reported(model: Path, tmp_path: Path) -> None:
+    """Real-time signals have no names in Python."""
+    number = signal.SIGRTMIN + 1
+    binary = script(tmp_path / "server", f"import os; os.kill(os.getpid(), {number})")
+    with (
+        pytest.raises(EngineFailed, match=rf"ended while it loaded \(signal {number}\)"),
+        ServerEngine(model, options(binary)),
+    ):
+        pass
+
+
 def test_an_engine_that_hangs_is_stopped_after_its_time(model: Path, tmp_path: Path) -> None:
     """The error names the time-out, and the process is gone."""
     binary = script(tmp_path / "server", "import time; time.sleep(600)")

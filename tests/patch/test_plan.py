@@ -361,6 +361,11 @@ def test_bytes_after_the_last_tensor_are_kept_and_noted(tmp_path: Path) -> None:
         write_plan(plan, tmp_path / "out.gguf")
         rules = plan.rules
         assert make_plan(model, plan.layer_map, rules=rules).rules is rules
-    assert plan.notes == ("9 bytes after the last tensor are kept at the end",)
+        *others, last = write_plan(plan, tmp_path / "s.gguf", split_max_bytes=2100).paths
+    (note,) = plan.notes
+    assert note.startswith("9 bytes after the last tensor are kept at the end of a single file")
     assert (tmp_path / "out.gguf").read_bytes().endswith(b"signature")
     assert (tmp_path / "out.gguf").stat().st_size == plan.n_bytes
+    assert note.endswith("shards leave them out")
+    assert not last.read_bytes().endswith(b"signature")
+    assert find_problems(others[0], source) == []

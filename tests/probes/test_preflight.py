@@ -83,7 +83,7 @@ class Result:
 
 def yes_no(
     n: int, *, level: int = 2, prefix: str = "reasoning", n_yes: int | None = None
-) -> list[Item]:
+) -> list[Choice]:
     """Items of which the first `n_yes`, or every other one, have the answer yes."""
     return [
         Choice(
@@ -139,11 +139,42 @@ def test_always_yes_is_no_ability_where_most_answers_are_yes() -> None:
 
 def test_topics_named_after_their_answers_are_no_constant_answer() -> None:
     """A model does not see the topic: one answer for all items is what it has to beat."""
-    items = [replace(item, topic=item.answer) for item in yes_no(40) if isinstance(item, Choice)]
+    items = [replace(item, topic=item.answer) for item in yes_no(40)]
     require_room(results(items, [1, 1, 1, 0] * 10, 0.5))
     require_room(results(items, [0, 0, 1, 1] * 10, 0.6))
     (problem,) = room_problems(results(items, [0, 0, 1, 1] * 10, 0.5))
     assert "baseline 0.500" in problem.reason
+
+
+def test_options_of_their_own_are_no_constant_answers() -> None:
+    """Where each item has other words to choose from, no answer can be constant."""
+    items = [
+        Choice(
+            id=f"mine-{k}", family="own", topic="t", level=0, question=f"{k}?",
+            options=(f"a{k}", f"b{k}"), answer=(f"a{k}", f"b{k}")[k % 2],
+        )
+        for k in range(40)
+    ]  # fmt: skip
+    assert Suite(tuple(items)).baselines["own"][""].constant == 0.5
+
+    def pairs(scores: Sequence[int]) -> list[tuple[Item, Result]]:
+        return [
+            (i, Result(s, ({o: 0.1 + 0.8 * (o == i.answer) for o in i.options} if s else
+                           {o: 0.9 - 0.8 * (o == i.answer) for o in i.options},)))
+            for i, s in zip(items, scores, strict=True)
+        ]  # fmt: skip
+
+    require_room(pairs([1, 1, 1, 0] * 10))
+    with pytest.raises(Unsuitable, match=r"score 0.500, SE 0.080; baseline 0.500"):
+        require_room(pairs([1, 0, 0, 1] * 10))
+
+
+def test_a_few_items_do_not_make_an_answer_common() -> None:
+    """One answer of two items is half of them by luck; of many items it is a habit."""
+    shared = [replace(i, options=("yes", "no", f"{k // 4}")) for k, i in enumerate(yes_no(40))]
+    assert Suite(tuple(shared)).baselines["reasoning"][""].constant == pytest.approx(1 / 3)
+    same = [replace(i, answer="yes") for i in shared]
+    assert Suite(tuple(same)).baselines["reasoning"][""].constant == 1
 
 
 def test_the_message_has_the_numbers_of_the_table() -> None:
@@ -218,10 +249,6 @@ def test_a_probe_without_any_readable_answer_measured_nothing() -> None:
     unread = results(items, [None] * 20, 0.5)
     with pytest.raises(Unsuitable, match="100% of 20 answers say nothing"):
         room_notes(unread)
-    others = [
-        replace(item, id=f"o{item.id}", family="other")
-        for item in items
-        if isinstance(item, Choice)
-    ]
+    others = [replace(item, id=f"o{item.id}", family="other") for item in items]
     notes = room_notes([*unread, *results(others, [1, 1, 1, 0] * 5, 0.6)])
     assert [n.split(":")[0] for n in notes[1:]] == ["  reasoning"]

@@ -12,6 +12,7 @@ import pytest
 from rys_gguf.report import data
 from rys_gguf.report.content import Content
 from rys_gguf.report.data import candidates_csv, csv_cell, map_csv, report_json
+from rys_gguf.report.tables import held_out_table
 from tests.fake_runs import WINNER, FakeRun, make_run
 from tests.report.test_page import hostile_run
 
@@ -126,3 +127,12 @@ def test_map_csv() -> None:
     assert len(rows) == 22
     best = max((r for r in rows if r["value"]), key=lambda r: float(r["value"]))
     assert (int(best["i"]), int(best["j"])) == WINNER
+
+
+def test_page_and_json_name_the_same_detectable_difference() -> None:
+    """There is one number for what a family's items would show."""
+    content = Content.of(make_run(0))
+    rows = held_out_table(content.verdicts).rows
+    verdicts = json.loads(report_json(content))["verdicts"]
+    effects = [e for v in verdicts for e in (v["overall"], *v["families"])]
+    assert [row[-1].sort for row in rows] == [e["detectable"] for e in effects]

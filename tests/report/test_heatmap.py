@@ -45,6 +45,17 @@ def test_a_window_that_loops_is_not_ringed() -> None:
     assert map_of(run).best not in (None, WINNER)
 
 
+def test_a_window_whose_speed_is_unknown_keeps_its_cell() -> None:
+    """A failed measurement of speed says nothing about its answers."""
+    run = make_run(0)
+    (speed,) = (
+        r for r in run.results if r["candidate"] == name_of(WINNER) and r["stage"] == "speed"
+    )
+    speed.update(status="failed", reason="llama.cpp ended", measures={})
+    assert states(run)[WINNER] == "clear"
+    assert map_of(run).best == WINNER
+
+
 def test_the_ring_is_on_the_first_of_the_ranking() -> None:
     """Map and ranking show one winner."""
     content = Content.of(make_run(0))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from rys_gguf.errors import RysError
 from rys_gguf.runs.candidate import Candidate
@@ -279,3 +280,11 @@ def test_half_a_surrogate_pair_is_written_as_a_question_mark(tmp_path: Path) -> 
     with OpenRun.start(folder, about(), {}) as run:
         run.record(result(D), [answer(D, "i0", response="a\ud800b")])
     assert Run.open(folder).trials[D].answers[ROUND]["i0"].response == "a?b"
+
+
+def test_a_run_that_could_not_be_opened_again_is_not_begun(tmp_path: Path) -> None:
+    """A value beyond its bounds is found before hours of work, and leaves no folder behind."""
+    info = replace(about(), rys_gguf="9" * (1 << 17))
+    with pytest.raises(RysError, match=r"run\.json: not what a sweep writes: .*rys_gguf"):
+        OpenRun.start(tmp_path / "run", info, {})
+    assert not (tmp_path / "run").exists()

@@ -70,6 +70,12 @@ def test_what_was_dropped_is_out_unless_it_was_asked_again() -> None:
     assert not failed.is_ok(ONE)
 
 
+def test_a_speed_that_was_not_measured_ends_nothing() -> None:
+    """A finalist that answered everything is neither out nor failed."""
+    one = trial(result(FINAL), result(SPEED, Status.FAILED, "llama.cpp ended"))
+    assert (one.reached, one.ending, one.is_out) == (FINAL, None, False)
+
+
 def test_a_trial_without_results_is_nowhere() -> None:
     """It is neither in nor out, and cost nothing."""
     empty = trial()

@@ -116,9 +116,10 @@ class ExecutorContract:
         """An engine that would never answer is ended; the next batch finds the workers idle."""
         error = OutputFailed if window == DISK_FULL else ZeroDivisionError
         with executor:
-            with pytest.raises(error):
-                # One worker hangs meanwhile.
-                list(executor.run(jobs(HANGS, window)))
+            for _ in range(N_WORKERS):
+                with pytest.raises(error):
+                    # One worker hangs meanwhile.
+                    list(executor.run(jobs(HANGS, window)))
             assert len(list(executor.run(jobs(WINDOWS[0], WINDOWS[1])))) == 4
         assert list((tmp_path / "work").iterdir()) == []
 

@@ -64,7 +64,9 @@ def test_threads_and_gpus_are_divided() -> None:
     assert dict(four[1].environment)["CUDA_VISIBLE_DEVICES"] == "1,3"
     assert all(o.n_threads == max(1, (os.cpu_count() or 1) // 2) for o in four)
     assert dict(shares_of(EngineOptions(), 3, ["0"])[2].environment)["CUDA_VISIBLE_DEVICES"] == "0"
-    assert shares_of(EngineOptions(), 1, ())[0] == EngineOptions()
+    own = EngineOptions(environment=(("GGML_TEST", "1"),))
+    assert shares_of(own, 1, ()) == [own]
+    assert dict(shares_of(own, 2, ["0", "1"])[1].environment)["GGML_TEST"] == "1"
     assert shares_of(EngineOptions(n_threads=3), 2, ())[0].n_threads == 3
 
 

@@ -11,7 +11,7 @@ from rys_gguf import Model
 from rys_gguf.engines.base import EngineOptions
 from rys_gguf.probes.suite import Suite
 from rys_gguf.runs.candidate import Candidate
-from rys_gguf.runs.records import builtins
+from rys_gguf.runs.records import builtins, decode_info, encode_info
 from rys_gguf.runs.stage import SPEED
 from rys_gguf.runs.storage import Run
 from rys_gguf.search.identity import engine_identity, identity_of, model_info, run_info
@@ -49,6 +49,8 @@ def test_its_identity_is_written_as_before(request_of_old: SweepRequest) -> None
             del one[name]
     assert info.baselines.keys() == old.baselines.keys()
     assert new == before
+    long = replace(request_of_old, command="x" * 20_000)
+    assert decode_info(encode_info(run_info(long, identity, about, sampler)), "run.json").command
 
 
 def test_another_choice_is_another_identity(request_of_old: SweepRequest, tmp_path: Path) -> None:

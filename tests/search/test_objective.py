@@ -213,6 +213,15 @@ def test_speed_is_measured_in_turns_with_the_base(host: ScriptedHost, setup: Set
     assert outcome.result.bytes_written == 20
 
 
+def test_a_speed_that_cannot_be_measured_does_not_end_the_sweep(
+    host: ScriptedHost, setup: Setup
+) -> None:
+    """Everything else is recorded by then: a full disk only leaves the speed unknown."""
+    (outcome,) = outcomes(host, setup, DISK_FULL, Step(SPEED))
+    assert (outcome.result.stage, outcome.result.status) == (SPEED, Status.FAILED)
+    assert outcome.result.reason == "disk full"
+
+
 def test_the_speed_of_the_base_is_its_own(host: ScriptedHost, setup: Setup) -> None:
     """There is nothing to compare it with."""
     (outcome,) = outcomes(host, setup, None, Step(SPEED))

@@ -285,3 +285,15 @@ def test_an_interval_and_what_can_be_detected_agree() -> None:
     assert overall.interval.high == pytest.approx(0.052, abs=5e-4)
     assert overall.detectable > overall.interval.high
     assert math.isclose(overall.detectable, 0.0744, abs_tol=5e-4)
+
+
+def test_equal_verdicts_stand_in_the_order_of_the_ranking() -> None:
+    """Not in that of the log, which differs from run to run where workers run side by side."""
+    run = make_run(0, finalists=((9, 13), WINNER))
+    keys = {name_of(w) for w in ((9, 13), WINNER)}
+    base = {a["item"]: a for a in run.items if a["stage"] == "final"}
+    for line in run.items:
+        if line["stage"] == "final" and line["candidate"] in keys:
+            line.update(score=base[line["item"]]["score"], credit=base[line["item"]]["credit"])
+    order = [r.trial.key for r in rank(Evidence(run).base, Evidence(run).windows).order]
+    assert [v.trial.key for v in verdict.verdicts(Evidence(run))] == [k for k in order if k in keys]

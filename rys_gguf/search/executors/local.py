@@ -43,7 +43,8 @@ def shares_of(options: EngineOptions, n_workers: int, gpus: Sequence[str]) -> li
     shares = []
     for n in range(n_workers):
         own = list(gpus[n::n_workers]) or list(gpus[n % max(1, len(gpus)) :][:1])
-        environment = tuple((name, ",".join(own)) for name in _GPU_VARIABLES if own)
+        visible = tuple((name, ",".join(own)) for name in _GPU_VARIABLES if own)
+        environment = (*options.environment, *visible)
         shares.append(replace(options, n_threads=threads, environment=environment))
     return shares
 

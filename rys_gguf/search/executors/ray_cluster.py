@@ -26,6 +26,7 @@ LOCAL = "local"
 _LOOPBACK_ONLY = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 _POLL_SECONDS = 0.2
 _CONNECT_SECONDS = 10.0
+_START_SECONDS = 2.0
 # For workers to remove their files in the end; a machine that is gone is not waited for.
 _CLOSE_SECONDS = 20.0
 
@@ -149,6 +150,7 @@ class RayExecutor:
     def __exit__(self, *exc: object) -> None:
         try:
             self._stop()
+            self._wait_for_starting()
             # One that has no machine never answers.
             up = [a for n, a in enumerate(self._actors) if n not in self._starting.values()]
             closing = [actor.close.remote() for actor in up]
@@ -158,6 +160,14 @@ class RayExecutor:
                 self._ray.kill(actor)
         finally:
             self._ray.shutdown()
+
+    def _wait_for_starting(self) -> None:
+        """Wait a moment for workers that come up just now: they have files to remove."""
+        refs = list(self._starting)
+        if refs:
+            over, _ = self._ray.wait(refs, num_returns=len(refs), timeout=_START_SECONDS)
+            for ready in over:
+                self._idle.append(self._starting.pop(ready))
 
     def run(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
         """The outcomes of the jobs, in any order; those of a job come when it is over."""
@@ -172,8 +182,9 @@ class RayExecutor:
                 (ready,), _ = self._ray.wait([*self._starting, *self._running], num_returns=1)
                 is_job = ready in self._running
                 n = (self._running if is_job else self._starting).pop(ready)
-                outcomes = self._value(ready)
+                # Before its error is raised: it is as usable as before.
                 self._idle.append(n)
+                outcomes = self._value(ready)
                 if is_job:
                     yield from outcomes
         finally:

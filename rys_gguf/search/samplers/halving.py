@@ -44,11 +44,7 @@ class Halving:
     def standing(self, candidates: Sequence[Candidate], trials: Trials) -> list[Candidate]:
         """Those of entered candidates that got through the first round."""
         first = self.rounds.step(1).stage
-        readmitted = self._readmitted(candidates, trials)
-        return [
-            *self._passed(candidates, trials),
-            *(c for c in readmitted if trials[c.key].is_ok(first)),
-        ]
+        return [c for c in candidates if trials[c.key].is_ok(first)]
 
     def best_first(
         self, candidates: Sequence[Candidate], trials: Trials, n_rounds: int
@@ -58,23 +54,9 @@ class Halving:
         order = rank(trials[self.base], members, n_rounds).order
         return [ranked.trial.candidate for ranked in order]
 
-    def narrow(self, entered: Sequence[Candidate], trials: Trials) -> Batch | None:
+    def narrow(self, trials: Trials) -> Batch | None:
         """The next round for the better part of the candidates; None once all rounds are over."""
-        batch, _ = self._narrowed(entered, trials)
-        return batch
-
-    def survivors(self, entered: Sequence[Candidate], trials: Trials) -> list[Candidate]:
-        """The candidates that got through all rounds, best first."""
-        _, standing = self._narrowed(entered, trials)
-        keys = {c.key for c in standing}
-        order = self.best_first(entered, trials, len(self.rounds)) if entered else []
-        return [c for c in order if c.key in keys]
-
-    def _narrowed(
-        self, entered: Sequence[Candidate], trials: Trials
-    ) -> tuple[Batch | None, list[Candidate]]:
-        """The round that is not complete, if one is not, and who is in it."""
-        standing = list(entered)
+        entered = standing = self._entered(trials)
         for number in range(2, len(self.rounds) + 1):
             keys = {c.key for c in standing}
             order = self.best_first(entered, trials, number - 1) if entered else []
@@ -82,9 +64,24 @@ class Halving:
             step = self.rounds.step(number)
             jobs = [Job(c, (step,)) for c in standing]
             if batch := batch_left(f"round {number}", jobs, trials):
-                return batch, standing
+                return batch
             standing = [c for c in standing if trials[c.key].is_ok(step.stage)]
-        return None, standing
+        return None
+
+    def survivors(self, trials: Trials) -> list[Candidate]:
+        """The candidates that got through all rounds, best first."""
+        entered, last = self._entered(trials), self.rounds.step(len(self.rounds)).stage
+        order = self.best_first(entered, trials, len(self.rounds)) if entered else []
+        return [c for c in order if trials[c.key].is_ok(last)]
+
+    def _entered(self, trials: Trials) -> list[Candidate]:
+        """Every candidate that got through the first round.
+
+        Trials decide and not what would be tried now: where something that failed came out well on
+        a second try, candidates count that would not have come so far, as they do in reports.
+        """
+        own = (trial for key, trial in trials.items() if key != self.base)
+        return self.standing([trial.candidate for trial in own], trials)
 
     def _passed(self, candidates: Sequence[Candidate], trials: Trials) -> list[Candidate]:
         stages = (DIVERGENCE, self.rounds.step(1).stage)
@@ -122,11 +119,8 @@ class OneSet:
         """All candidates first, then rounds for ever fewer of them."""
         if batch := self._halving.enter(self.first.candidates, "search", trials):
             return batch
-        return self._halving.narrow(self._entered(trials), trials)
+        return self._halving.narrow(trials)
 
     def ranked(self, trials: Trials) -> list[Candidate]:
         """The candidates that got through all rounds, best first."""
-        return self._halving.survivors(self._entered(trials), trials)
-
-    def _entered(self, trials: Trials) -> list[Candidate]:
-        return self._halving.standing(self.first.candidates, trials)
+        return self._halving.survivors(trials)

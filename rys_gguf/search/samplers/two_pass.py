@@ -48,11 +48,11 @@ class TwoPass:
             return batch
         if batch := self._halving.enter(self._second(trials), "pass 2", trials):
             return batch
-        return self._halving.narrow(self._entered(trials), trials)
+        return self._halving.narrow(trials)
 
     def ranked(self, trials: Trials) -> list[Candidate]:
         """The candidates that got through all rounds, best first."""
-        return self._halving.survivors(self._entered(trials), trials)
+        return self._halving.survivors(trials)
 
     def _second(self, trials: Trials) -> list[Candidate]:
         """The windows around the best of the first pass, as far as they are new."""
@@ -63,9 +63,3 @@ class TwoPass:
         known = {c.key for c in self.first.candidates}
         chosen = fine(self._windows, best, self._fine_size)
         return [c for c in chosen.candidates if c.key not in known]
-
-    def _entered(self, trials: Trials) -> list[Candidate]:
-        return [
-            *self._halving.standing(self.first.candidates, trials),
-            *self._halving.standing(self._second(trials), trials),
-        ]
