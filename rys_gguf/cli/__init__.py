@@ -19,7 +19,7 @@ COMMANDS = {
         "rys_gguf.cli.patch:align", "Rewrite a model so that its variants can share its blocks."
     ),
     "diff": Command("rys_gguf.cli.patch:diff", "Show how two GGUF headers differ."),
-    "verify": Command("rys_gguf.cli.patch:verify", "Check a variant against its source."),
+    "verify": Command("rys_gguf.cli.verify:verify", "Check a variant against its source."),
     "prove": Command(
         "rys_gguf.cli.prove:prove", "Prove in llama.cpp that every layer runs as its source."
     ),

@@ -1,4 +1,4 @@
-"""The commands that read and write models: inspect, plan, apply, align, diff, verify."""
+"""The commands that read and write models: inspect, plan, apply, align, diff."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 
 import click
 
-from rys_gguf.checks.verify import find_problems, n_compared_bytes
 from rys_gguf.cli.options import (
     FILE,
     MODEL,
@@ -44,7 +43,7 @@ from rys_gguf.patch.naming import default_output
 from rys_gguf.patch.plan import Plan, make_plan
 from rys_gguf.patch.sharing import sharing
 from rys_gguf.patch.writer import write_plan
-from rys_gguf.text import printable, size
+from rys_gguf.text import size
 
 
 @click.command()
@@ -177,33 +176,6 @@ def diff(a: Path, b: Path, full: bool, as_json: bool) -> None:
         if differences.is_empty:
             say("no differences")
         echo(diff_lines(differences, full=full))
-
-
-@click.command()
-@click.argument("variant", type=MODEL)
-@click.option("--source", type=MODEL, required=True, help="The model it was made from.")
-@layer_options
-@json_option
-def verify(variant: Path, source: Path, layers: LayerSpec, as_json: bool) -> None:
-    """Check a variant against its source.
-
-    Needs nothing but the two files: compares every tensor byte for byte, every key and every
-    layer's kind. The map is the one recorded in the variant, or --blocks/--layers, and is checked
-    too. Lists every problem; the exit code is 1 if there is any.
-    """
-    with Progress() as progress:
-        progress.begin("verify", n_compared_bytes(variant), "B")
-        problems = find_problems(variant, source, layers.text, progress=progress.advance)
-    if as_json:
-        echo_json({"ok": not problems, "problems": problems})
-    else:
-        echo(map(str, problems))
-    name = printable(variant.name)
-    if problems:
-        n = len(problems)
-        raise click.ClickException(f"{name}: {n} problem{'s' * (n != 1)} found")
-    if not as_json:
-        click.echo(f"{name}: every layer is its source, nothing else changed")
 
 
 @contextlib.contextmanager

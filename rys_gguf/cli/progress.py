@@ -12,13 +12,14 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
-
-from tqdm import tqdm
+from typing import TYPE_CHECKING, NoReturn
 
 from rys_gguf.cli.output import say
 from rys_gguf.errors import OutputFailed, RysError
 from rys_gguf.text import harmless, printable, size
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 _FIRST_SECONDS = 30.0
 _LAST_SECONDS = 300.0
@@ -101,6 +102,9 @@ class Progress:
         if self._log is not None:
             self._log.write(f"{what}: {self._part.amount(total)} to do")
         if self._is_terminal:
+            # Here, because commands that draw no bar need not wait for it.
+            from tqdm import tqdm
+
             self._bar = tqdm(
                 total=total, desc=printable(what), unit=unit, unit_scale=unit == "B",
                 unit_divisor=1024, leave=False, file=sys.stderr,
