@@ -78,6 +78,19 @@ class Program(click.Group):
         entry = self.table.get(cmd_name)
         return None if entry is None else entry.load()
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command. A mistyped name is answered with the similar ones."""
+        name = args[0]
+        if name not in self.table and not name.startswith("-") and not ctx.resilient_parsing:
+            from difflib import get_close_matches  # only mistakes need it
+
+            if similar := get_close_matches(name, self.table):
+                names = " or ".join(map(repr, similar))
+                ctx.fail(f"No such command {name!r}. Did you mean {names}?")
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """List the commands by their summaries, without importing them."""
         with formatter.section("Commands"):

@@ -119,6 +119,14 @@ def program() -> Program:
     return Program("program", table=table)
 
 
+def test_a_mistyped_command_is_answered_with_the_right_one() -> None:
+    """The list of commands loads none of them, so click alone would know no similar names."""
+    done = CliRunner().invoke(main, ["insepct"])
+    assert done.exit_code == 2
+    assert "No such command 'insepct'. Did you mean 'inspect'?" in done.output
+    assert "Did you mean" not in CliRunner().invoke(main, ["xyzzy"]).output
+
+
 def test_an_error_is_one_message_with_code_1() -> None:
     """Whatever a file's names hold is escaped; line breaks of the message itself stay."""
     done = CliRunner().invoke(program(), ["misbehave", "error"])
