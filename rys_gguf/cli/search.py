@@ -264,7 +264,7 @@ def compare(run_a: Path, run_b: Path, as_json: bool) -> None:
 
     comparison = compare_runs(Run.open(run_a), Run.open(run_b))
     if as_json:
-        echo_json(comparison)
+        echo_json(comparison.as_json())
     else:
         echo(comparison_lines(comparison))
 

@@ -77,6 +77,7 @@ def test_comparing_shows_what_is_kept() -> None:
     found = data("compare", GOLDEN, GOLDEN)
     assert "Infinity" not in json.dumps(found)
     assert isinstance(found, dict)
+    assert {"floor", "floor_of"} <= found["candidates"][0]["kept"][0].keys()
 
 
 @pytest.mark.parametrize("command", [["report"], ["compare", GOLDEN]])
