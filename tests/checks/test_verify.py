@@ -212,7 +212,7 @@ HEADER_FAULTS = [
     (set_scalar("qwen35.embedding_length", 1), "qwen35.embedding_length", "the source has"),
     (drop("qwen35.embedding_length"), "qwen35.embedding_length", "is missing"),
     (add("new.key"), "new.key", "is new"),
-    (swap("general.architecture", "qwen35.block_count"), "keys", "another order"),
+    (swap("general.architecture", "qwen35.block_count"), "keys", "different order"),
     (shorten("qwen35.attention.recurrent_layers"), "recurrent_layers", "expected 13"),
     (shorten("tokenizer.ggml.tokens"), "tokenizer.ggml.tokens", "the source has"),
     (drop("rys.spec"), "rys.spec", "missing"),

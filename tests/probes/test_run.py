@@ -127,7 +127,7 @@ def test_missing_parts_are_one_message(smollm2: Path, tmp_path: Path) -> None:
     assert "no items" in fails("probe", smollm2, "--suite", tmp_path / "empty.jsonl")
     (tmp_path / "one.jsonl").write_text('{"kind": "choice", "question": "?", "answer": "no"}\n')
     both = run("probe", smollm2, "--suite", tmp_path / "one.jsonl", "--heldout")
-    assert (both.returncode, "with --suite, name their file" in both.stderr) == (2, True)
+    assert (both.returncode, "name your held-out file" in both.stderr) == (2, True)
 
 
 def test_answers_replace_nothing_by_accident(smollm2: Path, tmp_path: Path) -> None:

@@ -97,7 +97,8 @@ class ExecutorContract:
             n_workers = len(list((tmp_path / "work").iterdir()))
             assert n_workers
         assert list((tmp_path / "work").iterdir()) == []
-        assert len(logged(tmp_path, "close")) == n_workers
+        # A worker that came up last may have closed without having had a job.
+        assert len(logged(tmp_path, "close")) >= n_workers
 
     def test_an_engine_that_fails_is_an_outcome(self, executor: Executor) -> None:
         """The other jobs are done, and so is the worker's next job."""

@@ -26,7 +26,7 @@ LOCAL = "local"
 _LOOPBACK_ONLY = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 _POLL_SECONDS = 0.2
 _CONNECT_SECONDS = 10.0
-_START_SECONDS = 2.0
+_START_SECONDS = 5.0
 # For workers to remove their files in the end; a machine that is gone is not waited for.
 _CLOSE_SECONDS = 20.0
 
