@@ -16,7 +16,7 @@ from rys_gguf.probes.requests import Compiler
 from rys_gguf.runs.records import ItemAnswer, decode, encode
 from rys_gguf.runs.stage import FINAL
 from tests.engine import OPTIONS
-from tests.probes.fake_engine import FakeEngine, Replying
+from tests.fake_engine import FakeEngine, Replying
 from tests.probes.own_items import LETTERS, MOOD, SUM, TWO, YES
 
 

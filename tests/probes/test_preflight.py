@@ -26,7 +26,7 @@ from rys_gguf.probes.score import partial_credit_at_random, score_text
 from rys_gguf.probes.suite import Suite, build_suite
 from rys_gguf.probes.summary import summarise
 from tests.engine import OPTIONS
-from tests.probes.fake_engine import FakeEngine, Replying
+from tests.fake_engine import FakeEngine, Replying
 from tests.probes.own_items import SUM, TWO, YES
 
 

@@ -11,7 +11,7 @@ from rys_gguf.errors import RysError
 from rys_gguf.probes.item import Choice
 from rys_gguf.probes.requests import Compiler
 from tests.engine import OPTIONS
-from tests.probes.fake_engine import FakeEngine
+from tests.fake_engine import FakeEngine
 from tests.probes.own_items import SUM, YES
 
 

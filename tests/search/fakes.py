@@ -9,9 +9,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
 from rys_gguf.engines.base import EngineOptions, Generation, Speed
 from rys_gguf.errors import EngineFailed, OutputFailed
 from rys_gguf.layers.layer_map import LayerMap
@@ -26,6 +23,7 @@ from rys_gguf.search.executors.base import Outcome
 from rys_gguf.search.hosts.base import Hosted, Workplace
 from rys_gguf.search.job import HELDOUT, SEARCH, Job, Step
 from rys_gguf.search.setup import Setup
+from tests.fake_engine import FakeEngine
 
 Window = tuple[int, int]
 
@@ -205,7 +203,7 @@ def scripted_setup(model: Path, folder: Path, n_items: int = 4) -> Setup:
     )  # fmt: skip
 
 
-class ScriptedEngine:
+class ScriptedEngine(FakeEngine):
     """An engine whose answers follow from the layer map; it logs its start and end."""
 
     build = "scripted 1"
@@ -247,39 +245,16 @@ class ScriptedEngine:
         """One token."""
         return {1: -0.5}
 
-    def generate(
-        self,
-        prompt: str | Sequence[int],
-        n_tokens: int,
-        *,
-        stop: Sequence[str] = (),
-        with_nll: bool = False,
+    def reply(
+        self, prompt: str | Sequence[int], n_tokens: int, stop: tuple[str, ...], with_nll: bool
     ) -> Generation:
         """A short answer."""
         return Generation("Yes.", 2, truncated=False, mean_nll=0.1 if with_nll else None)
-
-    def chat(self, question: str, n_tokens: int, *, with_nll: bool = False) -> Generation:
-        """The same."""
-        return self.generate(question, n_tokens, with_nll=with_nll)
 
     def speed(self, tokens: Sequence[int], n_tokens: int) -> Speed:
         """The next planted speed."""
         generation = next(self.speeds)
         return Speed(10 * generation, generation)
-
-    def tokenize(self, text: str, *, special: bool = True) -> list[int]:
-        """A token for each word."""
-        return list(range(len(text.split())))
-
-    def templated(self, question: str) -> str:
-        """The question itself."""
-        return question
-
-    def logprobs(
-        self, tokens: Sequence[int], n_vocab: int, n_probs: int | None = None
-    ) -> npt.NDArray[np.float64]:
-        """All tokens alike."""
-        return np.full(n_vocab, -np.log(n_vocab))
 
 
 class ScriptedHost:

@@ -62,11 +62,17 @@ class FakeEngine:
         stop: Sequence[str] = (),
         with_nll: bool = False,
     ) -> Generation:
-        """No test expects this unless its engine overrides it."""
-        raise AssertionError
+        """The engine's reply to a plain text."""
+        return self.reply(prompt, n_tokens, tuple(stop), with_nll)
 
     def chat(self, question: str, n_tokens: int, *, with_nll: bool = False) -> Generation:
-        """No test expects this unless its engine overrides it."""
+        """The engine's reply to a user message."""
+        return self.reply(question, n_tokens, (), with_nll)
+
+    def reply(
+        self, prompt: str | Sequence[int], n_tokens: int, stop: tuple[str, ...], with_nll: bool
+    ) -> Generation:
+        """No test expects words unless its engine overrides this."""
         raise AssertionError
 
     def logprobs(
@@ -97,20 +103,10 @@ class Replying(FakeEngine):
         self.generation = Generation(text, 3, truncated, thoughts)
         self.asked: list[tuple[str, int, tuple[str, ...]]] = []
 
-    def generate(
-        self,
-        prompt: str | Sequence[int],
-        n_tokens: int,
-        *,
-        stop: Sequence[str] = (),
-        with_nll: bool = False,
+    def reply(
+        self, prompt: str | Sequence[int], n_tokens: int, stop: tuple[str, ...], with_nll: bool
     ) -> Generation:
         """The answer."""
         assert isinstance(prompt, str)
-        self.asked.append((prompt, n_tokens, tuple(stop)))
-        return self.generation
-
-    def chat(self, question: str, n_tokens: int, *, with_nll: bool = False) -> Generation:
-        """The answer."""
-        self.asked.append((question, n_tokens, ()))
+        self.asked.append((prompt, n_tokens, stop))
         return self.generation
