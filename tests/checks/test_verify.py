@@ -110,6 +110,17 @@ def test_one_changed_name_is_named(pair: Pair) -> None:
     ]
 
 
+def test_surplus_tensors_are_listed_in_file_order(pair: Pair) -> None:
+    """The same two files give the same report every time."""
+    out, source = pair
+    names = [f"blk.{n}.ffn_down.weight" for n in range(4, 10)]
+    for name in names:
+        patch(out, position(out, name.encode()), name.replace("down", "dawn").encode())
+    order = [t.name for t in gguf.GGUFReader(out).tensors if "dawn" in t.name]
+    surplus = [p.split(":")[0] for p in problems(out, source) if "dawn" in p]
+    assert surplus == [f"tensor {name}" for name in order]
+
+
 def test_a_duplicate_tensor_name_is_named(pair: Pair) -> None:
     """A tensor table must not have a name twice."""
     out, source = pair
