@@ -136,12 +136,7 @@ class OpenRun(Run):
     _lock: IO[bytes]
 
     def __enter__(self) -> OpenRun:
-        try:
-            lock = take_lock(self.folder / LOCK)
-        except OSError as e:
-            raise RysError(f"{printable(self.folder)}: {reason(e)}") from e
-        if lock is None:
-            raise RysError(f"{printable(self.folder)}: another sweep is running here")
+        lock = _locked(self.folder)
         try:
             for name in (RESULTS, ITEMS):
                 cut_half_line(self.folder / name)
@@ -172,13 +167,17 @@ class OpenRun(Run):
         try:
             folder.mkdir(parents=True, exist_ok=True)
             _require_empty(folder)
-            for name, text in files.items():
-                write_whole(folder / name, text.encode("utf-8", "surrogateescape"))
-            # Last: a folder with this file is a run.
-            write_whole(folder / INFO, encoded)
+            # Two sweeps may begin at once in one folder: the later one finds a run there.
+            with _locked(folder):
+                if not _is_run(folder):
+                    for name, text in files.items():
+                        write_whole(folder / name, text.encode("utf-8", "surrogateescape"))
+                    # Last: a folder with this file is a run.
+                    write_whole(folder / INFO, encoded)
         except OSError as e:
             raise RysError(f"{printable(folder)}: {reason(e)}") from e
-        return cls(folder, info)
+        require_identity(folder, info.identity)
+        return cls(folder, read_info(folder))
 
     def record(self, result: StageResult, answers: Sequence[ItemAnswer]) -> None:
         """Write a result and its answers durably, and add them to the trials. Sets `time`.
@@ -218,6 +217,17 @@ class OpenRun(Run):
                 (self.folder / name).unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self.folder.rmdir()
+
+
+def _locked(folder: Path) -> IO[bytes]:
+    """The folder's lock, held until it is closed. Raises RysError if another sweep has it."""
+    try:
+        lock = take_lock(folder / LOCK)
+    except OSError as e:
+        raise RysError(f"{printable(folder)}: {reason(e)}") from e
+    if lock is None:
+        raise RysError(f"{printable(folder)}: another sweep is running here")
+    return lock
 
 
 def require_identity(folder: Path, identity: Mapping[str, Any]) -> None:

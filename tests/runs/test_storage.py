@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import MutableMapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from rys_gguf.errors import RysError
 from rys_gguf.runs.candidate import Candidate
 from rys_gguf.runs.records import ItemAnswer, ModelInfo, RunInfo, StageResult
 from rys_gguf.runs.stage import FINAL, Stage, Status, round_stage
-from rys_gguf.runs.storage import INFO, ITEMS, LOCK, RESULTS, SUITE, OpenRun, Run
+from rys_gguf.runs.storage import HELDOUT, INFO, ITEMS, LOCK, RESULTS, SUITE, OpenRun, Run
 from tests.disk import fill
 
 N_LAYERS = 8
@@ -231,6 +233,29 @@ def test_one_sweep_at_a_time(tmp_path: Path) -> None:
             pass
         run.record(result(D), [])
     assert D in Run.open(folder).trials
+
+
+def test_two_sweeps_that_begin_at_once_do_not_mix(tmp_path: Path) -> None:
+    """One of them begins the run, with its own items; the other is refused."""
+    identities = [{"suite": name, "model": {"name": "m.gguf"}} for name in ("abc", "def")]
+    for attempt in range(20):
+        folder = tmp_path / str(attempt)
+        barrier = threading.Barrier(len(identities))
+
+        def begin(n: int, folder: Path = folder, barrier: threading.Barrier = barrier) -> bool:
+            barrier.wait()
+            try:
+                OpenRun.start(folder, about(identities[n]), {SUITE: f"{n}\n", HELDOUT: f"{n}\n"})
+            except RysError:
+                return False
+            return True
+
+        with ThreadPoolExecutor() as pool:
+            begun = list(pool.map(begin, range(len(identities))))
+        assert sum(begun) == 1
+        assert Run.open(folder).info.identity == identities[begun.index(True)]
+        for name in (SUITE, HELDOUT):
+            assert (folder / name).read_text() == f"{begun.index(True)}\n"
 
 
 def test_no_run_is_said_so(tmp_path: Path) -> None:
