@@ -49,7 +49,7 @@ fix: $(VENV)/dev
 	$(BIN)/ruff check --fix .
 
 docs: $(VENV)/dev
-	$(BIN)/python scripts/docs.py --write --slow
+	$(BIN)/python scripts/docs.py --write
 
 dist: $(VENV)/dev
 	rm -rf build dist

@@ -1,12 +1,11 @@
 """Run every command and example of README.md and docs/, and check or write what they print.
 
-usage: python scripts/docs.py [--write] [--slow] [PAGE ...]
+usage: python scripts/docs.py [--write] [PAGE ...]
 
 Each page gets a folder of its own with two real models and a small recorded sweep in it. There its
 ```console blocks run line by line, and its ```python blocks as programs. A comment on the line
 before a block changes that:
 
-  <!-- slow -->             runs with --slow only (a minute of engine work)
   <!-- not run: REASON -->  never runs
   <!-- file: NAME -->       is written to the folder as that file instead
 
@@ -43,7 +42,7 @@ RUN = ROOT / "tests" / "golden" / "run-0.1.0"
 # Nothing on a page takes longer; validate of Gemma 3 comes closest.
 TIMEOUT = 600
 BLOCK = re.compile(
-    r"(?:^<!-- (?P<mark>slow|not run: .+|file: \S+) -->\n)?"
+    r"(?:^<!-- (?P<mark>not run: .+|file: \S+) -->\n)?"
     r"^```(?P<kind>[a-z]+)\n(?P<text>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
@@ -73,11 +72,10 @@ class Block:
     text: str
     mark: str
 
-    def is_run(self, *, slow: bool) -> bool:
+    @property
+    def is_run(self) -> bool:
         """Whether this script runs it."""
-        if self.kind not in ("console", "python") or self.mark.startswith(("not run", "file")):
-            return False
-        return slow or self.mark != "slow"
+        return self.kind in ("console", "python") and not self.mark.startswith(("not run", "file"))
 
 
 def pages() -> list[Path]:
@@ -191,11 +189,11 @@ class Page:
     images: dict[str, bytes]
 
 
-def renewed(text: str, *, slow: bool = False) -> Page:
+def renewed(text: str) -> Page:
     """A page with today's output, generated parts and pictures."""
     parts = generated.PARTS
     text = GENERATED.sub(lambda m: f"{m['begin']}{parts[m['name']]()}{m['end']}", text)
-    if not any(block.is_run(slow=slow) for block in blocks(text)):
+    if not any(block.is_run for block in blocks(text)):
         return Page(text, {})
     with shell() as runner:
         ways: dict[str, Callable[[Block], str]] = {
@@ -207,7 +205,7 @@ def renewed(text: str, *, slow: bool = False) -> Page:
             block = Block(match["kind"], match["text"], match["mark"] or "")
             if block.mark.startswith("file: "):
                 (runner.folder / block.mark.removeprefix("file: ")).write_text(block.text)
-            if not block.is_run(slow=slow):
+            if not block.is_run:
                 return match[0]
             return match[0].replace(match["text"], ways[block.kind](block))
 
@@ -224,11 +222,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("pages", nargs="*", type=Path, metavar="PAGE", default=pages())
     parser.add_argument("--write", action="store_true", help="write the pages and pictures anew")
-    parser.add_argument("--slow", action="store_true", help="run blocks marked slow as well")
     args = parser.parse_args()
     files = {ROOT / name: make() for name, make in generated.FILES.items()}
     for path in args.pages:
-        page = renewed(path.read_text(), slow=args.slow)
+        page = renewed(path.read_text())
         files[path] = page.text
         for name, data in page.images.items() if args.write else ():
             (path.parent / name).write_bytes(data)
@@ -245,7 +242,7 @@ def main() -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(new)
     if is_old and not args.write:
-        sys.exit("the pages are out of date: python scripts/docs.py --write (and --slow)")
+        sys.exit("the pages are out of date: python scripts/docs.py --write")
 
 
 if __name__ == "__main__":

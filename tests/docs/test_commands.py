@@ -13,7 +13,7 @@ from scripts.docs import PROGRESS, ROOT, Block, blocks, commands, pages, renewed
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: page.name)
 def test_a_page_shows_what_its_commands_print(page: Path) -> None:
-    """`make docs` writes the pages; blocks marked slow are left to it."""
+    """`make docs` writes the pages."""
     old = page.read_text()
     new = renewed(old).text
     assert old == new, "".join(
@@ -29,13 +29,14 @@ def test_a_picture_is_current(name: str) -> None:
 
 def test_marks_and_commands_are_found() -> None:
     """A block has the mark of the line before it, and a command may go on below."""
-    page = "text\n\n<!-- slow -->\n```console\n$ a \\\n  b\nout\n\n$ c\n```\n\n```python\nx\n```\n"
+    page = "text\n\n<!-- not run: why -->\n```console\n$ a \\\n  b\nout\n\n$ c\n```\n"
+    page += "\n```python\nx\n```\n"
     console, python = blocks(page)
-    assert console == Block("console", "$ a \\\n  b\nout\n\n$ c\n", "slow")
+    assert console == Block("console", "$ a \\\n  b\nout\n\n$ c\n", "not run: why")
     assert list(commands(console.text)) == [("a \\\n  b\n", "out\n\n"), ("c\n", "")]
-    assert not console.is_run(slow=False)
-    assert console.is_run(slow=True)
+    assert not console.is_run
     assert python == Block("python", "x\n", "")
+    assert python.is_run
 
 
 def test_times_are_not_compared() -> None:
