@@ -53,5 +53,7 @@ def parse_spec(model: Model, spec: str) -> LayerMap:
         return LayerMap.parse(spec, model.n_trunk)
     except InvalidLayerMap as e:
         first, newline, picture = str(e).partition("\n")
-        tail = f" (and {model.n_mtp} MTP blocks, which stay last)" if model.n_mtp else ""
+        n = model.n_mtp
+        blocks = "1 MTP block, which stays" if n == 1 else f"{n} MTP blocks, which stay"
+        tail = f" (and {blocks} last)" if n else ""
         raise InvalidLayerMap(f"{model.name}: {first}{tail}{newline}{picture}") from e

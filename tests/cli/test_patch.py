@@ -90,7 +90,7 @@ def test_the_tail_of_a_model_is_named_beside_its_layers(tmp_path: Path) -> None:
     result = call("plan", path, "--blocks", "2,9")
     assert result.exit_code == 1
     first, spec, caret = result.stderr.splitlines()
-    assert first.endswith("(and 1 MTP blocks, which stay last)")
+    assert first.endswith("(and 1 MTP block, which stays last)")
     assert spec.strip() == "blocks:2,9"
     assert set(caret.strip()) == {"^"}
 
