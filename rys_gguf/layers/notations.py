@@ -354,4 +354,4 @@ def _numbers(items: Sequence[str]) -> list[int]:
 
 
 def _mergekit_hint() -> str:
-    return "give the file of a mergekit recipe with --mergekit"
+    return "that is a mergekit recipe: plan and apply read its file with --mergekit"

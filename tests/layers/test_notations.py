@@ -191,9 +191,9 @@ def test_a_number_of_passes_may_mean_two_things(ends: list[int], n: int, form: s
         ("blocks:0-7,4-15", "write layers:0..7,4..15, ends included; that is a path"),
         ("blocks:[0,8],[4,16]", "write layers:0..7,4..15 if the ends are exclusive"),
         ("blocks:..3,2x3,4..", "write layers:..3,2x3,4..; that is a path"),
-        ("blocks:slices:", "give the file of a mergekit recipe with --mergekit"),
-        ("blocks:recipe.yml", "give the file of a mergekit recipe with --mergekit"),
-        ("layers:recipe.yaml", "give the file of a mergekit recipe with --mergekit"),
+        ("blocks:slices:", "that is a mergekit recipe: plan and apply read its file"),
+        ("blocks:recipe.yml", "that is a mergekit recipe: plan and apply read its file"),
+        ("layers:recipe.yaml", "that is a mergekit recipe: plan and apply read its file"),
         ("layers:0-7,3-11", "write 0..7,3..11, ends included"),
         ("layers:0..7,3-11,15", "write 0..7,3..11,15"),
         ("layers::8,4:", "write ..7,4..: ends are included here"),
@@ -212,8 +212,8 @@ def test_a_number_of_passes_may_mean_two_things(ends: list[int], n: int, form: s
         ("0-7,3-15", "write layers:0..7,3..15"),
         ("3-5", "write blocks:3,6"),
         ("3,6x3", "write 'blocks:3,6;3,6' for 3 passes in all"),
-        ("merge_method: passthrough", "give the file of a mergekit recipe with --mergekit"),
-        ("- sources:", "give the file of a mergekit recipe with --mergekit"),
+        ("merge_method: passthrough", "that is a mergekit recipe: plan and apply read its file"),
+        ("- sources:", "that is a mergekit recipe: plan and apply read its file"),
     ],
 )
 def test_other_notations_are_answered_with_the_right_one(spec: str, wanted: str) -> None:

@@ -38,7 +38,7 @@ def test_equal_maps_are_one_candidate(tmp_path: Path, windows: Windows) -> None:
         ("8,99\n", "line 1"),
         ("0..7,4..15\n", r"write layers:0\.\.7,4\.\.15"),
         ("8-11\n", "write 8,12"),
-        ("slices:\n", "give the file of a mergekit recipe with --mergekit"),
+        ("slices:\n", "that is a mergekit recipe: plan and apply read its file"),
     ],
 )
 def test_a_wrong_list_is_named_with_its_line(
