@@ -140,7 +140,8 @@ def _layer_spec(blocks: tuple[str, ...], layers: str | None, mergekit: Path | No
         raise click.UsageError(_SAY_WHICH)
     if mergekit is not None:
         recipe = read_mergekit(mergekit)
-        say(f"{printable(mergekit)}: {recipe.spec} of {printable(recipe.model)}")
+        path = recipe.spec.removeprefix("layers:").strip("[]")
+        say(f"{printable(mergekit)}: layers {path} of {printable(recipe.model)}")
         return LayerSpec(recipe.spec)
     if layers is not None:
         return LayerSpec(f"layers:{layers.removeprefix('layers:')}")

@@ -130,7 +130,7 @@ def test_a_mergekit_recipe_gives_the_map(model: Path, tmp_path: Path) -> None:
     recipe.write_text(RECIPE)
     out = tmp_path / "out.gguf"
     written = done("apply", model, "--mergekit", recipe, "-o", out)
-    assert f"{recipe}: layers:[0..7,4..15] of somebody/base" in written.stderr
+    assert f"{recipe}: layers 0..7,4..15 of somebody/base" in written.stderr
     assert data("plan", model, "--mergekit", recipe)["spec"] == "blocks:4,8"
     done("verify", out, "--source", model, "--mergekit", recipe)
 
