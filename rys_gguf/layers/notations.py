@@ -52,11 +52,13 @@ def windows(spec: str, n_source: int) -> list[tuple[int, int]]:
 def path(spec: str, n_source: int) -> list[int]:
     """The source layers of a spec `layers:...`, in its order. Raises InvalidLayerMap as above."""
     layers: list[int] = []
-    for part in _path_parts(spec, n_source):
-        stretch, n_times = _stretch(part)
+    parts = [(part, *_stretch(part)) for part in _path_parts(spec, n_source)]
+    for part, stretch, n_times in parts:
         if len(layers) + len(stretch) * n_times > MAX_LAYERS:
             raise part.error(f"more than {MAX_LAYERS} layers, llama.cpp's limit")
         layers.extend([*stretch] * n_times)
+    if all(n_times > 1 for _, _, n_times in parts):
+        _demand_the_rest(parts, n_source)
     return layers
 
 
@@ -261,13 +263,39 @@ def _stretch(part: _Part) -> tuple[range, int]:
     return range(a, b + 1), n_times
 
 
+def _demand_the_rest(parts: Sequence[tuple[_Part, range, int]], n_source: int) -> None:
+    """Refuse a list of repeated layers, in order, that leaves out the layers between them."""
+    whole, at = [], 0
+    for part, stretch, _ in parts:
+        if stretch.start < at:
+            return
+        whole += [*_gap(at, stretch.start, n_source), part.text.strip()]
+        at = stretch.stop
+    whole += _gap(at, n_source, n_source)
+    if len(whole) > len(parts):
+        n_layers = sum(len(stretch) * n_times for _, stretch, n_times in parts)
+        raise _Part.body(parts[0][0].spec, n_source).error(
+            f"this makes a model of {n_layers} layers, without all others",
+            f"write {','.join(whole)} to keep the others",
+        )
+
+
+def _gap(first: int, stop: int, n_source: int) -> list[str]:
+    """The layers from `first` to `stop`, if there are any, as a part of a path."""
+    if first >= stop:
+        return []
+    if first == 0:
+        return [f"..{stop - 1}"]
+    return [f"{first}.." if stop == n_source else span(first, stop - first)]
+
+
 def _body_of(part: _Part) -> str:
     return part.spec.partition(":")[2]
 
 
 def _what_is_wrong(text: str) -> str:
     """Why a part is no part of a path: the first thing in it that should have been a number."""
-    first, dots, last = text.partition("..")
+    first, dots, last = text.partition("..") if "..." not in text else (text, "", "")
     if not text.strip() or (not first.strip() and not dots):
         return "expected a layer number or a..b"
     is_first = not dots or (first.strip() and not re.fullmatch(_N, first.strip()))
