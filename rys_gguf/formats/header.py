@@ -16,14 +16,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from gguf.constants import (
-    GGML_QUANT_SIZES,
-    GGUF_DEFAULT_ALIGNMENT,
-    GGMLQuantizationType,
-    GGUFValueType,
-)
+from gguf.constants import GGUF_DEFAULT_ALIGNMENT, GGUFValueType
 
 from rys_gguf.errors import InvalidGGUF
+from rys_gguf.formats.types import type_name
 from rys_gguf.text import printable
 
 # ASCII digits without leading zeros, at the start only: int() and \d accept more than llama.cpp.
@@ -162,7 +158,7 @@ class TensorInfo:
 
     @property
     def type_name(self) -> str:
-        """`Q4_K`, or `type 144` where the gguf package has no name for it."""
+        """`Q4_K`, or `type 144` for one of a fork."""
         return type_name(self.type)
 
     @property
@@ -280,36 +276,6 @@ def zeros(n: int) -> Iterator[bytes]:
     """`n` bytes of padding, at most 1 MiB at a time: an alignment can be as large as 2 GiB."""
     for done in range(0, n, 1 << 20):
         yield bytes(min(1 << 20, n - done))
-
-
-def type_name(type_: int) -> str:
-    """The name of a ggml tensor type, or `type N` if the gguf package does not know it."""
-    try:
-        return GGMLQuantizationType(type_).name
-    except ValueError:
-        return f"type {type_}"
-
-
-def tensor_bytes(type_: int, ne: Sequence[int]) -> int | None:
-    """Size of a tensor's data in bytes, or None for a type the gguf package does not know.
-
-    Raises InvalidGGUF if a row is not a whole number of quantisation blocks.
-    """
-    sizes = _QUANT_SIZES.get(type_)
-    if sizes is None:
-        return None
-    quant_block, quant_bytes = sizes
-    row = ne[0] if ne else 1
-    if row % quant_block:
-        msg = f"rows of {row} weights, {type_name(type_)} needs multiples of {quant_block}"
-        raise InvalidGGUF(msg)
-    n_elements = 1
-    for dim in ne:
-        n_elements *= dim
-    return n_elements // quant_block * quant_bytes
-
-
-_QUANT_SIZES: dict[int, tuple[int, int]] = {int(t): s for t, s in GGML_QUANT_SIZES.items()}
 
 
 def encode_text(text: str) -> bytes:

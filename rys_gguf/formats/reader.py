@@ -36,9 +36,9 @@ from rys_gguf.formats.header import (
     TensorInfo,
     decode_text,
     padded,
-    tensor_bytes,
 )
 from rys_gguf.formats.limits import MAX_NAME_BYTES
+from rys_gguf.formats.types import tensor_bytes
 from rys_gguf.formats.views import Field, Tensor
 from rys_gguf.formats.walk import INLINE_BYTES, Walker
 from rys_gguf.text import printable

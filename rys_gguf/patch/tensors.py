@@ -16,11 +16,11 @@ from rys_gguf.formats.header import (
     layer_of,
     padded,
     rename,
-    tensor_bytes,
 )
 from rys_gguf.formats.limits import MAX_NAME_BYTES
 from rys_gguf.formats.model import Model
 from rys_gguf.formats.shards import TensorData
+from rys_gguf.formats.types import tensor_bytes
 from rys_gguf.layers.layer_map import LayerMap
 from rys_gguf.layers.rule import Architecture, Rescale
 from rys_gguf.text import printable
