@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from gguf.constants import GGUF_DEFAULT_ALIGNMENT, GGUFValueType
 
 from rys_gguf.errors import InvalidGGUF
+from rys_gguf.formats.limits import MIN_ALIGNMENT
 from rys_gguf.formats.types import type_name
 from rys_gguf.text import printable
 
@@ -26,6 +27,8 @@ from rys_gguf.text import printable
 _LAYER = re.compile(r"\Ablk\.(0|[1-9][0-9]{0,8})\.", re.ASCII)
 
 ByteOrder = Literal["<", ">"]
+
+ALIGNMENT_KEY = "general.alignment"
 
 SCALAR_FORMAT = {
     GGUFValueType.UINT8: "B",
@@ -186,8 +189,13 @@ class Header:
     @property
     def alignment(self) -> int:
         """general.alignment, or GGUF's default of 32 bytes."""
-        kv = self.get("general.alignment")
+        kv = self.get(ALIGNMENT_KEY)
         return int(kv.value) if kv else GGUF_DEFAULT_ALIGNMENT
+
+    @property
+    def output_alignment(self) -> int:
+        """The alignment of what is written from this model: enough for llama.cpp to map it."""
+        return max(self.alignment, MIN_ALIGNMENT)
 
     @property
     def n_bytes(self) -> int:
@@ -251,6 +259,17 @@ class Header:
                 )
             expected = t.offset + padded(t.n_bytes, self.alignment)
         return issues
+
+
+def with_alignment(kvs: Iterable[KV], alignment: int, byteorder: ByteOrder) -> Iterator[KV]:
+    """The KVs with that general.alignment, in its place if they have one, otherwise at the end."""
+    new = KV.of(ALIGNMENT_KEY, GGUFValueType.UINT32, alignment, byteorder=byteorder)
+    is_there = False
+    for kv in kvs:
+        is_there |= kv.key == ALIGNMENT_KEY
+        yield new if kv.key == ALIGNMENT_KEY else kv
+    if not is_there:
+        yield new
 
 
 def layer_of(name: str) -> int | None:

@@ -29,6 +29,7 @@ from gguf.gguf_reader import READER_SUPPORTED_VERSIONS, GGUFReader, ReaderField
 from rys_gguf.errors import InvalidGGUF
 from rys_gguf.files.source import SourceFile
 from rys_gguf.formats.header import (
+    ALIGNMENT_KEY,
     KV,
     ByteOrder,
     Header,
@@ -227,14 +228,14 @@ class HeaderReader(GGUFReader):
         return n_tensors, n_kvs
 
     def _alignment(self, kvs: list[KV]) -> int:
-        kv = next((kv for kv in kvs if kv.key == "general.alignment"), None)
+        kv = next((kv for kv in kvs if kv.key == ALIGNMENT_KEY), None)
         if kv is None:
             return int(GGUFReader.alignment)
         if kv.type != GGUFValueType.UINT32:
-            raise self._invalid(f"general.alignment is {kv.type_name}, must be UINT32")
+            raise self._invalid(f"{ALIGNMENT_KEY} is {kv.type_name}, must be UINT32")
         alignment = int(kv.value)
         if alignment == 0 or alignment & (alignment - 1):
-            raise self._invalid(f"general.alignment is {alignment}, must be a power of two")
+            raise self._invalid(f"{ALIGNMENT_KEY} is {alignment}, must be a power of two")
         return alignment
 
     def _tensor_infos(self, fields: list[ReaderField]) -> Iterator[TensorInfo]:

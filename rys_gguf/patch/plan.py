@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from gguf.constants import GGUFValueType
 
-from rys_gguf.formats.header import KV, Header, padded
+from rys_gguf.formats.header import ALIGNMENT_KEY, KV, Header, padded, with_alignment
 from rys_gguf.formats.model import Model
 from rys_gguf.formats.shards import SPLIT_COUNT, SPLIT_KEYS, SPLIT_NO, SPLIT_TENSORS
 from rys_gguf.layers.carry import ModelRules
@@ -90,10 +90,17 @@ def make_plan(
     memory = added_memory(model, rules.meta, layer_map)
     tensors = plan_tensors(model, layer_map, rules.arch, carried.scales)
     kvs = tuple(_kvs(model, layer_map, carried.target, provenance=provenance))
+    if (alignment := model.header.output_alignment) != model.header.alignment:
+        kvs = tuple(with_alignment(kvs, alignment, model.header.byteorder))
     header = Header(
         model.header.version, model.header.byteorder, kvs, tuple(t.target for t in tensors)
     )
     notes = list(carried.notes)
+    if header.alignment != model.header.alignment:
+        notes.append(
+            f"{ALIGNMENT_KEY} is {model.header.alignment}, the output gets {header.alignment}: "
+            f"llama.cpp may abort on a file with less"
+        )
     if model.n_trailing_bytes:
         notes.append(
             f"{model.n_trailing_bytes} bytes after the last tensor are kept at the end of a single "
@@ -131,7 +138,7 @@ def _shard(plan: Plan, n: int, count: int, group: Sequence[PlannedTensor]) -> Pl
         KV.of(SPLIT_TENSORS, GGUFValueType.INT32, len(plan.tensors), byteorder=byteorder),
     )
     # Each file is read with its own alignment; without the key it would be the default.
-    alignment = plan.header.get("general.alignment")
+    alignment = plan.header.get(ALIGNMENT_KEY)
     kvs = plan.header.kvs if n == 0 else (alignment,) if alignment else ()
     kept = tuple(kv for kv in kvs if kv.key not in SPLIT_KEYS)
     tensors = layout(group, plan.header.alignment)

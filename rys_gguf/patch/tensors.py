@@ -93,7 +93,7 @@ def plan_tensors(
         for out in _outputs(model, layer_map, layer):
             for source in group:
                 tensors += _of_a_layer(model, source, out, scales if out < len(layer_map) else {})
-    return layout(tensors, model.header.alignment)
+    return layout(tensors, model.header.output_alignment)
 
 
 def _groups(model: Model) -> Iterator[list[TensorInfo]]:
