@@ -12,8 +12,10 @@ from dataclasses import dataclass, replace
 from gguf.constants import GGUFValueType
 
 from rys_gguf.formats.header import ALIGNMENT_KEY, KV, Header, padded, with_alignment
+from rys_gguf.formats.limits import MIN_ALIGNMENT
 from rys_gguf.formats.model import Model
 from rys_gguf.formats.shards import SPLIT_COUNT, SPLIT_KEYS, SPLIT_NO, SPLIT_TENSORS
+from rys_gguf.formats.vocabulary import require_vocabulary
 from rys_gguf.layers.carry import ModelRules
 from rys_gguf.layers.complete import require_complete
 from rys_gguf.layers.layer_map import LayerMap
@@ -87,6 +89,7 @@ def make_plan(
     if carried.conflicts:
         raise refusal(model, rules, layer_map, schedule, carried.conflicts)
     require_complete(model, rules.arch)
+    require_vocabulary(model)
     memory = added_memory(model, rules.meta, layer_map)
     tensors = plan_tensors(model, layer_map, rules.arch, carried.scales)
     kvs = tuple(_kvs(model, layer_map, carried.target, provenance=provenance))
@@ -99,7 +102,8 @@ def make_plan(
     if header.alignment != model.header.alignment:
         notes.append(
             f"{ALIGNMENT_KEY} is {model.header.alignment}, the output gets {header.alignment}: "
-            f"llama.cpp may abort on a file with less"
+            f"with less llama.cpp may abort; if it does so on the model itself, run "
+            f"rys-gguf align MODEL -o BASE --alignment {MIN_ALIGNMENT}"
         )
     if model.n_trailing_bytes:
         notes.append(

@@ -1,0 +1,101 @@
+"""Values of the tokenizer that are indices or names of kinds, and of which llama.cpp takes not all.
+
+A vocabulary is copied as it is, so what llama.cpp refuses in a source it refuses in every variant.
+A special token outside the vocabulary is no fault: llama.cpp warns and takes its default.
+
+Source: llama_vocab::impl::load in src/llama-vocab.cpp (b11549).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+
+import numpy as np
+from gguf.constants import GGUFValueType
+
+from rys_gguf.formats.header import KV, ByteOrder, decode_text
+from rys_gguf.formats.model import Model
+from rys_gguf.text import printable
+
+_T = GGUFValueType
+_PREFIX = "tokenizer.ggml."
+_TOKENS, _TYPES, _SCORES = (_PREFIX + name for name in ("tokens", "token_type", "scores"))
+_ITEMS: dict[str, tuple[GGUFValueType, ...]] = {
+    _TOKENS: (_T.STRING,),
+    _TYPES: (_T.INT32,),
+    _SCORES: (_T.FLOAT32, _T.INT32),
+    _PREFIX + "suppress_tokens": (_T.INT32,),
+}
+_NO_VOCABULARY = ("none", "no_vocab")
+# enum llama_token_type in include/llama.h ends at BYTE; a later llama.cpp may know more.
+_LAST_TYPE = 6
+
+
+def require_vocabulary(model: Model) -> None:
+    """Raise InvalidGGUF, naming key and entry, unless llama.cpp can take the vocabulary.
+
+    A file without one is left to llama.cpp.
+    """
+    kvs = {kv.key: kv for kv in model.header.kvs if kv.key.startswith(_PREFIX)}
+    kind = kvs.get(_PREFIX + "model")
+    if kind and kind.type == _T.STRING and kind.value in _NO_VOCABULARY:
+        return
+    if fault := next(_type_faults(kvs), None) or next(_value_faults(model, kvs), None):
+        raise model.invalid(fault)
+
+
+def _type_faults(kvs: dict[str, KV]) -> Iterator[str]:
+    for key, kv in kvs.items():
+        if key in _ITEMS and (not kv.is_array or kv.item_type not in _ITEMS[key]):
+            wanted = " or ".join(f"ARRAY[{t.name}]" for t in _ITEMS[key])
+            yield f"{key} is {kv.type_name}, llama.cpp wants {wanted}"
+        if key.endswith("_token_id") and kv.type != _T.UINT32:
+            yield f"{printable(key)} is {kv.type_name}, llama.cpp wants UINT32"
+
+
+def _value_faults(model: Model, kvs: dict[str, KV]) -> Iterator[str]:
+    tokens = kvs.get(_TOKENS)
+    if tokens is None:
+        return
+    for key in (_SCORES, _TYPES):
+        kv = kvs.get(key)
+        if kv is not None and kv.n_items < tokens.n_items:
+            yield f"{key} has {kv.n_items} entries for {tokens.n_items} tokens"
+    if types := kvs.get(_TYPES):
+        values = np.frombuffer(_raw(model, types), types.byteorder + "i4", offset=12)
+        for token in np.flatnonzero(values < 0):
+            yield (
+                f"{_TYPES}[{token}] is {values[token]}, llama.cpp knows 0..{_LAST_TYPE}: "
+                f"the file is damaged"
+            )
+    yield from _repeated(model, tokens)
+
+
+def _repeated(model: Model, tokens: KV) -> Iterator[str]:
+    """Tokens with the text of an earlier one, cut at NULs and named if empty as llama.cpp does."""
+    texts = _strings(_raw(model, tokens), tokens.n_items, tokens.byteorder)
+    if len(set(texts)) == len(texts) and b"\0" not in b"".join(texts):
+        return  # the usual case: a vocabulary has a quarter of a million texts
+    seen: set[bytes] = set()
+    for token, whole in enumerate(texts):
+        text = whole.partition(b"\0")[0] or f"[EMPTY_{token}]".encode()
+        if text in seen:
+            shown = printable(decode_text(text))
+            yield f"{_TOKENS}[{token}] is {shown!r}, like a token before it: llama.cpp would abort"
+        seen.add(text)
+
+
+def _strings(raw: bytes, n: int, byteorder: ByteOrder) -> list[bytes]:
+    """The `n` strings of an array value."""
+    length = struct.Struct(byteorder + "Q").unpack_from
+    strings, pos = [], 12
+    for _ in range(n):
+        end = pos + 8 + length(raw, pos)[0]
+        strings.append(raw[pos + 8 : end])
+        pos = end
+    return strings
+
+
+def _raw(model: Model, kv: KV) -> bytes:
+    return b"".join(model.raw(kv))
