@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from gguf.constants import GGUFValueType
 
+from rys_gguf.formats.foreign import loading_notes
 from rys_gguf.formats.header import ALIGNMENT_KEY, KV, Header, padded, with_alignment
 from rys_gguf.formats.limits import MIN_ALIGNMENT
 from rys_gguf.formats.model import Model
@@ -98,7 +99,7 @@ def make_plan(
     header = Header(
         model.header.version, model.header.byteorder, kvs, tuple(t.target for t in tensors)
     )
-    notes = list(carried.notes)
+    notes = [*carried.notes, *loading_notes(model.header)]
     if header.alignment != model.header.alignment:
         notes.append(
             f"{ALIGNMENT_KEY} is {model.header.alignment}, the output gets {header.alignment}: "
