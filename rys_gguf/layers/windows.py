@@ -73,5 +73,5 @@ def refusal(
         )
     if schedule is Schedule.PORTABLE and conflicts and all(c.curable for c in conflicts):
         explicit = rules.carry(layer_map, Schedule.EXPLICIT)
-        lines += [f"or --schedule explicit: {note}" for note in explicit.notes]
+        lines.append("or --schedule explicit: " + "\n    and ".join(explicit.notes))
     return model.refuse("\n  ".join(lines))
