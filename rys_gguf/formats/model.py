@@ -13,15 +13,10 @@ from rys_gguf.errors import InvalidGGUF, Refused
 from rys_gguf.files.source import SourceFile
 from rys_gguf.formats.header import KV, Span, TensorInfo, layer_of
 from rys_gguf.formats.limits import MAX_LAYERS
+from rys_gguf.formats.other_files import companion
 from rys_gguf.formats.shards import Shards, TensorData
 from rys_gguf.text import printable
 
-_NOT_A_MODEL = {
-    "adapter": "a LoRA adapter; patch the model it belongs to",
-    "mmproj": "a multimodal projector; patch the language model it belongs to",
-    "imatrix": "an importance matrix, not a model",
-    "vocab": "a vocabulary without weights",
-}
 _CHUNK = 1 << 20
 
 
@@ -130,16 +125,18 @@ class Model:
 
     def _read_layers(self) -> None:
         header = self.header
-        kind = header.get("general.type")
-        if kind and kind.type == GGUFValueType.STRING and kind.value in _NOT_A_MODEL:
-            raise self.invalid(f"is {_NOT_A_MODEL[kind.value]}")
+        if what := companion(header):
+            raise self.invalid(f"is {what}")
         arch = header.get("general.architecture")
         if arch is None or arch.type != GGUFValueType.STRING:
             raise self.invalid("has no general.architecture: not a model llama.cpp can load")
         self.architecture = str(arch.value)
         self.block_count = self._count("block_count")
         if header.get(self.key("block_count")) is None:
-            raise self.invalid(f"has no {printable(self.key('block_count'))}")
+            raise self.invalid(
+                f"has no {printable(self.key('block_count'))}: not a language model llama.cpp "
+                f"can load"
+            )
         if not 1 <= self.block_count <= MAX_LAYERS:
             raise self.invalid(
                 f"{printable(self.key('block_count'))} is {self.block_count}, "

@@ -39,6 +39,7 @@ from rys_gguf.formats.header import (
     padded,
 )
 from rys_gguf.formats.limits import MAX_NAME_BYTES
+from rys_gguf.formats.other_files import what_it_is
 from rys_gguf.formats.types import tensor_bytes
 from rys_gguf.formats.views import Field, Tensor
 from rys_gguf.formats.walk import INLINE_BYTES, Walker
@@ -193,7 +194,7 @@ class HeaderReader(GGUFReader):
     def _check_magic(self) -> None:
         start = self.file.read(0, min(24, self.file.n_bytes))
         if start[:4] != b"GGUF":
-            raise self._invalid(_what_it_is(start))
+            raise self._invalid(what_it_is(start))
         if len(start) < 24:  # noqa: PLR2004 - magic, version and two counts
             raise self._invalid("is shorter than a GGUF header: the file is incomplete")
 
@@ -290,19 +291,3 @@ class HeaderReader(GGUFReader):
 
     def _invalid(self, fault: str) -> InvalidGGUF:
         return self._walker.invalid(fault)
-
-
-def _what_it_is(start: bytes) -> str:
-    """What a file without the GGUF magic seems to be, for the message."""
-    if not start:
-        return "is empty"
-    if start.startswith(b"version https://git-l"):
-        return "is a Git LFS pointer, not the model; fetch it with `git lfs pull`"
-    if start.lstrip()[:1] == b"<":
-        return "is a web page, not a model; the download went wrong"
-    if start[8:10] in (b'{"', b"{ "):
-        return "is a safetensors file; convert it with llama.cpp's convert_hf_to_gguf.py first"
-    if start.startswith(b"PK"):
-        return "is a zip archive (a PyTorch checkpoint?), not a GGUF"
-    magic = printable(decode_text(start[:4]))
-    return f"is not a GGUF file: it starts with {magic!r} instead of 'GGUF'"
