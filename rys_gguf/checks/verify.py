@@ -19,6 +19,7 @@ from rys_gguf.files.source import Progress
 from rys_gguf.formats.header import Header, padded
 from rys_gguf.formats.limits import MIN_ALIGNMENT
 from rys_gguf.formats.model import Model
+from rys_gguf.formats.other_files import companion
 from rys_gguf.formats.shards import Shards
 from rys_gguf.layers.carry import ModelRules
 from rys_gguf.layers.layer_map import LayerMap
@@ -58,6 +59,8 @@ def find_problems(
         except InvalidGGUF as e:
             return [Problem("file", str(e))]
         with out:
+            if what := companion(out.header):
+                return [Problem("file", f"is {what}")]
             recorded, faults = _recorded_map(out.header, source)
             wanted = LayerMap.parse(spec, source.n_trunk) if spec else recorded
             if wanted is None:

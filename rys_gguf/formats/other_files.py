@@ -21,19 +21,22 @@ _BY_START: dict[tuple[bytes, ...], str] = {
 }
 # By general.type, as llama.cpp's converters and tools write it.
 _BY_TYPE = {
-    "adapter": "a LoRA adapter; patch the model it belongs to",
-    "mmproj": "a multimodal projector; patch the language model it belongs to",
-    "imatrix": "an importance matrix, not a model; patch the model it was measured on",
-    "vocab": "a vocabulary without weights; patch the model it belongs to",
+    "adapter": "a LoRA adapter; give the model it belongs to",
+    "mmproj": "a multimodal projector; give the language model it belongs to",
+    "imatrix": "an importance matrix, not a model; give the model it was measured on",
+    "vocab": "a vocabulary without weights; give the model it belongs to",
 }
 # By general.architecture: tools/mtmd/clip-impl.h and tools/cvector-generator (b11549).
 _BY_ARCHITECTURE = {
     "clip": _BY_TYPE["mmproj"],
     "controlvector": (
-        "a control vector, not a model; patch the model it was made for. Its directions go by "
+        "a control vector, not a model; give the model it was made for. Its directions go by "
         "layer number, so it does not fit a variant"
     ),
 }
+
+
+_TEXT = frozenset(b"\t\n\r") | frozenset(range(32, 127))
 
 
 def what_it_is(start: bytes) -> str:
@@ -49,6 +52,9 @@ def what_it_is(start: bytes) -> str:
         return "is a web page, not a model; the download went wrong"
     if start[8:10] in (b'{"', b"{ "):
         return f"is a safetensors file; {_CONVERT}"
+    if all(byte in _TEXT for byte in start):
+        shown = printable(" ".join(start.decode("ascii").split()))
+        return f"is text, not a model ({shown}...); the download went wrong"
     magic = printable(start[:4].decode("latin-1"))
     return f"is not a GGUF file: it starts with '{magic}' instead of 'GGUF'"
 

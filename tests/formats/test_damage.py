@@ -182,6 +182,7 @@ DAMAGE = {
     "ggml": (b"tjgg" + bytes(30), "is a ggml file from before GGUF"),
     "gzip": (b"\x1f\x8b\x08\0" + bytes(30), "is compressed; unpack it first"),
     "zeros": (bytes(30), "starts with zeros; the download is incomplete"),
+    "an error": (b'{"error":"Invalid username or password."}', 'is text, not a model ({"error":'),
     "binary magic": (b"\x81\x02\n\\" + bytes(9), r"starts with '\x81\x02\n\' instead of 'GGUF'"),
     "other magic": (b"GGML" + bytes(30), "starts with 'GGML' instead of 'GGUF'"),
     "magic backwards": (b"FUGG" + bytes(30), "is not a GGUF file"),

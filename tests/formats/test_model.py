@@ -48,7 +48,7 @@ def test_tensors_are_grouped_by_layer_in_file_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        (b"adapter", "is a LoRA adapter; patch the model it belongs to"),
+        (b"adapter", "is a LoRA adapter; give the model it belongs to"),
         (b"mmproj", "is a multimodal projector"),
         (b"imatrix", "is an importance matrix, not a model"),
         (b"vocab", "is a vocabulary without weights"),
@@ -63,12 +63,12 @@ def test_files_that_belong_to_a_model_are_named(tmp_path: Path, kind: bytes, mes
 @pytest.mark.parametrize(
     ("kvs", "message"),
     [
-        ([architecture(b"clip")], "is a multimodal projector; patch the language model"),
-        ([architecture(b"controlvector")], "is a control vector, not a model; patch the model it"),
-        ([architecture(), text(b"adapter.type", b"lora")], "is a LoRA adapter; patch the model"),
+        ([architecture(b"clip")], "is a multimodal projector; give the language model"),
+        ([architecture(b"controlvector")], "is a control vector, not a model; give the model it"),
+        ([architecture(), text(b"adapter.type", b"lora")], "is a LoRA adapter; give the model"),
         (
             [architecture(), raw_kv(b"tokenizer.ggml.tokens", T.ARRAY, raw_array(T.STRING, []))],
-            "is a vocabulary without weights; patch the model it belongs to",
+            "is a vocabulary without weights; give the model it belongs to",
         ),
         ([architecture(b"flux")], "has no flux.block_count: not a language model llama.cpp can"),
     ],
