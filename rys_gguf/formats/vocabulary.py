@@ -16,7 +16,7 @@ from gguf.constants import GGUFValueType
 
 from rys_gguf.formats.header import KV, ByteOrder, decode_text
 from rys_gguf.formats.model import Model
-from rys_gguf.text import printable
+from rys_gguf.text import printable, quoted
 
 _T = GGUFValueType
 _PREFIX = "tokenizer.ggml."
@@ -81,8 +81,8 @@ def _repeated(model: Model, tokens: KV) -> Iterator[str]:
     for token, whole in enumerate(texts):
         text = whole.partition(b"\0")[0] or f"[EMPTY_{token}]".encode()
         if text in seen:
-            shown = printable(decode_text(text))
-            yield f"{_TOKENS}[{token}] is {shown!r}, like a token before it: llama.cpp would abort"
+            shown = quoted(decode_text(text))
+            yield f"{_TOKENS}[{token}] is {shown}, like a token before it: llama.cpp would abort"
         seen.add(text)
 
 

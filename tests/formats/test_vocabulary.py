@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import gguf
+import numpy as np
 import pytest
 from gguf.constants import GGUFEndian, GGUFValueType
 
@@ -150,4 +151,5 @@ def write_tokens(
     add(writer)
     if "tokenizer.ggml.tokens" not in writer.kv_data[0]:
         writer.add_token_list(["a", "b", "c"])
+    writer.add_tensor("blk.0.x", np.zeros(8, np.float32))
     finish(writer)
