@@ -16,6 +16,7 @@ from rys_gguf.formats.header import TensorInfo
 from rys_gguf.formats.reader import HeaderReader
 from rys_gguf.formats.types import BLOCKS, tensor_bytes, type_name
 from tests import tiny
+from tests.engine_library import engine_library, opens
 from tests.strategies import U32, UNKNOWN_TYPE, architecture, raw_file, raw_kv, raw_tensor
 
 F32 = int(GGMLQuantizationType.F32)
@@ -28,12 +29,7 @@ GONE = {4: "Q4_2", 31: "Q4_0_4_4", 38: "IQ4_NL_8_8"}
 @pytest.fixture(scope="module")
 def ggml() -> ctypes.CDLL:
     """The ggml that the engine was built with."""
-    engine = pytest.importorskip("xllamacpp.xllamacpp")
-    library = ctypes.CDLL(engine.__file__)
-    library.ggml_blck_size.restype = ctypes.c_int64
-    library.ggml_type_size.restype = ctypes.c_size_t
-    library.ggml_type_name.restype = ctypes.c_char_p
-    return library
+    return engine_library()
 
 
 def test_every_type_has_the_size_the_engine_gives_it(ggml: ctypes.CDLL, tmp_path: Path) -> None:
@@ -107,17 +103,3 @@ def test_the_engine_reads_the_sizes_of_a_written_file(ggml: ctypes.CDLL, tmp_pat
         write_plan(make_plan(model, LayerMap.parse("layers:0,1,0,1", 2)), out)
     assert opens(ggml, path)
     assert opens(ggml, out)
-
-
-def opens(ggml: ctypes.CDLL, path: Path) -> bool:
-    """Whether gguf.cpp accepts the header and tensor table of a file."""
-
-    class Params(ctypes.Structure):
-        _fields_ = (("no_alloc", ctypes.c_bool), ("ctx", ctypes.c_void_p))
-
-    ggml.gguf_init_from_file.restype = ctypes.c_void_p
-    ggml.gguf_init_from_file.argtypes = (ctypes.c_char_p, Params)
-    ggml.gguf_free.argtypes = (ctypes.c_void_p,)
-    context = ggml.gguf_init_from_file(str(path).encode(), Params(no_alloc=True, ctx=None))
-    ggml.gguf_free(context)
-    return context is not None
