@@ -15,7 +15,7 @@ from gguf.constants import GGUFValueType
 
 from rys_gguf.formats.header import Header
 from rys_gguf.formats.types import BLOCKS
-from rys_gguf.text import printable
+from rys_gguf.text import quoted
 
 
 def loading_notes(header: Header) -> Iterator[str]:
@@ -27,9 +27,9 @@ def loading_notes(header: Header) -> Iterator[str]:
     foreign = [t for t in header.tensors if t.type not in BLOCKS]
     if foreign:
         yield (
-            f"tensor {printable(foreign[0].name)!r} is {foreign[0].type_name}, which llama.cpp "
+            f"tensor {quoted(foreign[0].name)} is {foreign[0].type_name}, which llama.cpp "
             f"does not read, though a fork may ({len(foreign)} of {len(header.tensors)} tensors)"
         )
     for kv in header.kvs:
         if kv.item_type == GGUFValueType.ARRAY:
-            yield f"key {printable(kv.key)!r} is an array of arrays, which llama.cpp does not read"
+            yield f"key {quoted(kv.key)} is an array of arrays, which llama.cpp does not read"

@@ -21,7 +21,7 @@ from gguf.constants import GGUF_DEFAULT_ALIGNMENT, GGUFValueType
 from rys_gguf.errors import InvalidGGUF
 from rys_gguf.formats.limits import MIN_ALIGNMENT
 from rys_gguf.formats.types import type_name
-from rys_gguf.text import printable
+from rys_gguf.text import printable, quoted
 
 # ASCII digits without leading zeros, at the start only: int() and \d accept more than llama.cpp.
 _LAYER = re.compile(r"\Ablk\.(0|[1-9][0-9]{0,8})\.", re.ASCII)
@@ -254,8 +254,7 @@ class Header:
         for t in self.tensors:
             if t.offset != expected:
                 issues.append(
-                    f"tensor {printable(t.name)!r} has offset {t.offset}, "
-                    f"llama.cpp expects {expected}"
+                    f"tensor {quoted(t.name)} has offset {t.offset}, llama.cpp expects {expected}"
                 )
             expected = t.offset + padded(t.n_bytes, self.alignment)
         return issues

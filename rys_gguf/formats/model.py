@@ -15,7 +15,7 @@ from rys_gguf.formats.header import KV, Span, TensorInfo, layer_of
 from rys_gguf.formats.limits import MAX_LAYERS
 from rys_gguf.formats.other_files import companion
 from rys_gguf.formats.shards import Shards, TensorData
-from rys_gguf.text import printable
+from rys_gguf.text import printable, quoted
 
 _CHUNK = 1 << 20
 
@@ -157,12 +157,12 @@ class Model:
             if layer is None:
                 if tensor.name.startswith("blk."):
                     raise self.invalid(
-                        f"tensor {printable(tensor.name)!r}: expected blk.<number>.<name>"
+                        f"tensor {quoted(tensor.name)}: expected blk.<number>.<name>"
                     )
                 self.globals.append(tensor)
             elif layer >= self.block_count:
                 raise self.invalid(
-                    f"tensor {printable(tensor.name)!r} is past the last block: "
+                    f"tensor {quoted(tensor.name)} is past the last block: "
                     f"{self.key('block_count')} is {self.block_count}"
                 )
             else:

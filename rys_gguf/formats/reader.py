@@ -43,7 +43,7 @@ from rys_gguf.formats.other_files import what_it_is
 from rys_gguf.formats.types import tensor_bytes
 from rys_gguf.formats.views import Field, Tensor
 from rys_gguf.formats.walk import INLINE_BYTES, Walker
-from rys_gguf.text import printable
+from rys_gguf.text import printable, quoted
 
 # The spec's limit for keys. llama.cpp has none, but nothing may be allocated on a file's word.
 _MAX_KEY_BYTES = (1 << 16) - 1
@@ -116,7 +116,7 @@ class HeaderReader(GGUFReader):
 
     def _push_field(self, field: ReaderField, skip_sum: bool = False) -> int:  # noqa: FBT001, FBT002 - stock signature
         if field.name in self.fields:
-            raise self._invalid(f"key {printable(field.name)!r} appears twice")
+            raise self._invalid(f"key {quoted(field.name)} appears twice")
         self.fields[field.name] = field
         return 0 if skip_sum else sum(int(part.nbytes) for part in field.parts)
 
@@ -163,7 +163,7 @@ class HeaderReader(GGUFReader):
             if n_dims > _MAX_DIMS:
                 name = printable(decode_text(self._walker.bytes(offs + 8, n_name)))
                 raise self._invalid(
-                    f"tensor {name!r} has {n_dims} dimensions, at most {_MAX_DIMS} fit"
+                    f"tensor '{name}' has {n_dims} dimensions, at most {_MAX_DIMS} fit"
                 )
             dims_at = offs + 12 + n_name
             fields.append(
@@ -248,14 +248,14 @@ class HeaderReader(GGUFReader):
         for field in fields:
             known_as = field.name.partition("\0")[0]  # llama.cpp's names end at a NUL
             if known_as in seen:
-                raise self._invalid(f"tensor {printable(field.name)!r} appears twice in the table")
+                raise self._invalid(f"tensor {quoted(field.name)} appears twice in the table")
             seen.add(known_as)
             offset = int(field.parts[5][0])
             yield self._tensor_info(field, following.get(offset, offset) - offset, n_data)
 
     def _tensor_info(self, field: ReaderField, n_following: int, n_data: int) -> TensorInfo:
         """One tensor, which has `n_following` bytes before the next in a section of `n_data`."""
-        shown = f"tensor {printable(field.name)!r}"
+        shown = f"tensor {quoted(field.name)}"
         ne = tuple(int(n) for n in field.parts[3])
         type_, offset = int(field.parts[4][0]), int(field.parts[5][0])
         n_extent = 1

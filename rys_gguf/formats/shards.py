@@ -16,7 +16,7 @@ from rys_gguf.errors import InvalidGGUF
 from rys_gguf.files.source import SourceFile
 from rys_gguf.formats.header import Header, Span, TensorInfo, padded
 from rys_gguf.formats.reader import HeaderReader
-from rys_gguf.text import printable
+from rys_gguf.text import printable, quoted
 
 SPLIT_NO = "split.no"
 SPLIT_COUNT = "split.count"
@@ -141,7 +141,7 @@ class Shards:
             for tensor in reader.header.tensors:
                 if tensor.name in self.data:
                     raise InvalidGGUF(
-                        f"{reader.file.name}: tensor {printable(tensor.name)!r} is also in "
+                        f"{reader.file.name}: tensor {quoted(tensor.name)} is also in "
                         f"an earlier shard; the shards do not belong to one model"
                     )
                 at = reader.data_offset + tensor.offset

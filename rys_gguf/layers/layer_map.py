@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 from rys_gguf.errors import InvalidLayerMap
 from rys_gguf.formats.limits import MAX_LAYERS
-from rys_gguf.text import printable
+from rys_gguf.text import printable, quoted
 
 _NUMBER = re.compile(r"[0-9]{1,9}", re.ASCII)
 _LABEL_LENGTH = 48
@@ -112,7 +112,7 @@ class LayerMap:
             result = cls(n_source, tuple(path))
         else:
             raise InvalidLayerMap(
-                f"layer spec {printable(spec)!r}: expected blocks:i,j (half-open) or "
+                f"layer spec {quoted(spec)}: expected blocks:i,j (half-open) or "
                 f"layers:a..b,... (ends included)"
             )
         if result.is_identity:
@@ -260,12 +260,12 @@ class _Part:
             width = max(1, len(self.text.strip()))
             text += f"\n  {self.spec}\n  {' ' * (self.start + lead)}{'^' * width}"
         else:
-            text += f"\n  at {printable(self.text)!r}"
+            text += f"\n  at {quoted(self.text)}"
         return InvalidLayerMap(text)
 
     def number(self, text: str, n_source: int) -> int:
         if not _NUMBER.fullmatch(text.strip()):
-            raise self.error(f"{printable(text.strip())!r} is not a layer number", n_source)
+            raise self.error(f"{quoted(text.strip())} is not a layer number", n_source)
         return int(text)
 
 
