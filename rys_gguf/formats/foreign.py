@@ -1,9 +1,11 @@
 """What in a readable file stock llama.cpp does not load on this machine, though others may.
 
-Such files are patched: types of forks are copied by their extent, and a big-endian model is right
-for another machine. But whoever loads the result here should hear of it before.
+Such files are patched: types of forks are copied by their extent, a big-endian model is right for
+another machine, and a later llama.cpp may know more. But whoever loads the result here should hear
+of it before.
 
-Source: gguf_init_from_reader in ggml/src/gguf.cpp (b11549).
+Source: gguf_init_from_reader in ggml/src/gguf.cpp, llama_model_base::load_hparams in
+src/llama-model.cpp and the tensors of src/models (b11549).
 """
 
 from __future__ import annotations
@@ -16,6 +18,10 @@ from gguf.constants import GGUFValueType
 from rys_gguf.formats.header import Header
 from rys_gguf.formats.types import BLOCKS
 from rys_gguf.text import quoted
+
+_ROPE_SCALINGS = ("none", "linear", "yarn", "longrope")
+# Draft models, whose embedding is their target's.
+_OTHER_VOCABULARY = ("eagle3", "dflash")
 
 
 def loading_notes(header: Header) -> Iterator[str]:
@@ -33,3 +39,25 @@ def loading_notes(header: Header) -> Iterator[str]:
     for kv in header.kvs:
         if kv.item_type == GGUFValueType.ARRAY:
             yield f"key {quoted(kv.key)} is an array of arrays, which llama.cpp does not read"
+    yield from _value_notes(header)
+
+
+def _value_notes(header: Header) -> Iterator[str]:
+    arch = header.get("general.architecture")
+    name = str(arch.value) if arch and arch.type == GGUFValueType.STRING else ""
+    scaling = header.get(f"{name}.rope.scaling.type")
+    if scaling and scaling.type == GGUFValueType.STRING and scaling.value not in _ROPE_SCALINGS:
+        yield (
+            f"{quoted(scaling.key)} is {quoted(str(scaling.value))}; llama.cpp aborts on it, it "
+            f"knows {', '.join(_ROPE_SCALINGS)}"
+        )
+    tokens = header.get("tokenizer.ggml.tokens")
+    rows = next((t for t in header.tensors if t.name == "token_embd.weight"), None)
+    if tokens is None or not tokens.n_items or rows is None or name in _OTHER_VOCABULARY:
+        return
+    n_rows = rows.ne[1] if len(rows.ne) > 1 else 1
+    if n_rows != tokens.n_items:
+        yield (
+            f"token_embd.weight has {n_rows} rows for {tokens.n_items} tokens; llama.cpp loads "
+            f"no model in which they differ"
+        )

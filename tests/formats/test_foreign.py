@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 from gguf.constants import GGUFValueType
 
-from rys_gguf import LayerMap, Model, make_plan
+from rys_gguf import EngineFailed, LayerMap, Model, make_plan
 from tests import tiny
+from tests.engine import logprobs
 from tests.strategies import U32, architecture, raw_array, raw_file, raw_kv, raw_string, raw_tensor
 
 T = GGUFValueType
@@ -60,3 +62,35 @@ def test_another_byte_order_is_named(tmp_path: Path) -> None:
 def test_a_usual_model_gets_no_note(tmp_path: Path) -> None:
     """There is nothing to say about a model that loads."""
     assert notes(tiny.write(tmp_path / "m.gguf", "llama", 2)) == ()
+
+
+@pytest.mark.parametrize(
+    ("extra", "note"),
+    [
+        (
+            {".rope.scaling.type": "dynamic"},
+            "'llama.rope.scaling.type' is 'dynamic'; llama.cpp aborts on it, it knows none, ",
+        ),
+        (
+            {"tokenizer.ggml.tokens": [f"t{n}" for n in range(tiny.N_VOCAB - 1)]},
+            "token_embd.weight has 259 rows for 258 tokens; llama.cpp loads no model in which",
+        ),
+    ],
+)
+def test_values_that_the_engine_refuses_are_named(
+    tmp_path: Path, extra: dict[str, Any], note: str
+) -> None:
+    """The engine in use does not start on the source, so the user hears of it."""
+    path = tiny.write(tmp_path / "m.gguf", "llama", 2, extra=extra)
+    (found,) = notes(path)
+    assert found.startswith(note)
+    with pytest.raises(EngineFailed):
+        logprobs(path, [[1, 50]])
+
+
+@pytest.mark.parametrize("scaling", ["none", "linear", "yarn", "longrope"])
+def test_values_that_the_engine_takes_are_taken(tmp_path: Path, scaling: str) -> None:
+    """Each kind of scaling that llama.cpp knows loads, without a note."""
+    path = tiny.write(tmp_path / "m.gguf", "llama", 2, extra={".rope.scaling.type": scaling})
+    assert notes(path) == ()
+    assert logprobs(path, [[1, 50]]).size
