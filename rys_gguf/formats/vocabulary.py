@@ -16,7 +16,7 @@ from gguf.constants import GGUFValueType
 
 from rys_gguf.formats.header import KV, ByteOrder, decode_text
 from rys_gguf.formats.model import Model
-from rys_gguf.text import printable, quoted
+from rys_gguf.text import quoted
 
 _T = GGUFValueType
 _PREFIX = "tokenizer.ggml."
@@ -26,6 +26,17 @@ _ITEMS: dict[str, tuple[GGUFValueType, ...]] = {
     _TYPES: (_T.INT32,),
     _SCORES: (_T.FLOAT32, _T.INT32),
     _PREFIX + "suppress_tokens": (_T.INT32,),
+}
+_SPECIAL = (
+    *("bos", "eos", "eot", "eom", "unknown", "seperator", "padding", "mask"),
+    *("fim_pre", "fim_suf", "fim_mid", "fim_pad", "fim_rep", "fim_sep"),
+    *("prefix", "suffix", "middle"),
+)
+_SCALARS: dict[str, GGUFValueType] = {
+    **{f"{_PREFIX}{name}_token_id": _T.UINT32 for name in _SPECIAL},
+    **{f"{_PREFIX}add_{name}_token": _T.BOOL for name in ("bos", "eos", "sep")},
+    _PREFIX + "add_space_prefix": _T.BOOL,
+    _PREFIX + "remove_extra_whitespaces": _T.BOOL,
 }
 _NO_VOCABULARY = ("none", "no_vocab")
 # enum llama_token_type in include/llama.h ends at BYTE; a later llama.cpp may know more.
@@ -50,8 +61,9 @@ def _type_faults(kvs: dict[str, KV]) -> Iterator[str]:
         if key in _ITEMS and (not kv.is_array or kv.item_type not in _ITEMS[key]):
             wanted = " or ".join(f"ARRAY[{t.name}]" for t in _ITEMS[key])
             yield f"{key} is {kv.type_name}, llama.cpp wants {wanted}"
-        if key.endswith("_token_id") and kv.type != _T.UINT32:
-            yield f"{printable(key)} is {kv.type_name}, llama.cpp wants UINT32"
+        wanted_type = _SCALARS.get(key)
+        if wanted_type is not None and kv.type != wanted_type:
+            yield f"{key} is {kv.type_name}, llama.cpp wants {wanted_type.name}"
 
 
 def _value_faults(model: Model, kvs: dict[str, KV]) -> Iterator[str]:

@@ -57,8 +57,13 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"tokenizer.ggml.eos_token_id": "</s>"},
         "tokenizer.ggml.eos_token_id is STRING, llama.cpp wants UINT32",
     ),
+    "a switch as a number": (
+        {"tokenizer.ggml.add_bos_token": 1},
+        "tokenizer.ggml.add_bos_token is UINT32, llama.cpp wants BOOL",
+    ),
 }
 TAKEN: dict[str, dict[str, Any]] = {
+    "a special token that llama.cpp does not read": {"tokenizer.ggml.cls_token_id": "<cls>"},
     "a special token that is not there": {"tokenizer.ggml.bos_token_id": 99_999},
     "kinds that a later llama.cpp may know": {"tokenizer.ggml.token_type": [*TYPES[:-1], 9]},
     "kinds undefined": {"tokenizer.ggml.token_type": [0] * N_VOCAB},
