@@ -67,9 +67,12 @@ class Model:
     @property
     def n_trailing_bytes(self) -> int:
         """Bytes after the last tensor's padding in a single file; llama.cpp ignores them."""
-        if len(self.files) > 1:
-            return 0
-        return max(0, self.n_bytes - self.header.data_offset - self.header.n_data_bytes)
+        return self._shards.n_trailing_bytes if len(self.files) == 1 else 0
+
+    @property
+    def n_bytes_between_shards(self) -> int:
+        """Such bytes in a model of several files, which no output has a place for."""
+        return self._shards.n_trailing_bytes if len(self.files) > 1 else 0
 
     def key(self, suffix: str) -> str:
         """Put the architecture's prefix before a key: `block_count` to `llama.block_count`."""

@@ -76,6 +76,12 @@ class Shards:
         """Size on disk, all files together."""
         return sum(file.n_bytes for file in self.files)
 
+    @property
+    def n_trailing_bytes(self) -> int:
+        """Bytes after the last tensor's padding, all files together; llama.cpp ignores them."""
+        ends = ((r, r.header.data_offset + r.header.n_data_bytes) for r in self.readers)
+        return sum(max(0, reader.file.n_bytes - end) for reader, end in ends)
+
     def offset_issues(self) -> list[str]:
         """Where a file breaks llama.cpp's rule for offsets."""
         return [

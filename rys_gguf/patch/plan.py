@@ -99,19 +99,26 @@ def make_plan(
     header = Header(
         model.header.version, model.header.byteorder, kvs, tuple(t.target for t in tensors)
     )
-    notes = [*carried.notes, *loading_notes(model.header)]
+    notes = (*carried.notes, *_file_notes(model, header))
+    return Plan(model, rules, layer_map, schedule, header, tensors, memory, notes)
+
+
+def _file_notes(model: Model, header: Header) -> Iterator[str]:
+    """What the user should know of the files, whatever the map."""
+    yield from loading_notes(model.header)
     if header.alignment != model.header.alignment:
-        notes.append(
+        yield (
             f"{ALIGNMENT_KEY} is {model.header.alignment}, the output gets {header.alignment}: "
             f"with less llama.cpp may abort; if it does so on the model itself, run "
             f"rys-gguf align MODEL -o BASE --alignment {MIN_ALIGNMENT}"
         )
-    if model.n_trailing_bytes:
-        notes.append(
-            f"{model.n_trailing_bytes} bytes after the last tensor are kept at the end of a single "
-            f"file; shards leave them out"
+    if n := model.n_trailing_bytes:
+        yield (
+            f"{n} bytes after the last tensor are kept at the end of a single file; shards leave "
+            f"them out"
         )
-    return Plan(model, rules, layer_map, schedule, header, tensors, memory, tuple(notes))
+    if n := model.n_bytes_between_shards:
+        yield f"{n} bytes after the last tensors of the shards are left out"
 
 
 def split(plan: Plan, max_bytes: int | None) -> tuple[PlannedFile, ...]:
