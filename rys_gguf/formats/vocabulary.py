@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import numpy as np
 from gguf.constants import GGUFValueType
 
-from rys_gguf.formats.header import KV, ByteOrder, decode_text
+from rys_gguf.formats.header import KV, decode_text
 from rys_gguf.formats.model import Model
 from rys_gguf.text import quoted
 
@@ -86,27 +86,35 @@ def _value_faults(model: Model, kvs: dict[str, KV]) -> Iterator[str]:
 
 def _repeated(model: Model, tokens: KV) -> Iterator[str]:
     """Tokens with the text of an earlier one, cut at NULs and named if empty as llama.cpp does."""
-    texts = _strings(_raw(model, tokens), tokens.n_items, tokens.byteorder)
-    if len(set(texts)) == len(texts) and b"\0" not in b"".join(texts):
-        return  # the usual case: a vocabulary has a quarter of a million texts
+    raw = _raw(model, tokens)
+    if not _may_repeat(raw, tokens):
+        return
     seen: set[bytes] = set()
-    for token, whole in enumerate(texts):
-        text = whole.partition(b"\0")[0] or f"[EMPTY_{token}]".encode()
+    for token, whole in enumerate(_texts(raw, tokens)):
+        text = whole.partition(b"\0")[0] or b"[EMPTY_%d]" % token
         if text in seen:
             shown = quoted(decode_text(text))
             yield f"{_TOKENS}[{token}] is {shown}, like a token before it: llama.cpp would abort"
         seen.add(text)
 
 
-def _strings(raw: bytes, n: int, byteorder: ByteOrder) -> list[bytes]:
-    """The `n` strings of an array value."""
-    length = struct.Struct(byteorder + "Q").unpack_from
-    strings, pos = [], 12
-    for _ in range(n):
+def _may_repeat(raw: bytes, tokens: KV) -> bool:
+    """Whether a closer look is worth while. A quarter of a million texts are hashed, not kept."""
+    hashes = np.fromiter(map(hash, _texts(raw, tokens)), np.int64, tokens.n_items)
+    hashes.sort()
+    # The length of a text below 256 bytes has seven zeros; any others may be NULs in texts.
+    has_odd_zeros = raw.count(b"\0", 12) != 7 * tokens.n_items
+    return has_odd_zeros or bool((hashes[1:] == hashes[:-1]).any())
+
+
+def _texts(raw: bytes, tokens: KV) -> Iterator[bytes]:
+    """The text of each token as it is stored."""
+    length = struct.Struct(tokens.byteorder + "Q").unpack_from
+    pos = 12
+    for _ in range(tokens.n_items):
         end = pos + 8 + length(raw, pos)[0]
-        strings.append(raw[pos + 8 : end])
+        yield raw[pos + 8 : end]
         pos = end
-    return strings
 
 
 def _raw(model: Model, kv: KV) -> bytes:
