@@ -203,7 +203,7 @@ def test_outputs_load_whatever_the_alignment_of_the_source(
     if phase == 0:
         assert np.array_equal(logprobs(path, PROMPTS), base)
     else:
-        with pytest.raises(EngineFailed):
+        with pytest.raises(EngineFailed, match="rys-gguf align MODEL -o BASE --alignment 32"):
             logprobs(path, PROMPTS)
 
 
