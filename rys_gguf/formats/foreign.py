@@ -17,9 +17,13 @@ from gguf.constants import GGUFValueType
 
 from rys_gguf.formats.header import Header
 from rys_gguf.formats.types import BLOCKS
-from rys_gguf.text import quoted
+from rys_gguf.text import printable, quoted
 
-_ROPE_SCALINGS = ("none", "linear", "yarn", "longrope")
+# Names under the architecture's prefix of which llama.cpp asserts that it knows them.
+_NAMES = {
+    "rope.scaling.type": ("none", "linear", "yarn", "longrope"),
+    "classifier.activation": ("gelu", "silu", "tanh"),
+}
 # Draft models, whose embedding is their target's.
 _OTHER_VOCABULARY = ("eagle3", "dflash")
 
@@ -45,12 +49,13 @@ def loading_notes(header: Header) -> Iterator[str]:
 def _value_notes(header: Header) -> Iterator[str]:
     arch = header.get("general.architecture")
     name = str(arch.value) if arch and arch.type == GGUFValueType.STRING else ""
-    scaling = header.get(f"{name}.rope.scaling.type")
-    if scaling and scaling.type == GGUFValueType.STRING and scaling.value not in _ROPE_SCALINGS:
-        yield (
-            f"{quoted(scaling.key)} is {quoted(str(scaling.value))}; llama.cpp aborts on it, it "
-            f"knows {', '.join(_ROPE_SCALINGS)}"
-        )
+    for suffix, known in _NAMES.items():
+        kv = header.get(f"{name}.{suffix}")
+        if kv and kv.type == GGUFValueType.STRING and kv.value not in known:
+            yield (
+                f"{printable(kv.key)} is {quoted(str(kv.value))}; llama.cpp aborts on it, it "
+                f"knows {', '.join(known)}"
+            )
     tokens = header.get("tokenizer.ggml.tokens")
     rows = next((t for t in header.tensors if t.name == "token_embd.weight"), None)
     if tokens is None or not tokens.n_items or rows is None or name in _OTHER_VOCABULARY:

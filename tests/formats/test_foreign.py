@@ -69,7 +69,11 @@ def test_a_usual_model_gets_no_note(tmp_path: Path) -> None:
     [
         (
             {".rope.scaling.type": "dynamic"},
-            "'llama.rope.scaling.type' is 'dynamic'; llama.cpp aborts on it, it knows none, ",
+            "llama.rope.scaling.type is 'dynamic'; llama.cpp aborts on it, it knows none, ",
+        ),
+        (
+            {".classifier.activation": "relu"},
+            "llama.classifier.activation is 'relu'; llama.cpp aborts on it, it knows gelu, ",
         ),
         (
             {"tokenizer.ggml.tokens": [f"t{n}" for n in range(tiny.N_VOCAB - 1)]},
