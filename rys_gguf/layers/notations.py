@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from rys_gguf.errors import InvalidLayerMap
 from rys_gguf.formats.limits import MAX_LAYERS
-from rys_gguf.text import printable
+from rys_gguf.text import printable, quoted
 
 # Every pattern is one of ASCII digits: the digits of other scripts are no layer numbers.
 _N = "[0-9]{1,9}"
@@ -65,7 +65,7 @@ def path(spec: str, n_source: int) -> list[int]:
 def unknown(spec: str, n_source: int) -> InvalidLayerMap:
     """The error for a spec with neither prefix, with the prefix it should have if that is clear."""
     text = (
-        f"layer spec {printable(spec)!r}: expected blocks:i,j (half-open) or layers:a..b,... "
+        f"layer spec {quoted(spec)}: expected blocks:i,j (half-open) or layers:a..b,... "
         f"(ends included)"
     )
     body = spec.strip()
@@ -119,7 +119,7 @@ class _Part:
             width = max(1, len(self.text.strip()))
             text += f"\n  {self.spec}\n  {' ' * (self.start + lead)}{'^' * width}"
         else:
-            text += f"\n  at {printable(self.text)!r}"
+            text += f"\n  at {quoted(self.text)}"
         return InvalidLayerMap(_with_hint(text, hint))
 
 
@@ -137,7 +137,7 @@ def _window(part: _Part) -> tuple[int, int]:
         wrong = j_text if re.fullmatch(_N, i_text) else i_text
         what = "expected i,j (half-open: i is copied, j is not)"
         if comma:
-            what = f"{printable(wrong)!r} is not a layer number"
+            what = f"{quoted(wrong)} is not a layer number"
         raise part.error(what, _window_hint(part.text.strip(), part.n_source))
     i, j = pair
     if i == j == 0:
@@ -299,7 +299,7 @@ def _what_is_wrong(text: str) -> str:
     if not text.strip() or (not first.strip() and not dots):
         return "expected a layer number or a..b"
     is_first = not dots or (first.strip() and not re.fullmatch(_N, first.strip()))
-    return f"{printable((first if is_first else last).strip())!r} is not a layer number"
+    return f"{quoted((first if is_first else last).strip())} is not a layer number"
 
 
 def _half_open_hint(body: str, n_source: int) -> str:
