@@ -216,7 +216,7 @@ ALWAYS = (
         "add a tokenizer.chat_template to the source to settle it",
         _has_tekken_without_template,
     ),
-    # Tensors whose activations stay precise, by name (llama-model.cpp:1242-1277).
+    # Tensors whose activations stay precise, by name (llama-model.cpp, llama_prec_policy::load).
     TensorNames("general.tensor_extra.name", ("general.tensor_extra.prec_a4",)),
 )
 
@@ -415,7 +415,7 @@ _ROWS = (
         "ernie4_5-moe",
         # The loader reads experts from layer K on; the graph runs them only once in every step.
         (_DENSE_FIRST, _EVERY_MOE_STEP),
-        "src/models/ernie4-5-moe.cpp:25,63-76",
+        "src/models/ernie4-5-moe.cpp:26-27,63-76",
     ),
     Architecture(
         "glm4moe", (_DENSE_FIRST,), "src/models/glm4-moe.cpp:3-26,55-122", absent_mtp=True
