@@ -56,6 +56,8 @@ NOT_PER_LAYER = frozenset({
     "ple.layer_multipliers",
     "ple.head_offsets",
     "ple.head_vocab_sizes",
+    "adapters.token_ids_activate",
+    "adapters.token_ids_substitute",
 })  # fmt: skip
 
 # llama.cpp reads these into 512 slots without checking their length (llama-model-loader.cpp,

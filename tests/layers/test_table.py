@@ -145,6 +145,16 @@ def test_the_identity_is_always_legal(name: str) -> None:
     assert len(rules.kinds) == N
 
 
+@pytest.mark.parametrize("key", ["token_ids_activate", "token_ids_substitute"])
+def test_as_many_adapters_as_layers_are_no_array_per_layer(key: str) -> None:
+    """A graniteswitch model lists a token per adapter, and a map leaves the adapters alone."""
+    source = meta(N, 0, "graniteswitch", **{f"adapters__{key}": list(range(N))})
+    carried = ModelRules(ARCHITECTURES["graniteswitch"], source).carry(
+        LayerMap.parse("blocks:3,5", N), Schedule.PORTABLE
+    )
+    assert carried.target.array(f"adapters.{key}") == list(range(N))
+
+
 # -- values that follow from the number of layers ------------------------------------------------
 
 
