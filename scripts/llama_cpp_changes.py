@@ -28,6 +28,8 @@ NAMES_FILE, MODEL_FILE, MODELS = "src/llama-arch.cpp", "src/llama-model.cpp", "s
 WHOLE = "whole"
 # The function that makes the model of an architecture.
 MAPPING = "llama_model * llama_model_mapping("
+# What is read of every architecture's file.
+LOAD_HPARAMS = "::load_hparams("
 # What the rules rest on besides the files in src/models: whole files, or blocks of them, each found
 # by the text that its first line holds.
 SHARED: dict[str, tuple[str, ...]] = {
@@ -37,8 +39,9 @@ SHARED: dict[str, tuple[str, ...]] = {
     NAMES_FILE: ("llm_arch_is_recurrent(", "llm_arch_is_hybrid("),
     "src/llama-model.h": ("#define LLAMA_LOAD_LOCALS",),
     MODEL_FILE: (
-        "::load_hparams(",
+        LOAD_HPARAMS,
         "::load_swa_pattern(",
+        "::nextn_flags(",
         "::create_tensor_qkv(",
         "::create_memory(",
         "llama_prec_policy::load(",
@@ -124,12 +127,12 @@ class Tree:
         """The files of the architectures."""
         return {f"{MODELS}/{path.name}" for path in (self.root / MODELS).glob("*.cpp")}
 
-    def arrays(self, path: str) -> set[str]:
-        """The keys, without a prefix, that a file reads as arrays."""
+    def arrays(self, path: str, part: str = WHOLE) -> set[str]:
+        """The keys, without a prefix, that a part of a file reads as arrays."""
         keys = dict(
             re.findall(r'\{ *(LLM_KV_\w+), *"([^"]+)" *\}', "\n".join(self.lines(NAMES_FILE)))
         )
-        text = "\n".join(self.lines(path))
+        text = "\n".join(self.part(path, part))
         names = re.findall(r"get_(?:key_or_)?arr\( *(LLM_KV_\w+)", text)
         if "load_swa_pattern(ml" in text:
             names.append("LLM_KV_ATTENTION_SLIDING_WINDOW_PATTERN")
@@ -196,10 +199,13 @@ def compare(
     names = tree.names()
     changes.new = sorted(names - table.keys())
     changes.vanished = sorted(table.keys() - names)
+    common = {*PER_LAYER, *NOT_PER_LAYER}
+    of_all = tree.arrays(MODEL_FILE, LOAD_HPARAMS) - common
+    changes.unknown_arrays = [(MODEL_FILE, key) for key in sorted(of_all)]
     for path in files:
         rows = [arch for arch in table.values() if cited(arch.source)[0] == path]
         if any(_limits(arch) != ["none"] for arch in rows):
-            known = {*PER_LAYER, *NOT_PER_LAYER}.union(*map(_keys, rows))
+            known = common.union(*map(_keys, rows))
             changes.unknown_arrays += [(path, key) for key in sorted(tree.arrays(path) - known)]
     return changes
 

@@ -464,6 +464,39 @@ def _afmoe() -> Arch:
     return Arch(keys, layer, _ends())
 
 
+def _k2_horizon() -> Arch:
+    """Layers with experts choose among value matrices as well."""
+    values = 3
+
+    def keys(build: Build) -> dict[str, Any]:
+        return {
+            **_heads(),
+            **_moe_keys(_EXPERT_FF),
+            **_dense_lead(build),
+            ".attention.group_norm_groups": 2,
+            ".attention.value_expert_count": values,
+            ".attention.value_expert_used_count": 2,
+            ".expert_shared_count": 1,
+            ".expert_weights_norm": True,
+            ".moe_every_n_layers": 1,
+        }
+
+    def layer(build: Build, n: int) -> Tensors:
+        attention = _qkv() | {"attn_gate.weight": (N_EMBD, _HEADS * _HEAD)}
+        attention |= _norms("attn_q_norm", width=_HEADS * _HEAD)
+        attention |= _norms("attn_k_norm", width=_KV_HEADS * _HEAD)
+        if n >= build.option("leading_dense", 2):
+            del attention["attn_v.weight"]
+            attention |= {
+                "attn_v_gate.weight": (N_EMBD, values),
+                "attn_v_gate.bias": (values,),
+                "attn_v_exps.weight": (N_EMBD, _KV_HEADS * _HEAD, values),
+            }
+        return _PRE_NORMS | attention | _lead_ffn(build, n)
+
+    return Arch(keys, layer, _ends())
+
+
 # -- hybrids that say in an array which layers have attention ------------------------------------
 
 _INNER = 64
@@ -532,6 +565,7 @@ def _granitehybrid() -> Arch:
 
 
 def _lfm2() -> Arch:
+    """Option decision: how many of the source's last layers are a head that scores answers."""
     conv: Tensors = {
         "shortconv.in_proj.weight": (N_EMBD, 3 * N_EMBD),
         "shortconv.conv.weight": (3, N_EMBD),
@@ -539,16 +573,111 @@ def _lfm2() -> Arch:
     }
     keys = {".shortconv.l_cache": 3}
     arch = _hybrid(conv, keys, _QK_NORMS | _qkv(), _PRE_NORMS | _ffn())
-    ends: Tensors = {"token_embd.weight": (N_EMBD, N_VOCAB), **_norms("token_embd_norm")}
-    return replace(arch, globals=lambda _: ends)
+    linear = {"attn_qkv": 3 * N_EMBD, "attn_output": N_EMBD, "ffn_up": _FF}
+    head: Tensors = {f"{name}.weight": (N_EMBD, width) for name, width in linear.items()}
+    head |= {"ffn_down.weight": (_FF, N_EMBD), "ffn_down.bias": (N_EMBD,)}
+    head |= {f"{name}.bias": (width,) for name, width in linear.items()}
+    head |= _norms("attn_norm", "ffn_norm")
+    head |= {f"{name}.bias": (N_EMBD,) for name in ("attn_norm", "ffn_norm")}
+
+    def in_head(build: Build, n: int) -> bool:
+        return n >= build.n_layers - int(build.option("decision", 0))
+
+    def all_keys(build: Build) -> dict[str, Any]:
+        keys = arch.keys(build)
+        n_head = sum(in_head(build, n) for n in build.sources)
+        if not n_head:
+            return keys
+        kv_heads = zip(build.sources, keys[".attention.head_count_kv"], strict=True)
+        return keys | {
+            ".attention.head_count_kv": [_HEADS if in_head(build, n) else kv for n, kv in kv_heads],
+            ".attention.causal": False,
+            ".attention.layer_norm_epsilon": 1e-5,
+            ".decision.block_count": n_head,
+            ".pooling_type": int(gguf.PoolingType.MEAN),
+            "tokenizer.ggml.token_type_count": 3,
+        }
+
+    def ends(build: Build) -> Tensors:
+        tensors: Tensors = {"token_embd.weight": (N_EMBD, N_VOCAB), **_norms("token_embd_norm")}
+        if build.option("decision", 0):
+            tensors |= {
+                "token_types.weight": (N_EMBD, 3),
+                **_norms("cls.norm"),
+                "cls.norm.bias": (N_EMBD,),
+                "cls.weight": (N_EMBD, N_EMBD),
+                "cls.bias": (N_EMBD,),
+                "cls.output.weight": (N_EMBD, 1),
+                "cls.output.bias": (1,),
+            }
+        return tensors
+
+    return Arch(all_keys, lambda b, n: head if in_head(b, n) else arch.layer(b, n), ends)
 
 
 # -- Gemma 4: the last layers read the keys and values of earlier ones ---------------------------
 
+# The width of the embedding that each layer gets.
+_PER_LAYER = 8
+# The width of the embedding that an embedding model gives.
+_EMBD_OUT = 16
+
+
+def _gemma4_keys(build: Build) -> dict[str, Any]:
+    """Sliding layers have narrower heads."""
+    return {
+        **_heads(_GEMMA_HEAD),
+        ".attention.key_length_swa": _HEAD,
+        ".attention.value_length_swa": _HEAD,
+        ".rope.dimension_count_swa": _HEAD,
+        ".attention.sliding_window": build.option("window", WINDOW),
+        ".embedding_length_per_layer_input": _PER_LAYER,
+    }
+
+
+def _gemma4_layer(head: int) -> Tensors:
+    return {
+        **_SANDWICH,
+        **_qkv(head),
+        **_norms("attn_q_norm", "attn_k_norm", width=head),
+        **_ffn(),
+        **_norms("post_norm"),
+        "inp_gate.weight": (N_EMBD, _PER_LAYER),
+        "proj.weight": (_PER_LAYER, N_EMBD),
+        "layer_output_scale.weight": (1,),
+    }
+
+
+def _gemma_embedding2() -> Arch:
+    """An embedding of another width comes out."""
+
+    def full(n: int) -> bool:
+        return n % 6 == 5
+
+    def keys(build: Build) -> dict[str, Any]:
+        more = {
+            ".attention.causal": False,
+            ".pooling_type": int(gguf.PoolingType.MEAN),
+            ".embedding_length_out": _EMBD_OUT,
+        }
+        return _gemma4_keys(build) | _window(build, full) | more
+
+    def ends(_: Build) -> Tensors:
+        return {
+            "token_embd.weight": (N_EMBD, N_VOCAB),
+            **_norms("output_norm"),
+            **_norms("per_layer_proj_norm", width=_PER_LAYER),
+            "output.weight": (N_EMBD, _EMBD_OUT),
+        }
+
+    joined = {"per_layer_model_proj.weight": ((N_EMBD, _PER_LAYER), 1)}
+    return Arch(
+        keys, lambda _, n: _gemma4_layer(_GEMMA_HEAD if full(n) else _HEAD), ends, joined=joined
+    )
+
 
 def _gemma4() -> Arch:
     """Option shared_kv_layers: how many of the source's last layers have no keys and values."""
-    per_layer = 8
 
     def full(n: int) -> bool:
         return n % 4 == 3
@@ -558,39 +687,25 @@ def _gemma4() -> Arch:
 
     def keys(build: Build) -> dict[str, Any]:
         return {
-            **_heads(_GEMMA_HEAD),
-            ".attention.key_length_swa": _HEAD,
-            ".attention.value_length_swa": _HEAD,
-            ".rope.dimension_count_swa": _HEAD,
-            ".attention.sliding_window": build.option("window", WINDOW),
+            **_gemma4_keys(build),
             ".attention.sliding_window_pattern": build.per_layer(lambda n: not full(n)),
             ".attention.shared_kv_layers": sum(not has_kv(build, n) for n in build.sources),
-            ".embedding_length_per_layer_input": per_layer,
         }
 
     def layer(build: Build, n: int) -> Tensors:
-        head = _GEMMA_HEAD if full(n) else _HEAD
-        attention = _qkv(head) | _norms("attn_q_norm", "attn_k_norm", width=head)
+        tensors = _gemma4_layer(_GEMMA_HEAD if full(n) else _HEAD)
         if not has_kv(build, n):
             own = ("attn_k.weight", "attn_v.weight", "attn_k_norm.weight")
-            attention = {name: ne for name, ne in attention.items() if name not in own}
-        return {
-            **_SANDWICH,
-            **attention,
-            **_ffn(),
-            **_norms("post_norm"),
-            "inp_gate.weight": (N_EMBD, per_layer),
-            "proj.weight": (per_layer, N_EMBD),
-            "layer_output_scale.weight": (1,),
-        }
+            tensors = {name: ne for name, ne in tensors.items() if name not in own}
+        return tensors
 
     more: Tensors = {
         "rope_freqs.weight": (_GEMMA_HEAD // 2,),
-        "per_layer_proj_norm.weight": (per_layer,),
+        "per_layer_proj_norm.weight": (_PER_LAYER,),
     }
     joined = {
-        "per_layer_token_embd.weight": ((per_layer, N_VOCAB), 0),
-        "per_layer_model_proj.weight": ((N_EMBD, per_layer), 1),
+        "per_layer_token_embd.weight": ((_PER_LAYER, N_VOCAB), 0),
+        "per_layer_model_proj.weight": ((N_EMBD, _PER_LAYER), 1),
     }
     return Arch(keys, layer, lambda b: _ends(output=False)(b) | more, joined=joined)
 
@@ -685,10 +800,12 @@ ARCHITECTURES: dict[str, Arch] = {
     "exaone4": _exaone4(),
     "deepseek2": _deepseek2(),
     "afmoe": _afmoe(),
+    "k2-horizon": _k2_horizon(),
     "jamba": _jamba(),
     "granitehybrid": _granitehybrid(),
     "lfm2": _lfm2(),
     "gemma4": _gemma4(),
+    "gemma-embedding2": _gemma_embedding2(),
     "qwen35": _qwen35(_ffn, {}),
     "qwen35moe": _qwen35(_shared_moe, _moe_keys(_EXPERT_FF)),
     "qwen3next": _qwen35(_shared_moe, _moe_keys(_EXPERT_FF), fused_ba=True),

@@ -1,6 +1,6 @@
 """The table: what llama.cpp makes of a layer's position, one entry per architecture.
 
-The entries were read from llama.cpp's source at b11434; each names the file and its lines. To add
+The entries were read from llama.cpp's source at b11549; each names the file and its lines. To add
 an architecture, add an entry, and a model of it to the tests.
 """
 
@@ -31,7 +31,7 @@ from rys_gguf.layers.rules import (
     Unsupported,
 )
 
-CHECKED_AGAINST = "b11434"
+CHECKED_AGAINST = "b11549"
 
 FULL, LINEAR, SLIDING = "full attention", "linear attention", "sliding-window attention"
 RECURRENT, CONVOLUTION = "recurrent", "short convolution"
@@ -67,8 +67,10 @@ _DEEPSTACK_ARRAY = ("deepstack_mapping",)
 # llama.cpp checks the length of these, and applies them layer by layer.
 _CLAMP_ARRAYS = ("swiglu_clamp_exp", "swiglu_clamp_shexp")
 
-# Why a layer that writes zeros does more than none (Architecture.unprovable).
+# Why a layer that writes zeros does more than none, or the model gives no probabilities
+# (Architecture.unprovable).
 _MIXED_STREAMS = "every layer mixes the residual's streams, even if it adds nothing"
+_NO_TOKENS = "it gives embeddings or scores, and no probabilities of a next token to compare"
 _NORMED_RESIDUAL = "every layer norms the sum of its input and its output"
 _PER_LAYER_INPUT = "every layer adds an embedding of its own, or scales its output"
 
@@ -111,6 +113,7 @@ _DENSE_FIRST = Leading("leading_dense_block_count", inside=DENSE, outside=EXPERT
 _EVERY_MOE_STEP = Periodic(
     special=EXPERTS, regular=DENSE, default=1, period_key="interleave_moe_layer_step"
 )
+_DECISION_HEAD = TiedTail("decision.block_count", "they are the decision head")
 # n_no_rope_layer_step is a constant that no key sets: the array moves the sliding windows only.
 _NO_ROPE_LAST = Periodic(special=NO_ROPE, regular=ROPE, default=4)
 _DEEPSTACK = Anchored(
@@ -237,7 +240,6 @@ _UNIFORM = {
     "dbrx": "src/models/dbrx.cpp:7-10,26,65",
     "dream": "src/models/dream.cpp:7-13,32,72",
     "ernie4_5": "src/models/ernie4-5.cpp:15-20,36,95",
-    "eurobert": "src/models/eurobert.cpp:6-8,18,54",
     "exaone": "src/models/exaone.cpp:6-9,26,65",
     "falcon-h1": "src/models/falcon-h1.cpp:14-30,54-60,68-104,132",
     "falcon": "src/models/falcon.cpp:6-10,29,68",
@@ -257,7 +259,6 @@ _UNIFORM = {
     "llada": "src/models/llada.cpp:4-18,34-59,86-138",
     "llada-moe": "src/models/llada-moe.cpp:4-13,28-47,72-146",
     "llama": "src/models/llama.cpp:9-31,48-91,126-228",
-    "llama-embed": "src/models/models.h:175-183",
     "maincoder": "src/models/maincoder.cpp:6-9,25-40,65-134",
     "mamba": "src/models/mamba.cpp:3-31,58-80,98-122",
     "mamba2": "src/models/mamba2.cpp:3-33,61-83",
@@ -265,12 +266,11 @@ _UNIFORM = {
     "mistral3": "src/models/mistral3.cpp:3-27,43-86,119-218",
     "mpt": "src/models/mpt.cpp:3-13,30-60,92-155",
     "nemotron": "src/models/nemotron.cpp:3-10,22-43,68-122",
-    "neo-bert": "src/models/neo-bert.cpp:3-9,24-37,60-123",
     "olmo": "src/models/olmo.cpp:3-13,27-37,61-119",
     "olmoe": "src/models/olmoe.cpp:3-10,21-46,71-151",
     "openelm": "src/models/openelm.cpp:25-43,66-95",
     "orion": "src/models/orion.cpp:3-10,21-36,61-116",
-    "paddleocr": "src/models/models.h:1996-2005",
+    "paddleocr": "src/models/models.h:2013-2022",
     "pangu-embedded": "src/models/pangu-embed.cpp:3-11,27-52,76-138",
     "phi2": "src/models/phi2.cpp:3-11,24-41,66-126",
     "phi3": "src/models/phi3.cpp:3-25,41-57,91-166",
@@ -306,6 +306,9 @@ _ROWS = (
     Architecture(
         "nomic-bert", (), "src/models/nomic-bert.cpp:3-11,25-46", unprovable=_NORMED_RESIDUAL
     ),
+    Architecture("eurobert", (), "src/models/eurobert.cpp:6-8,18,54", unprovable=_NO_TOKENS),
+    Architecture("neo-bert", (), "src/models/neo-bert.cpp:3-9,24-37,60-123", unprovable=_NO_TOKENS),
+    Architecture("llama-embed", (), "src/models/models.h:175-183", unprovable=_NO_TOKENS),
     Architecture(
         "talkie",
         (),
@@ -358,7 +361,7 @@ _ROWS = (
         "src/models/granite-switch.cpp:12-21,56-71",
     ),
     Architecture(
-        "hy_v3", (), "src/models/hy-v3.cpp:16-19,46-96,162-202", absent_mtp=True
+        "hy_v3", (), "src/models/hy-v3.cpp:16-19,37-87,153-193", absent_mtp=True
     ),  # dense or MoE as the tensors say
     Architecture(
         "minicpm",
@@ -388,14 +391,14 @@ _ROWS = (
     Architecture(
         "deepseek2",
         (_DENSE_FIRST, *_DEEPSEEK2_COUNTS),
-        "src/models/deepseek2.cpp:4-16,21-32,94-160",
+        "src/models/deepseek2.cpp:4-16,21-32,88-154",
         absent_mtp=True,
     ),
     Architecture("deepseek2-ocr", (_DENSE_FIRST,), "src/models/deepseek2ocr.cpp:4-20,40-72"),
     Architecture(
         "deepseek32",
         (_DENSE_FIRST,),
-        "src/models/deepseek32.cpp:7-40,87-151,210-330",
+        "src/models/deepseek32.cpp:7-40,81-145,204-324",
         absent_mtp=True,
     ),
     Architecture(
@@ -420,25 +423,27 @@ _ROWS = (
         "src/models/ernie4-5-moe.cpp:26-27,63-76",
     ),
     Architecture(
-        "glm4moe", (_DENSE_FIRST,), "src/models/glm4-moe.cpp:3-26,55-122", absent_mtp=True
+        "glm4moe", (_DENSE_FIRST,), "src/models/glm4-moe.cpp:3-26,49-116", absent_mtp=True
     ),
+    Architecture("k2-horizon", (_DENSE_FIRST,), "src/models/k2-horizon.cpp:12-25,64-118,231-343"),
     Architecture("minimax-m3", (_DENSE_FIRST,), "src/models/minimax-m3.cpp:13-38,52-89,303,334"),
     Architecture(
         "mistral4",
         (_DENSE_FIRST, *_DEEPSEEK2_COUNTS),
-        "src/models/deepseek2.cpp:7-32,94-160",
+        "src/models/deepseek2.cpp:7-32,88-154",
         absent_mtp=True,
     ),
     # Full attention once in a period.
-    Architecture("clef", (_INTERVAL,), "src/models/clef.cpp:8-22,58-80"),
+    Architecture("clef", (_INTERVAL,), "src/models/clef.cpp:8-22,58-80", unprovable=_NO_TOKENS),
     Architecture("qwen35", (_INTERVAL,), "src/models/qwen35.cpp:4-39"),
     Architecture("qwen35moe", (_INTERVAL,), "src/models/qwen35moe.cpp:4-43"),
-    Architecture("qwen3next", (_INTERVAL,), "src/models/qwen3next.cpp:4-41"),
+    Architecture("qwen3next", (_INTERVAL,), "src/models/qwen3next.cpp:4-41", absent_mtp=True),
     Architecture(
         "qwen4exp",
         (_INTERVAL, LayerIndex("ple.layers", "the layer with n-gram embeddings")),
-        "src/models/qwen4exp.cpp:26-169,171-303,450-497",
+        "src/models/qwen4exp.cpp:26-169,171-302,449-496",
         arrays=("attention.compress_ratios",),
+        absent_mtp=True,
         unprovable=_MIXED_STREAMS,
     ),
     Architecture(
@@ -457,7 +462,7 @@ _ROWS = (
         "cohere2moe",
         # RoPE runs on sliding and on dense layers, so these two rules keep it in place as well.
         (_sliding(4, at=0, always=True), _DENSE_FIRST),
-        "src/models/cohere2moe.cpp:15-16,28,137-142,169-184",
+        "src/models/cohere2moe.cpp:15-16,28,128-133,160-175",
         longer_arrays=_SWA_ARRAY,
         absent_mtp=True,
     ),
@@ -485,6 +490,15 @@ _ROWS = (
         (_sliding(6, always=True),),
         "src/models/gemma-embedding.cpp:4-5,91-93",
         longer_arrays=_SWA_ARRAY,
+        unprovable=_NO_TOKENS,
+    ),
+    Architecture(
+        "gemma-embedding2",
+        (_sliding(6, always=True),),
+        "src/models/gemma-embedding2.cpp:4-5,36-73,97-205,221-233",
+        longer_arrays=_SWA_ARRAY,
+        gathered=(("per_layer_model_proj.weight", 1),),
+        unprovable=_NO_TOKENS,
     ),
     Architecture(
         "gemma2",
@@ -548,10 +562,11 @@ _ROWS = (
         (
             _sliding(3, at=0),
             Anchored(1, "it has no norm before its attention, and only layer 0 may lack one"),
-            TiedTail("decision.block_count", "they are the decision head"),
+            _DECISION_HEAD,
         ),
-        "src/models/modern-bert.cpp:6-14,31-42,63-112,153-168",
+        "src/models/modern-bert.cpp:6-14,37-48,69-118,159-174",
         longer_arrays=_SWA_ARRAY,
+        unprovable=_NO_TOKENS,
     ),
     Architecture(
         "muse-glimmer",
@@ -601,7 +616,7 @@ _ROWS = (
     Architecture(
         "bailingmoe3",
         (_hybrid(LINEAR), _DENSE_FIRST),
-        "src/models/bailingmoe3.cpp:18-27,67-75,82-159",
+        "src/models/bailingmoe3.cpp:18-27,67-69,76-153",
         arrays=_CLAMP_ARRAYS,
         absent_mtp=True,
     ),
@@ -624,7 +639,7 @@ _ROWS = (
     Architecture(
         "gemma4",
         (_SWA_LISTED, SharedTail("attention.shared_kv_layers")),
-        "src/models/gemma4.cpp:6-11,66-112,136-140,183-273",
+        "src/models/gemma4.cpp:6-11,66-112,136-140,192-282",
         longer_arrays=_SWA_ARRAY,
         gathered=(("per_layer_token_embd.weight", 0), ("per_layer_model_proj.weight", 1)),
         unprovable=_PER_LAYER_INPUT,
@@ -644,7 +659,11 @@ _ROWS = (
     Architecture(
         "kimi-linear", (_hybrid(LINEAR), _DENSE_FIRST), "src/models/kimi-linear.cpp:15-31,43-166"
     ),
-    Architecture("lfm2", (_hybrid(CONVOLUTION),), "src/models/lfm2.cpp:11-31,46-82"),
+    Architecture(
+        "lfm2",
+        (_hybrid(CONVOLUTION), _DECISION_HEAD),
+        "src/models/lfm2.cpp:14-18,29-45,51-74,94-130,302-311,446-453,511-565",
+    ),
     Architecture(
         "lfm2moe", (_hybrid(CONVOLUTION), _DENSE_FIRST), "src/models/lfm2moe.cpp:5-20,35-71"
     ),
@@ -658,7 +677,7 @@ _ROWS = (
     Architecture(
         "mimo2",
         (_SWA_LISTED,),
-        "src/models/mimo2.cpp:3-23,44-83,175-187",
+        "src/models/mimo2.cpp:3-23,38-77,167-179",
         longer_arrays=_SWA_ARRAY,
         absent_mtp=True,
     ),
@@ -680,7 +699,7 @@ _ROWS = (
     Architecture(
         "step35",
         (_SWA_LISTED,),
-        "src/models/step35.cpp:3-35,62-127,201-330",
+        "src/models/step35.cpp:3-35,53-118,192-321",
         arrays=_CLAMP_ARRAYS,
         longer_arrays=_SWA_ARRAY,
         absent_mtp=True,
@@ -692,7 +711,7 @@ _ROWS = (
             BoundToPreceding("attention.indexer.types", "indexer", by_default=_glm_dsa_indexers),
             _DENSE_FIRST,
         ),
-        "src/models/glm-dsa.cpp:5-71,119-185,243-367",
+        "src/models/glm-dsa.cpp:5-71,109-175,233-357",
         absent_mtp=True,
     ),
     Architecture(
@@ -703,7 +722,7 @@ _ROWS = (
             BoundToPreceding("attention.indexer.types", "indexer", users="attention.head_count_kv"),
             _DENSE_FIRST,
         ),
-        "src/models/glm5-next.cpp:18-72,79-185,945-954",
+        "src/models/glm5-next.cpp:18-69,76-183,1061-1070",
         arrays=_CLAMP_ARRAYS,
         unprovable=_MIXED_STREAMS,
     ),
@@ -789,7 +808,7 @@ _ROWS = (
     Architecture(
         "dflash",
         (Unsupported("it drafts for another model, whose layers it reads by number"),),
-        "src/models/dflash.cpp:37-103,625-675",
+        "src/models/dflash.cpp:37-103,622-672",
     ),
     Architecture(
         "eagle3",
@@ -799,7 +818,7 @@ _ROWS = (
     Architecture(
         "gemma4-assistant",
         (Unsupported("it drafts for another model, whose K/V it reads"),),
-        "src/models/gemma4-assistant.cpp:3-19,108-184",
+        "src/models/gemma4-assistant.cpp:3-19,114-190",
     ),
 )
 

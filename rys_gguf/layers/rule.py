@@ -220,7 +220,8 @@ class Architecture:
     dimension of ne holds the slices).
     `empty_blocks`: a block may have no tensors at all.
     `absent_mtp`: a file may count MTP blocks that it does not hold.
-    `unprovable` tells why a layer that writes zeros does not pass its input on, where that is so.
+    `unprovable` tells why a layer that writes zeros does not pass its input on, or why there is
+    nothing to compare, where that is so.
     """
 
     name: str

@@ -175,6 +175,13 @@ def test_an_array_that_no_row_knows_is_named(tmp_path: Path, call: str) -> None:
     assert "  src/models/lead.cpp: attention.sliding_window_pattern" in lines
 
 
+def test_an_array_of_every_architecture_that_none_knows_is_named(tmp_path: Path) -> None:
+    """It is read in one place for all of them."""
+    text = FILES["src/llama-model.cpp"].replace("one();", "ml.get_key_or_arr(LLM_KV_CLAMP, x);")
+    found, _ = changes(tmp_path, {"llama-model.cpp": text})
+    assert found.unknown_arrays == [("src/llama-model.cpp", "clamp")]
+
+
 def test_a_record_survives_its_file(tmp_path: Path) -> None:
     """The file holds the build and every checksum."""
     record = tool.take(tree(tmp_path), TABLE)
