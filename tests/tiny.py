@@ -315,6 +315,79 @@ def _bert() -> Arch:
     return Arch(lambda _: keys, lambda _b, _n: layer, lambda _: embeddings)
 
 
+# -- models whose last layers are a head that scores answers: option decision, the number of them --
+
+
+def _with_biases(tensors: Tensors) -> Tensors:
+    biases = {f"{name.removesuffix('.weight')}.bias": ne[-1:] for name, ne in tensors.items()}
+    return tensors | biases
+
+
+_DECISION_LAYER = _with_biases(
+    {
+        **_norms("attn_norm", "ffn_norm"),
+        "attn_qkv.weight": (N_EMBD, 3 * N_EMBD),
+        "attn_output.weight": (N_EMBD, N_EMBD),
+        "ffn_up.weight": (N_EMBD, _FF),
+        "ffn_down.weight": (_FF, N_EMBD),
+    }
+)
+
+
+def _in_head(build: Build, n: int) -> bool:
+    return n >= build.n_layers - int(build.option("decision", 0))
+
+
+def _decision_keys(build: Build) -> dict[str, Any]:
+    n_head = sum(_in_head(build, n) for n in build.sources)
+    keys = {
+        ".attention.causal": False,
+        ".attention.layer_norm_epsilon": 1e-5,
+        ".decision.block_count": n_head,
+        ".pooling_type": int(gguf.PoolingType.MEAN),
+        "tokenizer.ggml.token_type_count": 3,
+    }
+    return keys if n_head else {}
+
+
+def _decision_ends(build: Build) -> Tensors:
+    cls = {"cls.weight": (N_EMBD, N_EMBD), "cls.output.weight": (N_EMBD, 1)}
+    tensors = {"token_types.weight": (N_EMBD, 3), **_with_biases(_norms("cls.norm") | cls)}
+    return tensors if build.option("decision", 0) else {}
+
+
+def _modern_bert() -> Arch:
+    """The first layer has no norm before its attention."""
+    plain: Tensors = {
+        "attn_qkv.weight": (N_EMBD, 3 * N_EMBD),
+        "attn_output.weight": (N_EMBD, N_EMBD),
+        "ffn_up.weight": (N_EMBD, 2 * _FF),
+        "ffn_down.weight": (_FF, N_EMBD),
+        **_norms("ffn_norm"),
+    }
+
+    def keys(build: Build) -> dict[str, Any]:
+        keys = {
+            ".attention.head_count": _HEADS,
+            ".attention.layer_norm_epsilon": 1e-5,
+            ".attention.causal": False,
+            ".pooling_type": int(gguf.PoolingType.MEAN),
+            ".rope.freq_base_swa": 1000.0,
+        }
+        return keys | _window(build, lambda n: n % 3 == 0) | _decision_keys(build)
+
+    def layer(build: Build, n: int) -> Tensors:
+        if _in_head(build, n):
+            return _DECISION_LAYER
+        return plain | (_norms("attn_norm") if n else {})
+
+    def ends(build: Build) -> Tensors:
+        tensors: Tensors = {"token_embd.weight": (N_EMBD, N_VOCAB)}
+        return tensors | _norms("token_embd_norm", "output_norm") | _decision_ends(build)
+
+    return Arch(keys, layer, ends)
+
+
 # -- sliding and full attention, or attention with and without positions, by position ------------
 
 # Wider than embedding_length / head_count: the two attention scales of the 27B sizes differ.
@@ -565,7 +638,6 @@ def _granitehybrid() -> Arch:
 
 
 def _lfm2() -> Arch:
-    """Option decision: how many of the source's last layers are a head that scores answers."""
     conv: Tensors = {
         "shortconv.in_proj.weight": (N_EMBD, 3 * N_EMBD),
         "shortconv.conv.weight": (3, N_EMBD),
@@ -573,46 +645,24 @@ def _lfm2() -> Arch:
     }
     keys = {".shortconv.l_cache": 3}
     arch = _hybrid(conv, keys, _QK_NORMS | _qkv(), _PRE_NORMS | _ffn())
-    linear = {"attn_qkv": 3 * N_EMBD, "attn_output": N_EMBD, "ffn_up": _FF}
-    head: Tensors = {f"{name}.weight": (N_EMBD, width) for name, width in linear.items()}
-    head |= {"ffn_down.weight": (_FF, N_EMBD), "ffn_down.bias": (N_EMBD,)}
-    head |= {f"{name}.bias": (width,) for name, width in linear.items()}
-    head |= _norms("attn_norm", "ffn_norm")
-    head |= {f"{name}.bias": (N_EMBD,) for name in ("attn_norm", "ffn_norm")}
-
-    def in_head(build: Build, n: int) -> bool:
-        return n >= build.n_layers - int(build.option("decision", 0))
 
     def all_keys(build: Build) -> dict[str, Any]:
         keys = arch.keys(build)
-        n_head = sum(in_head(build, n) for n in build.sources)
-        if not n_head:
+        decision = _decision_keys(build)
+        if not decision:
             return keys
         kv_heads = zip(build.sources, keys[".attention.head_count_kv"], strict=True)
-        return keys | {
-            ".attention.head_count_kv": [_HEADS if in_head(build, n) else kv for n, kv in kv_heads],
-            ".attention.causal": False,
-            ".attention.layer_norm_epsilon": 1e-5,
-            ".decision.block_count": n_head,
-            ".pooling_type": int(gguf.PoolingType.MEAN),
-            "tokenizer.ggml.token_type_count": 3,
-        }
+        listed = [_HEADS if _in_head(build, n) else kv for n, kv in kv_heads]
+        return keys | decision | {".attention.head_count_kv": listed}
 
     def ends(build: Build) -> Tensors:
         tensors: Tensors = {"token_embd.weight": (N_EMBD, N_VOCAB), **_norms("token_embd_norm")}
-        if build.option("decision", 0):
-            tensors |= {
-                "token_types.weight": (N_EMBD, 3),
-                **_norms("cls.norm"),
-                "cls.norm.bias": (N_EMBD,),
-                "cls.weight": (N_EMBD, N_EMBD),
-                "cls.bias": (N_EMBD,),
-                "cls.output.weight": (N_EMBD, 1),
-                "cls.output.bias": (1,),
-            }
-        return tensors
+        return tensors | _decision_ends(build)
 
-    return Arch(all_keys, lambda b, n: head if in_head(b, n) else arch.layer(b, n), ends)
+    def layer(build: Build, n: int) -> Tensors:
+        return _DECISION_LAYER if _in_head(build, n) else arch.layer(build, n)
+
+    return Arch(all_keys, layer, ends)
 
 
 # -- Gemma 4: the last layers read the keys and values of earlier ones ---------------------------
@@ -787,6 +837,7 @@ ARCHITECTURES: dict[str, Arch] = {
         _plain(_PRE_NORMS | _QK_NORMS | _qkv() | _ffn(gate=False)), keys=_apertus_keys
     ),
     "bert": _bert(),
+    "modern-bert": _modern_bert(),
     "smollm3": _plain(_PRE_NORMS | _qkv() | _ffn()),
     "gemma2": _sliding(2, _GEMMA_LAYER, _heads(_GEMMA_HEAD), output=False),
     "gemma3": _sliding(6, _GEMMA_LAYER | _GEMMA_QK_NORMS, _heads(_GEMMA_HEAD), output=False),

@@ -150,6 +150,10 @@ def test_shared_kv_moves_with_the_window(tmp_path: Path, window: str) -> None:
         ("gemma-embedding2", {}, "4,8", Schedule.EXPLICIT),
         ("lfm2", {"decision": 2}, "3,5", Schedule.PORTABLE),
         ("lfm2", {"decision": 2}, "0,10", Schedule.PORTABLE),
+        ("modern-bert", {}, "3,9", Schedule.PORTABLE),
+        ("modern-bert", {}, "4,6", Schedule.EXPLICIT),
+        ("modern-bert", {"decision": 3}, "1,7", Schedule.PORTABLE),
+        ("modern-bert", {"decision": 3}, "2,9", Schedule.EXPLICIT),
     ],
 )
 def test_an_embedding_model_embeds_as_its_map_says(
@@ -165,7 +169,7 @@ def test_an_embedding_model_embeds_as_its_map_says(
     with Model(source) as model:
         write_plan(make_plan(model, layer_map, schedule=schedule), out)
     assert find_problems(out, source) == []
-    if arch == "gemma-embedding2":
+    if arch != "lfm2":
         options = options | {"pattern": True}
     tiny.write(direct, arch, N, sources=layer_map.sources, **options)
     embedded = embeddings(out)
@@ -179,6 +183,8 @@ def test_an_embedding_model_embeds_as_its_map_says(
         ("gemma-embedding2", {}, "4,8", "sliding-window attention"),
         ("lfm2", {"decision": 2}, "9,11", "the decision head"),
         ("lfm2", {"decision": 2}, "11,12", "the decision head"),
+        ("modern-bert", {}, "0,3", "no norm before its attention"),
+        ("modern-bert", {"decision": 3}, "6,12", "the decision head"),
     ],
 )
 def test_what_an_embedding_model_refuses_does_not_load(
@@ -198,6 +204,18 @@ def test_what_an_embedding_model_refuses_does_not_load(
         write_plan(make_plan(model, layer_map), tmp_path / "out.gguf")
     with pytest.raises(EngineFailed, match="tensor"):
         embeddings(tmp_path / "out.gguf")
+
+
+def test_the_naive_copy_of_an_embedding_model_differs(tmp_path: Path) -> None:
+    """Sliding windows by position: the refused copy loads and embeds something else."""
+    source = tiny.write(tmp_path / "m.gguf", "modern-bert", N)
+    layer_map = LayerMap.parse("blocks:4,6", N)
+    assert "sliding-window attention" in fails("plan", source, "--blocks", "4,6")
+    with Model(source) as model:
+        write_plan(naive_plan(model, layer_map), tmp_path / "naive.gguf")
+        write_plan(make_plan(model, layer_map, schedule=Schedule.EXPLICIT), tmp_path / "right.gguf")
+    naive, right = (embeddings(tmp_path / f"{name}.gguf") for name in ("naive", "right"))
+    assert np.abs(naive - right).max() > 1e-3
 
 
 def test_what_gives_no_probabilities_is_not_proved(tmp_path: Path) -> None:
