@@ -40,6 +40,9 @@ _EXPERT_FF = 32
 Tensors = dict[str, tuple[int, ...]]
 """Names (of a layer: without `blk.N.`) and shapes, the contiguous dimension first."""
 
+Joined = dict[str, tuple[tuple[int, int], int]]
+"""Tensors of the model with one part per layer: the part's shape, the dimension that grows."""
+
 
 @dataclass
 class Build:
@@ -69,8 +72,7 @@ class Arch:
     layer: Callable[[Build, int], Tensors]
     globals: Callable[[Build], Tensors]
     mtp: Callable[[Build], Tensors] | None = None
-    joined: dict[str, tuple[tuple[int, int], int]] = field(default_factory=dict)
-    """Global tensors made of one part per layer: the part's shape, the dimension that grows."""
+    joined: Callable[[Build], Joined] = lambda _: {}
 
 
 def write(
@@ -119,7 +121,7 @@ def write(
                 writer.add_tensor(prefix + name, data)
 
     add("", "global", rule.globals(build))
-    for name, (ne, dim) in rule.joined.items():
+    for name, (ne, dim) in rule.joined(build).items():
         parts = [weights(f"{seed}/layer {s}/{name}", name, ne) for s in build.sources]
         writer.add_tensor(name, np.concatenate(parts, axis=1 - dim))
     for n, source in enumerate(build.sources):
@@ -524,6 +526,46 @@ def _deepseek2() -> Arch:
     return Arch(keys, layer, _ends())
 
 
+def _ernie4_5_moe() -> Arch:
+    """Option moe_step: experts run once in so many layers; the others have experts all the same."""
+
+    def keys(build: Build) -> dict[str, Any]:
+        step = {".interleave_moe_layer_step": build.option("moe_step", 1)}
+        shared = {".expert_shared_feed_forward_length": _EXPERT_FF}
+        return _heads() | _moe_keys() | _dense_lead(build) | step | shared
+
+    def layer(build: Build, n: int) -> Tensors:
+        return _PRE_NORMS | _qkv() | _lead_ffn(build, n)
+
+    return Arch(keys, layer, _ends())
+
+
+def _refact() -> Arch:
+    """Option experts: each layer has experts, which the graph does not run."""
+
+    def keys(build: Build) -> dict[str, Any]:
+        return _heads() | (_moe_keys() if build.option("experts", False) else {})
+
+    def layer(build: Build, _: int) -> Tensors:
+        ffn = _moe(_FF) if build.option("experts", False) else _ffn()
+        return _PRE_NORMS | _qkv() | ffn
+
+    return Arch(keys, layer, _ends())
+
+
+def _talkie() -> Arch:
+    """Each layer adds the input embedding, scaled by a weight of its own."""
+    layer: Tensors = {
+        **_qkv(),
+        **_ffn(),
+        "attn_q_norm.weight": (1, _HEADS),
+        "layer_output_scale.weight": (1,),
+    }
+    ends: Tensors = {"token_embd.weight": (N_EMBD, N_VOCAB), "output.weight": (N_EMBD, N_VOCAB)}
+    keys = _heads() | {".logit_scale": 0.5}
+    return Arch(lambda _: keys, lambda _b, _n: layer, lambda _: ends)
+
+
 def _afmoe() -> Arch:
     def keys(build: Build) -> dict[str, Any]:
         more = {".expert_shared_count": 1, ".expert_gating_func": 2, ".expert_weights_scale": 1.0}
@@ -667,97 +709,157 @@ def _lfm2() -> Arch:
 
 # -- Gemma 4: the last layers read the keys and values of earlier ones ---------------------------
 
-# The width of the embedding that each layer gets.
-_PER_LAYER = 8
-# The width of the embedding that an embedding model gives.
-_EMBD_OUT = 16
+_GEMMA4_INPUT = 8
+
+
+def _gemma4() -> Arch:
+    """The sizes with embeddings per layer, and with other options the dense ones and the MoE.
+
+    Options: shared_kv_layers, how many of the source's last layers have no keys and values;
+    wide_tail=True makes the FFN of those twice as wide; per_layer_input=False leaves out what each
+    layer adds of its own; experts=True adds experts to the FFN; keys_as_values=True leaves full
+    layers without values, and gives the sliding ones more K/V heads.
+    """
+
+    def layer(build: Build, n: int) -> Tensors:
+        return {
+            **_SANDWICH,
+            **_gemma4_attention(build, n),
+            **_ffn(width=_gemma4_ff(build, n)),
+            **(_gemma4_experts() if build.option("experts", False) else {}),
+            **(_gemma4_own_input() if build.option("per_layer_input", True) else {}),
+            "layer_output_scale.weight": (1,),
+        }
+
+    def ends(build: Build) -> Tensors:
+        more: Tensors = {"rope_freqs.weight": (_GEMMA_HEAD // 2,)}
+        if build.option("per_layer_input", True):
+            more["per_layer_proj_norm.weight"] = (_GEMMA4_INPUT,)
+        return _ends(output=False)(build) | more
+
+    def joined(build: Build) -> Joined:
+        if not build.option("per_layer_input", True):
+            return {}
+        return {
+            "per_layer_token_embd.weight": ((_GEMMA4_INPUT, N_VOCAB), 0),
+            "per_layer_model_proj.weight": ((N_EMBD, _GEMMA4_INPUT), 1),
+        }
+
+    return Arch(_gemma4_keys, layer, ends, joined=joined)
 
 
 def _gemma4_keys(build: Build) -> dict[str, Any]:
-    """Sliding layers have narrower heads."""
-    return {
+    keys = {
         **_heads(_GEMMA_HEAD),
         ".attention.key_length_swa": _HEAD,
         ".attention.value_length_swa": _HEAD,
         ".rope.dimension_count_swa": _HEAD,
         ".attention.sliding_window": build.option("window", WINDOW),
-        ".embedding_length_per_layer_input": _PER_LAYER,
+        ".attention.sliding_window_pattern": build.per_layer(lambda n: not _gemma4_full(n)),
+        ".attention.shared_kv_layers": sum(not _gemma4_has_kv(build, n) for n in build.sources),
+        ".embedding_length_per_layer_input": 0,
+        ".final_logit_softcapping": 30.0,
     }
+    if build.option("per_layer_input", True):
+        keys[".embedding_length_per_layer_input"] = _GEMMA4_INPUT
+    if build.option("experts", False):
+        keys |= _moe_keys()
+    if build.option("wide_tail", False):
+        keys[".feed_forward_length"] = build.per_layer(lambda n: _gemma4_ff(build, n))
+    if build.option("keys_as_values", False):
+        kv_heads = build.per_layer(lambda n: _KV_HEADS if _gemma4_full(n) else _HEADS)
+        keys[".attention.head_count_kv"] = kv_heads
+    return keys
 
 
-def _gemma4_layer(head: int) -> Tensors:
+def _gemma4_own_input() -> Tensors:
     return {
-        **_SANDWICH,
-        **_qkv(head),
-        **_norms("attn_q_norm", "attn_k_norm", width=head),
-        **_ffn(),
         **_norms("post_norm"),
-        "inp_gate.weight": (N_EMBD, _PER_LAYER),
-        "proj.weight": (_PER_LAYER, N_EMBD),
-        "layer_output_scale.weight": (1,),
+        "inp_gate.weight": (N_EMBD, _GEMMA4_INPUT),
+        "proj.weight": (_GEMMA4_INPUT, N_EMBD),
     }
+
+
+def _gemma4_full(n: int) -> bool:
+    return n % 4 == 3
+
+
+def _gemma4_has_kv(build: Build, n: int) -> bool:
+    return bool(n < build.n_layers - build.option("shared_kv_layers", 0))
+
+
+def _gemma4_ff(build: Build, n: int) -> int:
+    wide = build.option("wide_tail", False) and not _gemma4_has_kv(build, n)
+    return 2 * _FF if wide else _FF
+
+
+def _gemma4_attention(build: Build, n: int) -> Tensors:
+    head = _GEMMA_HEAD if _gemma4_full(n) else _HEAD
+    attention = _qkv(head) | _norms("attn_q_norm", "attn_k_norm", width=head)
+    if build.option("keys_as_values", False):
+        if _gemma4_full(n):
+            del attention["attn_v.weight"]
+        else:
+            attention |= {f"attn_{x}.weight": (N_EMBD, _HEADS * head) for x in "kv"}
+    if not _gemma4_has_kv(build, n):
+        own = ("attn_k.weight", "attn_v.weight", "attn_k_norm.weight")
+        attention = {name: ne for name, ne in attention.items() if name not in own}
+    return attention
+
+
+def _gemma4_experts() -> Tensors:
+    return {
+        **_norms("post_ffw_norm_1", "post_ffw_norm_2", "pre_ffw_norm_2"),
+        "ffn_gate_inp.weight": (N_EMBD, _EXPERTS),
+        "ffn_gate_inp.scale": (N_EMBD,),
+        "ffn_gate_up_exps.weight": (N_EMBD, 2 * _EXPERT_FF, _EXPERTS),
+        "ffn_down_exps.weight": (_EXPERT_FF, N_EMBD, _EXPERTS),
+        "ffn_down_exps.scale": (_EXPERTS,),
+    }
+
+
+# The width of the embedding that an embedding model gives.
+_EMBD_OUT = 16
 
 
 def _gemma_embedding2() -> Arch:
-    """An embedding of another width comes out."""
+    """Each layer adds an embedding of its own; what comes out has another width."""
 
     def full(n: int) -> bool:
         return n % 6 == 5
 
     def keys(build: Build) -> dict[str, Any]:
-        more = {
+        return {
+            **_heads(_GEMMA_HEAD),
+            **_window(build, full),
+            ".attention.key_length_swa": _HEAD,
+            ".attention.value_length_swa": _HEAD,
+            ".rope.dimension_count_swa": _HEAD,
             ".attention.causal": False,
-            ".pooling_type": int(gguf.PoolingType.MEAN),
             ".embedding_length_out": _EMBD_OUT,
+            ".embedding_length_per_layer_input": _GEMMA4_INPUT,
+            ".pooling_type": int(gguf.PoolingType.MEAN),
         }
-        return _gemma4_keys(build) | _window(build, full) | more
 
-    def ends(_: Build) -> Tensors:
+    def layer(_: Build, n: int) -> Tensors:
+        head = _GEMMA_HEAD if full(n) else _HEAD
         return {
-            "token_embd.weight": (N_EMBD, N_VOCAB),
-            **_norms("output_norm"),
-            **_norms("per_layer_proj_norm", width=_PER_LAYER),
-            "output.weight": (N_EMBD, _EMBD_OUT),
+            **_SANDWICH,
+            **_qkv(head),
+            **_norms("attn_q_norm", "attn_k_norm", width=head),
+            **_ffn(),
+            **_gemma4_own_input(),
+            "layer_output_scale.weight": (1,),
         }
 
-    joined = {"per_layer_model_proj.weight": ((N_EMBD, _PER_LAYER), 1)}
-    return Arch(
-        keys, lambda _, n: _gemma4_layer(_GEMMA_HEAD if full(n) else _HEAD), ends, joined=joined
-    )
-
-
-def _gemma4() -> Arch:
-    """Option shared_kv_layers: how many of the source's last layers have no keys and values."""
-
-    def full(n: int) -> bool:
-        return n % 4 == 3
-
-    def has_kv(build: Build, n: int) -> bool:
-        return bool(n < build.n_layers - build.option("shared_kv_layers", 0))
-
-    def keys(build: Build) -> dict[str, Any]:
-        return {
-            **_gemma4_keys(build),
-            ".attention.sliding_window_pattern": build.per_layer(lambda n: not full(n)),
-            ".attention.shared_kv_layers": sum(not has_kv(build, n) for n in build.sources),
-        }
-
-    def layer(build: Build, n: int) -> Tensors:
-        tensors = _gemma4_layer(_GEMMA_HEAD if full(n) else _HEAD)
-        if not has_kv(build, n):
-            own = ("attn_k.weight", "attn_v.weight", "attn_k_norm.weight")
-            tensors = {name: ne for name, ne in tensors.items() if name not in own}
-        return tensors
-
-    more: Tensors = {
-        "rope_freqs.weight": (_GEMMA_HEAD // 2,),
-        "per_layer_proj_norm.weight": (_PER_LAYER,),
+    ends: Tensors = {
+        "token_embd.weight": (N_EMBD, N_VOCAB),
+        **_norms("output_norm"),
+        **_norms("per_layer_proj_norm", width=_GEMMA4_INPUT),
+        "output.weight": (N_EMBD, _EMBD_OUT),
     }
-    joined = {
-        "per_layer_token_embd.weight": ((_PER_LAYER, N_VOCAB), 0),
-        "per_layer_model_proj.weight": ((N_EMBD, _PER_LAYER), 1),
-    }
-    return Arch(keys, layer, lambda b: _ends(output=False)(b) | more, joined=joined)
+    joined: Joined = {"per_layer_model_proj.weight": ((N_EMBD, _GEMMA4_INPUT), 1)}
+    return Arch(keys, layer, lambda _: ends, joined=lambda _: joined)
 
 
 # -- the Qwen3.5 family: full attention every so many layers, gated delta nets between ------------
@@ -852,6 +954,9 @@ ARCHITECTURES: dict[str, Arch] = {
     "deepseek2": _deepseek2(),
     "afmoe": _afmoe(),
     "k2-horizon": _k2_horizon(),
+    "ernie4_5-moe": _ernie4_5_moe(),
+    "refact": _refact(),
+    "talkie": _talkie(),
     "jamba": _jamba(),
     "granitehybrid": _granitehybrid(),
     "lfm2": _lfm2(),

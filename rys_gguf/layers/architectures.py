@@ -13,7 +13,7 @@ from gguf.constants import GGUFValueType
 
 from rys_gguf.errors import Refused
 from rys_gguf.formats.limits import MAX_LAYERS
-from rys_gguf.layers.rule import Architecture, Metadata, Rescale
+from rys_gguf.layers.rule import Architecture, Fill, Metadata, Rescale
 from rys_gguf.layers.rules import (
     Anchored,
     BoundToPreceding,
@@ -72,7 +72,15 @@ _CLAMP_ARRAYS = ("swiglu_clamp_exp", "swiglu_clamp_shexp")
 _MIXED_STREAMS = "every layer mixes the residual's streams, even if it adds nothing"
 _NO_TOKENS = "it gives embeddings or scores, and no probabilities of a next token to compare"
 _NORMED_RESIDUAL = "every layer norms the sum of its input and its output"
-_PER_LAYER_INPUT = "every layer adds an embedding of its own, or scales its output"
+
+
+def _ones(n: int) -> list[float]:
+    return [1.0] * n
+
+
+def _zeros(n: int) -> list[float]:
+    return [0.0] * n
+
 
 _INTERVAL = Periodic(
     special=FULL,
@@ -313,7 +321,7 @@ _ROWS = (
         "talkie",
         (),
         "src/models/talkie.cpp:3-11,19-34,51,64-123",
-        unprovable="every layer adds the input embedding",
+        silenced=(Fill("layer_output_scale.weight", _zeros),),
     ),
     # One kind of layer, but something else depends on the position or the number of layers.
     Architecture(
@@ -642,7 +650,7 @@ _ROWS = (
         "src/models/gemma4.cpp:6-11,66-112,136-140,192-282",
         longer_arrays=_SWA_ARRAY,
         gathered=(("per_layer_token_embd.weight", 0), ("per_layer_model_proj.weight", 1)),
-        unprovable=_PER_LAYER_INPUT,
+        silenced=(Fill("layer_output_scale.weight", _ones),),
     ),
     Architecture(
         "granite_swa",

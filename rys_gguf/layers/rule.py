@@ -11,7 +11,7 @@ Keys are given without the architecture's prefix throughout.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -188,6 +188,10 @@ class Rule:
         """The changes of tensor data that an explicit schedule makes."""
         return []
 
+    def readers(self, meta: Metadata) -> Mapping[int, tuple[int, ...]]:
+        """Layers that read what earlier ones computed besides the residual, with those earlier."""
+        return {}
+
     def conflicts(
         self, source: Metadata, target: Metadata, layer_map: LayerMap, schedule: Schedule
     ) -> list[Conflict]:
@@ -210,6 +214,17 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True)
+class Fill:
+    """What the F32 tensor `blk.N.{tensor}` must hold for layer N to pass its input on.
+
+    `values` gives the values for a number of them.
+    """
+
+    tensor: str
+    values: Callable[[int], Sequence[float]]
+
+
+@dataclass(frozen=True, slots=True)
 class Architecture:
     """One entry of the table: an architecture's rules and where they stand in llama.cpp's source.
 
@@ -220,6 +235,8 @@ class Architecture:
     dimension of ne holds the slices).
     `empty_blocks`: a block may have no tensors at all.
     `absent_mtp`: a file may count MTP blocks that it does not hold.
+    `silenced` are tensors that `prove` fills where a layer has to pass its input on, besides those
+    that write to the residual stream.
     `unprovable` tells why a layer that writes zeros does not pass its input on, or why there is
     nothing to compare, where that is so.
     """
@@ -233,6 +250,7 @@ class Architecture:
     gathered: tuple[tuple[str, int], ...] = ()
     empty_blocks: bool = False
     absent_mtp: bool = False
+    silenced: tuple[Fill, ...] = ()
     unprovable: str = ""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rys_gguf.layers.layer_map import LayerMap
@@ -150,6 +151,11 @@ class SharedTail(Rule):
     def kinds(self, meta: Metadata) -> tuple[str, ...]:
         b = self.first(meta)
         return (self.own,) * b + (self.shared,) * (meta.n_trunk - b)
+
+    def readers(self, meta: Metadata) -> Mapping[int, tuple[int, ...]]:
+        b = self.first(meta)
+        lenders = tuple(range(max(0, b - 2), b))
+        return dict.fromkeys(range(b, meta.n_trunk), lenders)
 
     def describe(self, meta: Metadata) -> str | None:
         b = self.first(meta)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from rys_gguf.formats.header import KV
@@ -88,6 +88,14 @@ class BoundToPreceding(Rule):
             return None
         return tuple(f"own {self.what}" if flag else f"shared {self.what}" for flag in flags)
 
+    def readers(self, meta: Metadata) -> Mapping[int, tuple[int, ...]]:
+        flags = self.flags(meta)
+        if flags is None:
+            return {}
+        takes_part = self._takes_part(meta)
+        choosers = enumerate(self._choosers(flags, takes_part))
+        return {n: (c,) for n, c in choosers if takes_part[n] and c is not None and c != n}
+
     def describe(self, meta: Metadata) -> str | None:
         if self.flags(meta) is None:
             return None
@@ -107,14 +115,8 @@ class BoundToPreceding(Rule):
         flags = self.flags(source)
         if flags is None:
             return []
-        takes_part = [True] * source.n_trunk
-        if self.users and (entries := source.array(self.users)) is not None:
-            takes_part = [entry > 0 for entry in entries[: source.n_trunk]]
-        chooser: list[int | None] = []
-        last = None
-        for n in range(source.n_trunk):
-            last = n if flags[n] and takes_part[n] else last
-            chooser.append(last)
+        takes_part = self._takes_part(source)
+        chooser = self._choosers(flags, takes_part)
         last = None
         for out, s in enumerate(layer_map.sources):
             last = s if flags[s] and takes_part[s] else last
@@ -133,6 +135,23 @@ class BoundToPreceding(Rule):
 
     def limit(self, schedule: Schedule) -> str | None:
         return f"starting on a layer with its own {self.what}, or holding none"
+
+    def _takes_part(self, meta: Metadata) -> list[bool]:
+        """Which layers choose or use a choice."""
+        if self.users and (entries := meta.array(self.users)) is not None:
+            entries = entries[: meta.n_trunk]
+            return [entry > 0 for entry in entries] + [False] * (meta.n_trunk - len(entries))
+        return [True] * meta.n_trunk
+
+    @staticmethod
+    def _choosers(flags: list[bool], takes_part: list[bool]) -> list[int | None]:
+        """For every layer the last one up to it that chooses, None if there is none."""
+        choosers: list[int | None] = []
+        last = None
+        for n, (flag, part) in enumerate(zip(flags, takes_part, strict=False)):
+            last = n if flag and part else last
+            choosers.append(last)
+        return choosers
 
 
 @dataclass(frozen=True, slots=True)
