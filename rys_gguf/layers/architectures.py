@@ -75,6 +75,7 @@ _INTERVAL = Periodic(
     regular=LINEAR,
     default=4,
     period_key="full_attention_interval",
+    divides=True,
     array="attention.recurrent_layers",
     array_read_by="read by llama.cpp from mid-2026 on; engines that know only "
     "full_attention_interval (older llama.cpp, ik_llama.cpp) refuse the file",
@@ -414,7 +415,7 @@ _ROWS = (
     Architecture(
         "ernie4_5-moe",
         # The loader reads experts from layer K on; the graph runs them only once in every step.
-        (_DENSE_FIRST, _EVERY_MOE_STEP),
+        (_DENSE_FIRST, replace(_EVERY_MOE_STEP, divides=True)),
         "src/models/ernie4-5-moe.cpp:25,63-76",
     ),
     Architecture(

@@ -125,6 +125,9 @@ class ModelRules:
         How the metadata came about makes no difference, so this also judges files of other tools.
         Raises Refused if `target` holds values that llama.cpp would not load.
         """
+        if target.n_trunk != len(layer_map):
+            yield "layer count", f"is {target.n_trunk}, the map has {len(layer_map)} layers"
+            return
         runs, meant = replace(self, meta=target).kinds, self.kinds
         for out, source in enumerate(layer_map.sources):
             if runs[out] != meant[source]:
