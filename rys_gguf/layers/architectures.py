@@ -58,6 +58,13 @@ NOT_PER_LAYER = frozenset({
     "ple.head_vocab_sizes",
 })  # fmt: skip
 
+# What some of them read layer by layer everywhere (Architecture.by_layer).
+_HEADS, _KV_HEADS, _FFN = PER_LAYER[:1], PER_LAYER[1:2], PER_LAYER[2:3]
+_EXPERT_FFN = PER_LAYER[4:]
+# Sizes of layers with sliding windows; most loaders and graphs take those of layer 0 for all.
+_SWA_ROPE = ("rope.dimension_count_swa",)
+SWA_SIZES = ("attention.key_length_swa", "attention.value_length_swa", *_SWA_ROPE)
+
 # llama.cpp reads these into 512 slots without checking their length (llama-model-loader.cpp,
 # get_arr), and its own saver writes 512 entries.
 _SWA_ARRAY = ("attention.sliding_window_pattern",)
@@ -267,7 +274,6 @@ _UNIFORM = {
     "neo-bert": "src/models/neo-bert.cpp:3-9,24-37,60-123",
     "olmo": "src/models/olmo.cpp:3-13,27-37,61-119",
     "olmoe": "src/models/olmoe.cpp:3-10,21-46,71-151",
-    "openelm": "src/models/openelm.cpp:25-43,66-95",
     "orion": "src/models/orion.cpp:3-10,21-36,61-116",
     "paddleocr": "src/models/models.h:1996-2005",
     "pangu-embedded": "src/models/pangu-embed.cpp:3-11,27-52,76-138",
@@ -295,6 +301,12 @@ _UNIFORM = {
 
 _ROWS = (
     *(Architecture(name, (), source) for name, source in _UNIFORM.items()),
+    Architecture(
+        "openelm",
+        (),
+        "src/models/openelm.cpp:25-43,66-95",
+        by_layer=(*_HEADS, *_KV_HEADS, *_FFN),
+    ),
     Architecture("bert", (), "src/models/bert.cpp:6-20,43,102", unprovable=_NORMED_RESIDUAL),
     Architecture(
         "jina-bert-v2", (), "src/models/jina-bert-v2.cpp:3-12,25-60", unprovable=_NORMED_RESIDUAL
@@ -406,8 +418,9 @@ _ROWS = (
             Leading("hash_layer_count", inside="routed by token", outside="routed by score"),
         ),
         "src/models/deepseek4.cpp:20-39,51-61,96-183",
-        arrays=_CLAMP_ARRAYS,
         # The converter writes the model's list as it is, MTP entries past block_count included.
+        # llama.cpp wants at least one entry per block.
+        arrays=(*_CLAMP_ARRAYS, "attention.compress_ratios"),
         longer_arrays=("attention.compress_ratios",),
         unprovable=_MIXED_STREAMS,
     ),
@@ -524,6 +537,7 @@ _ROWS = (
         (_sliding(4, at=0), _DENSE_FIRST),
         "src/models/laguna.cpp:10-63,80-145,172-191",
         longer_arrays=_SWA_ARRAY,
+        by_layer=(*_HEADS, *_KV_HEADS),
     ),
     Architecture(
         "llama4",
@@ -602,6 +616,7 @@ _ROWS = (
         (_hybrid(LINEAR), _DENSE_FIRST),
         "src/models/bailingmoe3.cpp:18-27,67-75,82-159",
         arrays=_CLAMP_ARRAYS,
+        by_layer=_KV_HEADS,
         absent_mtp=True,
     ),
     Architecture(
@@ -612,6 +627,7 @@ _ROWS = (
             replace(_FFN_LISTED, at_end=True),
         ),
         "src/models/deci.cpp:28-76,101-150",
+        by_layer=(*_HEADS, *_KV_HEADS, *_FFN),
         empty_blocks=True,
     ),
     Architecture(
@@ -625,6 +641,7 @@ _ROWS = (
         (_SWA_LISTED, SharedTail("attention.shared_kv_layers")),
         "src/models/gemma4.cpp:6-11,66-112,136-140,183-273",
         longer_arrays=_SWA_ARRAY,
+        by_layer=(*_HEADS, *_KV_HEADS, *_FFN, *SWA_SIZES),
         gathered=(("per_layer_token_embd.weight", 0), ("per_layer_model_proj.weight", 1)),
         unprovable=_PER_LAYER_INPUT,
     ),
@@ -638,14 +655,29 @@ _ROWS = (
         "src/models/granite-swa.cpp:16-43,145-155,211-225",
         longer_arrays=(*_SWA_ARRAY, "attention.rope_pattern", *_DEEPSTACK_ARRAY),
     ),
-    Architecture("granitehybrid", (_hybrid(RECURRENT),), "src/models/granite-hybrid.cpp:22-127"),
-    Architecture("jamba", (_hybrid(RECURRENT),), "src/models/jamba.cpp:11-20,47-101"),
     Architecture(
-        "kimi-linear", (_hybrid(LINEAR), _DENSE_FIRST), "src/models/kimi-linear.cpp:15-31,43-166"
+        "granitehybrid",
+        (_hybrid(RECURRENT),),
+        "src/models/granite-hybrid.cpp:22-127",
+        by_layer=(*_HEADS, *_KV_HEADS),
     ),
-    Architecture("lfm2", (_hybrid(CONVOLUTION),), "src/models/lfm2.cpp:11-31,46-82"),
     Architecture(
-        "lfm2moe", (_hybrid(CONVOLUTION), _DENSE_FIRST), "src/models/lfm2moe.cpp:5-20,35-71"
+        "jamba", (_hybrid(RECURRENT),), "src/models/jamba.cpp:11-20,47-101", by_layer=_KV_HEADS
+    ),
+    Architecture(
+        "kimi-linear",
+        (_hybrid(LINEAR), _DENSE_FIRST),
+        "src/models/kimi-linear.cpp:15-31,43-166",
+        by_layer=_KV_HEADS,
+    ),
+    Architecture(
+        "lfm2", (_hybrid(CONVOLUTION),), "src/models/lfm2.cpp:11-31,46-82", by_layer=_KV_HEADS
+    ),
+    Architecture(
+        "lfm2moe",
+        (_hybrid(CONVOLUTION), _DENSE_FIRST),
+        "src/models/lfm2moe.cpp:5-20,35-71",
+        by_layer=_KV_HEADS,
     ),
     Architecture(
         "maple",
@@ -653,18 +685,21 @@ _ROWS = (
         "src/models/maple.cpp:4-22,76-108",
         arrays=("swiglu_clamp_exp",),
         longer_arrays=_SWA_ARRAY,
+        by_layer=_SWA_ROPE,
     ),
     Architecture(
         "mimo2",
         (_SWA_LISTED,),
         "src/models/mimo2.cpp:3-23,44-83,175-187",
         longer_arrays=_SWA_ARRAY,
+        by_layer=(*_HEADS, *_KV_HEADS),
         absent_mtp=True,
     ),
     Architecture(
         "nemotron_h",
         (_hybrid("no attention"), _FFN_LISTED),
         "src/models/nemotron-h.cpp:5-46,79-139,204-220",
+        by_layer=(*_HEADS, *_KV_HEADS, *_FFN, *_EXPERT_FFN),
     ),
     Architecture(
         "nemotron_h_moe",
@@ -674,7 +709,11 @@ _ROWS = (
     # Layer 0 also decides whether the model has RoPE at all; the head counts keep their entry 0.
     Architecture("plamo2", (_hybrid(RECURRENT),), "src/models/plamo2.cpp:4-33,59-103"),
     Architecture(
-        "spark2_5", (_SWA_LISTED,), "src/models/spark2-5.cpp:3-18,69-95", longer_arrays=_SWA_ARRAY
+        "spark2_5",
+        (_SWA_LISTED,),
+        "src/models/spark2-5.cpp:3-18,69-95",
+        longer_arrays=_SWA_ARRAY,
+        by_layer=(*_HEADS, *_KV_HEADS, *_SWA_ROPE),
     ),
     Architecture(
         "step35",
@@ -682,6 +721,7 @@ _ROWS = (
         "src/models/step35.cpp:3-35,62-127,201-330",
         arrays=_CLAMP_ARRAYS,
         longer_arrays=_SWA_ARRAY,
+        by_layer=(*_HEADS, *_KV_HEADS, *_SWA_ROPE),
         absent_mtp=True,
     ),
     # A layer uses the choice of an earlier one.
@@ -729,6 +769,7 @@ _ROWS = (
             ),
         ),
         "src/models/kimi-k3.cpp:28-50,82-165,273-329",
+        by_layer=_KV_HEADS,
     ),
     Architecture(
         "minimax-01",

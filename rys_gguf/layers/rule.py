@@ -229,8 +229,11 @@ class Architecture:
     """One entry of the table: an architecture's rules and where they stand in llama.cpp's source.
 
     `arrays` are per-layer keys beyond those that every architecture has and those of the rules.
-    `longer_arrays` may have more entries than there are blocks; the surplus is kept.
-    `bare_arrays` have no architecture prefix.
+    `longer_arrays` may have more entries than there are blocks; the surplus is kept. They also do
+    without entries for MTP blocks, unless they are among the `arrays`.
+    `bare_arrays` have no architecture prefix, and entries for the trunk only.
+    `by_layer` are the keys of every architecture that this one reads layer by layer everywhere, so
+    that the entry of layer 0 stands for no other layer.
     `gathered` are tensors of the whole model with one slice per trunk layer: (name, which
     dimension of ne holds the slices).
     `empty_blocks`: a block may have no tensors at all.
@@ -244,6 +247,7 @@ class Architecture:
     arrays: tuple[str, ...] = ()
     longer_arrays: tuple[str, ...] = ()
     bare_arrays: tuple[str, ...] = ()
+    by_layer: tuple[str, ...] = ()
     gathered: tuple[tuple[str, int], ...] = ()
     empty_blocks: bool = False
     absent_mtp: bool = False

@@ -517,6 +517,36 @@ def test_a_per_layer_array_of_another_length_is_refused() -> None:
     ].value == ["a", "b", "c", "d"]
 
 
+@pytest.mark.parametrize(
+    ("options", "lengths"),
+    [
+        ({"arrays": ("k",)}, {5}),
+        ({"longer_arrays": ("k",)}, {4, 5, 6, 7}),
+        ({"arrays": ("k",), "longer_arrays": ("k",)}, {5, 6, 7}),
+    ],
+)
+def test_the_length_of_an_array_depends_on_how_it_is_read(
+    options: dict[str, Any], lengths: set[int]
+) -> None:
+    """Four layers and an MTP block: with its entry, without a check, with a lower bound."""
+    for n in range(3, 8):
+        source = meta(4, 1, k=list(range(n)))
+        if n in lengths:
+            found = outcome(Rule(), source, "blocks:0,1", **options)
+            assert found.target.array("k") == [0, *range(n)]
+        else:
+            with pytest.raises(Refused, match=rf"a\.k has {n} entries for"):
+                outcome(Rule(), source, "blocks:0,1", **options)
+
+
+def test_choosers_are_listed_for_the_trunk_only() -> None:
+    """llama.cpp reads as many entries as there are layers without MTP blocks."""
+    rule = BoundToPreceding("k", "indexer")
+    assert outcome(rule, meta(4, 1, k=[1] * 4), "blocks:0,1").target.array("k") == [1] * 5
+    with pytest.raises(Refused, match=r"a\.k has 5 entries for 4 layers"):
+        outcome(rule, meta(4, 1, k=[1] * 5), "blocks:0,1")
+
+
 def test_an_array_sizes_the_model_by_its_first_entry() -> None:
     """A map may not put a layer first whose head count differs from layer 0's."""
     source = meta(3, attention__head_count=[4, 8, 4])
