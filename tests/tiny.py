@@ -79,6 +79,7 @@ def write(
     n_layers: int,
     *,
     n_mtp: int = 0,
+    mtp_is_absent: bool = False,
     sources: Sequence[int] | None = None,
     seed: int = 0,
     quantize: gguf.GGMLQuantizationType | None = None,
@@ -87,6 +88,7 @@ def write(
 ) -> Path:
     """Write a model of `n_layers` layers and `n_mtp` MTP blocks, and return its path.
 
+    mtp_is_absent: count the MTP blocks and give them entries in arrays, but no tensors.
     sources: make layer i as layer sources[i] would be, weights, kind and array entries alike;
     as many layers as there are sources, `n_layers` is then the size of the model they are of.
     quantize: the type of weight matrices whose rows allow it, instead of F32.
@@ -124,7 +126,7 @@ def write(
         writer.add_tensor(name, np.concatenate(parts, axis=1 - dim))
     for n, source in enumerate(build.sources):
         add(f"blk.{n}.", f"layer {source}", rule.layer(build, source))
-    for n in range(n_mtp):
+    for n in range(0 if mtp_is_absent else n_mtp):
         assert rule.mtp, f"{arch} has no MTP block"
         add(f"blk.{len(build.sources) + n}.", f"mtp {n}", rule.mtp(build))
     if unknown := options.keys() - build.taken:

@@ -72,6 +72,9 @@ _DEEPSTACK_ARRAY = ("deepstack_mapping",)
 # llama.cpp checks the length of these, and applies them layer by layer.
 _CLAMP_ARRAYS = ("swiglu_clamp_exp", "swiglu_clamp_shexp")
 
+# Which llama.cpp loads a file that lacks the MTP blocks it counts (nextn_flags, llama-model.cpp).
+_MTP_OPTIONAL_SINCE = "llama.cpp b11549 loads such a file, b11434 did not"
+
 # Why a layer that writes zeros does more than none (Architecture.unprovable).
 _MIXED_STREAMS = "every layer mixes the residual's streams, even if it adds nothing"
 _NORMED_RESIDUAL = "every layer norms the sum of its input and its output"
@@ -442,15 +445,27 @@ _ROWS = (
         absent_mtp=True,
     ),
     # Full attention once in a period.
-    Architecture("clef", (_INTERVAL,), "src/models/clef.cpp:8-22,58-80"),
-    Architecture("qwen35", (_INTERVAL,), "src/models/qwen35.cpp:4-39"),
-    Architecture("qwen35moe", (_INTERVAL,), "src/models/qwen35moe.cpp:4-43"),
-    Architecture("qwen3next", (_INTERVAL,), "src/models/qwen3next.cpp:4-41"),
+    Architecture(
+        "clef",
+        (_INTERVAL,),
+        "src/models/clef.cpp:8-22,58-80",
+        absent_mtp=_MTP_OPTIONAL_SINCE,
+    ),
+    Architecture(
+        "qwen35", (_INTERVAL,), "src/models/qwen35.cpp:4-39", absent_mtp=_MTP_OPTIONAL_SINCE
+    ),
+    Architecture(
+        "qwen35moe", (_INTERVAL,), "src/models/qwen35moe.cpp:4-43", absent_mtp=_MTP_OPTIONAL_SINCE
+    ),
+    Architecture(
+        "qwen3next", (_INTERVAL,), "src/models/qwen3next.cpp:4-41", absent_mtp=_MTP_OPTIONAL_SINCE
+    ),
     Architecture(
         "qwen4exp",
         (_INTERVAL, LayerIndex("ple.layers", "the layer with n-gram embeddings")),
         "src/models/qwen4exp.cpp:26-169,171-303,450-497",
         arrays=("attention.compress_ratios",),
+        absent_mtp=_MTP_OPTIONAL_SINCE,
         unprovable=_MIXED_STREAMS,
     ),
     Architecture(
@@ -635,6 +650,8 @@ _ROWS = (
         (_SWA_LISTED, _DENSE_FIRST),
         "src/models/dots3note.cpp:14-15,32-40,70-146",
         longer_arrays=(*_SWA_ARRAY, "attention.indexer.types"),
+        by_layer=(*_HEADS, *_KV_HEADS),
+        absent_mtp=True,
     ),
     Architecture(
         "gemma4",
@@ -705,9 +722,17 @@ _ROWS = (
         "nemotron_h_moe",
         (_hybrid("no attention"), _FFN_LISTED),
         "src/models/nemotron-h.cpp:5-46,79-183,252-307",
+        by_layer=(*_HEADS, *_KV_HEADS, *_FFN, *_EXPERT_FFN),
+        # Only here: without experts llama.cpp cannot size an MTP block, absent or not.
+        absent_mtp=_MTP_OPTIONAL_SINCE,
     ),
-    # Layer 0 also decides whether the model has RoPE at all; the head counts keep their entry 0.
-    Architecture("plamo2", (_hybrid(RECURRENT),), "src/models/plamo2.cpp:4-33,59-103"),
+    # Without heads in layer 0 the whole model has no RoPE, so they do not come or go there.
+    Architecture(
+        "plamo2",
+        (_hybrid(RECURRENT),),
+        "src/models/plamo2.cpp:4-33,59-103",
+        by_layer=(*_HEADS, *_KV_HEADS),
+    ),
     Architecture(
         "spark2_5",
         (_SWA_LISTED,),
@@ -744,6 +769,8 @@ _ROWS = (
         ),
         "src/models/glm5-next.cpp:18-72,79-185,945-954",
         arrays=_CLAMP_ARRAYS,
+        by_layer=(*_KV_HEADS, *_EXPERT_FFN),
+        absent_mtp=_MTP_OPTIONAL_SINCE,
         unprovable=_MIXED_STREAMS,
     ),
     Architecture(

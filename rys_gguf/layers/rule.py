@@ -237,7 +237,8 @@ class Architecture:
     `gathered` are tensors of the whole model with one slice per trunk layer: (name, which
     dimension of ne holds the slices).
     `empty_blocks`: a block may have no tensors at all.
-    `absent_mtp`: a file may count MTP blocks that it does not hold.
+    `absent_mtp`: a file may count MTP blocks that it does not hold; words tell which llama.cpp
+    loads it, where not every known one does.
     `unprovable` tells why a layer that writes zeros does not pass its input on, where that is so.
     """
 
@@ -250,7 +251,7 @@ class Architecture:
     by_layer: tuple[str, ...] = ()
     gathered: tuple[tuple[str, int], ...] = ()
     empty_blocks: bool = False
-    absent_mtp: bool = False
+    absent_mtp: bool | str = False
     unprovable: str = ""
 
 
