@@ -60,12 +60,22 @@ NOT_PER_LAYER = frozenset({
     "adapters.token_ids_substitute",
 })  # fmt: skip
 
+# What some of them read layer by layer everywhere (Architecture.by_layer).
+_HEADS, _KV_HEADS, _FFN = PER_LAYER[:1], PER_LAYER[1:2], PER_LAYER[2:3]
+_EXPERT_FFN = PER_LAYER[4:]
+# Sizes of layers with sliding windows; most loaders and graphs take those of layer 0 for all.
+_SWA_ROPE = ("rope.dimension_count_swa",)
+SWA_SIZES = ("attention.key_length_swa", "attention.value_length_swa", *_SWA_ROPE)
+
 # llama.cpp reads these into 512 slots without checking their length (llama-model-loader.cpp,
 # get_arr), and its own saver writes 512 entries.
 _SWA_ARRAY = ("attention.sliding_window_pattern",)
 _DEEPSTACK_ARRAY = ("deepstack_mapping",)
 # llama.cpp checks the length of these, and applies them layer by layer.
 _CLAMP_ARRAYS = ("swiglu_clamp_exp", "swiglu_clamp_shexp")
+
+# Which llama.cpp loads a file that lacks the MTP blocks it counts (nextn_flags, llama-model.cpp).
+_MTP_OPTIONAL_SINCE = "llama.cpp b11549 loads such a file, b11434 did not"
 
 # Why a layer that writes zeros does more than none, or the model gives no probabilities
 # (Architecture.unprovable).
@@ -87,6 +97,7 @@ _INTERVAL = Periodic(
     regular=LINEAR,
     default=4,
     period_key="full_attention_interval",
+    divides=True,
     array="attention.recurrent_layers",
     array_read_by="read by llama.cpp from mid-2026 on; engines that know only "
     "full_attention_interval (older llama.cpp, ik_llama.cpp) refuse the file",
@@ -276,7 +287,6 @@ _UNIFORM = {
     "nemotron": "src/models/nemotron.cpp:3-10,22-43,68-122",
     "olmo": "src/models/olmo.cpp:3-13,27-37,61-119",
     "olmoe": "src/models/olmoe.cpp:3-10,21-46,71-151",
-    "openelm": "src/models/openelm.cpp:25-43,66-95",
     "orion": "src/models/orion.cpp:3-10,21-36,61-116",
     "paddleocr": "src/models/models.h:2013-2022",
     "pangu-embedded": "src/models/pangu-embed.cpp:3-11,27-52,76-138",
@@ -304,6 +314,12 @@ _UNIFORM = {
 
 _ROWS = (
     *(Architecture(name, (), source) for name, source in _UNIFORM.items()),
+    Architecture(
+        "openelm",
+        (),
+        "src/models/openelm.cpp:25-43,66-95",
+        by_layer=(*_HEADS, *_KV_HEADS, *_FFN),
+    ),
     Architecture("bert", (), "src/models/bert.cpp:6-20,43,102", unprovable=_NORMED_RESIDUAL),
     Architecture(
         "jina-bert-v2", (), "src/models/jina-bert-v2.cpp:3-12,25-60", unprovable=_NORMED_RESIDUAL
@@ -418,8 +434,9 @@ _ROWS = (
             Leading("hash_layer_count", inside="routed by token", outside="routed by score"),
         ),
         "src/models/deepseek4.cpp:20-39,51-61,96-183",
-        arrays=_CLAMP_ARRAYS,
         # The converter writes the model's list as it is, MTP entries past block_count included.
+        # llama.cpp wants at least one entry per block.
+        arrays=(*_CLAMP_ARRAYS, "attention.compress_ratios"),
         longer_arrays=("attention.compress_ratios",),
         unprovable=_MIXED_STREAMS,
     ),
@@ -427,13 +444,18 @@ _ROWS = (
     Architecture(
         "ernie4_5-moe",
         # The loader reads experts from layer K on; the graph runs them only once in every step.
-        (_DENSE_FIRST, _EVERY_MOE_STEP),
+        (_DENSE_FIRST, replace(_EVERY_MOE_STEP, divides=True)),
         "src/models/ernie4-5-moe.cpp:26-27,63-76",
     ),
     Architecture(
         "glm4moe", (_DENSE_FIRST,), "src/models/glm4-moe.cpp:3-26,49-116", absent_mtp=True
     ),
-    Architecture("k2-horizon", (_DENSE_FIRST,), "src/models/k2-horizon.cpp:12-25,64-118,231-343"),
+    Architecture(
+        "k2-horizon",
+        (_DENSE_FIRST,),
+        "src/models/k2-horizon.cpp:12-25,64-118,231-343",
+        by_layer=_EXPERT_FFN,
+    ),
     Architecture("minimax-m3", (_DENSE_FIRST,), "src/models/minimax-m3.cpp:13-38,52-89,303,334"),
     Architecture(
         "mistral4",
@@ -442,16 +464,28 @@ _ROWS = (
         absent_mtp=True,
     ),
     # Full attention once in a period.
-    Architecture("clef", (_INTERVAL,), "src/models/clef.cpp:8-22,58-80", unprovable=_NO_TOKENS),
-    Architecture("qwen35", (_INTERVAL,), "src/models/qwen35.cpp:4-39"),
-    Architecture("qwen35moe", (_INTERVAL,), "src/models/qwen35moe.cpp:4-43"),
-    Architecture("qwen3next", (_INTERVAL,), "src/models/qwen3next.cpp:4-41", absent_mtp=True),
+    Architecture(
+        "clef",
+        (_INTERVAL,),
+        "src/models/clef.cpp:8-22,58-80",
+        absent_mtp=_MTP_OPTIONAL_SINCE,
+        unprovable=_NO_TOKENS,
+    ),
+    Architecture(
+        "qwen35", (_INTERVAL,), "src/models/qwen35.cpp:4-39", absent_mtp=_MTP_OPTIONAL_SINCE
+    ),
+    Architecture(
+        "qwen35moe", (_INTERVAL,), "src/models/qwen35moe.cpp:4-43", absent_mtp=_MTP_OPTIONAL_SINCE
+    ),
+    Architecture(
+        "qwen3next", (_INTERVAL,), "src/models/qwen3next.cpp:4-41", absent_mtp=_MTP_OPTIONAL_SINCE
+    ),
     Architecture(
         "qwen4exp",
         (_INTERVAL, LayerIndex("ple.layers", "the layer with n-gram embeddings")),
         "src/models/qwen4exp.cpp:26-169,171-302,449-496",
         arrays=("attention.compress_ratios",),
-        absent_mtp=True,
+        absent_mtp=_MTP_OPTIONAL_SINCE,
         unprovable=_MIXED_STREAMS,
     ),
     Architecture(
@@ -505,6 +539,7 @@ _ROWS = (
         (_sliding(6, always=True),),
         "src/models/gemma-embedding2.cpp:4-5,36-73,97-205,221-233",
         longer_arrays=_SWA_ARRAY,
+        by_layer=(*_HEADS, *_KV_HEADS, *SWA_SIZES),
         gathered=(("per_layer_model_proj.weight", 1),),
         unprovable=_NO_TOKENS,
     ),
@@ -547,6 +582,7 @@ _ROWS = (
         (_sliding(4, at=0), _DENSE_FIRST),
         "src/models/laguna.cpp:10-63,80-145,172-191",
         longer_arrays=_SWA_ARRAY,
+        by_layer=(*_HEADS, *_KV_HEADS),
     ),
     Architecture(
         "llama4",
@@ -626,6 +662,7 @@ _ROWS = (
         (_hybrid(LINEAR), _DENSE_FIRST),
         "src/models/bailingmoe3.cpp:18-27,67-69,76-153",
         arrays=_CLAMP_ARRAYS,
+        by_layer=_KV_HEADS,
         absent_mtp=True,
     ),
     Architecture(
@@ -636,6 +673,7 @@ _ROWS = (
             replace(_FFN_LISTED, at_end=True),
         ),
         "src/models/deci.cpp:28-76,101-150",
+        by_layer=(*_HEADS, *_KV_HEADS, *_FFN),
         empty_blocks=True,
     ),
     Architecture(
@@ -643,12 +681,15 @@ _ROWS = (
         (_SWA_LISTED, _DENSE_FIRST),
         "src/models/dots3note.cpp:14-15,32-40,70-146",
         longer_arrays=(*_SWA_ARRAY, "attention.indexer.types"),
+        by_layer=(*_HEADS, *_KV_HEADS),
+        absent_mtp=True,
     ),
     Architecture(
         "gemma4",
         (_SWA_LISTED, SharedTail("attention.shared_kv_layers")),
         "src/models/gemma4.cpp:6-11,66-112,136-140,192-282",
         longer_arrays=_SWA_ARRAY,
+        by_layer=(*_HEADS, *_KV_HEADS, *_FFN, *SWA_SIZES),
         gathered=(("per_layer_token_embd.weight", 0), ("per_layer_model_proj.weight", 1)),
         silenced=(Fill("layer_output_scale.weight", _ones),),
     ),
@@ -662,18 +703,32 @@ _ROWS = (
         "src/models/granite-swa.cpp:16-43,145-155,211-225",
         longer_arrays=(*_SWA_ARRAY, "attention.rope_pattern", *_DEEPSTACK_ARRAY),
     ),
-    Architecture("granitehybrid", (_hybrid(RECURRENT),), "src/models/granite-hybrid.cpp:22-127"),
-    Architecture("jamba", (_hybrid(RECURRENT),), "src/models/jamba.cpp:11-20,47-101"),
     Architecture(
-        "kimi-linear", (_hybrid(LINEAR), _DENSE_FIRST), "src/models/kimi-linear.cpp:15-31,43-166"
+        "granitehybrid",
+        (_hybrid(RECURRENT),),
+        "src/models/granite-hybrid.cpp:22-127",
+        by_layer=(*_HEADS, *_KV_HEADS),
+    ),
+    Architecture(
+        "jamba", (_hybrid(RECURRENT),), "src/models/jamba.cpp:11-20,47-101", by_layer=_KV_HEADS
+    ),
+    Architecture(
+        "kimi-linear",
+        (_hybrid(LINEAR), _DENSE_FIRST),
+        "src/models/kimi-linear.cpp:15-31,43-166",
+        by_layer=_KV_HEADS,
     ),
     Architecture(
         "lfm2",
         (_hybrid(CONVOLUTION), _DECISION_HEAD),
         "src/models/lfm2.cpp:14-18,29-45,51-74,94-130,302-311,446-453,511-565",
+        by_layer=_KV_HEADS,
     ),
     Architecture(
-        "lfm2moe", (_hybrid(CONVOLUTION), _DENSE_FIRST), "src/models/lfm2moe.cpp:5-20,35-71"
+        "lfm2moe",
+        (_hybrid(CONVOLUTION), _DENSE_FIRST),
+        "src/models/lfm2moe.cpp:5-20,35-71",
+        by_layer=_KV_HEADS,
     ),
     Architecture(
         "maple",
@@ -681,28 +736,43 @@ _ROWS = (
         "src/models/maple.cpp:4-22,76-108",
         arrays=("swiglu_clamp_exp",),
         longer_arrays=_SWA_ARRAY,
+        by_layer=_SWA_ROPE,
     ),
     Architecture(
         "mimo2",
         (_SWA_LISTED,),
         "src/models/mimo2.cpp:3-23,38-77,167-179",
         longer_arrays=_SWA_ARRAY,
+        by_layer=(*_HEADS, *_KV_HEADS),
         absent_mtp=True,
     ),
     Architecture(
         "nemotron_h",
         (_hybrid("no attention"), _FFN_LISTED),
         "src/models/nemotron-h.cpp:5-46,79-139,204-220",
+        by_layer=(*_HEADS, *_KV_HEADS, *_FFN, *_EXPERT_FFN),
     ),
     Architecture(
         "nemotron_h_moe",
         (_hybrid("no attention"), _FFN_LISTED),
         "src/models/nemotron-h.cpp:5-46,79-183,252-307",
+        by_layer=(*_HEADS, *_KV_HEADS, *_FFN, *_EXPERT_FFN),
+        # Only here: without experts llama.cpp cannot size an MTP block, absent or not.
+        absent_mtp=_MTP_OPTIONAL_SINCE,
     ),
-    # Layer 0 also decides whether the model has RoPE at all; the head counts keep their entry 0.
-    Architecture("plamo2", (_hybrid(RECURRENT),), "src/models/plamo2.cpp:4-33,59-103"),
+    # Without heads in layer 0 the whole model has no RoPE, so they do not come or go there.
     Architecture(
-        "spark2_5", (_SWA_LISTED,), "src/models/spark2-5.cpp:3-18,69-95", longer_arrays=_SWA_ARRAY
+        "plamo2",
+        (_hybrid(RECURRENT),),
+        "src/models/plamo2.cpp:4-33,59-103",
+        by_layer=(*_HEADS, *_KV_HEADS),
+    ),
+    Architecture(
+        "spark2_5",
+        (_SWA_LISTED,),
+        "src/models/spark2-5.cpp:3-18,69-95",
+        longer_arrays=_SWA_ARRAY,
+        by_layer=(*_HEADS, *_KV_HEADS, *_SWA_ROPE),
     ),
     Architecture(
         "step35",
@@ -710,6 +780,7 @@ _ROWS = (
         "src/models/step35.cpp:3-35,53-118,192-321",
         arrays=_CLAMP_ARRAYS,
         longer_arrays=_SWA_ARRAY,
+        by_layer=(*_HEADS, *_KV_HEADS, *_SWA_ROPE),
         absent_mtp=True,
     ),
     # A layer uses the choice of an earlier one.
@@ -732,6 +803,8 @@ _ROWS = (
         ),
         "src/models/glm5-next.cpp:18-69,76-183,1061-1070",
         arrays=_CLAMP_ARRAYS,
+        by_layer=(*_KV_HEADS, *_EXPERT_FFN),
+        absent_mtp=_MTP_OPTIONAL_SINCE,
         unprovable=_MIXED_STREAMS,
     ),
     Architecture(
@@ -757,6 +830,7 @@ _ROWS = (
             ),
         ),
         "src/models/kimi-k3.cpp:28-50,82-165,273-329",
+        by_layer=_KV_HEADS,
     ),
     Architecture(
         "minimax-01",

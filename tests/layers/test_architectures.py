@@ -144,20 +144,21 @@ def test_shared_kv_moves_with_the_window(tmp_path: Path, window: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arch", "options", "window", "schedule"),
+    ("arch", "options", "spec", "schedule"),
     [
-        ("gemma-embedding2", {}, "3,9", Schedule.PORTABLE),
-        ("gemma-embedding2", {}, "4,8", Schedule.EXPLICIT),
-        ("lfm2", {"decision": 2}, "3,5", Schedule.PORTABLE),
-        ("lfm2", {"decision": 2}, "0,10", Schedule.PORTABLE),
-        ("modern-bert", {}, "3,9", Schedule.PORTABLE),
-        ("modern-bert", {}, "4,6", Schedule.EXPLICIT),
-        ("modern-bert", {"decision": 3}, "1,7", Schedule.PORTABLE),
-        ("modern-bert", {"decision": 3}, "2,9", Schedule.EXPLICIT),
+        ("gemma-embedding2", {}, "blocks:3,9", Schedule.PORTABLE),
+        ("gemma-embedding2", {}, "blocks:4,8", Schedule.EXPLICIT),
+        ("gemma-embedding2", {}, "layers:5,0..11", Schedule.EXPLICIT),
+        ("lfm2", {"decision": 2}, "blocks:3,5", Schedule.PORTABLE),
+        ("lfm2", {"decision": 2}, "blocks:0,10", Schedule.PORTABLE),
+        ("modern-bert", {}, "blocks:3,9", Schedule.PORTABLE),
+        ("modern-bert", {}, "blocks:4,6", Schedule.EXPLICIT),
+        ("modern-bert", {"decision": 3}, "blocks:1,7", Schedule.PORTABLE),
+        ("modern-bert", {"decision": 3}, "blocks:2,9", Schedule.EXPLICIT),
     ],
 )
 def test_an_embedding_model_embeds_as_its_map_says(
-    tmp_path: Path, arch: str, options: dict[str, Any], window: str, schedule: Schedule
+    tmp_path: Path, arch: str, options: dict[str, Any], spec: str, schedule: Schedule
 ) -> None:
     """There are no probabilities to prove it by, so it must equal a model built directly.
 
@@ -165,7 +166,7 @@ def test_an_embedding_model_embeds_as_its_map_says(
     """
     source = tiny.write(tmp_path / "m.gguf", arch, N, **options)
     out, direct = tmp_path / "out.gguf", tmp_path / "direct.gguf"
-    layer_map = LayerMap.parse(f"blocks:{window}", N)
+    layer_map = LayerMap.parse(spec, N)
     with Model(source) as model:
         write_plan(make_plan(model, layer_map, schedule=schedule), out)
     assert find_problems(out, source) == []
