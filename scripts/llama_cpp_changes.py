@@ -19,11 +19,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rys_gguf.layers import architectures
-from rys_gguf.layers.architectures import ARCHITECTURES, CHECKED_AGAINST, NOT_PER_LAYER, PER_LAYER
+from rys_gguf.layers.architectures import ARCHITECTURES, NOT_PER_LAYER, PER_LAYER
 from rys_gguf.layers.rule import Architecture
 from rys_gguf.layers.schedule import Schedule
 
 RECORD = Path(__file__).with_name("llama_cpp_read.txt")
+TABLE_FILE = Path(architectures.__file__)
 NAMES_FILE, MODEL_FILE, MODELS = "src/llama-arch.cpp", "src/llama-model.cpp", "src/models"
 WHOLE = "whole"
 # The function that makes the model of an architecture.
@@ -341,6 +342,17 @@ def differences(old: Tree, new: Tree, paths: Iterable[str]) -> Iterator[str]:
         yield from lines
 
 
+def write_record(tree: Tree, build: str) -> None:
+    """Write the checksums of a tree that was read, and its build, which the table names too."""
+    record = take(tree, ARCHITECTURES)
+    if missing := [f"{path} {part}" for (path, part), digest in record.items() if digest == "-"]:
+        sys.exit("not in this tree:\n" + "\n".join(missing))
+    RECORD.write_text(as_text(build, record))
+    text = TABLE_FILE.read_text()
+    line = f'CHECKED_AGAINST = "{build}"'
+    TABLE_FILE.write_text(re.sub(r"^CHECKED_AGAINST = .*$", line, text, flags=re.MULTILINE))
+
+
 def main() -> None:
     """Compare, and with --move or --record write what was found."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -350,17 +362,9 @@ def main() -> None:
     parser.add_argument("--move", action="store_true", help="write the new line numbers")
     parser.add_argument("--record", metavar="BUILD", help="record TREE, which was read, as BUILD")
     args = parser.parse_args()
-    table_file = Path(architectures.__file__)
     tree, old = Tree(args.tree), Tree(args.old) if args.old else None
     if args.record:
-        record = take(tree, ARCHITECTURES)
-        if missing := [
-            f"{path} {part}" for (path, part), digest in record.items() if digest == "-"
-        ]:
-            sys.exit("not in this tree:\n" + "\n".join(missing))
-        RECORD.write_text(as_text(args.record, record))
-        text = table_file.read_text().replace(f'"{CHECKED_AGAINST}"', f'"{args.record}"')
-        table_file.write_text(text.replace(f" {CHECKED_AGAINST};", f" {args.record};"))
+        write_record(tree, args.record)
         return
     build, record = read_record(RECORD.read_text())
     changes = compare(take(old, ARCHITECTURES) if old else record, tree, ARCHITECTURES, old)
@@ -370,7 +374,7 @@ def main() -> None:
         files = [path for path, _ in [*changes.shared, *changes.changed]] + changes.elsewhere
         print("\n".join(differences(old, tree, dict.fromkeys(files))))
     if args.move:
-        table_file.write_text(moved(table_file.read_text(), changes, ARCHITECTURES))
+        TABLE_FILE.write_text(moved(TABLE_FILE.read_text(), changes, ARCHITECTURES))
     sys.exit(bool(changes))
 
 

@@ -1,7 +1,7 @@
 """The table: what llama.cpp makes of a layer's position, one entry per architecture.
 
-The entries were read from llama.cpp's source at b11549; each names the file and its lines. To add
-an architecture, add an entry, and a model of it to the tests.
+The entries were read from llama.cpp's source, of the build `CHECKED_AGAINST`; each names the file
+and its lines. To add an architecture, add an entry, and a model of it to the tests.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,11 @@ TABLE = {
     )
 }
 FILES = {
+    "src/llama-hparams.h": "#define LLAMA_MAX_LAYERS 512\n",
+    "src/llama-hparams.cpp": "n_head\n",
+    "src/llama-model-loader.cpp": "get_arr\n",
+    "ggml/include/ggml.h": "    enum ggml_type {\n        GGML_TYPE_F32 = 0,\n    };\n",
+    "ggml/src/ggml.c": "static type_traits[GGML_TYPE_COUNT] = {\n    x,\n};\n",
     "src/llama-arch.cpp": """\
     { LLM_ARCH_PLAIN, "plain" },
     { LLM_ARCH_LEAD,  "lead"  },
@@ -52,6 +58,19 @@ void llama_model_base::load_hparams(llama_model_loader & ml) {
 }
 void llama_model_base::load_vocab(llama_model_loader & ml) {
     two();
+}
+void llama_model_base::load_swa_pattern(llama_model_loader & ml) {
+}
+llama_model_base::nextn_flags_t llama_model_base::nextn_flags(llama_model_loader & ml) const {
+}
+void llama_model_base::create_tensor_qkv(llama_layer & layer, int bid,
+        int flags) {
+}
+llama_memory_i * llama_model::create_memory(const llama_cparams & cparams) const {
+}
+void llama_prec_policy::load(llama_model_loader & ml, const llama_model & model) {
+}
+const char * llama_model_chat_template(const llama_model * model, const char * name) {
 }
 """,
     "src/llama-model.h": "#define LLAMA_LOAD_LOCALS \\\n    int a; \\\n    int b;\nint c;\n",
@@ -202,6 +221,42 @@ def test_the_record_is_that_of_the_table() -> None:
     for path, lines in tool.cited_parts(ARCHITECTURES).items():
         assert {part for p, part in recorded if p == path} == {"whole", *lines}, path
     assert "-" not in record.values()
+
+
+def test_a_newer_tree_is_read_and_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The whole way: record, compare with a newer tree, move the numbers, record that one."""
+    table = tmp_path / "table.py"
+    table.write_text(
+        'CHECKED_AGAINST = "b1"\n"plain", (), "src/models/plain.cpp:2-3,5"  # since b1\n'
+    )
+    monkeypatch.setattr(tool, "TABLE_FILE", table)
+    monkeypatch.setattr(tool, "RECORD", tmp_path / "read.txt")
+    monkeypatch.setattr(tool, "ARCHITECTURES", TABLE)
+
+    def main(*args: str | Path) -> int:
+        monkeypatch.setattr(sys, "argv", ["llama_cpp_changes.py", *map(str, args)])
+        try:
+            tool.main()
+        except SystemExit as end:
+            return int(end.code or 0)
+        return 0
+
+    old = tree(tmp_path / "old").root
+    new = tree(
+        tmp_path / "new", {"models/plain.cpp": "zero\n" + FILES["src/models/plain.cpp"]}
+    ).root
+    assert main(old, "--record", "b2") == 0
+    assert main(old) == 0
+    assert "of llama.cpp b2\nnothing changed" in capsys.readouterr().out
+    assert main(new, "--move") == 1
+    moved = TABLE["plain"].source.replace("2-3,5", "3-4,6")
+    assert f'"{moved}"' in table.read_text()
+    monkeypatch.setitem(TABLE, "plain", replace(TABLE["plain"], source=moved))
+    assert main(new, "--record", "b3") == 0
+    assert main(new) == 0
+    assert table.read_text() == f'CHECKED_AGAINST = "b3"\n"plain", (), "{moved}"  # since b1\n'
 
 
 def script(*args: str | Path) -> subprocess.CompletedProcess[str]:
