@@ -23,6 +23,7 @@ from rys_gguf.layers.rules import (
     Leading,
     Listed,
     Looped,
+    Needed,
     Periodic,
     Pin,
     SharedTail,
@@ -102,11 +103,15 @@ _INTERVAL = Periodic(
     array_read_by="read by llama.cpp from mid-2026 on; engines that know only "
     "full_attention_interval (older llama.cpp, ik_llama.cpp) refuse the file",
     whole=True,
+    kept=(FULL, LINEAR),
 )
 
 
-def _sliding(default: int, *, at: int = -1, always: bool = False) -> Periodic:
-    """Full attention once in `default` layers; with `always` even without a sliding_window."""
+def _sliding(default: int, *, at: int = -1, always: bool = False, cached: bool = True) -> Periodic:
+    """Full attention once in `default` layers; with `always` even without a sliding_window.
+
+    Models with a KV cache need a layer with a sliding window; encoders are not `cached`.
+    """
     return Periodic(
         special=FULL,
         regular=SLIDING,
@@ -117,17 +122,26 @@ def _sliding(default: int, *, at: int = -1, always: bool = False) -> Periodic:
         array="attention.sliding_window_pattern",
         array_read_by="read by current llama.cpp; older engines may ignore it without a word and "
         "run the layers by position",
+        kept=(SLIDING,) if cached else (),
     )
 
 
 def _hybrid(other: str) -> Listed:
     """Layers without K/V heads run as `other`."""
-    return Listed("attention.head_count_kv", nonzero=FULL, zero=other)
+    return Listed("attention.head_count_kv", nonzero=FULL, zero=other, kept=(FULL, other))
 
 
 # These loaders read the array only; they have no default and no period.
-_SWA_LISTED = Listed("attention.sliding_window_pattern", nonzero=SLIDING, zero=FULL)
+_SWA_LISTED = Listed(
+    "attention.sliding_window_pattern", nonzero=SLIDING, zero=FULL, kept=(SLIDING,)
+)
 _FFN_LISTED = Listed("feed_forward_length", nonzero="FFN", zero="no FFN")
+# A layer without attention and without FFN is recurrent.
+_NEMOTRON_PARTS = (
+    replace(_hybrid("no attention"), kept=(FULL,)),
+    _FFN_LISTED,
+    Needed(RECURRENT, (("attention.head_count_kv", 0), ("feed_forward_length", 0))),
+)
 _DENSE_FIRST = Leading("leading_dense_block_count", inside=DENSE, outside=EXPERTS)
 _EVERY_MOE_STEP = Periodic(
     special=EXPERTS, regular=DENSE, default=1, period_key="interleave_moe_layer_step"
@@ -432,6 +446,7 @@ _ROWS = (
                 "attention.compress_ratios", nonzero="compressed attention", zero="sliding window"
             ),
             Leading("hash_layer_count", inside="routed by token", outside="routed by score"),
+            Needed("compressed attention with an indexer", (("attention.compress_ratios", 4),)),
         ),
         "src/models/deepseek4.cpp:20-39,51-61,96-183",
         # The converter writes the model's list as it is, MTP entries past block_count included.
@@ -529,14 +544,14 @@ _ROWS = (
     ),
     Architecture(
         "gemma-embedding",
-        (_sliding(6, always=True),),
+        (_sliding(6, always=True, cached=False),),
         "src/models/gemma-embedding.cpp:4-5,91-93",
         longer_arrays=_SWA_ARRAY,
         unprovable=_NO_TOKENS,
     ),
     Architecture(
         "gemma-embedding2",
-        (_sliding(6, always=True),),
+        (_sliding(6, always=True, cached=False),),
         "src/models/gemma-embedding2.cpp:4-5,36-73,97-205,221-233",
         longer_arrays=_SWA_ARRAY,
         by_layer=(*_HEADS, *_KV_HEADS, *SWA_SIZES),
@@ -604,7 +619,7 @@ _ROWS = (
     Architecture(
         "modern-bert",
         (
-            _sliding(3, at=0),
+            _sliding(3, at=0, cached=False),
             Anchored(1, "it has no norm before its attention, and only layer 0 may lack one"),
             _DECISION_HEAD,
         ),
@@ -686,7 +701,11 @@ _ROWS = (
     ),
     Architecture(
         "gemma4",
-        (_SWA_LISTED, SharedTail("attention.shared_kv_layers")),
+        (
+            # Full attention alone uses rope_freqs.weight, and an unused tensor is an error.
+            replace(_SWA_LISTED, kept=(FULL, SLIDING)),
+            SharedTail("attention.shared_kv_layers"),
+        ),
         "src/models/gemma4.cpp:6-11,66-112,136-140,192-282",
         longer_arrays=_SWA_ARRAY,
         by_layer=(*_HEADS, *_KV_HEADS, *_FFN, *SWA_SIZES),
@@ -748,13 +767,13 @@ _ROWS = (
     ),
     Architecture(
         "nemotron_h",
-        (_hybrid("no attention"), _FFN_LISTED),
+        _NEMOTRON_PARTS,
         "src/models/nemotron-h.cpp:5-46,79-139,204-220",
         by_layer=(*_HEADS, *_KV_HEADS, *_FFN, *_EXPERT_FFN),
     ),
     Architecture(
         "nemotron_h_moe",
-        (_hybrid("no attention"), _FFN_LISTED),
+        _NEMOTRON_PARTS,
         "src/models/nemotron-h.cpp:5-46,79-183,252-307",
         by_layer=(*_HEADS, *_KV_HEADS, *_FFN, *_EXPERT_FFN),
         # Only here: without experts llama.cpp cannot size an MTP block, absent or not.

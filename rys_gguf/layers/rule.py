@@ -274,6 +274,20 @@ class Architecture:
     unprovable: str = ""
 
 
+def lost_kinds(
+    meant: tuple[str, ...], runs: tuple[str, ...], kept: tuple[str, ...]
+) -> list[Conflict]:
+    """One conflict for each kind of layer that the map leaves out and llama.cpp cannot do without.
+
+    Its memory has a part for each kind, and aborts where that would be empty.
+    """
+    return [
+        Conflict(f"no layer would run as {kind} any more, and llama.cpp aborts without one")
+        for kind in kept
+        if kind in meant and kind not in runs
+    ]
+
+
 def kind_conflicts(
     meant: tuple[str, ...],
     runs: tuple[str, ...],

@@ -149,6 +149,7 @@ def test_shared_kv_moves_with_the_window(tmp_path: Path, window: str) -> None:
         ("gemma-embedding2", {}, "blocks:3,9", Schedule.PORTABLE),
         ("gemma-embedding2", {}, "blocks:4,8", Schedule.EXPLICIT),
         ("gemma-embedding2", {}, "layers:5,0..11", Schedule.EXPLICIT),
+        ("gemma-embedding2", {}, "layers:5,11", Schedule.EXPLICIT),
         ("lfm2", {"decision": 2}, "blocks:3,5", Schedule.PORTABLE),
         ("lfm2", {"decision": 2}, "blocks:0,10", Schedule.PORTABLE),
         ("modern-bert", {}, "blocks:3,9", Schedule.PORTABLE),

@@ -9,7 +9,7 @@ from gguf.constants import GGUFValueType
 
 from rys_gguf.formats.header import KV
 from rys_gguf.layers.layer_map import LayerMap
-from rys_gguf.layers.rule import Condition, Conflict, Metadata, Rule, holds
+from rys_gguf.layers.rule import Condition, Conflict, Metadata, Rule, holds, lost_kinds
 from rys_gguf.layers.schedule import Schedule
 
 
@@ -19,13 +19,14 @@ class Listed(Rule):
 
     The array is gathered like every other, so any map is legal; the rule shows the kinds and
     checks them. Where the key is missing or a scalar, all layers are alike. With `at_end` the last
-    output must not be `zero`.
+    output must not be `zero`. Of the kinds in `kept` a layer must be left.
     """
 
     key: str
     nonzero: str
     zero: str
     at_end: bool = False
+    kept: tuple[str, ...] = ()
 
     def arrays(self) -> tuple[str, ...]:
         return (self.key,)
@@ -44,9 +45,12 @@ class Listed(Rule):
     def conflicts(
         self, source: Metadata, target: Metadata, layer_map: LayerMap, schedule: Schedule
     ) -> list[Conflict]:
-        kinds = self.kinds(target)
-        if not self.at_end or kinds is None or kinds[-1] == self.nonzero:
-            return Rule.conflicts(self, source, target, layer_map, schedule)
+        meant, runs = self.kinds(source), self.kinds(target)
+        if meant is None or runs is None:
+            return []
+        if not self.at_end or runs[-1] == self.nonzero:
+            conflicts = Rule.conflicts(self, source, target, layer_map, schedule)
+            return [*conflicts, *lost_kinds(meant, runs, self.kept)]
         out = len(layer_map) - 1
         return [
             Conflict(f"output {out} (source {layer_map[out]}) is {self.zero} and cannot be last")
@@ -54,6 +58,27 @@ class Listed(Rule):
 
     def statement(self) -> str:
         return f"{self.nonzero} where {self.key} is not 0, {self.zero} where it is"
+
+
+@dataclass(frozen=True, slots=True)
+class Needed(Rule):
+    """If a layer of the source is `what`, one of the output must be: llama.cpp aborts otherwise.
+
+    Such a layer has these numbers in `entries`, pairs of an array's key and a number.
+    """
+
+    what: str
+    entries: tuple[tuple[str, int], ...]
+
+    def conflicts(
+        self, source: Metadata, target: Metadata, layer_map: LayerMap, schedule: Schedule
+    ) -> list[Conflict]:
+        lists = [(source.array(key), number) for key, number in self.entries]
+        meant = tuple(
+            self.what if all(items and items[n] == number for items, number in lists) else ""
+            for n in range(source.n_trunk)
+        )
+        return lost_kinds(meant, tuple(meant[s] for s in layer_map.sources), (self.what,))
 
 
 @dataclass(frozen=True, slots=True)
