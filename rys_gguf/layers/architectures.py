@@ -110,7 +110,9 @@ _INTERVAL = Periodic(
 def _sliding(default: int, *, at: int = -1, always: bool = False, cached: bool = True) -> Periodic:
     """Full attention once in `default` layers; with `always` even without a sliding_window.
 
-    Models with a KV cache need a layer with a sliding window; encoders are not `cached`.
+    Models with a KV cache need a layer with a sliding window. Encoders are not `cached`, and need
+    a layer of either kind: llama.cpp aborts on a mask that no layer reads (llama-graph.cpp,
+    llm_graph_input_attn_no_cache).
     """
     return Periodic(
         special=FULL,
@@ -122,7 +124,7 @@ def _sliding(default: int, *, at: int = -1, always: bool = False, cached: bool =
         array="attention.sliding_window_pattern",
         array_read_by="read by current llama.cpp; older engines may ignore it without a word and "
         "run the layers by position",
-        kept=(SLIDING,) if cached else (),
+        kept=(SLIDING,) if cached else (FULL, SLIDING),
     )
 
 

@@ -149,7 +149,6 @@ def test_shared_kv_moves_with_the_window(tmp_path: Path, window: str) -> None:
         ("gemma-embedding2", {}, "blocks:3,9", Schedule.PORTABLE),
         ("gemma-embedding2", {}, "blocks:4,8", Schedule.EXPLICIT),
         ("gemma-embedding2", {}, "layers:5,0..11", Schedule.EXPLICIT),
-        ("gemma-embedding2", {}, "layers:5,11", Schedule.EXPLICIT),
         ("lfm2", {"decision": 2}, "blocks:3,5", Schedule.PORTABLE),
         ("lfm2", {"decision": 2}, "blocks:0,10", Schedule.PORTABLE),
         ("modern-bert", {}, "blocks:3,9", Schedule.PORTABLE),
@@ -206,6 +205,26 @@ def test_what_an_embedding_model_refuses_does_not_load(
         write_plan(make_plan(model, layer_map), tmp_path / "out.gguf")
     with pytest.raises(EngineFailed, match="tensor"):
         embeddings(tmp_path / "out.gguf")
+
+
+@pytest.mark.parametrize(
+    ("arch", "spec"),
+    [
+        ("gemma-embedding2", "layers:5,11"),
+        ("gemma-embedding2", "layers:0,1"),
+        ("modern-bert", "layers:0,3"),
+    ],
+)
+def test_an_encoder_keeps_a_layer_of_each_kind(tmp_path: Path, arch: str, spec: str) -> None:
+    """Full or sliding attention alone is loaded, and aborts at the first text."""
+    source = tiny.write(tmp_path / "m.gguf", arch, N)
+    layer_map = LayerMap.parse(spec, N)
+    with Model(source) as model, pytest.raises(Refused, match="aborts without"):
+        make_plan(model, layer_map, schedule=Schedule.EXPLICIT)
+    direct = tmp_path / "direct.gguf"
+    tiny.write(direct, arch, N, sources=layer_map.sources, pattern=True)
+    with pytest.raises(EngineFailed, match="GGML_ASSERT"):
+        embeddings(direct)
 
 
 def test_the_naive_copy_of_an_embedding_model_differs(tmp_path: Path) -> None:
