@@ -18,7 +18,7 @@ from rys_gguf.layers.architectures import ARCHITECTURES
 from scripts.naive import naive_plan
 from tests import tiny
 from tests.command import fails
-from tests.engine import OPTIONS, embeddings
+from tests.engine import OPTIONS, embeddings, logprobs
 
 N = 12
 
@@ -283,6 +283,29 @@ def test_a_map_may_leave_out_all_layers_of_a_kind(
     with Model(source) as model:
         write_plan(make_plan(model, LayerMap.parse(spec, N)), tmp_path / "out.gguf")
     assert find_problems(tmp_path / "out.gguf", source) == []
+
+
+def test_an_interval_of_zero_is_refused_where_it_is_read(tmp_path: Path) -> None:
+    """llama.cpp divides by it, unless the file lists the kinds itself."""
+    extra = {".full_attention_interval": 0}
+    source = tiny.write(tmp_path / "m.gguf", "qwen35", N, extra=extra)
+    message = fails("plan", source, "--blocks", "4,8")
+    assert "qwen35.full_attention_interval is 0; llama.cpp divides by it" in message
+    with pytest.raises(EngineFailed, match="SIGFPE"):
+        logprobs(source, [[1, 50, 60]])
+    tiny.write(source, "qwen35", N, extra=extra, recurrent_layers=True)
+    assert proven(source, "4,8", tmp_path / "out.gguf").holds()
+
+
+@pytest.mark.parametrize("n_shared", [7, 8, 9])
+def test_two_layers_of_gemma4_keep_kv_of_their_own(tmp_path: Path, n_shared: int) -> None:
+    """llama.cpp aborts on a count that leaves fewer."""
+    extra = {".attention.shared_kv_layers": n_shared}
+    source = tiny.write(tmp_path / "m.gguf", "gemma4", 8, extra=extra)
+    message = fails("plan", source, "--blocks", "2,4")
+    assert f"shared_kv_layers is {n_shared}; of 8 layers the first two" in message
+    with pytest.raises(EngineFailed, match="n_layer_kv_from_start >= 2"):
+        logprobs(source, [[1, 50, 60]])
 
 
 @pytest.mark.parametrize(("n", "window"), [(64, "4,8"), (60, "4,8")])

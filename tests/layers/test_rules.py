@@ -10,6 +10,7 @@ import pytest
 
 from rys_gguf import LayerMap, Refused, Schedule
 from rys_gguf.formats.header import KV
+from rys_gguf.layers.architectures import PER_LAYER
 from rys_gguf.layers.carry import Carried, ModelRules
 from rys_gguf.layers.rule import Architecture, Metadata, Rescale, Rule
 from rys_gguf.layers.rules import (
@@ -542,6 +543,18 @@ def test_a_per_layer_array_of_another_length_is_refused() -> None:
     assert outcome(Rule(), meta(4, tags=["a", "b", "c", "d"]), "blocks:0,1").target.kvs[
         "a.tags"
     ].value == ["a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize("type_", [T.INT32, T.FLOAT32, T.UINT64])
+@pytest.mark.parametrize("key", PER_LAYER)
+def test_sizes_that_every_architecture_has_are_numbers(key: str, type_: T) -> None:
+    """Whether a rule reads them or not: in one for all layers, and in a list."""
+    value = -4 if type_ is T.INT32 else 4
+    one = meta(3).with_kv(KV.of(f"a.{key}", type_, value))
+    several = meta(3).with_kv(KV.of(f"a.{key}", T.ARRAY, [4, 4, value], item_type=type_))
+    for source in (one, several):
+        with pytest.raises(Refused, match=rf"a\.{key} is .*; llama.cpp expects"):
+            outcome(Rule(), source, "blocks:0,1")
 
 
 @pytest.mark.parametrize(
