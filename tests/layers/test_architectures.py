@@ -146,6 +146,8 @@ def test_shared_kv_moves_with_the_window(tmp_path: Path, window: str) -> None:
 @pytest.mark.parametrize(
     ("arch", "options", "spec", "schedule"),
     [
+        ("gemma-embedding", {}, "blocks:3,9", Schedule.PORTABLE),
+        ("gemma-embedding", {}, "blocks:4,8", Schedule.EXPLICIT),
         ("gemma-embedding2", {}, "blocks:3,9", Schedule.PORTABLE),
         ("gemma-embedding2", {}, "blocks:4,8", Schedule.EXPLICIT),
         ("gemma-embedding2", {}, "layers:5,0..11", Schedule.EXPLICIT),
@@ -210,6 +212,7 @@ def test_what_an_embedding_model_refuses_does_not_load(
 @pytest.mark.parametrize(
     ("arch", "spec"),
     [
+        ("gemma-embedding", "layers:5,11"),
         ("gemma-embedding2", "layers:5,11"),
         ("gemma-embedding2", "layers:0,1"),
         ("modern-bert", "layers:0,3"),
@@ -227,9 +230,10 @@ def test_an_encoder_keeps_a_layer_of_each_kind(tmp_path: Path, arch: str, spec: 
         embeddings(direct)
 
 
-def test_the_naive_copy_of_an_embedding_model_differs(tmp_path: Path) -> None:
+@pytest.mark.parametrize("arch", ["gemma-embedding", "modern-bert"])
+def test_the_naive_copy_of_an_embedding_model_differs(tmp_path: Path, arch: str) -> None:
     """Sliding windows by position: the refused copy loads and embeds something else."""
-    source = tiny.write(tmp_path / "m.gguf", "modern-bert", N)
+    source = tiny.write(tmp_path / "m.gguf", arch, N)
     layer_map = LayerMap.parse("blocks:4,6", N)
     assert "sliding-window attention" in fails("plan", source, "--blocks", "4,6")
     with Model(source) as model:
