@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 
 from gguf.constants import GGUFValueType
 
-from rys_gguf.errors import Refused
 from rys_gguf.formats.header import KV
 from rys_gguf.formats.limits import MAX_LAYERS
 from rys_gguf.formats.model import Model
@@ -29,6 +28,7 @@ from rys_gguf.layers.layer_map import LayerMap
 from rys_gguf.layers.rule import Architecture, Conflict, Metadata, Rescale
 from rys_gguf.layers.rules import CountSwitch
 from rys_gguf.layers.schedule import Schedule
+from rys_gguf.text import printable
 
 _HEADS = "attention.head_count"
 
@@ -99,9 +99,9 @@ class ModelRules:
             if isinstance(kv.raw, bytes) and kv.n_items in lengths:
                 arrays[key] = kv
             elif is_known:
-                raise Refused(
-                    f"{key} has {kv.n_items} entries for {_blocks(meta, lengths[0])}: the source "
-                    f"itself is inconsistent"
+                raise meta.refuse(
+                    f"{printable(key)} has {kv.n_items} entries for {_blocks(meta, lengths[0])}: "
+                    f"the source itself is inconsistent"
                 )
         return arrays
 
@@ -185,7 +185,14 @@ class ModelRules:
 def metadata_of(model: Model) -> Metadata:
     """A model's metadata as the rules read it."""
     kvs = {kv.key: kv for kv in model.header.kvs}
-    return Metadata(model.architecture, kvs, model.n_trunk, model.n_mtp, model.header.byteorder)
+    return Metadata(
+        model.architecture,
+        kvs,
+        model.n_trunk,
+        model.n_mtp,
+        model.header.byteorder,
+        model.name,
+    )
 
 
 def rescale_note(rescale: Rescale, factor: float) -> str:
