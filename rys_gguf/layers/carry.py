@@ -122,7 +122,7 @@ class ModelRules:
         """
         source, target = self.meta, self._gathered(layer_map)
         conflicts = [
-            *_first_entry_conflicts(self.arch, source, target),
+            *_first_entry_conflicts(self.arch, source, target, layer_map),
             *_first_window_conflicts(self.arch, source, layer_map),
             *_count_conflicts(source, target),
         ]
@@ -227,12 +227,14 @@ def _count_conflicts(source: Metadata, target: Metadata) -> Iterator[Conflict]:
 
 
 def _first_entry_conflicts(
-    arch: Architecture, source: Metadata, target: Metadata
+    arch: Architecture, source: Metadata, target: Metadata, layer_map: LayerMap
 ) -> Iterator[Conflict]:
     """Where entry 0 of an array also stands for other layers, and would be another one.
 
     n_head(), n_ff() and the like without a layer are those of layer 0 (llama-hparams.h).
     """
+    if layer_map[0] == 0:
+        return
     for suffix in PER_LAYER:
         old, new = source.array(suffix), target.array(suffix)
         if not old or not new or old[0] == new[0]:
@@ -253,17 +255,20 @@ def _first_window_conflicts(
     n_rot() and n_embd_head_k() without a layer are those of layer 0, which depend on whether that
     one has a sliding window (llama-hparams.cpp).
     """
-    kinds = [k for rule in arch.rules if (k := rule.kinds(source)) is not None]
-    if all((k[0] == SLIDING) == (k[layer_map[0]] == SLIDING) for k in kinds):
+    sizes = {key: source.scalar(key) for key in SWA_SIZES if key not in arch.by_layer}
+    own = [key for key, n in sizes.items() if n not in (None, source.scalar(key[:-4]))]
+    if not own or layer_map[0] == 0:
         return
-    for key in SWA_SIZES:
-        size = source.scalar(key)
-        if key not in arch.by_layer and size not in (None, source.scalar(key[:-4])):
-            yield Conflict(
+    kinds = [k for rule in arch.rules if (k := rule.kinds(source)) is not None]
+    if any((k[0] == SLIDING) != (k[layer_map[0]] == SLIDING) for k in kinds):
+        yield from (
+            Conflict(
                 f"source {layer_map[0]} would be the first layer, whose attention is not that of "
-                f"layer 0, and {source.architecture}.{key} is {size}: llama.cpp sizes the whole "
-                f"model by layer 0"
+                f"layer 0, and {source.architecture}.{key} is {sizes[key]}: llama.cpp sizes the "
+                f"whole model by layer 0"
             )
+            for key in own
+        )
 
 
 def _heads_are_free(source: Metadata, old: list[int], new: list[int]) -> bool:
