@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from gguf.constants import GGUFValueType
 
@@ -46,7 +47,7 @@ class Carried:
     scales: Mapping[Rescale, float]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ModelRules:
     """A model's metadata and the rules of its architecture."""
 
@@ -75,7 +76,8 @@ class ModelRules:
         texts = [text for rule in self.arch.rules if (text := rule.describe(self.meta))]
         return tuple(texts) or ("every layer alike",)
 
-    def per_layer_arrays(self) -> dict[str, KV]:
+    @cached_property
+    def per_layer_arrays(self) -> Mapping[str, KV]:
         """The KVs under the architecture's prefix that hold one value per block, by their key.
 
         Raises Refused if a key known to be per layer has a length, a type or a number that
@@ -173,7 +175,7 @@ class ModelRules:
         count = kvs[source.architecture + ".block_count"]
         n_blocks = len(layer_map) + source.n_mtp
         kvs[count.key] = KV.of(count.key, count.type, n_blocks, byteorder=count.byteorder)
-        for key, kv in self.per_layer_arrays().items():
+        for key, kv in self.per_layer_arrays.items():
             items = kv.items
             gathered = [items[s] for s in layer_map.sources] + items[source.n_trunk :]
             assert kv.item_type is not None  # it is an array
@@ -255,12 +257,12 @@ def _first_window_conflicts(
     n_rot() and n_embd_head_k() without a layer are those of layer 0, which depend on whether that
     one has a sliding window (llama-hparams.cpp).
     """
+    if layer_map[0] == 0:
+        return
     sizes = {key: source.scalar(key) for key in SWA_SIZES if key not in arch.by_layer}
     own = [key for key, n in sizes.items() if n not in (None, source.scalar(key[:-4]))]
-    if not own or layer_map[0] == 0:
-        return
     kinds = [k for rule in arch.rules if (k := rule.kinds(source)) is not None]
-    if any((k[0] == SLIDING) != (k[layer_map[0]] == SLIDING) for k in kinds):
+    if own and any((k[0] == SLIDING) != (k[layer_map[0]] == SLIDING) for k in kinds):
         yield from (
             Conflict(
                 f"source {layer_map[0]} would be the first layer, whose attention is not that of "

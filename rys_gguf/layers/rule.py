@@ -10,7 +10,7 @@ Keys are given without the architecture's prefix throughout.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -261,7 +261,7 @@ class Architecture:
 
 
 def lost_kinds(
-    meant: tuple[str, ...], runs: tuple[str, ...], kept: tuple[str, ...]
+    meant: Collection[str], runs: Collection[str], kept: tuple[str, ...]
 ) -> list[Conflict]:
     """One conflict for each kind of layer that the map leaves out and llama.cpp cannot do without.
 
