@@ -294,7 +294,7 @@ def test_an_interval_of_zero_is_refused_where_it_is_read(tmp_path: Path) -> None
     extra = {".full_attention_interval": 0}
     source = tiny.write(tmp_path / "m.gguf", "qwen35", N, extra=extra)
     message = fails("plan", source, "--blocks", "4,8")
-    assert "qwen35.full_attention_interval is 0; llama.cpp divides by it" in message
+    assert "m.gguf: qwen35.full_attention_interval is 0; llama.cpp divides by it" in message
     with pytest.raises(EngineFailed, match="SIGFPE"):
         logprobs(source, [[1, 50, 60]])
     tiny.write(source, "qwen35", N, extra=extra, recurrent_layers=True)

@@ -78,7 +78,7 @@ class Needed(Rule):
             self.what if all(items and items[n] == number for items, number in lists) else ""
             for n in range(source.n_trunk)
         )
-        return lost_kinds(meant, tuple(meant[s] for s in layer_map.sources), (self.what,))
+        return lost_kinds(meant, {meant[s] for s in layer_map.sources}, (self.what,))
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,7 +124,7 @@ class Periodic(Rule):
         conflicts = kind_conflicts(
             meant, runs, layer_map, self.describe_position(source), curable=curable
         )
-        conflicts += lost_kinds(meant, tuple(meant[s] for s in layer_map.sources), self.kept)
+        conflicts += lost_kinds(meant, {meant[s] for s in layer_map.sources}, self.kept)
         period = self.period(source)
         demanded = self.whole and portable and self.applies(source) and period
         if demanded and source.n_trunk % period == 0 and target.n_trunk % period:
