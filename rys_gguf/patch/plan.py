@@ -89,7 +89,7 @@ def make_plan(
     carried = rules.carry(layer_map, schedule)
     if carried.conflicts:
         raise refusal(model, rules, layer_map, schedule, carried.conflicts)
-    require_complete(model, rules.arch)
+    layer_notes = require_complete(model, rules.arch)
     require_vocabulary(model)
     memory = added_memory(model, rules.meta, layer_map)
     tensors = plan_tensors(model, layer_map, rules.arch, carried.scales)
@@ -99,7 +99,7 @@ def make_plan(
     header = Header(
         model.header.version, model.header.byteorder, kvs, tuple(t.target for t in tensors)
     )
-    notes = (*carried.notes, *_file_notes(model, header))
+    notes = (*carried.notes, *layer_notes, *_file_notes(model, header))
     return Plan(model, rules, layer_map, schedule, header, tensors, memory, notes)
 
 
