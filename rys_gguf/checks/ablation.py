@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,6 +76,18 @@ def silence(model: Model, arch: Architecture, layers: Iterable[int]) -> Iterator
                 raise model.refuse(f"not provable this way: {shown}, expected F32")
             values = fill.values(int(np.prod(tensor.ne)))
             yield Edit(model.data(tensor).span, np.asarray(values, f32).tobytes())
+
+
+def nudge(model: Model, tensors: Collection[str], by: float) -> Iterator[Edit]:
+    """The edits that multiply the F32 tensors `blk.N.{tensor}` of every trunk layer by 1 + `by`."""
+    f32 = np.dtype(np.float32).newbyteorder(model.header.byteorder)
+    for layer in model.layers[: model.n_trunk]:
+        for tensor in layer:
+            is_f32 = tensor.type == GGMLQuantizationType.F32
+            if is_f32 and tensor.name.split(".", 2)[2] in tensors:
+                span = model.data(tensor).span
+                values = np.frombuffer(b"".join(model.read(span)), f32).astype(np.float64)
+                yield Edit(span, (values * (1 + by)).astype(f32).tobytes())
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from rys_gguf import LayerMap, Model, make_plan, write_plan
+from rys_gguf import LayerMap, Model, Schedule, make_plan, write_plan
+from rys_gguf.checks.ablation import edited_copy, nudge
 from rys_gguf.checks.prove import Proof, n_passes, prove
 from rys_gguf.checks.variant import VariantPair
 from rys_gguf.errors import Refused, RysError
@@ -46,7 +48,7 @@ def test_prove_passes_on_what_apply_writes(pair: tuple[Path, Path]) -> None:
     report = json.loads(run("prove", out, "--source", source, "--json").stdout)
     assert report["ok"] is True
     assert [sorted(result) for result in report["results"]] == [
-        ["divergence", "exact", "max_difference", "outputs", "positions", "silenced"]
+        ["divergence", "exact", "max_difference", "outputs", "positions", "rounding", "silenced"]
     ] * 2
 
 
@@ -54,7 +56,8 @@ def test_prove_names_the_outputs_that_differ(tmp_path: Path) -> None:
     """Layers copied by renaming only: exactly the outputs whose kind changed are named."""
     source = tiny.write(tmp_path / "m.gguf", "gemma3", 12)
     naive = tiny.write(tmp_path / "naive.gguf", "gemma3", 12, sources=[*range(8), *range(4, 12)])
-    message = fails_with_output("prove", naive, "--source", source, "--blocks", "4,8")
+    call = ("prove", naive, "--source", source, "--blocks", "4,8", "--threads", "1")
+    message = fails_with_output(*call)
     # Layers 5 and 11 have full attention by position, in the variant too: 9, 11 and 15 are wrong.
     assert (
         "outputs 9 (source 5), 11 (source 7), 15 (source 11) do not run as their sources" in message
@@ -152,6 +155,43 @@ def test_a_network_without_weights_is_silenced(
 ) -> None:
     """Where the graph expects other tensors than the file has, the layer's norm alone writes."""
     assert proof_of(tmp_path, arch, "blocks:4,8", **options).holds()
+
+
+def test_a_rescaled_variant_is_proven_up_to_its_rounding(tmp_path: Path) -> None:
+    """Exactly 62 layers: attn_q_norm makes up for the attention scale, but for its rounding."""
+    source = tiny.write(tmp_path / "m.gguf", "gemma3", 62)
+    out = tmp_path / "out.gguf"
+    call = ("apply", source, "--blocks", "6,12", "--schedule", "explicit", "-o", out)
+    assert run(*call).returncode == 0
+    done = run("prove", out, "--source", source, "--threads", "1")
+    assert done.returncode == 0, done.stderr
+    assert re.search(
+        r"68 outputs runs as its source within 0\.0\d+ nats, which rounding the rescaled "
+        r"attn_q_norm\.weight may make",
+        done.stdout,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arch", "n_layers", "tensor"),
+    [("gemma3", 62, "attn_q_norm.weight"), ("gemma2", 46, "attn_q.scale")],
+)
+def test_a_wrong_rescale_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arch: str, n_layers: int, tensor: str
+) -> None:
+    """The tolerance that follows from a rescale is far below what a wrong factor does."""
+    monkeypatch.setattr("rys_gguf.checks.prove._MAX_LOCATED", 0)  # the search takes a minute
+    source = tiny.write(tmp_path / "m.gguf", arch, n_layers)
+    layer_map = LayerMap.parse("blocks:6,12", n_layers)
+    with Model(source) as model:
+        plan = make_plan(model, layer_map, schedule=Schedule.EXPLICIT)
+        write_plan(plan, tmp_path / "right.gguf")
+    with Model(tmp_path / "right.gguf") as right:
+        edits = nudge(right, [tensor], 0.03)
+        with edited_copy(right, edits, tmp_path) as wrong:
+            proof = prove(VariantPair(wrong, source, layer_map), OPTIONS)
+    assert not proof.holds()
+    assert min(r.max_difference / r.rounding for r in proof.results) > 2
 
 
 def test_an_architecture_without_a_proof_is_refused(tmp_path: Path) -> None:
