@@ -771,6 +771,7 @@ ARCHITECTURES: dict[str, Arch] = {
         _plain(_PRE_NORMS | _QK_NORMS | _qkv() | _ffn(gate=False)), keys=_apertus_keys
     ),
     "bert": _bert(),
+    "llada": _plain(_PRE_NORMS | _qkv() | _ffn()),
     "smollm3": _plain(_PRE_NORMS | _qkv() | _ffn()),
     "gemma2": _sliding(2, _GEMMA_LAYER, _heads(_GEMMA_HEAD), output=False),
     "gemma3": _sliding(6, _GEMMA_LAYER | _GEMMA_QK_NORMS, _heads(_GEMMA_HEAD), output=False),
@@ -795,3 +796,6 @@ ARCHITECTURES: dict[str, Arch] = {
     "qwen35moe": _qwen35(_shared_moe, _moe_keys(_EXPERT_FF)),
     "qwen3next": _qwen35(_shared_moe, _moe_keys(_EXPERT_FF), fused_ba=True),
 }
+
+# An embedding model and a diffusion model: llama-server completes no text with them.
+WITHOUT_NEXT_TOKEN = frozenset({"bert", "llada"})

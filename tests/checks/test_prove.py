@@ -127,7 +127,11 @@ def test_a_gemma_4_that_borrows_from_other_layers_fails(tmp_path: Path) -> None:
     assert prove(VariantPair(naive, source, layer_map), OPTIONS).differing == (10, 11, 12, 13)
 
 
-PROVABLE = [arch for arch in tiny.ARCHITECTURES if not ARCHITECTURES[arch].unprovable]
+PROVABLE = sorted(
+    arch
+    for arch in tiny.ARCHITECTURES.keys() - tiny.WITHOUT_NEXT_TOKEN
+    if not ARCHITECTURES[arch].unprovable
+)
 # What most rules allow: whole periods, on one side of leading and of last layers.
 SPECS = ("layers:0..3,3,8..11", "layers:0..11,4..11", "layers:0..3,0..11", "layers:0..5,0..11")
 
@@ -296,3 +300,25 @@ def test_the_progress_counts_every_pass(pair: tuple[Path, Path]) -> None:
     steps: list[int] = []
     assert prove(both, OPTIONS, progress=steps.append).holds()
     assert sum(steps) == n_passes(both) == 4
+
+
+@pytest.mark.parametrize("arch", sorted(tiny.WITHOUT_NEXT_TOKEN))
+def test_a_model_without_a_next_token_is_one_message(tmp_path: Path, arch: str) -> None:
+    """Diffusion and embedding models: one line says which commands cannot serve them, and why."""
+    source = tiny.write(tmp_path / "m.gguf", arch, 6)
+    out = tmp_path / "out.gguf"
+    assert run("apply", source, "--blocks", "2,4", "-o", out).returncode == 0
+    commands = [
+        ("smoke", out),
+        ("probe", source),
+        ("sweep", source, "--sizes", "2,1", "-o", tmp_path / "run"),
+        *([] if ARCHITECTURES[arch].unprovable else [("prove", out, "--source", source)]),
+    ]
+    for call in commands:
+        message = fails_with_output(*call).splitlines()[-1]
+        assert re.fullmatch(
+            r"Error: (m|out)\.gguf: llama-server predicts no next token .* prove, smoke, .*",
+            message,
+        ), message
+    done = run("validate", out, "--source", source)
+    assert re.findall(r"^(\w+) +open", done.stderr, re.MULTILINE) == ["load", "prove", "smoke"]
