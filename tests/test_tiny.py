@@ -93,11 +93,11 @@ def test_equal_sources_have_equal_weights(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("arch", tiny.ARCHITECTURES)
-def test_64_layers_stay_below_5_mb(tmp_path: Path, arch: str) -> None:
+def test_64_layers_stay_below_10_mb(tmp_path: Path, arch: str) -> None:
     """Deep models are cheap."""
     n_mtp = 1 if tiny.ARCHITECTURES[arch].mtp else 0
     path = tiny.write(tmp_path / "m.gguf", arch, 64, n_mtp=n_mtp)
-    assert path.stat().st_size < 5_000_000
+    assert path.stat().st_size < 10_000_000
 
 
 def test_equal_arguments_give_equal_bytes(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
     write(tmp_path / "m.gguf", "qwen35", 24, n_mtp=1, recurrent_layers=True)
 
 The layouts are those of llama.cpp's loaders (src/models); widths are as small as they allow, so
-that a file of 64 layers stays below 5 MB. Weights depend on the seed, the source layer and the
+that a file of 64 layers stays below 10 MB. Weights depend on the seed, the source layer and the
 tensor's name only. So a model in which layers repeat can also be written directly, with
 `sources=[0, 1, 2, 1, 2, 3]`: that file is what a patched one has to equal, bit for bit.
 """
@@ -413,6 +413,10 @@ def _dense_lead(build: Build) -> dict[str, Any]:
 def _lead_ffn(build: Build, n: int) -> Tensors:
     if n < build.option("leading_dense", 2):
         return _ffn()
+    return _experts()
+
+
+def _experts() -> Tensors:
     return _moe() | _ffn("_shexp", _EXPERT_FF) | {"exp_probs_b.bias": (_EXPERTS,)}
 
 
@@ -555,10 +559,9 @@ def _jamba() -> Arch:
     return _hybrid(mamba, _ssm_keys(rank), _qkv(), _PRE_NORMS | _ffn())
 
 
-def _granitehybrid() -> Arch:
-    heads = 2
+def _mamba2(heads: int) -> Tensors:
     conv = _INNER + 2 * _SSM_STATE
-    mamba2: Tensors = {
+    return {
         "ssm_in.weight": (N_EMBD, _INNER + conv + heads),
         "ssm_conv1d.weight": (4, conv),
         "ssm_conv1d.bias": (conv,),
@@ -568,9 +571,28 @@ def _granitehybrid() -> Arch:
         "ssm_norm.weight": (_INNER, 1),
         "ssm_out.weight": (_INNER, N_EMBD),
     }
+
+
+def _granitehybrid() -> Arch:
+    heads = 2
     scales = {".attention.scale": 0.25, ".embedding_scale": 1.5, ".residual_scale": 0.5}
     keys = _ssm_keys(heads) | scales | {".logit_scale": 1.0}
-    return _hybrid(mamba2, keys, _qkv(), _PRE_NORMS | _ffn())
+    return _hybrid(_mamba2(heads), keys, _qkv(), _PRE_NORMS | _ffn())
+
+
+def _nemotron_h() -> Arch:
+    """Each layer is one part of a block: recurrent, attention or FFN, in turn."""
+    heads = 2
+    parts = (_mamba2(heads), _qkv(), _ffn(gate=False))
+
+    def keys(build: Build) -> dict[str, Any]:
+        part = {
+            ".attention.head_count_kv": build.per_layer(lambda n: _KV_HEADS if n % 3 == 1 else 0),
+            ".feed_forward_length": build.per_layer(lambda n: _FF if n % 3 == 2 else 0),
+        }
+        return _heads() | _ssm_keys(heads) | part | {".attention.layer_norm_epsilon": 1e-5}
+
+    return Arch(keys, lambda _, n: _norms("attn_norm") | parts[n % 3], _ends())
 
 
 def _lfm2() -> Arch:
@@ -583,6 +605,225 @@ def _lfm2() -> Arch:
     arch = _hybrid(conv, keys, _QK_NORMS | _qkv(), _PRE_NORMS | _ffn())
     ends: Tensors = {"token_embd.weight": (N_EMBD, N_VOCAB), **_norms("token_embd_norm")}
     return replace(arch, globals=lambda _: ends)
+
+
+# -- hybrids of KDA and MLA, with an MTP block -----------------------------------------------------
+
+_RANK = 16
+_MLA_HEAD = 16
+
+
+def _kda_keys(build: Build, rope: int) -> dict[str, Any]:
+    """MLA on the last of every four layers; MTP blocks have it as well."""
+    return {
+        **_heads(),
+        **_moe_keys(),
+        **_dense_lead(build),
+        ".attention.head_count_kv": build.per_layer(lambda n: int(n % 4 == 3), mtp=1),
+        ".attention.key_length": _RANK + rope,
+        ".attention.value_length": _RANK,
+        ".attention.key_length_mla": _MLA_HEAD + rope,
+        ".attention.value_length_mla": _MLA_HEAD,
+        ".attention.kv_lora_rank": _RANK,
+        ".rope.dimension_count": rope,
+        ".ssm.conv_kernel": 4,
+        ".kda.head_dim": _HEAD,
+        ".kda.gate_lower_bound": -5.0,
+        ".expert_shared_count": 1,
+        ".expert_gating_func": 2,
+    }
+
+
+def _kda(a: tuple[int, ...]) -> Tensors:
+    inner = _HEADS * _HEAD
+    return {
+        **{f"ssm_conv1d_{part}.weight": (4, 1, inner) for part in "qkv"},
+        **{f"attn_{part}.weight": (N_EMBD, inner) for part in "qkv"},
+        "ssm_beta.weight": (N_EMBD, _HEADS),
+        "ssm_a": a,
+        "ssm_dt.bias": (inner,),
+        "ssm_norm.weight": (_HEAD,),
+        "attn_output.weight": (inner, N_EMBD),
+    }
+
+
+def _mla(rope: int) -> Tensors:
+    return {
+        **_norms("attn_kv_a_norm", width=_RANK),
+        "attn_kv_a_mqa.weight": (N_EMBD, _RANK + rope),
+        "attn_k_b.weight": (_MLA_HEAD, _RANK, _HEADS),
+        "attn_v_b.weight": (_RANK, _MLA_HEAD, _HEADS),
+        "attn_output.weight": (_HEADS * _MLA_HEAD, N_EMBD),
+    }
+
+
+def _nextn() -> Tensors:
+    joint = {"nextn.eh_proj.weight": (2 * N_EMBD, N_EMBD)}
+    return joint | _norms("nextn.enorm", "nextn.hnorm")
+
+
+def _bailingmoe3() -> Arch:
+    rope = 8
+    inner = _HEADS * _HEAD
+    gates: Tensors = {f"ssm_{part}_a.weight": (N_EMBD, inner) for part in "fg"}
+    kda = _kda((1, _HEADS)) | gates
+    mla = _mla(rope) | {
+        "attn_q.weight": (N_EMBD, _HEADS * (_MLA_HEAD + rope)),
+        "attn_gate.weight": (N_EMBD, _HEADS),
+    }
+
+    def layer(build: Build, n: int) -> Tensors:
+        return _PRE_NORMS | (mla if n % 4 == 3 else kda) | _lead_ffn(build, n)
+
+    def mtp(_: Build) -> Tensors:
+        return _PRE_NORMS | mla | _experts() | _nextn() | _norms("layer_output_norm")
+
+    return Arch(lambda b: _kda_keys(b, rope), layer, _ends(), mtp)
+
+
+_STREAMS = 4
+_MIXES = (2 + _STREAMS) * _STREAMS
+
+
+def _stream_keys() -> dict[str, Any]:
+    return {
+        ".hyper_connection.count": _STREAMS,
+        ".hyper_connection.sinkhorn_iterations": 2,
+        ".hyper_connection.epsilon": 1e-6,
+    }
+
+
+def _streams() -> Tensors:
+    """What mixes the four streams of the residual before each half of a layer."""
+    tensors: Tensors = {}
+    for part in ("attn", "ffn"):
+        tensors |= {
+            f"hc_{part}_fn.weight": (_STREAMS * N_EMBD, _MIXES),
+            f"hc_{part}_base.weight": (_MIXES,),
+            f"hc_{part}_scale.weight": (3,),
+        }
+    return tensors
+
+
+def _glm5_next() -> Arch:
+    """Option indexer_types: which layers choose tokens for themselves; not written if None."""
+    heads, width, pool = 2, 32, 2
+
+    def keys(build: Build) -> dict[str, Any]:
+        types = build.option("indexer_types", None)
+        return {
+            **_kda_keys(build, 0),
+            **_stream_keys(),
+            ".attention.q_lora_rank": _RANK,
+            ".attention.indexer.head_count": heads,
+            ".attention.indexer.key_length": width,
+            ".attention.indexer.top_k": 4,
+            ".attention.indexer.kpool": pool,
+            ".attention.indexer.types": types and [types[n] for n in build.sources],
+        }
+
+    gates: Tensors = {}
+    for part in "fg":
+        gates[f"ssm_{part}_a.weight"] = (N_EMBD, _HEAD)
+        gates[f"ssm_{part}_b.weight"] = (_HEAD, _HEADS * _HEAD)
+    kda = _kda((_HEADS,)) | gates
+    mla = {
+        **_mla(0),
+        **_norms("attn_q_a_norm", width=_RANK),
+        "attn_q_a.weight": (N_EMBD, _RANK),
+        "attn_q_b.weight": (_RANK, _HEADS * _MLA_HEAD),
+        "indexer.k_norm.weight": (width,),
+        "indexer.k_norm.bias": (width,),
+        "indexer.proj.weight": (N_EMBD, heads),
+        "indexer.attn_k.weight": (N_EMBD, width),
+        "indexer.attn_q_b.weight": (_RANK, heads * width),
+        "indexer_compressor_gate.weight": (N_EMBD, width),
+        "indexer_compressor_ape.weight": (width, pool),
+    }
+
+    def layer(build: Build, n: int) -> Tensors:
+        mixer = mla if n % 4 == 3 else kda
+        return _PRE_NORMS | _streams() | mixer | _lead_ffn(build, n)
+
+    def mtp(_: Build) -> Tensors:
+        return _PRE_NORMS | mla | _experts() | _nextn()
+
+    return Arch(keys, layer, _ends(), mtp)
+
+
+def _deepseek4() -> Arch:
+    """Sliding windows, and compressed attention of both kinds, in turn."""
+    head, groups, rank = 32, 2, 16
+    heads, width = 2, 64  # llama.cpp divides by zero where the indexer is as wide as a head
+    ratios = (0, 4, 128)
+
+    def keys(build: Build) -> dict[str, Any]:
+        return {
+            **_heads(head),
+            **_moe_keys(),
+            **_stream_keys(),
+            ".rope.dimension_count": head // 2,
+            ".attention.q_lora_rank": rank,
+            ".attention.sliding_window": build.option("window", WINDOW),
+            ".attention.indexer.head_count": heads,
+            ".attention.indexer.key_length": width,
+            ".attention.indexer.top_k": 4,
+            ".attention.output_group_count": groups,
+            ".attention.output_lora_rank": rank,
+            ".attention.compress_ratios": build.per_layer(lambda n: ratios[n % 3], mtp=0),
+            ".attention.compress_rope_freq_base": 160000.0,
+            ".hash_layer_count": 0,
+            ".swiglu_clamp_exp": 10.0,
+            ".expert_shared_count": 1,
+            ".expert_weights_scale": 1.0,
+            ".expert_weights_norm": True,
+            ".expert_gating_func": 4,
+        }
+
+    common: Tensors = {
+        **_PRE_NORMS,
+        **_streams(),
+        **_experts(),
+        **_norms("attn_q_a_norm", width=rank),
+        **_norms("attn_kv_a_norm", width=head),
+        "attn_sinks.weight": (_HEADS,),
+        "attn_q_a.weight": (N_EMBD, rank),
+        "attn_q_b.weight": (rank, _HEADS * head),
+        "attn_kv.weight": (N_EMBD, head),
+        "attn_output_a.weight": (_HEADS * head // groups, rank, groups),
+        "attn_output_b.weight": (groups * rank, N_EMBD),
+    }
+    indexer = {
+        "indexer.proj.weight": (N_EMBD, heads),
+        "indexer.attn_q_b.weight": (rank, heads * width),
+    }
+
+    def compressor(name: str, n: int, out: int, ratio: int) -> Tensors:
+        return {
+            f"{name}_compressor_kv.weight": (N_EMBD, out),
+            f"{name}_compressor_gate.weight": (N_EMBD, out),
+            f"{name}_compressor_ape.weight": (out, ratio),
+            f"{name}_compressor_norm.weight": (n,),
+        }
+
+    more: tuple[Tensors, ...] = (
+        {},
+        compressor("attn", head, 2 * head, 4)
+        | compressor("indexer", width, 2 * width, 4)
+        | indexer,
+        compressor("attn", head, head, 128),
+    )
+    ends: Tensors = {
+        "output_hc_fn.weight": (_STREAMS * N_EMBD, _STREAMS),
+        "output_hc_base.weight": (_STREAMS,),
+        "output_hc_scale.weight": (1,),
+    }
+    return Arch(
+        keys,
+        lambda _, n: common | more[n % 3],
+        lambda b: _ends()(b) | ends,
+        lambda _: common | _nextn(),
+    )
 
 
 # -- Gemma 4: the last layers read the keys and values of earlier ones ---------------------------
@@ -752,8 +993,7 @@ def _qwen35(ffn: Callable[[], Tensors], keys: dict[str, Any], *, fused_ba: bool 
         return mixer | ffn()
 
     def mtp(_: Build) -> Tensors:
-        joint = {"nextn.eh_proj.weight": (2 * N_EMBD, N_EMBD)}
-        return _gated_attention() | ffn() | joint | _norms("nextn.enorm", "nextn.hnorm")
+        return _gated_attention() | ffn() | _nextn()
 
     return Arch(lambda b: _qwen35_keys(b) | keys, layer, _ends(), mtp)
 
@@ -791,6 +1031,10 @@ ARCHITECTURES: dict[str, Arch] = {
     "jamba": _jamba(),
     "granitehybrid": _granitehybrid(),
     "lfm2": _lfm2(),
+    "nemotron_h": _nemotron_h(),
+    "bailingmoe3": _bailingmoe3(),
+    "glm5-next": _glm5_next(),
+    "deepseek4": _deepseek4(),
     "gemma4": _gemma4(),
     "qwen35": _qwen35(_ffn, {}),
     "qwen35moe": _qwen35(_shared_moe, _moe_keys(_EXPERT_FF)),
