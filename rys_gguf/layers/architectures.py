@@ -66,7 +66,7 @@ _DEEPSTACK_ARRAY = ("deepstack_mapping",)
 _CLAMP_ARRAYS = ("swiglu_clamp_exp", "swiglu_clamp_shexp")
 
 # Why a layer that writes zeros does more than none (Architecture.unprovable).
-_MIXED_STREAMS = "every layer mixes the residual's streams, even if it adds nothing"
+_MIXED_STREAMS = "AltUp scales and mixes the residual's streams in every layer"
 _NORMED_RESIDUAL = "every layer norms the sum of its input and its output"
 
 
@@ -76,6 +76,25 @@ def _ones(n: int) -> list[float]:
 
 def _zeros(n: int) -> list[float]:
     return [0.0] * n
+
+
+def _no_mixing(n: int) -> list[float]:
+    """hc_*_base of a layer that keeps its k streams apart.
+
+    Weights of the input, weights of the output, and logits whose softmax is the identity.
+    """
+    k = int((n + 1) ** 0.5) - 1
+    return [0.0] * (2 * k) + [0.0 if i == j else -1e4 for i in range(k) for j in range(k)]
+
+
+# The streams stay apart where nothing but hc_*_base sets their mixing. The epsilon that Sinkhorn's
+# normalisation adds (deepseek4.cpp, build_hc_sinkhorn) would still mix a millionth of each.
+_STREAMS_APART = tuple(
+    Fill(f"hc_{half}_{part}.weight", values)
+    for half in ("attn", "ffn")
+    for part, values in (("scale", _zeros), ("base", _no_mixing))
+)
+_STREAM_EPSILON = ("hyper_connection.epsilon",)
 
 
 _INTERVAL = Periodic(
@@ -416,7 +435,8 @@ _ROWS = (
         arrays=_CLAMP_ARRAYS,
         # The converter writes the model's list as it is, MTP entries past block_count included.
         longer_arrays=("attention.compress_ratios",),
-        unprovable=_MIXED_STREAMS,
+        silenced=_STREAMS_APART,
+        zeroed=_STREAM_EPSILON,
     ),
     Architecture("dots1", (_DENSE_FIRST,), "src/models/dots1.cpp:5-6,29-66,137"),
     Architecture(
@@ -445,7 +465,6 @@ _ROWS = (
         (_INTERVAL, LayerIndex("ple.layers", "the layer with n-gram embeddings")),
         "src/models/qwen4exp.cpp:26-169,171-303,450-497",
         arrays=("attention.compress_ratios",),
-        unprovable=_MIXED_STREAMS,
     ),
     Architecture(
         "afmoe",
@@ -711,7 +730,8 @@ _ROWS = (
         ),
         "src/models/glm5-next.cpp:18-72,79-185,945-954",
         arrays=_CLAMP_ARRAYS,
-        unprovable=_MIXED_STREAMS,
+        silenced=_STREAMS_APART,
+        zeroed=_STREAM_EPSILON,
     ),
     Architecture(
         "hy_v4",
@@ -721,7 +741,6 @@ _ROWS = (
         ),
         "src/models/hy-v4.cpp:24-68,94-154,430-443",
         arrays=("swiglu_clamp_exp",),
-        unprovable=_MIXED_STREAMS,
     ),
     # Properties that no map can keep, and models that are no stack of layers.
     Architecture(
