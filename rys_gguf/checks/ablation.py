@@ -92,6 +92,25 @@ def _zeroed(model: Model, suffix: str) -> Edit | None:
     return Edit(Span(offset, len(kv.raw)))
 
 
+def disturb(model: Model, layers: Iterable[int], silenced: Iterable[Edit]) -> Iterator[Edit]:
+    """The edits that halve every other value of these layers' F32 vectors, but for those silenced.
+
+    They change nothing that a layer passes on if all it would add is silenced.
+    """
+    settled = {edit.span for edit in silenced}
+    f32 = np.dtype(np.float32).newbyteorder(model.header.byteorder)
+    for layer in layers:
+        for tensor in model.layers[layer]:
+            span = model.data(tensor).span
+            is_vector = tensor.type == GGMLQuantizationType.F32 and max(tensor.ne) == np.prod(
+                tensor.ne
+            )
+            if is_vector and span not in settled:
+                values = np.frombuffer(b"".join(model.read(span)), f32).copy()
+                values[::2] /= 2
+                yield Edit(span, values.tobytes())
+
+
 def nudge(model: Model, tensors: Collection[str], by: float) -> Iterator[Edit]:
     """The edits that multiply the F32 tensors `blk.N.{tensor}` of every trunk layer by 1 + `by`."""
     f32 = np.dtype(np.float32).newbyteorder(model.header.byteorder)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rys_gguf.checks.ablation import Edit, edited_copy, nudge, require_room, silence
+from rys_gguf.checks.ablation import Edit, disturb, edited_copy, nudge, require_room, silence
 from rys_gguf.checks.paths import Lending, covering_paths, readers_of
 from rys_gguf.checks.variant import VariantPair
 from rys_gguf.engines.base import EngineOptions
@@ -45,6 +45,8 @@ _MOST_LIKELY = 4096
 # moved the logits at most 0.75 times as far, and a factor wrong by 1 % at least 6 times as far.
 _NUDGE = 2.0**-20
 _NUDGE_MARGIN = 2.0
+# Half of a norm makes differences of whole nats. This is far above what kernels round differently.
+_DISTURBED = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +152,7 @@ def prove(
         differing: set[int] = set()
         all_found = True
         if failed := [r for r in results if not r.within(tolerance)]:
+            _require_silence(source, rules, runner, tolerance)
             say("looking for the outputs that differ")
             # The shortest prompt after which every failure shows is enough.
             shortest = prompts[max(r.positions[0] for r in failed)]
@@ -176,6 +179,26 @@ def _paths(
 ) -> list[tuple[int, ...]]:
     lending = Lending(readers_of(variant, rules), readers_of(source, rules))
     return covering_paths(layer_map, lending)
+
+
+def _require_silence(source: Model, rules: ModelRules, run: _Runner, tolerance: float) -> None:
+    """Raise Refused if ablated layers of the source do not pass their input on.
+
+    Then a difference is no fault of the variant. The first layer stays in, because later ones may
+    read it, and so does the last that reads no other, because a scaled residual shows only there.
+    """
+    readers = readers_of(source, rules)
+    last = max(n for n in range(source.n_trunk) if n not in readers)
+    ablated = tuple(n for n in range(1, source.n_trunk) if n != last)
+    silenced = silence(source, rules.arch, ablated)
+    before = run.run(source, ablated, None)
+    after = run.run(source, ablated, None, disturb(source, ablated, silenced))
+    difference = _compare((0, last), ablated, before, after).max_difference
+    if difference > max(tolerance, _DISTURBED):
+        raise source.refuse(
+            "not provable this way: its layers change what they pass on even where all that is "
+            "known to write to the residual is silenced"
+        )
 
 
 def _rescaled(variant: Model, rules: ModelRules) -> tuple[str, ...]:

@@ -236,7 +236,7 @@ class Architecture:
     `empty_blocks`: a block may have no tensors at all.
     `absent_mtp`: a file may count MTP blocks that it does not hold.
     `silenced` are tensors that `prove` fills where a layer has to pass its input on, besides those
-    that write to the residual stream; `zeroed` are scalars that it sets to 0 on both sides for that.
+    that write to the residual stream; `zeroed` are scalars that it sets to 0 in both models.
     `unprovable` tells why a layer that writes zeros does not pass its input on, where that is so.
     """
 

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,14 @@ def test_a_silenced_layer_passes_its_input_on(tmp_path: Path, arch: str) -> None
     assert proof.holds(), proof
 
 
+@pytest.mark.parametrize("arch", PROVABLE)
+def test_another_model_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arch: str) -> None:
+    """In no architecture a difference is blamed on layers that cannot be silenced."""
+    monkeypatch.setattr("rys_gguf.checks.prove._MAX_LOCATED", 0)
+    source, other = (tiny.write(tmp_path / f"{n}.gguf", arch, 8, seed=n) for n in range(2))
+    assert not prove(VariantPair(other, source, LayerMap(8, tuple(range(8)))), OPTIONS).holds()
+
+
 @pytest.mark.parametrize(
     ("arch", "options"),
     [("ernie4_5-moe", {"moe_step": 2}), ("refact", {"experts": True}), ("talkie", {})],
@@ -159,6 +168,17 @@ def test_a_network_without_weights_is_silenced(
 ) -> None:
     """Where the graph expects other tensors than the file has, the layer's norm alone writes."""
     assert proof_of(tmp_path, arch, "blocks:4,8", **options).holds()
+
+
+@pytest.mark.parametrize("arch", ["gemma4", "talkie"])
+def test_layers_that_cannot_be_silenced_are_not_called_different(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arch: str
+) -> None:
+    """A table that lacks something that a layer writes with leads to no proof, and no verdict."""
+    row = replace(ARCHITECTURES[arch], silenced=())
+    monkeypatch.setitem(ARCHITECTURES, arch, row)
+    with pytest.raises(Refused, match="not provable this way: its layers change what they pass on"):
+        proof_of(tmp_path, arch, "blocks:4,8")
 
 
 def test_a_rescaled_variant_is_proven_up_to_its_rounding(tmp_path: Path) -> None:
