@@ -21,14 +21,12 @@ from rys_gguf.cli.options import (
     needs,
 )
 from rys_gguf.cli.output import TextOutput, output_path, say
-from rys_gguf.errors import InvalidGGUF, RysError
+from rys_gguf.errors import RysError
 from rys_gguf.extras import require
-from rys_gguf.files.source import SourceFile
+from rys_gguf.files.text_file import read_text
 from rys_gguf.formats.model import Model
 from rys_gguf.patch.provenance import resolve_layer_map
 from rys_gguf.text import printable
-
-_MAX_VALIDATION_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +115,9 @@ def _read_validation(variant: Path, path: Path | None) -> Mapping[str, Any] | No
     if path is None and not default.exists():
         return None
     path = path or default
+    text = read_text(path, "the validation report")
     try:
-        with SourceFile(path) as file:
-            value: Any = json.loads(file.read(0, min(file.n_bytes, _MAX_VALIDATION_BYTES)))
-    except InvalidGGUF as e:  # missing, or not a regular file
-        raise RysError(str(e)) from e
+        value: Any = json.loads(text)
     except (ValueError, RecursionError) as e:
         raise RysError(f"{printable(path)}: not a validation report: {e}") from e
     rungs = value.get("rungs") if isinstance(value, dict) else None

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING, Field, dataclass, fields
 from typing import Any
 
-from rys_gguf.errors import InvalidSuite
+from rys_gguf.errors import InvalidSuite, RysError
+from rys_gguf.files.text_file import read_text
 from rys_gguf.probes.extract import bare_text
 from rys_gguf.probes.item import HIGHEST, KINDS, LETTERS, Choice, Contrast, Item, Number, Ratings
 from rys_gguf.text import printable
@@ -24,12 +25,9 @@ def load(path: str | os.PathLike[str]) -> tuple[Item, ...]:
     """The items of a file. Raises InvalidSuite naming file, line and field."""
     name = printable(path)
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            lines = file.read().split("\n")
-    except OSError as e:
-        raise InvalidSuite(f"{name}: cannot read the suite: {e.strerror}") from e
-    except UnicodeDecodeError as e:
-        raise InvalidSuite(f"{name}: the suite is not UTF-8 text (byte {e.start})") from e
+        lines = read_text(path, "the suite").split("\n")
+    except RysError as e:
+        raise InvalidSuite(str(e)) from e
     items: dict[str, Item] = {}
     seen: dict[tuple[str, ...], int] = {}
     for number, line in enumerate(lines, 1):

@@ -1,0 +1,113 @@
+"""Files that a stranger left where a command reads or writes: each is refused at once."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from rys_gguf import LayerMap, Model, make_plan, write_plan
+from rys_gguf.cli import main
+from tests.cli.calls import call
+
+# What each command needs beside the file in question; OUT is a variant of MODEL.
+NEEDED = {
+    "align": ["MODEL", "-o", "new.gguf"],
+    "apply": ["MODEL", "--blocks", "1,3"],
+    "card": ["OUT"],
+    "compare": ["RUN", "RUN"],
+    "diff": ["MODEL", "OUT"],
+    "inspect": ["MODEL"],
+    "plan": ["MODEL", "--blocks", "1,3"],
+    "probe": ["MODEL", "--level", "0"],
+    "prove": ["OUT", "--source", "MODEL"],
+    "report": ["RUN"],
+    "smoke": ["OUT", "--source", "MODEL"],
+    "sweep": ["MODEL", "--level", "0"],
+    "validate": ["OUT", "--source", "MODEL"],
+    "verify": ["OUT", "--source", "MODEL"],
+}
+# Looked at only after the engine, which cannot be started here.
+LATER = [("prove", "--workdir"), ("validate", "--workdir"), ("smoke", "--source")]
+GOLDEN = Path(__file__).parent.parent / "golden" / "run-0.1.0"
+SECONDS = 20
+
+
+def file_parameters() -> list[tuple[str, str]]:
+    """Every command with each of its parameters that names a file."""
+    context = click.Context(main)
+    found = []
+    for name in main.list_commands(context):
+        command = main.get_command(context, name)
+        assert command is not None
+        found += [
+            (name, p.opts[0]) for p in command.params if isinstance(p.type, click.Path) and p.name
+        ]
+    return found
+
+
+def arguments(command: str, parameter: str, file: Path, places: dict[str, Path]) -> list[str]:
+    """A call of the command in which `parameter` names `file`."""
+    args = [str(places.get(word, word)) for word in NEEDED[command]]
+    if not parameter.startswith("-"):
+        at = {"b": 1, "run_b": 1}.get(parameter, 0)
+        args[at] = str(file)
+    elif parameter in args:
+        args[args.index(parameter) + 1] = str(file)
+    else:
+        args += [parameter, str(file)]
+    if parameter == "--heldout":
+        args += ["--suite", str(places["SUITE"])]
+    return [command, *args]
+
+
+@contextlib.contextmanager
+def no_waiting() -> Iterator[None]:
+    """Fail what takes longer than it should."""
+
+    def fail(_number: int, _frame: object) -> None:
+        raise AssertionError(f"still at work after {SECONDS} s")
+
+    before = signal.signal(signal.SIGALRM, fail)
+    signal.alarm(SECONDS)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture
+def places(model: Path, suite: Path) -> dict[str, Path]:
+    """What the commands are called with; no engine can be started."""
+    variant = model.with_name("out.gguf")
+    with Model(model) as opened:
+        write_plan(make_plan(opened, LayerMap.parse("blocks:1,2", 6)), variant)
+    return {"MODEL": model, "OUT": variant, "RUN": GOLDEN, "SUITE": suite}
+
+
+@pytest.mark.parametrize(
+    ("command", "parameter"), file_parameters(), ids=lambda name: name.strip("-")
+)
+def test_no_command_waits_for_a_pipe(
+    places: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    parameter: str,
+) -> None:
+    """A FIFO in place of any file, input or output, is one message, and stays a FIFO."""
+    monkeypatch.setenv("LLAMA_SERVER", "/bin/false")
+    fifo = tmp_path / "fifo.gguf"
+    os.mkfifo(fifo)
+    with no_waiting():
+        result = call(*arguments(command, parameter, fifo, places))
+    assert result.exit_code == 1, result.output
+    assert "Error: " in result.stderr
+    assert "fifo.gguf" in result.stderr or (command, parameter) in LATER
+    assert fifo.is_fifo()
