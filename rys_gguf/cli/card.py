@@ -20,7 +20,7 @@ from rys_gguf.cli.options import (
     layer_options,
     needs,
 )
-from rys_gguf.cli.output import TextOutput, output_path, say
+from rys_gguf.cli.output import TextOutput, say
 from rys_gguf.errors import RysError
 from rys_gguf.extras import require
 from rys_gguf.files.text_file import read_text
@@ -85,10 +85,11 @@ def card(
     if write.output is None:
         click.echo(text, nl=False)
         return
-    path = output_path(write.output, Path("README.md"))
     inputs = [variant] if source is None else [variant, source]
-    TextOutput.named(path, inputs, force=write.force).write(text)
-    say(f"{printable(path)}: check it before you publish it")
+    default = Path("README.md")
+    output = TextOutput.named(write.output, inputs, force=write.force, default=default)
+    output.write(text)
+    say(f"{printable(output.path)}: check it before you publish it")
 
 
 def _card_text(variant: Path, source: Path | None, layers: LayerSpec, evidence: _Evidence) -> str:

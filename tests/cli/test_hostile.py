@@ -111,3 +111,39 @@ def test_no_command_waits_for_a_pipe(
     assert "Error: " in result.stderr
     assert "fifo.gguf" in result.stderr or (command, parameter) in LATER
     assert fifo.is_fifo()
+
+
+@pytest.mark.parametrize("force", [[], ["--force"]], ids=["", "force"])
+@pytest.mark.parametrize(
+    ("planted", "args"),
+    [
+        ("m-rys_1-2.gguf", ["apply", "MODEL", "--blocks", "1,3"]),
+        ("in/m-rys_1-2.gguf", ["apply", "MODEL", "--blocks", "1,3", "-o", "in"]),
+        ("x-00002-of-00002.gguf", [
+            "apply", "MODEL", "--blocks", "1,3", "-o", "x.gguf", "--split-max-size", "0.2M",
+        ]),
+        ("in/m.gguf", ["align", "MODEL", "-o", "in"]),
+        ("in/README.md", ["card", "OUT", "-o", "in"]),
+        ("in/m.gguf.probe.jsonl", ["probe", "MODEL", "--level", "0", "-o", "in"]),
+        ("in/out.gguf.validate.json", ["validate", "OUT", "--source", "MODEL", "--report", "in"]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+def test_a_link_under_a_name_that_a_command_chose_is_not_followed(
+    places: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    planted: str,
+    args: list[str],
+    force: list[str],
+) -> None:
+    """It would put the output where whoever planted it wants, such as a start-up file."""
+    monkeypatch.setenv("LLAMA_SERVER", "/bin/false")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in").mkdir()
+    (tmp_path / planted).symlink_to(tmp_path / "victim")
+    result = call(*(str(places.get(word, word)) for word in args), *force)
+    assert result.exit_code == 1, result.output
+    assert "is a link; remove it, or name another output" in result.stderr
+    assert not (tmp_path / "victim").exists()
+    assert (tmp_path / planted).is_symlink()
