@@ -21,8 +21,8 @@ from rys_gguf.engines.server import ServerEngine
 from rys_gguf.errors import EngineFailed
 from tests import tiny
 from tests.engine import OPTIONS
-from tests.engines.listening import listening_ports
 from tests.engines.stand_in import broken_server, script
+from tests.listening import listening_ports
 
 
 def options(binary: Path, **more: float) -> EngineOptions:
