@@ -95,7 +95,8 @@ def test_a_local_ray_is_closed_to_others(tmp_path: Path) -> None:
         listening = {ip.removeprefix("::ffff:") for ip, _ in listening_ports(os.getpid())}
         token = os.environ["RAY_AUTH_TOKEN"].encode()
         commands = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in descendants(os.getpid())]
-        session = Path(ray._private.worker.global_worker.node.get_session_dir_path())
+        node: Any = ray._private.worker.global_worker.node
+        session = Path(node.get_session_dir_path())
         mode = session.parent.parent.stat().st_mode
         address = ray.get_runtime_context().gcs_address
         stranger = subprocess.run(
