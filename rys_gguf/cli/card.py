@@ -102,7 +102,7 @@ def _card_text(variant: Path, source: Path | None, layers: LayerSpec, evidence: 
     if evidence.run is not None:
         require("the scores of a run", "scipy")
     run = None if evidence.run is None else Run.open(evidence.run)
-    validation = _read_validation(variant, evidence.validation)
+    validation = _validation_of(variant, evidence.validation)
     with contextlib.ExitStack() as stack:
         opened = stack.enter_context(Model(variant))
         base = None if source is None else stack.enter_context(Model(source))
@@ -110,12 +110,16 @@ def _card_text(variant: Path, source: Path | None, layers: LayerSpec, evidence: 
         return make_card(opened, base, layer_map, run, validation)
 
 
-def _read_validation(variant: Path, path: Path | None) -> Mapping[str, Any] | None:
-    """What `validate` saved of a variant, or None."""
+def _validation_of(variant: Path, path: Path | None) -> Mapping[str, Any] | None:
+    """The named report, or the one beside the variant, or None."""
     default = variant.with_name(variant.name + ".validate.json")
     if path is None and not default.exists():
         return None
-    path = path or default
+    return read_validation(path or default)
+
+
+def read_validation(path: Path) -> Mapping[str, Any]:
+    """What `validate` saved. Raises RysError for a file that it did not write."""
     text = read_text(path, "the validation report")
     try:
         value: Any = json.loads(text)

@@ -264,9 +264,11 @@ class _Part:
         return InvalidLayerMap(text)
 
     def number(self, text: str, n_source: int) -> int:
-        if not _NUMBER.fullmatch(text.strip()):
-            raise self.error(f"{printable(text.strip())!r} is not a layer number", n_source)
-        return int(text)
+        # Once: `strip` takes separators such as \x1c for spaces, `int` does not.
+        digits = text.strip()
+        if not _NUMBER.fullmatch(digits):
+            raise self.error(f"{printable(digits)!r} is not a layer number", n_source)
+        return int(digits)
 
 
 def _window(part: _Part, n_source: int) -> tuple[int, int]:
