@@ -55,6 +55,8 @@ EDGES: tuple[Any, ...] = (
 )  # fmt: skip
 
 
+# Above it no fraction can be added.
+_LARGE = 1e300
 # How often a change is made further inside, where there is an inside.
 _INSIDE = 0.9
 
@@ -63,7 +65,7 @@ def other_json(value: Any, dice: random.Random) -> Any:
     """The value with one change somewhere inside: dropped, doubled, nested, or an edge case."""
     if value and isinstance(value, dict | list) and dice.random() < _INSIDE:
         return _other_field(value, dice) if isinstance(value, dict) else _other_entry(value, dice)
-    if isinstance(value, int | float) and dice.randrange(2):
+    if isinstance(value, int | float) and abs(value) < _LARGE and dice.randrange(2):
         return value + dice.choice([-1, 1, 0.5, value])
     if dice.randrange(40):
         return dice.choice(EDGES)

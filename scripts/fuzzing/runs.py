@@ -9,6 +9,7 @@ The files stand one after the other in an input, each after a line with its name
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -37,9 +38,9 @@ from tests.report.parser import Page
 GOLDEN = Path(__file__).parents[2] / "tests" / "golden" / "run-0.1.0"
 FILES = (INFO, RESULTS, ITEMS, SUITE, HELDOUT)
 _NAME = re.compile(rb"^#(run\.json|\w+\.jsonl)\n", re.MULTILINE)
-# Drawing takes a hundred times longer than everything else.
-_DRAWN = 64
-_FORMULA = tuple("=+-@\t\r")
+# The page takes longer than everything else, and pictures a hundred times longer: not every time.
+_PAGES, _PICTURES = 4, 64
+_FORMULA = tuple("=+-@\t\r\uff1d\uff0b\uff0d\uff20")
 
 
 class Folder:
@@ -65,29 +66,31 @@ class Folder:
             return
         # From here on there is no reason to refuse: the records are within their bounds.
         require_harmless(text_report(run))
-        require_harmless(comparison_lines(compare(run, run)))
+        with contextlib.suppress(RysError):  # not every run has answers to compare
+            require_harmless(comparison_lines(compare(run, run)))
         json.loads(report_json(report), parse_constant=_refuse)
         for text in (candidates_csv(report), *map(map_csv, report.maps)):
             _require_no_formula(text)
-        is_drawn = zlib.crc32(data) % _DRAWN == 0
-        pictures = draw(report) if is_drawn else Pictures({}, None)
-        _require_own_elements(render(report, pictures, questions(self.folder)))
+        chance = zlib.crc32(data)
+        if chance % _PAGES == 0:
+            pictures = Pictures({}, None) if chance % _PICTURES else draw(report)
+            _require_own_elements(render(report, pictures, questions(self.folder)))
 
     def seeds(self) -> Iterator[tuple[str, bytes]]:
         """A real run and a synthetic one, each with few candidates and few items."""
         files = {name: (GOLDEN / name).read_text() for name in FILES}
-        finalists = {
-            line["candidate"] for line in _lines(files[RESULTS]) if line["stage"] == "final"
-        }
-        files[RESULTS] = _kept(files[RESULTS], finalists)
-        files[ITEMS] = _kept(files[ITEMS], finalists, n_each=4)
+        finals = [x["candidate"] for x in _lines(files[RESULTS]) if x["stage"] == "final"]
+        files[RESULTS] = _kept(files[RESULTS], set(finals[:3]))
+        files[ITEMS] = _kept(files[ITEMS], set(finals[:3]), n_each=2)
+        for name in (SUITE, HELDOUT):
+            files[name] = "".join(files[name].splitlines(keepends=True)[:3])
         yield "golden", _joined(files)
         with tempfile.TemporaryDirectory() as name:
             folder = make_run(generate=True).write(Path(name) / "run")
             files = {p.name: p.read_text() for p in folder.iterdir()}
-        kept = {"0-23", "0-13,10-23", "0-12,9-23", "0-3,0-23"}
+        kept = {"0-23", "0-13,10-23", "0-3,0-23"}
         files[RESULTS] = _kept(files[RESULTS], kept)
-        files[ITEMS] = _kept(files[ITEMS], kept, n_each=6)
+        files[ITEMS] = _kept(files[ITEMS], kept, n_each=2)
         yield "synthetic", _joined(files)
 
     def mutate(self, data: bytes, max_size: int, dice: random.Random, by_bytes: Bytes) -> bytes:
@@ -124,7 +127,7 @@ def _refuse(name: str) -> None:
 def _require_no_formula(text: str) -> None:
     require_harmless(text.split("\n"))
     for row in csv.reader(io.StringIO(text)):
-        for cell in row:
+        for cell in (part.lstrip(' "') for whole in row for part in whole.split(";")):
             if cell.startswith(_FORMULA):
                 float(cell)  # a negative number is none
 

@@ -13,6 +13,8 @@ import pytest
 
 from rys_gguf import LayerMap, Model, make_plan, write_plan
 from rys_gguf.cli import main
+from rys_gguf.errors import RysError
+from rys_gguf.search.study import working_folder
 from tests.cli.calls import call
 
 # What each command needs beside the file in question; OUT is a variant of MODEL.
@@ -147,3 +149,25 @@ def test_a_link_under_a_name_that_a_command_chose_is_not_followed(
     assert "is a link; remove it, or name another output" in result.stderr
     assert not (tmp_path / "victim").exists()
     assert (tmp_path / planted).is_symlink()
+
+
+def test_a_sweep_follows_no_link_of_its_own_choice(model: Path, tmp_path: Path) -> None:
+    """The default folder beside the model may have been planted; a folder that is named is used."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "m.gguf.sweep").symlink_to("elsewhere")
+    result = call("sweep", model, "--level", "0", "--llama-server", "/bin/false")
+    assert "m.gguf.sweep: is a link; remove it, or name a folder with -o" in result.stderr
+    named = "-o", str(tmp_path / "m.gguf.sweep")
+    result = call("sweep", model, "--level", "0", "--llama-server", "/bin/false", *named)
+    assert "false ended while it loaded" in result.stderr
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_working_files_go_to_no_planted_folder(tmp_path: Path) -> None:
+    """A sweep empties its folder `work`, and nothing that a link of that name leads to."""
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "victim" / "thesis").touch()
+    (tmp_path / "work").symlink_to("victim")
+    with pytest.raises(RysError, match="work: "), working_folder(tmp_path / "work"):
+        pass
+    assert (tmp_path / "victim" / "thesis").exists()
