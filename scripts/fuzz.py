@@ -7,6 +7,7 @@ TARGET is one of:
   reader      the bytes of a GGUF file
   plan        the same, up to the plan of a variant
   spec        a layer spec
+  recipe      a recipe of mergekit
   suite       a file of items
   windows     a list of windows
   run         the folder of a sweep, up to its report
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 
     from scripts.fuzzing.base import Target
 
-NAMES = ("reader", "plan", "spec", "suite", "windows", "run", "validation")
+NAMES = ("reader", "plan", "spec", "recipe", "suite", "windows", "run", "validation")
 # What this script calls itself with: the package is loaded once to be fuzzed, once to be measured.
 FUZZ, MEASURE = "--fuzz", "--measure"
 STATUS = re.compile(r"^#\d+\s.*\bcov: (\d+)")
@@ -53,12 +54,13 @@ def target(name: str, folder: Path) -> Target:
     """The target of that name; its files go to the folder."""
     from scripts.fuzzing.headers import Headers
     from scripts.fuzzing.runs import Folder
-    from scripts.fuzzing.texts import Items, Spec, Validation, WindowList
+    from scripts.fuzzing.texts import Items, Recipe, Spec, Validation, WindowList
 
     made: dict[str, Callable[[Path], Target]] = {
         "reader": partial(Headers, plans=False),
         "plan": partial(Headers, plans=True),
         "spec": Spec,
+        "recipe": Recipe,
         "suite": Items,
         "windows": WindowList,
         "run": Folder,

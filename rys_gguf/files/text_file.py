@@ -12,8 +12,8 @@ from rys_gguf.text import printable, size
 MAX_BYTES = 64 << 20
 
 
-def read_text(path: str | os.PathLike[str], what: str) -> str:
-    r"""The text of a regular file of at most 64 MiB; line ends become `\n`, a UTF-8 BOM goes.
+def read_text(path: str | os.PathLike[str], what: str, limit: int = MAX_BYTES) -> str:
+    r"""The text of a regular file of at most `limit` bytes; line ends become `\n`, a BOM goes.
 
     A pipe would block its reader and a device fill the memory, so both are refused. Raises
     RysError, which calls the content `what`: "cannot read the suite".
@@ -21,10 +21,10 @@ def read_text(path: str | os.PathLike[str], what: str) -> str:
     name = printable(path)
     try:
         with SourceFile(path) as file:
-            if file.n_bytes > MAX_BYTES:
+            if file.n_bytes > limit:
                 raise RysError(
                     f"{name}: cannot read {what}: it has {size(file.n_bytes)}, at most "
-                    f"{size(MAX_BYTES)} are read"
+                    f"{size(limit)} are read"
                 )
             data = file.read(0, file.n_bytes)
     except InvalidGGUF as e:  # missing, not a regular file, or it shrank

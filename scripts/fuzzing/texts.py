@@ -1,4 +1,4 @@
-"""Targets `spec`, `suite`, `windows` and `validation`: texts that a user names or types.
+"""Targets `spec`, `recipe`, `suite`, `windows` and `validation`: texts that a user names or types.
 
 The promise: any text is either taken or refused with a RysError. What is taken says the same when
 it is written and read again, and what is made of it holds no control characters.
@@ -16,6 +16,7 @@ from rys_gguf import LayerMap, Model, make_plan, write_plan
 from rys_gguf.cli.card import read_validation
 from rys_gguf.errors import InvalidLayerMap, InvalidSuite, RysError
 from rys_gguf.formats.limits import MAX_LAYERS
+from rys_gguf.layers.mergekit import read_mergekit
 from rys_gguf.layers.schedule import Schedule
 from rys_gguf.probes.item import dump
 from rys_gguf.probes.item_file import load
@@ -30,11 +31,14 @@ from tests import tiny
 
 _LIMITS = ("-rss_limit_mb=1024", "-timeout=10", "-max_len=8192")
 _FILE_NAME = re.compile(r"rys_[\w-]+", re.ASCII)
-# What specs are made of, in every notation that is taken or answered with a hint.
+# What specs and recipes are made of, in every notation that is taken or answered with a hint.
 _WORDS = (
     b"blocks:", b"layers:", b"0", b"1", b"2", b"5", b"8", b"9", b"11", b"512", b"9999999999", b",",
-    b";", b":", b"..", b"-", b"x", b"*", b"(", b")", b"[", b"]", b" ", b"\n", b"#", b"+", b"=",
-    b"slices:\n- sources:\n  - layer_range: [0, 8]\n    model: m\n", b"\xc2\xb2", b"\xe2\x80\xa6",
+    b";", b":", b"..", b"...", b"-", b"x", b"x3", b"*", b"(", b")", b"[", b"]", b" ", b"\n", b"#",
+    b"+", b"=", b"0..3", b"(2,5)", b"[2,5]", b"2-5", b"2:5", b"..4", b"4..", b"\xc2\xb2",
+    b"\xe2\x80\xa6", b"slices:\n", b"- sources:\n", b"  layer_range: [0, 8]\n", b"model: m\n",
+    b"merge_method: passthrough\n", b"&x ", b"*x", b"<<: ", b"{", b"}", b"!!python/name:os.system ",
+    b"parameters: {scale: 0}\n", b"? ", b"| ", b"'", b'"', b"~", b"---\n", b"%YAML 1.1\n", b"\t",
 )  # fmt: skip
 
 
@@ -42,7 +46,7 @@ class Spec:
     """A layer spec; the first byte is the number of layers."""
 
     limits = ("-rss_limit_mb=512", "-timeout=5", "-max_len=4096")
-    parts = ("layers/layer_map.py", "runs/candidate.py")
+    parts = ("layers/layer_map.py", "layers/notations.py", "runs/candidate.py")
 
     def __init__(self, folder: Path) -> None:
         pass  # a spec needs no file
@@ -60,7 +64,11 @@ class Spec:
 
     def seeds(self) -> Iterator[tuple[str, bytes]]:
         """A spec of each notation."""
-        specs = ("blocks:3,7", "blocks:2,4;6,8", "layers:0..7,4..11", "layers:0,0,1..11", "3,7")
+        specs = (
+            "blocks:3,7", "blocks:2,4;6,8", "layers:0..7,4..11", "layers:0,0,1..11", "3,7",
+            "layers:..7,4..", "layers:0..3,4..7x3,8..", "blocks:(3,7)", "layers:[0,1,2,1,2]", "0-7",
+            "3,6x3", "[0,8],[4,12]", "0:8,4:12", "0,1,...,9", "blocks:3-6", "layers:0..11,11..2",
+        )  # fmt: skip
         for n, spec in enumerate(specs):
             yield f"spec-{n}", b"\x0b" + spec.encode()
 
@@ -140,6 +148,40 @@ class Items(_Text):
     def mutate(self, data: bytes, max_size: int, dice: random.Random, by_bytes: Bytes) -> bytes:
         """One line changed."""
         return other_lines(data, max_size, dice, by_bytes)
+
+
+class Recipe(_Text):
+    """A recipe of mergekit, for `--mergekit`."""
+
+    parts = ("layers/mergekit.py",)
+
+    def __call__(self, data: bytes) -> None:
+        """Read it; any exception but InvalidLayerMap is a finding."""
+        self.path.write_bytes(data)
+        try:
+            recipe = read_mergekit(self.path)
+            _require_sound(LayerMap.parse(recipe.spec, 12))
+        except InvalidLayerMap as e:
+            require_harmless(str(e).split("\n"))
+
+    def seeds(self) -> Iterator[tuple[str, bytes]]:
+        """The usual form, the short one, and what must be refused."""
+        entry = "  - sources:\n    - model: a/b\n      layer_range: [{}, {}]\n"
+        slices = "slices:\n" + entry.format(0, 8) + entry.format(4, 12)
+        yield "usual", f"{slices}merge_method: passthrough\ndtype: bfloat16\n".encode()
+        short = (
+            "{merge_method: passthrough, slices: [{sources: [{model: m, layer_range: [0, 4]}]}]}"
+        )
+        yield "short", short.encode()
+        anchor = (
+            "x: &x {model: m, layer_range: [0, 3]}\nslices:\n- sources: [*x]\n- sources: [*x]\n"
+        )
+        yield "anchor", f"{anchor}merge_method: passthrough\n".encode()
+        yield "slerp", f"{slices}merge_method: slerp\nparameters: {{t: 0.5}}\n".encode()
+
+    def mutate(self, data: bytes, max_size: int, dice: random.Random, by_bytes: Bytes) -> bytes:
+        """A word more or less."""
+        return other_words(data, max_size, dice, by_bytes)
 
 
 class WindowList(_Text):

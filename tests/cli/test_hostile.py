@@ -37,7 +37,7 @@ NEEDED = {
 # Looked at only after the engine, which cannot be started here.
 LATER = [("prove", "--workdir"), ("validate", "--workdir"), ("smoke", "--source")]
 GOLDEN = Path(__file__).parent.parent / "golden" / "run-0.1.0"
-SECONDS = 20
+SECONDS = 60
 
 
 def file_parameters() -> list[tuple[str, str]]:
@@ -63,6 +63,8 @@ def arguments(command: str, parameter: str, file: Path, places: dict[str, Path])
         args[args.index(parameter) + 1] = str(file)
     else:
         args += [parameter, str(file)]
+    if parameter == "--mergekit" and "--blocks" in args:
+        del args[(at := args.index("--blocks")) : at + 2]
     if parameter == "--heldout":
         args += ["--suite", str(places["SUITE"])]
     return [command, *args]
