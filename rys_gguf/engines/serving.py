@@ -10,6 +10,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import secrets
 import time
 from importlib import metadata
@@ -27,6 +28,7 @@ from rys_gguf.text import printable
 _POLL_SECONDS = 0.02
 _HEALTH_SECONDS = 2.0
 _PORTS_TRIED = 3
+_BACKEND = re.compile(r"(lib)?ggml-.*\.(so|dll|dylib)", re.DOTALL)
 _CHILD = Path(__file__).with_name("child.py")
 
 Json = dict[str, Any]
@@ -82,7 +84,9 @@ class Server:
     def _start(self) -> None:
         if self._closed:
             raise self.failure("is closed")
-        name = "llama.cpp (xllamacpp)" if (b := self.options.binary) is None else b.name
+        if (binary := self.options.binary) is not None:
+            self._require_no_backends(binary)
+        name = "llama.cpp (xllamacpp)" if binary is None else binary.name
         environment = {**dict(self.options.environment), "LLAMA_API_KEY": self.key}
         self._process = EngineProcess(self._command(), environment, name, self.model.name)
         if self._closed:  # by another thread just now, which found no process to stop
@@ -147,6 +151,21 @@ class Server:
             *(("--ubatch-size", str(options.n_ubatch)) if options.n_ubatch else ()),
             *options.arguments,
         ]
+
+    def _require_no_backends(self, binary: Path) -> None:
+        """A llama-server built with loadable backends runs those of the current folder as well.
+
+        Source: ggml/src/ggml-backend-reg.cpp, ggml_backend_load_best (b11549).
+        """
+        names: list[str] = []
+        with contextlib.suppress(OSError):  # the server cannot look into such a folder either
+            folder = Path.cwd().resolve()
+            names = [] if folder == binary.resolve().parent else os.listdir(folder)
+        for name in filter(_BACKEND.fullmatch, names):
+            raise self.failure(
+                f"was not started: it would run {printable(name)} of the current folder; call "
+                f"rys-gguf in another one"
+            )
 
     def _wait_until_healthy(self) -> None:
         deadline = time.monotonic() + self.options.load_seconds

@@ -395,3 +395,22 @@ def test_a_server_that_ended_is_not_asked(model: Path) -> None:
             time.sleep(0.01)
         with pytest.raises(EngineFailed, match=r"before it was asked /tokenize \(SIGKILL\)"):
             engine.tokenize("a")
+
+
+def test_backends_of_the_current_folder_are_not_run(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A llama-server looks for them there too; beside the program they are its own."""
+    (tmp_path / "bin").mkdir()
+    binary = broken_server(tmp_path / "bin" / "server", model)
+    for folder in (tmp_path, binary.parent):
+        (folder / "libggml-cpu-evil.so").touch()
+    monkeypatch.chdir(tmp_path)
+    with (
+        pytest.raises(EngineFailed, match=r"would run libggml-cpu-evil\.so of the current folder"),
+        ServerEngine(model, options(binary)),
+    ):
+        pass
+    monkeypatch.chdir(binary.parent)
+    with ServerEngine(model, options(binary)) as engine:
+        assert engine.build == "server (b1)"
