@@ -2,7 +2,7 @@
 
 The promise of `reader`: any bytes either parse or raise InvalidGGUF, in bounded memory, and what
 parses encodes to the bytes it was read from. `plan` adds: what parses is planned or refused, with a
-RysError and nothing else, and prints no control characters.
+RysError and nothing else, and what is printed and the card of the variant show text as text.
 
 Half of the mutations are libFuzzer's, on bytes; the others change one value or tensor of a header
 that parses, and so reach what comes after the parser.
@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 import random
+import re
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -24,10 +25,12 @@ from gguf.constants import GGUFValueType
 from rys_gguf import LayerMap, Model, RysError, make_plan
 from rys_gguf.cli.render import description_json, description_lines, plan_json, plan_lines
 from rys_gguf.errors import InvalidGGUF
+from rys_gguf.extras import load
 from rys_gguf.formats.header import KV, SCALAR_FORMAT, Header, Span, TensorInfo
 from rys_gguf.formats.reader import HeaderReader
 from rys_gguf.layers.describe import describe
 from rys_gguf.layers.schedule import Schedule
+from rys_gguf.report.card import make_card
 from scripts.fuzzing.base import Bytes, require_harmless
 from tests import tiny
 
@@ -51,7 +54,11 @@ class Headers:
     """One file that takes each input in turn; `plans` chooses between the targets."""
 
     limits = ("-rss_limit_mb=512", "-timeout=10", "-max_len=16384")
-    parts = ("files/source.py", "formats/", "layers/", "patch/plan.py", "patch/tensors.py")
+    parts = (
+        "files/source.py", "formats/", "layers/architectures.py", "layers/carry.py",
+        "layers/describe.py", "layers/rule", "layers/windows.py", "patch/plan.py",
+        "patch/tensors.py", "report/card.py", "report/front_matter.py",
+    )  # fmt: skip
     # The share of libFuzzer's own mutations, and of the others that of the tensor table.
     _BYTES, _TENSORS = 0.5, 0.3
 
@@ -76,6 +83,11 @@ class Headers:
             "tokenizer.ggml.tokens": ["<unk>", "\u2581a"],
             "tokenizer.ggml.scores": [0.0, 1.0],
             "tokenizer.ggml.token_type": [2, 1],
+            "general.name": "A *model*",
+            "general.license": "mit",
+            "general.license.link": "https://b.example/LICENSE",
+            "general.languages": ["en", "de"],
+            "general.source.repo_url": "https://huggingface.co/a/b",
         }
         with tempfile.TemporaryDirectory() as name:
             for arch, n_layers, options in SEEDS:
@@ -117,9 +129,23 @@ class Headers:
             return None
 
 
+CARD_KEYS = {
+    "base_model", "base_model_relation", "language", "library_name", "license", "license_link",
+    "license_name", "tags",
+}  # fmt: skip
 NUMBERS = [0, 1, 2, 3, 4, 7, 8, 31, 63, 255, 512, 513, 1 << 16, (1 << 31) - 1, 1 << 31]
 NUMBERS += [(1 << 32) - 1, 1 << 32, 1 << 53, (1 << 63) - 1, 1 << 63, (1 << 64) - 1]
 TEXTS = ["", "llama", "gemma3", "qwen35", "blk.", "blk.01.x", "x" * 64, "a\0b", "\udcff"]
+# What a card must show as text.
+TEXTS += ["javascript:alert(1)", "[a](https://b.example)", "<img src=x onerror=y>", "a\n---\nb: c"]
+TEXTS += [
+    "https://huggingface.co/a/b",
+    "www.b.example",
+    "`x`",
+    "| a | b |",
+    "mit",
+    "!!python/none x",
+]
 
 
 def other_kvs(kv: KV, dice: random.Random) -> list[KV]:
@@ -199,7 +225,21 @@ def plan_and_describe(path: Path) -> None:
                 planned = make_plan(model, layer_map, schedule=schedule)
                 require_harmless(plan_lines(planned, full=True))
                 json.dumps(plan_json(planned, full=True))
+                require_plain_card(make_card(model, model, layer_map))
         with contextlib.suppress(RysError):
             description = describe(model)
             require_harmless(description_lines(model, description))
             json.dumps(description_json(model, description))
+
+
+def require_plain_card(card: str) -> None:
+    """The front matter has the card's own keys, and nothing but the card's own markup is active."""
+    require_harmless(card.split("\n"))
+    _, front, body = card.split("---\n", 2)
+    values = load("a card", "yaml").safe_load(front)
+    assert set(values) <= CARD_KEYS, f"has other keys: {set(values) - CARD_KEYS}"
+    assert "javascript:" not in (values.get("license_link") or "")
+    shown = re.sub(r"```.*?```|`[^`]*`", "", body, flags=re.DOTALL)
+    assert not re.search(r"<(?!!--)[a-z/]|\]\((?!https://github\.com/)|(?<!\()https?://", shown), (
+        shown
+    )

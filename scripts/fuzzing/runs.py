@@ -39,14 +39,14 @@ GOLDEN = Path(__file__).parents[2] / "tests" / "golden" / "run-0.1.0"
 FILES = (INFO, RESULTS, ITEMS, SUITE, HELDOUT)
 _NAME = re.compile(rb"^#(run\.json|\w+\.jsonl)\n", re.MULTILINE)
 # The page takes longer than everything else, and pictures a hundred times longer: not every time.
-_PAGES, _PICTURES = 4, 64
+_PAGES, _PICTURES = 4, 256
 _FORMULA = tuple("=+-@\t\r\uff1d\uff0b\uff0d\uff20")
 
 
 class Folder:
     """One folder that takes each input in turn."""
 
-    limits = ("-rss_limit_mb=1024", "-timeout=20", "-max_len=65536")
+    limits = ("-rss_limit_mb=1024", "-timeout=60", "-max_len=65536")
     parts = ("runs/", "stats/", "report/")
 
     def __init__(self, folder: Path) -> None:
