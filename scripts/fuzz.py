@@ -24,6 +24,7 @@ Needs atheris (PyPI; Linux and macOS). Run for 20 minutes: -max_total_time=1200.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -94,8 +95,18 @@ def fuzz(name: str, corpus: Path, options: list[str]) -> None:
     def by_bytes(data: bytes, max_size: int) -> bytes:
         return bytes(atheris.Mutate(data, max_size))
 
+    def checked(data: bytes) -> None:
+        try:
+            called(data)
+        except BaseException:
+            # libFuzzer's own timer may end the process before libFuzzer has written it.
+            Path(f"{prefix}crash-{hashlib.sha1(data).hexdigest()}").write_bytes(data)
+            raise
+
+    prefixes = [o.partition("=")[2] for o in options if o.startswith("-artifact_prefix=")]
+    prefix = prefixes[-1] if prefixes else ""
     argv = [sys.argv[0], *called.limits, "-print_final_stats=1", str(corpus), *options]
-    atheris.Setup(argv, called, custom_mutator=mutate)
+    atheris.Setup(argv, checked, custom_mutator=mutate)
     atheris.Fuzz()
 
 
