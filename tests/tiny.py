@@ -182,7 +182,9 @@ def _tokenizer() -> dict[str, Any]:
 def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
     types = gguf.GGUFValueType
     scalar = {bool: types.BOOL, int: types.UINT32, float: types.FLOAT32, str: types.STRING}
-    if isinstance(value, np.ndarray):
+    if key == "general.alignment":
+        writer.add_custom_alignment(value)
+    elif isinstance(value, np.ndarray):
         writer.add_key_value(key, value.tolist(), types.ARRAY, types[value.dtype.name.upper()])
     elif isinstance(value, list):
         writer.add_array(key, value)
@@ -1353,5 +1355,5 @@ ARCHITECTURES: dict[str, Arch] = {
 
 # Embedding models and a diffusion model: llama-server completes no text with them.
 WITHOUT_NEXT_TOKEN = frozenset({
-    "bert", "gemma-embedding", "gemma-embedding2", "llada", "modern-bert",
+    "bert", "gemma-embedding", "gemma-embedding2", "llada", "modern-bert"
 })  # fmt: skip

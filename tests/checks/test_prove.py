@@ -20,6 +20,7 @@ from rys_gguf import LayerMap, Model, Schedule, make_plan, write_plan
 from rys_gguf.checks.ablation import edited_copy, nudge
 from rys_gguf.checks.prove import Proof, n_passes, prove
 from rys_gguf.checks.variant import VariantPair
+from rys_gguf.checks.verify import find_problems
 from rys_gguf.errors import Refused, RysError
 from rys_gguf.layers.architectures import ARCHITECTURES
 from tests import tiny
@@ -111,11 +112,12 @@ def test_gemma_4_is_proven(tmp_path: Path, kind: str, spec: str) -> None:
 
 
 def proof_of(folder: Path, arch: str, spec: str, n_layers: int = 12, **options: Any) -> Proof:
-    """The proof of what the product writes for a tiny model."""
+    """The proof of what the product writes for a tiny model, after verify has accepted it."""
     source = tiny.write(folder / "m.gguf", arch, n_layers, **options)
     with Model(source) as model:
         layer_map = LayerMap.parse(spec, model.n_trunk)
         write_plan(make_plan(model, layer_map), folder / "out.gguf")
+    assert not list(find_problems(folder / "out.gguf", source, spec))
     return prove(VariantPair(folder / "out.gguf", source, layer_map), OPTIONS)
 
 
