@@ -21,7 +21,7 @@ from rys_gguf.layers.rule import Metadata
 from rys_gguf.layers.schedule import Schedule
 from rys_gguf.layers.windows import refusal
 from rys_gguf.patch.memory import Memory, added_memory
-from rys_gguf.patch.provenance import PROVENANCE, record
+from rys_gguf.patch.provenance import MAP_KEY, PROVENANCE, valid_origins, with_record
 from rys_gguf.patch.tensors import PlannedTensor, layout, plan_tensors
 
 
@@ -89,11 +89,20 @@ def make_plan(
     require_complete(model, rules.arch)
     memory = added_memory(model, rules.meta, layer_map)
     tensors = plan_tensors(model, layer_map, rules.arch, carried.scales)
-    kvs = tuple(_kvs(model, layer_map, carried.target, provenance=provenance))
+    kvs = tuple(_kvs(model, carried.target))
+    if provenance:
+        kvs = with_record(model, layer_map, kvs)
+    else:
+        kvs = tuple(kv for kv in kvs if not kv.key.startswith(PROVENANCE))
     header = Header(
         model.header.version, model.header.byteorder, kvs, tuple(t.target for t in tensors)
     )
     notes = list(carried.notes)
+    if provenance and model.header.get(MAP_KEY) is not None and not valid_origins(model):
+        notes.append(
+            f"the record in {model.name} does not fit it; the new one leads to this file, not to "
+            f"the model that it was made from"
+        )
     if model.n_trailing_bytes:
         notes.append(
             f"{model.n_trailing_bytes} bytes after the last tensor are kept at the end of a single "
@@ -120,37 +129,36 @@ def split(plan: Plan, max_bytes: int | None) -> tuple[PlannedFile, ...]:
         size += n
     if len(groups) == 1:
         return (PlannedFile(plan.header, plan.tensors, plan.model.n_trailing_bytes),)
-    return tuple(_shard(plan, n, len(groups), group) for n, group in enumerate(groups))
+    n_tensors = len(plan.tensors)
+    return tuple(
+        shard_file(plan.header, n, len(groups), group, n_tensors) for n, group in enumerate(groups)
+    )
 
 
-def _shard(plan: Plan, n: int, count: int, group: Sequence[PlannedTensor]) -> PlannedFile:
-    byteorder = plan.header.byteorder
+def shard_file(
+    model: Header, n: int, count: int, group: Sequence[PlannedTensor], n_tensors: int
+) -> PlannedFile:
+    """File `n` (from 0) of `count`, with `group` of the model's `n_tensors` tensors.
+
+    `model` is the header of the model as one file; its tensors are not looked at.
+    """
+    byteorder = model.byteorder
     own = (
         KV.of(SPLIT_NO, GGUFValueType.UINT16, n, byteorder=byteorder),
         KV.of(SPLIT_COUNT, GGUFValueType.UINT16, count, byteorder=byteorder),
-        KV.of(SPLIT_TENSORS, GGUFValueType.INT32, len(plan.tensors), byteorder=byteorder),
+        KV.of(SPLIT_TENSORS, GGUFValueType.INT32, n_tensors, byteorder=byteorder),
     )
     # Each file is read with its own alignment; without the key it would be the default.
-    alignment = plan.header.get("general.alignment")
-    kvs = plan.header.kvs if n == 0 else (alignment,) if alignment else ()
+    alignment = model.get("general.alignment")
+    kvs = model.kvs if n == 0 else (alignment,) if alignment else ()
     kept = tuple(kv for kv in kvs if kv.key not in SPLIT_KEYS)
-    tensors = layout(group, plan.header.alignment)
-    header = replace(plan.header, kvs=kept + own, tensors=tuple(t.target for t in tensors))
+    tensors = layout(group, model.alignment)
+    header = replace(model, kvs=kept + own, tensors=tuple(t.target for t in tensors))
     return PlannedFile(header, tensors)
 
 
-def _kvs(model: Model, layer_map: LayerMap, target: Metadata, *, provenance: bool) -> Iterator[KV]:
+def _kvs(model: Model, target: Metadata) -> Iterator[KV]:
     """The output's KVs: those of the source in its order, then the new ones."""
-    own = {kv.key: kv for kv in record(model, layer_map)} if provenance else {}
-    for old in model.header.kvs:
-        if old.key == "general.name" and provenance and old.type == GGUFValueType.STRING:
-            name = f"{old.value} {layer_map.label}"
-            yield KV.of(old.key, old.type, name, byteorder=old.byteorder)
-        elif old.key in own:
-            yield own.pop(old.key)
-        elif not old.key.startswith(PROVENANCE):
-            # An earlier record describes another file's map, so it does not carry over.
-            yield target.kvs[old.key]
     known = {kv.key for kv in model.header.kvs}
+    yield from (target.kvs[kv.key] for kv in model.header.kvs)
     yield from (kv for key, kv in target.kvs.items() if key not in known)
-    yield from own.values()

@@ -247,9 +247,9 @@ def test_provenance_says_map_and_source_or_nothing(tmp_path: Path) -> None:
     assert kvs["rys.layer_map"] == [0, 1, 2, 1, 2, 3]
     assert kvs["rys.source"][:2] == ["m.gguf", str(source.stat().st_size)]
     assert kvs["general.name"] == "Tiny rys_1-2"
-    # A variant of a variant records its own map; without a record, no stale one stays.
+    # A variant of a variant leads back to the original; without a record, no stale one stays.
     second = patched(first, "blocks:0,1", tmp_path / "second.gguf")
-    assert gguf.GGUFReader(second).fields["rys.spec"].contents() == "blocks:0,1"
+    assert gguf.GGUFReader(second).fields["rys.spec"].contents() == "blocks:0,1;1,3"
     bare = patched(first, "blocks:0,1", tmp_path / "bare.gguf", provenance=False)
     assert not [k for k in gguf.GGUFReader(bare).fields if k.startswith("rys.")]
     assert find_problems(second, first) == []
