@@ -17,6 +17,7 @@ from rys_gguf.formats.model import Model
 from rys_gguf.formats.shards import Shards
 from rys_gguf.layers.rule import Metadata
 from rys_gguf.layers.schedule import Schedule
+from rys_gguf.patch.counts import recounted
 from rys_gguf.patch.diff import diff_kvs, show_value
 from rys_gguf.patch.provenance import MAP_KEY, PROVENANCE, unmarked_name
 from rys_gguf.text import printable
@@ -70,12 +71,14 @@ def _targets(pair: Comparison) -> list[Mapping[str, KV]]:
 
 def _kept_faults(pair: Comparison, others: AbstractSet[str]) -> Iterator[Fault]:
     """Keys that must be those of the source, all but `others`, and the order of all."""
+    sizes = recounted(pair.source.header, pair.out.header.tensors)
     kept = [kv for kv in pair.source.header.kvs if not kv.key.startswith(PROVENANCE)]
     present = [kv for kv in pair.out.header.kvs if not kv.key.startswith(PROVENANCE)]
     for change in diff_kvs(kept, present, lambda a, b: _same_value(pair.out, b, pair.source, a)):
         if change.key in others or _is_marked_name(pair, change.old, change.new):
             continue
-        yield printable(change.key), _describe(change.old, change.new)
+        if change.new is None or change.new != sizes.get(change.key):
+            yield printable(change.key), _describe(change.old, change.new)
     common = {kv.key for kv in kept} & {kv.key for kv in present}
     if [kv.key for kv in present if kv.key in common] != [
         kv.key for kv in kept if kv.key in common

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from gguf.constants import GGUFValueType
 
-from rys_gguf.formats.header import KV, Header, padded
+from rys_gguf.formats.header import KV, Header, TensorInfo, padded
 from rys_gguf.formats.model import Model
 from rys_gguf.formats.shards import SPLIT_COUNT, SPLIT_KEYS, SPLIT_NO, SPLIT_TENSORS
 from rys_gguf.layers.carry import ModelRules
@@ -20,6 +20,7 @@ from rys_gguf.layers.layer_map import LayerMap
 from rys_gguf.layers.rule import Metadata
 from rys_gguf.layers.schedule import Schedule
 from rys_gguf.layers.windows import refusal
+from rys_gguf.patch.counts import recounted, size_notes
 from rys_gguf.patch.memory import Memory, added_memory
 from rys_gguf.patch.provenance import MAP_KEY, PROVENANCE, valid_origins, with_record
 from rys_gguf.patch.tensors import PlannedTensor, layout, plan_tensors
@@ -89,7 +90,7 @@ def make_plan(
     require_complete(model, rules.arch)
     memory = added_memory(model, rules.meta, layer_map)
     tensors = plan_tensors(model, layer_map, rules.arch, carried.scales)
-    kvs = tuple(_kvs(model, carried.target))
+    kvs = tuple(_kvs(model, carried.target, [t.target for t in tensors]))
     if provenance:
         kvs = with_record(model, layer_map, kvs)
     else:
@@ -98,6 +99,7 @@ def make_plan(
         model.header.version, model.header.byteorder, kvs, tuple(t.target for t in tensors)
     )
     notes = list(carried.notes)
+    notes += size_notes(model.header, header)
     if provenance and model.header.get(MAP_KEY) is not None and not valid_origins(model):
         notes.append(
             f"the record in {model.name} does not fit it; the new one leads to this file, not to "
@@ -157,8 +159,9 @@ def shard_file(
     return PlannedFile(header, tensors)
 
 
-def _kvs(model: Model, target: Metadata) -> Iterator[KV]:
+def _kvs(model: Model, target: Metadata, tensors: Sequence[TensorInfo]) -> Iterator[KV]:
     """The output's KVs: those of the source in its order, then the new ones."""
+    sizes = recounted(model.header, tensors)
     known = {kv.key for kv in model.header.kvs}
-    yield from (target.kvs[kv.key] for kv in model.header.kvs)
+    yield from (sizes.get(kv.key, target.kvs[kv.key]) for kv in model.header.kvs)
     yield from (kv for key, kv in target.kvs.items() if key not in known)
