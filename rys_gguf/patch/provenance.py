@@ -125,8 +125,11 @@ def _record(
     here = (name, *_identity(model))
     yield KV.of(VERSION_KEY, _STRING, __version__, byteorder=order)
     base = earlier[-1].source if earlier else None
-    yield from _map_and_source(PROVENANCE, whole, base or here, order)
-    yield KV.of(LAYERS_KEY, GGUFValueType.UINT32, whole.n_source, byteorder=order)
+    is_known = not earlier or knows_all_layers(model.header)
+    shown = whole if is_known else replace(whole, n_source=MAX_LAYERS)  # as a path, not windows
+    yield from _map_and_source(PROVENANCE, shown, base or here, order)
+    if is_known:
+        yield KV.of(LAYERS_KEY, GGUFValueType.UINT32, whole.n_source, byteorder=order)
     if earlier:
         yield from _map_and_source(_STEP, layer_map, here, order)
 
@@ -278,6 +281,17 @@ def _resolve(variant: Model, source: Model | None, spec: str | None) -> LayerMap
         return found[-1].layer_map if found else None
     origin = origin_of(variant.header, source)
     return origin.layer_map if origin else None
+
+
+def knows_all_layers(header: Header) -> bool:
+    """Whether the record tells how many layers the original model had.
+
+    Version 0.1.0 recorded only the map, which does not tell if it may have dropped the last ones.
+    """
+    spec = header.get(SPEC_KEY)
+    is_text = spec is not None and spec.type == _STRING and not isinstance(spec.raw, Span)
+    is_windows = spec is not None and is_text and str(spec.value).startswith("blocks:")
+    return is_windows or header.get(LAYERS_KEY) is not None
 
 
 def _map_at(kvs: Mapping[str, KV], key: str, n_source: int) -> LayerMap:
