@@ -56,8 +56,8 @@ class _Output:
 def unapply(variant: Path, to_base: bool, inexact: bool, write: _Output, as_json: bool) -> None:
     """Give back the model that a variant was made from.
 
-    It is the same file, byte for byte: its header must have the size and the SHA-256 that the
-    variant records. What the variant does not hold, such as a layer that the map dropped, is
+    It is the same file, byte for byte: its size and the SHA-256 of its header must be those that
+    the variant records. What the variant does not hold, such as a layer that the map dropped, is
     named, and nothing is written.
     """
     with Model(variant) as model:

@@ -63,7 +63,8 @@ def size_notes(source: Header, output: Header) -> Iterator[str]:
     for key in (COUNT_KEY, LABEL_KEY):
         kv = source.get(key)
         if kv is not None and key not in new and not isinstance(kv.raw, Span):
-            yield f"{key} stays {printable(str(kv.value), 40)}, as the source names its own size"
+            shown = printable(str(kv.value), 40)
+            yield f"{key} {shown} is kept: it is a name for the source's size, not a count"
 
 
 def _text(kv: KV) -> str | None:

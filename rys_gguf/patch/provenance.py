@@ -32,9 +32,10 @@ SOURCE_KEY = "rys.source"
 STEP_SPEC_KEY = "rys.step.spec"
 ADDED_KEY = "rys.added"
 SHARDS_KEY = "rys.shards"
+# Read by nothing but `unapply`: earlier records and old values.
+KEPT_FOR_UNDO = ("rys.parent.", "rys.was.")
 _STEP = "rys.step."
-_PARENT = "rys.parent."
-_WAS = "rys.was."
+_PARENT, _WAS = KEPT_FOR_UNDO
 _NAME = "general.name"
 
 _STRING, _ARRAY, _INT32 = GGUFValueType.STRING, GGUFValueType.ARRAY, GGUFValueType.INT32

@@ -108,9 +108,10 @@ def plan_undo(model: Model, *, to_base: bool = False, exact: bool = True) -> Und
     inverse = _inverse(model, found, n_steps, levels[-1].n_trunk)
     dropped = _require_data(model, levels, origin)
     arch = ModelRules.of(model, assume_uniform=True).arch
+    planned = plan_tensors(model, inverse, arch, {})
     tensors = [
         tensor
-        for tensor in plan_tensors(model, inverse, arch, {})
+        for tensor in _in_order_of_the_source(planned, found[-1].steps[:-n_steps])
         if layer_of(tensor.target.name) is None
         or tensor.target.name.split(".", 2)[2] not in dropped
     ]
@@ -198,6 +199,26 @@ def _inverse(model: Model, found: Sequence[Origin], n_steps: int, n_trunk: int) 
             f"{'s' * (len(missing) > 1)} {_ranges(missing)}, which the file does not hold"
         )
     return LayerMap(model.n_trunk, tuple(outputs[n] for n in range(n_trunk)))
+
+
+def _in_order_of_the_source(
+    tensors: Sequence[PlannedTensor], steps: Sequence[LayerMap]
+) -> Iterator[PlannedTensor]:
+    """The tensors with twins, which come from one output, in the order `steps` put them in.
+
+    Steps write the copies of a layer in the order of their numbers, but a later one may renumber
+    them. Without steps there are no twins.
+    """
+    order = list(range(steps[0].n_source)) if steps else []
+    for step in steps:
+        order = [out for layer in order for out in step.outputs_of(layer)]
+    rank = {layer: n for n, layer in enumerate(order)}
+
+    def layer_from(tensor: PlannedTensor) -> int | None:
+        return layer_of(tensor.source.name) if tensor.source else None
+
+    for _, group in itertools.groupby(tensors, layer_from):
+        yield from sorted(group, key=lambda t: rank.get(layer_of(t.target.name) or 0, 0))
 
 
 def _reduce(steps: Sequence[LayerMap]) -> LayerMap:

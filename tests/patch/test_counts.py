@@ -69,9 +69,9 @@ def test_a_count_that_is_the_models_name_for_itself_stays_with_a_note(tmp_path: 
     extra = {COUNT_KEY: 7, LABEL_KEY: "7B"}
     plan = planned(tiny.write(tmp_path / "m.gguf", "llama", 4, extra=extra))
     assert (value(plan, COUNT_KEY), value(plan, LABEL_KEY)) == (7, "7B")
-    assert sum(" stays 7" in note for note in plan.notes) == 2
+    assert sum(" is kept: it is a name" in note for note in plan.notes) == 2
     plan = planned(tmp_path / "m.gguf", "layers:0,2,1,3")
-    assert not any(" stays " in note for note in plan.notes)
+    assert not any(" is kept: " in note for note in plan.notes)
 
 
 def test_keys_of_other_types_stay(tmp_path: Path) -> None:

@@ -306,6 +306,17 @@ def test_a_copy_stands_in_for_a_dropped_one(base: Path, tmp_path: Path) -> None:
     assert undo(second, to_base=True) == base.read_bytes()
 
 
+def test_twins_come_back_in_the_order_in_which_the_file_had_them(
+    base: Path, tmp_path: Path
+) -> None:
+    """A step that exchanges two copies writes the second before the first."""
+    first, second, third = (tmp_path / f"{n}.gguf" for n in range(3))
+    apply(base, "blocks:0,1", first)
+    apply(first, "layers:1,0,2..6", second)
+    apply(second, "layers:0,2..6", third)
+    assert undo(third) == second.read_bytes()
+
+
 # -- what is not as it was -----------------------------------------------------------------------
 
 
