@@ -46,6 +46,8 @@ from rys_gguf.text import printable
 _ALIGNMENT = "general.alignment"
 # Version 0.1.0 did not list the keys it added at the end; an explicit schedule adds one or two.
 _MOST_ADDED = 8
+# As `align` has it.
+_MAX_ALIGNMENT = 1 << 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,9 @@ def plan_undo(model: Model, *, to_base: bool = False, exact: bool = True) -> Und
         or tensor.target.name.split(".", 2)[2] not in dropped
     ]
     made = (
-        _files(model, kvs, shards, tensors) for kvs, shards in _candidates(model, n_steps, inverse)
+        _files(model, kvs, shards, tensors)
+        for kvs, shards in _candidates(model, n_steps, inverse)
+        if _can_be_aligned(kvs)
     )
     files = next((files for files in made if _is_header_of(model, files, origin)), None)
     fault = _size_fault(model, files, origin) if files else _header_fault(origin)
@@ -305,6 +309,8 @@ def _equivalent(
     n_blocks = len(inverse) + model.n_mtp
     if not knows_all_layers(model.header) or count is None or count.value != n_blocks:
         raise model.refuse(f"does not record how many layers {_named(origin)} had")
+    if not _can_be_aligned(kvs):
+        raise model.refuse(f"does not record a {_ALIGNMENT} that a file can have")
     meta = replace(levels[-1], kvs={kv.key: kv for kv in kvs})
     for where, fault in replace(rules, meta=meta).deviations(levels[0], origin.layer_map):
         raise model.refuse(f"does not record how {_named(origin)} ran: {where} {fault}")
@@ -323,6 +329,20 @@ def _derived(model: Model, inverse: LayerMap) -> Iterator[KV]:
             yield KV.of(kv.key, kv.type, name, byteorder=kv.byteorder)
         else:
             yield target.kvs[kv.key]
+
+
+def _can_be_aligned(kvs: Sequence[KV]) -> bool:
+    """Whether general.alignment is one that files have: a power of two, and none that fills disks.
+
+    What is on record may come from somebody else.
+    """
+    kv = next((kv for kv in kvs if kv.key == _ALIGNMENT), None)
+    if kv is None:
+        return True
+    if kv.type != GGUFValueType.UINT32:
+        return False
+    alignment = int(kv.value)
+    return 0 < alignment <= _MAX_ALIGNMENT and alignment & (alignment - 1) == 0
 
 
 def _files(

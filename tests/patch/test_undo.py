@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -36,6 +37,7 @@ from rys_gguf.formats.limits import MAX_LAYERS
 from rys_gguf.patch.provenance import LAYERS_KEY, recorded_map
 from rys_gguf.patch.undo import n_compared_bytes
 from tests import tiny
+from tests.strategies import values
 
 P, E = Schedule.PORTABLE, Schedule.EXPLICIT
 
@@ -417,11 +419,11 @@ def test_copies_that_differ_are_named(base: Path, variant: Path) -> None:
 def test_a_faulty_record_is_refused(variant: Path, tmp_path: Path) -> None:
     """With the name of the file and the key."""
     types = gguf.GGUFValueType
-    for values, error, message in (
+    for sources, error, message in (
         ([0, 1], Refused, "has 9 layers, the map on record makes 2"),
         ([-1] * 9, InvalidLayerMap, r"changed.gguf: rys.layer_map: output 0"),
     ):
-        kv = KV.of("rys.layer_map", types.ARRAY, values, item_type=types.INT32)
+        kv = KV.of("rys.layer_map", types.ARRAY, sources, item_type=types.INT32)
         changed = rewritten(variant, tmp_path / "changed.gguf", kv)
         with Model(changed) as model, pytest.raises(error, match=message):
             plan_undo(model)
@@ -436,6 +438,65 @@ def test_a_false_number_of_shards_is_no_shards(
     kv = KV.of("rys.shards", types.ARRAY, values, item_type=types.INT32)
     changed = rewritten(variant, variant.with_name("changed.gguf"), kv)
     assert undo(changed) == base.read_bytes()
+
+
+RECORD = [
+    "rys.spec", "rys.layer_map", "rys.source", "rys.source_layers", "rys.step.layer_map",
+    "rys.step.source", "rys.parent.layer_map", "rys.parent.source", "rys.added", "rys.shards",
+    "rys.was.llama.block_count", "rys.was.general.name", "rys.was.general.alignment",
+    "rys.was.llama.nextn_predict_layers", "rys.was.general.architecture",
+    "rys.parent.was.llama.block_count", "general.name", "general.size_label",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def twice(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A variant of a variant."""
+    folder = tmp_path_factory.mktemp("twice")
+    base = tiny.write(folder / "base.gguf", "llama", 4, extra={"general.name": "Tiny"})
+    apply(base, "blocks:1,3", folder / "once.gguf")
+    apply(folder / "once.gguf", "blocks:0,2", folder / "twice.gguf")
+    return folder / "twice.gguf"
+
+
+@settings(max_examples=60)
+@given(
+    record=st.dictionaries(st.sampled_from(RECORD), values("<"), min_size=1, max_size=4),
+    to_base=st.booleans(),
+    exact=st.booleans(),
+)
+def test_a_record_of_somebody_else_is_judged_not_believed(
+    twice: Path, record: dict[str, tuple[gguf.GGUFValueType, bytes]], to_base: bool, exact: bool
+) -> None:
+    """Whatever it holds, the outcome is the source's bytes or a message."""
+    with tempfile.TemporaryDirectory() as folder:
+        kvs = [KV(key, type_, raw) for key, (type_, raw) in record.items()]
+        changed = rewritten(twice, Path(folder) / "changed.gguf", *kvs)
+        source = twice.with_name("base.gguf" if to_base else "once.gguf")
+        with contextlib.suppress(RysError), Model(changed) as model:
+            planned = plan_undo(model, to_base=to_base, exact=exact)
+            (written,) = unapply(planned, Path(folder) / "out.gguf").paths
+            if exact and "rys.source" not in record and "rys.step.source" not in record:
+                assert written.read_bytes() == source.read_bytes()
+        with contextlib.suppress(RysError):
+            assert isinstance(find_problems(changed, source), list)
+        with contextlib.suppress(RysError):
+            apply(changed, "blocks:0,1", Path(folder) / "again.gguf")
+
+
+@pytest.mark.parametrize("alignment", [0, 48, 1 << 31])
+def test_a_false_alignment_is_refused(base: Path, variant: Path, alignment: int) -> None:
+    """It would be that of the output."""
+    types = gguf.GGUFValueType
+    aligned = variant.with_name("aligned.gguf")
+    kvs = [
+        KV.of("general.alignment", types.UINT32, 32),
+        KV.of("rys.was.general.alignment", types.UINT32, alignment),
+    ]
+    rewritten(variant, aligned, *kvs)
+    assert "another SHA-256" in refusal(aligned)
+    assert "general.alignment" in refusal(aligned, exact=False)
+    assert base.exists()
 
 
 @pytest.mark.parametrize(
