@@ -113,7 +113,7 @@ def plan_undo(model: Model, *, to_base: bool = False, exact: bool = True) -> Und
     planned = plan_tensors(model, inverse, arch, {})
     tensors = [
         tensor
-        for tensor in _in_order_of_the_source(planned, found[-1].steps[:-n_steps])
+        for tensor in _in_order_of_the_source(planned, found[-1], n_steps)
         if layer_of(tensor.target.name) is None
         or tensor.target.name.split(".", 2)[2] not in dropped
     ]
@@ -206,22 +206,26 @@ def _inverse(model: Model, found: Sequence[Origin], n_steps: int, n_trunk: int) 
 
 
 def _in_order_of_the_source(
-    tensors: Sequence[PlannedTensor], steps: Sequence[LayerMap]
+    tensors: Sequence[PlannedTensor], base: Origin, n_steps: int
 ) -> Iterator[PlannedTensor]:
-    """The tensors with twins, which come from one output, in the order `steps` put them in.
+    """The tensors of layers that are copies of one in the order that the source had them in.
 
-    Steps write the copies of a layer in the order of their numbers, but a later one may renumber
-    them. Without steps there are no twins.
+    A step writes the copies of a layer in the order of their numbers, but a later one may renumber
+    them, and one output of the variant may stand in for several of them.
     """
-    order = list(range(steps[0].n_source)) if steps else []
-    for step in steps:
+    whole = base.layer_map
+    order = list(range(whole.n_source))
+    for step in base.steps[:-n_steps]:
         order = [out for layer in order for out in step.outputs_of(layer)]
     rank = {layer: n for n, layer in enumerate(order)}
 
-    def layer_from(tensor: PlannedTensor) -> int | None:
-        return layer_of(tensor.source.name) if tensor.source else None
+    def layer_of_base(tensor: PlannedTensor) -> int:
+        out = layer_of(tensor.source.name) if tensor.source else None
+        if out is None:
+            return -1  # a tensor of the whole model
+        return whole[out] if out < len(whole) else -2 - out  # an MTP block has no copies
 
-    for _, group in itertools.groupby(tensors, layer_from):
+    for _, group in itertools.groupby(tensors, layer_of_base):
         yield from sorted(group, key=lambda t: rank.get(layer_of(t.target.name) or 0, 0))
 
 

@@ -317,6 +317,9 @@ def test_twins_come_back_in_the_order_in_which_the_file_had_them(
     apply(first, "layers:1,0,2..6", second)
     apply(second, "layers:0,2..6", third)
     assert undo(third) == second.read_bytes()
+    apply(base, "layers:0,0,0,0,1", first, force=True)
+    apply(first, "layers:0,1,4", second, force=True)
+    assert undo(second) == first.read_bytes()
 
 
 # -- what is not as it was -----------------------------------------------------------------------
