@@ -140,7 +140,7 @@ def variants(data: st.DataObject, base: Path, folder: Path) -> Iterator[Path]:
         path = out
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_any_chain_verifies_and_comes_back(bases: list[Path], data: st.DataObject) -> None:
     """Each verifies against every model before it, and gives it back or says what it lacks."""
