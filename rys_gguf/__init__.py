@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from rys_gguf.patch.naming import default_output
     from rys_gguf.patch.plan import Plan, make_plan
     from rys_gguf.patch.provenance import resolve_layer_map
+    from rys_gguf.patch.undo import Undo, plan_undo, unapply
     from rys_gguf.patch.writer import Written, write_plan
     from rys_gguf.probes.choose import SuiteOptions, choose_suites
     from rys_gguf.probes.run import run_probe
@@ -117,6 +118,7 @@ _HOMES = {
     "SweepPlan": "search.settings",
     "SweepRequest": "search.settings",
     "SweepSettings": "search.settings:Settings",
+    "Undo": "patch.undo",
     "Unsuitable": "errors",
     "Validation": "checks.ladder:Report",
     "VariantPair": "checks.variant",
@@ -139,6 +141,7 @@ _HOMES = {
     "make_card": "report.card",
     "make_plan": "patch.plan",
     "open_engine": "engines.find",
+    "plan_undo": "patch.undo",
     "prove": "checks.prove",
     "ray_executor": "search.executors.ray_cluster:factory",
     "read_mergekit": "layers.mergekit",
@@ -148,6 +151,7 @@ _HOMES = {
     "run_sweep": "search.study",
     "summarise": "probes.summary",
     "text_report": "report.terminal",
+    "unapply": "patch.undo",
     "validate": "checks.ladder",
     "verdicts": "stats.verdict",
     "write_plan": "patch.writer",
@@ -186,6 +190,7 @@ __all__ = [
     "SweepPlan",
     "SweepRequest",
     "SweepSettings",
+    "Undo",
     "Unsuitable",
     "Validation",
     "VariantPair",
@@ -209,6 +214,7 @@ __all__ = [
     "make_card",
     "make_plan",
     "open_engine",
+    "plan_undo",
     "prove",
     "ray_executor",
     "read_mergekit",
@@ -218,6 +224,7 @@ __all__ = [
     "run_sweep",
     "summarise",
     "text_report",
+    "unapply",
     "validate",
     "verdicts",
     "write_plan",

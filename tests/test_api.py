@@ -29,6 +29,7 @@ COUNTERPARTS = {
     "report": ["Evidence", "Run", "text_report", "verdicts", "write_report"],
     "smoke": ["EngineOptions", "find_engine", "judge_smoke", "run_smoke"],
     "sweep": ["SuiteOptions", "SweepRequest", "choose_suites", "describe_sweep", "run_sweep"],
+    "unapply": ["Model", "plan_undo", "unapply"],
     "validate": ["EngineOptions", "VariantPair", "find_engine", "resolve_layer_map", "validate"],
     "verify": ["find_problems"],
 }

@@ -15,12 +15,17 @@ Fault = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A finished file, its source with its rules, and the map that should lead to the file."""
+    """A finished file, its source with its rules, and the map that should lead to the file.
+
+    `steps` are the maps that were applied one after the other, the oldest first; together they are
+    `layer_map`.
+    """
 
     out: Shards
     source: Model
     layer_map: LayerMap
     rules: ModelRules
+    steps: tuple[LayerMap, ...]
 
     @property
     def n_trunk(self) -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import replace
 
 from gguf.constants import GGUFValueType
 
@@ -13,10 +15,15 @@ from rys_gguf.formats.header import ALIGNMENT_KEY, KV, Span
 from rys_gguf.formats.limits import MAX_LAYERS
 from rys_gguf.formats.model import Model
 from rys_gguf.formats.shards import Shards
+from rys_gguf.layers.rule import Metadata
 from rys_gguf.layers.schedule import Schedule
+from rys_gguf.patch.counts import recounted
 from rys_gguf.patch.diff import diff_kvs, show_value
-from rys_gguf.patch.provenance import MAP_KEY, PROVENANCE
+from rys_gguf.patch.provenance import MAP_KEY, PROVENANCE, unmarked_name
 from rys_gguf.text import printable
+
+# Either schedule at every step of a long chain: few of the results differ.
+_MAX_TARGETS = 16
 
 
 def key_faults(pair: Comparison) -> Iterator[Fault]:
@@ -29,7 +36,7 @@ def key_faults(pair: Comparison) -> Iterator[Fault]:
     arrays = rules.per_layer_arrays
     # The rules may write other keys as well: counts that move, pins, lists of names. Either
     # schedule is right as long as every layer runs as its source, which is checked separately.
-    targets = [rules.carry(pair.layer_map, schedule).target.kvs for schedule in Schedule]
+    targets = _targets(pair)
     ruled = {
         key: [target.get(key) for target in targets]
         for key in {key for target in targets for key in target}
@@ -37,12 +44,7 @@ def key_faults(pair: Comparison) -> Iterator[Fault]:
         and key != count_key
         and any(target.get(key) != rules.meta.kvs.get(key) for target in targets)
     }
-    adjusted = {
-        source.key(key): targets[0][source.key(key)].items
-        for rule in rules.arch.rules
-        for key in rule.adjusted()
-        if source.key(key) in arrays
-    }
+    adjustable = {source.key(key) for rule in rules.arch.rules for key in rule.adjusted()}
     others = {*ruled, *arrays, count_key}
     if source.header.output_alignment != source.header.alignment:
         others.add(ALIGNMENT_KEY)  # raised for llama.cpp; the layout is checked separately
@@ -50,15 +52,35 @@ def key_faults(pair: Comparison) -> Iterator[Fault]:
     yield from _count_faults(pair)
     yield from _ruled_faults(pair, ruled)
     for key, old in arrays.items():
-        yield from _array_faults(pair, old, adjusted.get(key, ()))
+        # One step after the other may leave less behind the last block than one for all.
+        if len(pair.steps) > 1 and pair.out.header.get(key) in [t.get(key) for t in targets]:
+            continue
+        adjusted = targets[0][key].items if key in adjustable else ()
+        yield from _array_faults(pair, old, adjusted)
+
+
+def _targets(pair: Comparison) -> list[Mapping[str, KV]]:
+    """The KVs that the steps lead to, each under either schedule; equal ones are listed once."""
+    metas = [pair.rules.meta]
+    for step in pair.steps:
+        reached: list[Metadata] = []
+        for meta, schedule in itertools.product(metas[:_MAX_TARGETS], Schedule):
+            target = replace(pair.rules, meta=meta).carry(step, schedule).target
+            if target not in reached:
+                reached.append(target)
+        metas = reached
+    return [meta.kvs for meta in metas]
 
 
 def _kept_faults(pair: Comparison, others: AbstractSet[str]) -> Iterator[Fault]:
     """Keys that must be those of the source, all but `others`, and the order of all."""
+    sizes = recounted(pair.source.header, pair.out.header.tensors)
     kept = [kv for kv in pair.source.header.kvs if not kv.key.startswith(PROVENANCE)]
     present = [kv for kv in pair.out.header.kvs if not kv.key.startswith(PROVENANCE)]
     for change in diff_kvs(kept, present, lambda a, b: _same_value(pair.out, b, pair.source, a)):
-        if change.key not in others and not _is_marked_name(pair, change.old, change.new):
+        if change.key in others or _is_marked_name(pair, change.old, change.new):
+            continue
+        if change.new is None or change.new != sizes.get(change.key):
             yield printable(change.key), _describe(change.old, change.new)
     common = {kv.key for kv in kept} & {kv.key for kv in present}
     if [kv.key for kv in present if kv.key in common] != [
@@ -79,14 +101,16 @@ def _describe(old: KV | None, new: KV | None) -> str:
 
 def _is_marked_name(pair: Comparison, old: KV | None, new: KV | None) -> bool:
     """Whether this is the model's name with the layer spec appended, as the patch writes it."""
+    name = unmarked_name(pair.source.header)
     return (
-        old is not None
+        name is not None
+        and old is not None
         and new is not None
         and new.key == "general.name"
         and pair.out.header.get(MAP_KEY) is not None
         and old.type == new.type == GGUFValueType.STRING
         and not isinstance(new.raw, Span)
-        and str(new.value).startswith(f"{old.value} rys_")
+        and str(new.value).startswith((f"{name} rys_", f"{old.value} rys_"))
     )
 
 

@@ -16,6 +16,9 @@ from rys_gguf.text import printable
 
 _READ_BYTES = 1 << 20
 
+# By tensor: what is done to it, and the factors of the steps that do it, each of which rounds.
+_Rescales = dict[str, tuple[Rescale, tuple[np.float32, ...]]]
+
 
 @dataclass(frozen=True, slots=True)
 class _Expected:
@@ -86,7 +89,7 @@ def _expected(pair: Comparison) -> Iterator[_Expected]:
 
 
 def _expected_layer(
-    pair: Comparison, out: int, block: int, rescales: dict[str, tuple[Rescale, np.float32]]
+    pair: Comparison, out: int, block: int, rescales: _Rescales
 ) -> Iterator[_Expected]:
     """The tensors of one output block; `rescales` are the rules' changes of data, by tensor."""
     source = pair.source
@@ -94,29 +97,34 @@ def _expected_layer(
     for tensor in source.layers[block]:
         info = replace(tensor, name=rename(tensor.name, out))
         origin = f"source {printable(tensor.name)}"
-        _, factor = rescales.get(tensor.name.split(".", 2)[2], (None, None))
-        if factor is None:
+        _, factors = rescales.get(tensor.name.split(".", 2)[2], (None, ()))
+        if not factors:
             yield _Expected(info, origin, tensor)
         else:
             raw = b"".join(source.read(source.data(tensor).span))
-            scaled = (np.frombuffer(raw, f32) * factor).astype(f32)
+            scaled = np.frombuffer(raw, f32)
+            for factor in factors:
+                scaled = (scaled * factor).astype(f32)
             yield _Expected(info, f"{origin}, rescaled", literal=scaled.tobytes())
-    for name, (rescale, factor) in rescales.items():
+    for name, (rescale, factors) in rescales.items():
         if rescale.new:
-            literal = np.asarray([factor], f32).tobytes()
+            literal = np.asarray(factors[:1], f32).tobytes()
             info = TensorInfo(f"blk.{out}.{name}", (1,), int(GGMLQuantizationType.F32), 0, 4)
             yield _Expected(info, "the rule for its layer count", literal=literal)
 
 
-def _rescales(pair: Comparison) -> dict[str, tuple[Rescale, np.float32]]:
-    """The changes of tensor data that the rules ask for, with their factors, by tensor."""
-    meta = pair.rules.meta
-    target = replace(meta, n_trunk=pair.n_trunk)
-    return {
-        rescale.tensor: (rescale, np.float32(rescale.factor(meta, target)))
-        for rule in pair.rules.arch.rules
-        for rescale in rule.rescales(meta, target)
-    }
+def _rescales(pair: Comparison) -> _Rescales:
+    """The changes of tensor data that the rules ask for at each step, by tensor."""
+    found: _Rescales = {}
+    before = pair.rules.meta
+    for step in pair.steps:
+        after = replace(before, n_trunk=len(step))
+        for rescale in (r for rule in pair.rules.arch.rules for r in rule.rescales(before, after)):
+            _, factors = found.get(rescale.tensor, (rescale, ()))
+            factor = np.float32(rescale.factor(before, after))
+            found[rescale.tensor] = rescale, (*factors, factor)
+        before = after
+    return found
 
 
 def _resized(tensor: TensorInfo, dimension: int, n_source: int, n_out: int) -> TensorInfo:

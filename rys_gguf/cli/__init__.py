@@ -18,6 +18,9 @@ COMMANDS = {
     "align": Command(
         "rys_gguf.cli.patch:align", "Rewrite a model so that its variants can share its blocks."
     ),
+    "unapply": Command(
+        "rys_gguf.cli.unapply:unapply", "Give back the model that a variant was made from."
+    ),
     "diff": Command("rys_gguf.cli.patch:diff", "Show how two GGUF headers differ."),
     "verify": Command("rys_gguf.cli.verify:verify", "Check a variant against its source."),
     "prove": Command(

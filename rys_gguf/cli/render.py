@@ -12,6 +12,7 @@ from rys_gguf.formats.model import Model
 from rys_gguf.layers.describe import Description, LegalLengths, letter, where_read
 from rys_gguf.patch.diff import HeaderDiff, diff_plan, json_value, show_value
 from rys_gguf.patch.plan import Plan
+from rys_gguf.patch.provenance import KEPT_FOR_UNDO
 from rys_gguf.patch.writer import Written
 from rys_gguf.text import printable, size
 
@@ -68,7 +69,8 @@ def diff_lines(difference: HeaderDiff, *, full: bool) -> Iterator[str]:
 def _header_lines(difference: HeaderDiff, *, full: bool) -> Iterator[str]:
     for line in difference.layout:
         yield f"  ~ {line}"
-    for change in difference.kvs:
+    shown = [c for c in difference.kvs if full or not c.key.startswith(KEPT_FOR_UNDO)]
+    for change in shown:
         sides = []
         for kv, other in ((change.old, change.new), (change.new, change.old)):
             if kv is not None:
@@ -76,6 +78,8 @@ def _header_lines(difference: HeaderDiff, *, full: bool) -> Iterator[str]:
                 same = other is not None and kv.type_name == other.type_name
                 sides.append(show_value(kv, full=full) + ("" if same else f" ({kv.type_name})"))
         yield f"  {change.sign} {printable(change.key)}  {' -> '.join(sides)}"
+    if n_hidden := len(difference.kvs) - len(shown):
+        yield f"  and {n_hidden} keys for unapply (--full lists them)"
     yield f"tensors  {difference.n_tensors[0]} -> {difference.n_tensors[1]}"
     yield (
         f"bytes    {difference.n_bytes[0]} -> {difference.n_bytes[1]} "

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from rys_gguf.checks.verify import find_problems, n_compared_bytes
+from rys_gguf.checks.verify import find_problems, n_compared_bytes, source_role
 from rys_gguf.cli.options import MODEL, LayerSpec, json_option, layer_options
 from rys_gguf.cli.output import echo, echo_json
 from rys_gguf.cli.progress import Progress
@@ -23,8 +23,10 @@ def verify(variant: Path, source: Path, layers: LayerSpec, as_json: bool) -> Non
 
     Needs nothing but the two files: compares every tensor byte for byte, every key and every
     layer's kind. The map is the one recorded in the variant, or --blocks/--layers, and is checked
-    too. Lists every problem; the exit code is 1 if there is any.
+    too. The source of a variant that was patched more than once may be any of the models it was
+    made from. Lists every problem; the exit code is 1 if there is any.
     """
+    role = source_role(variant, source)
     with Progress() as progress:
         progress.begin("verify", n_compared_bytes(variant), "B")
         problems = find_problems(variant, source, layers.text, progress=progress.advance)
@@ -37,4 +39,5 @@ def verify(variant: Path, source: Path, layers: LayerSpec, as_json: bool) -> Non
         n = len(problems)
         raise click.ClickException(f"{name}: {n} problem{'s' * (n != 1)} found")
     if not as_json:
-        click.echo(f"{name}: every layer is its source, nothing else changed")
+        against = f" (compared with {printable(source.name)}, {role})" if role else ""
+        click.echo(f"{name}: every layer is its source, nothing else changed{against}")

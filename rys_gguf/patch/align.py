@@ -20,7 +20,7 @@ from rys_gguf.patch.tensors import PlannedTensor, layout
 from rys_gguf.patch.writer import Written, write_files
 
 # The largest record of ZFS.
-_MAX_ALIGNMENT = 1 << 24
+MAX_ALIGNMENT = 1 << 24
 
 
 def plan_aligned(model: Model, alignment: int = BLOCK_BYTES) -> PlannedFile:
@@ -29,10 +29,10 @@ def plan_aligned(model: Model, alignment: int = BLOCK_BYTES) -> PlannedFile:
     Raises Refused if the alignment is not a power of two from 32 to 16 MiB, InvalidGGUF if
     llama.cpp would not load the tensor table.
     """
-    if alignment & (alignment - 1) or not MIN_ALIGNMENT <= alignment <= _MAX_ALIGNMENT:
+    if alignment & (alignment - 1) or not MIN_ALIGNMENT <= alignment <= MAX_ALIGNMENT:
         raise model.refuse(
             f"cannot be aligned to {alignment} bytes: a power of two from {MIN_ALIGNMENT} to "
-            f"{_MAX_ALIGNMENT} is needed"
+            f"{MAX_ALIGNMENT} is needed"
         )
     if issues := model.offset_issues():
         raise model.invalid(issues[0])

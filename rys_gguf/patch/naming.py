@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rys_gguf.formats.model import Model
 from rys_gguf.layers.layer_map import LayerMap
+from rys_gguf.patch.provenance import compose, valid_origins
 
 # The labels llama.cpp and its publishers end file names with: Q4_K_M, UD-Q4_K_XL, i1-IQ3_XXS, BF16.
 _QUANT_LABEL = re.compile(
@@ -23,9 +24,15 @@ def default_output(model: Model, layer_map: LayerMap) -> Path:
     Qwen3.5-2B-UD-Q4_K_XL.gguf and blocks:8,12 give Qwen3.5-2B-rys_8-11-UD-Q4_K_XL.gguf.
     """
     path = model.files[0].path
-    name = path.name
+    name, label = path.name, layer_map.label
+    if earlier := valid_origins(model):
+        # A variant's variant is named as one that is made in one step.
+        of_source = f"-{earlier[-1].layer_map.label}"
+        if of_source in name:
+            name = name.replace(of_source, "")
+            label = compose(earlier[-1].layer_map, layer_map).label
     match = _QUANT_LABEL.search(name)
     at = match.start() if match else len(_SHARD.sub("", name)) - len(".gguf")
     if not name.endswith(".gguf"):
         at = len(name)
-    return path.with_name(_SHARD.sub("", f"{name[:at]}-{layer_map.label}{name[at:]}"))
+    return path.with_name(_SHARD.sub("", f"{name[:at]}-{label}{name[at:]}"))

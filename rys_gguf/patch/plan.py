@@ -12,7 +12,14 @@ from dataclasses import dataclass, replace
 from gguf.constants import GGUFValueType
 
 from rys_gguf.formats.foreign import loading_notes
-from rys_gguf.formats.header import ALIGNMENT_KEY, KV, Header, padded, with_alignment
+from rys_gguf.formats.header import (
+    ALIGNMENT_KEY,
+    KV,
+    Header,
+    TensorInfo,
+    padded,
+    with_alignment,
+)
 from rys_gguf.formats.limits import MIN_ALIGNMENT
 from rys_gguf.formats.model import Model
 from rys_gguf.formats.shards import SPLIT_COUNT, SPLIT_KEYS, SPLIT_NO, SPLIT_TENSORS
@@ -23,8 +30,9 @@ from rys_gguf.layers.layer_map import LayerMap
 from rys_gguf.layers.rule import Metadata
 from rys_gguf.layers.schedule import Schedule
 from rys_gguf.layers.windows import refusal
+from rys_gguf.patch.counts import recounted, size_notes
 from rys_gguf.patch.memory import Memory, added_memory
-from rys_gguf.patch.provenance import PROVENANCE, record
+from rys_gguf.patch.provenance import MAP_KEY, PROVENANCE, valid_origins, with_record
 from rys_gguf.patch.tensors import PlannedTensor, layout, plan_tensors
 
 
@@ -93,19 +101,29 @@ def make_plan(
     require_vocabulary(model)
     memory = added_memory(model, rules.meta, layer_map)
     tensors = plan_tensors(model, layer_map, rules.arch, carried.scales)
-    kvs = tuple(_kvs(model, layer_map, carried.target, provenance=provenance))
+    kvs = tuple(_kvs(model, carried.target, [t.target for t in tensors]))
     if (alignment := model.header.output_alignment) != model.header.alignment:
         kvs = tuple(with_alignment(kvs, alignment, model.header.byteorder))
+    if provenance:
+        kvs = with_record(model, layer_map, kvs)
+    else:
+        kvs = tuple(kv for kv in kvs if not kv.key.startswith(PROVENANCE))
     header = Header(
         model.header.version, model.header.byteorder, kvs, tuple(t.target for t in tensors)
     )
-    notes = (*carried.notes, *layer_notes, *_file_notes(model, header))
-    return Plan(model, rules, layer_map, schedule, header, tensors, memory, notes)
+    notes = [*carried.notes, *layer_notes, *_file_notes(model, header)]
+    if provenance and model.header.get(MAP_KEY) is not None and not valid_origins(model):
+        notes.append(
+            f"the record in {model.name} does not fit it; the new one leads to this file, not to "
+            f"the model that it was made from"
+        )
+    return Plan(model, rules, layer_map, schedule, header, tensors, memory, tuple(notes))
 
 
 def _file_notes(model: Model, header: Header) -> Iterator[str]:
     """What the user should know of the files, whatever the map."""
     yield from loading_notes(model.header)
+    yield from size_notes(model.header, header)
     if header.alignment != model.header.alignment:
         yield (
             f"{ALIGNMENT_KEY} is {model.header.alignment}, the output gets {header.alignment}: "
@@ -139,37 +157,37 @@ def split(plan: Plan, max_bytes: int | None) -> tuple[PlannedFile, ...]:
         size += n
     if len(groups) == 1:
         return (PlannedFile(plan.header, plan.tensors, plan.model.n_trailing_bytes),)
-    return tuple(_shard(plan, n, len(groups), group) for n, group in enumerate(groups))
+    n_tensors = len(plan.tensors)
+    return tuple(
+        shard_file(plan.header, n, len(groups), group, n_tensors) for n, group in enumerate(groups)
+    )
 
 
-def _shard(plan: Plan, n: int, count: int, group: Sequence[PlannedTensor]) -> PlannedFile:
-    byteorder = plan.header.byteorder
+def shard_file(
+    model: Header, n: int, count: int, group: Sequence[PlannedTensor], n_tensors: int
+) -> PlannedFile:
+    """File `n` (from 0) of `count`, with `group` of the model's `n_tensors` tensors.
+
+    `model` is the header of the model as one file; its tensors are not looked at.
+    """
+    byteorder = model.byteorder
     own = (
         KV.of(SPLIT_NO, GGUFValueType.UINT16, n, byteorder=byteorder),
         KV.of(SPLIT_COUNT, GGUFValueType.UINT16, count, byteorder=byteorder),
-        KV.of(SPLIT_TENSORS, GGUFValueType.INT32, len(plan.tensors), byteorder=byteorder),
+        KV.of(SPLIT_TENSORS, GGUFValueType.INT32, n_tensors, byteorder=byteorder),
     )
     # Each file is read with its own alignment; without the key it would be the default.
-    alignment = plan.header.get(ALIGNMENT_KEY)
-    kvs = plan.header.kvs if n == 0 else (alignment,) if alignment else ()
+    alignment = model.get(ALIGNMENT_KEY)
+    kvs = model.kvs if n == 0 else (alignment,) if alignment else ()
     kept = tuple(kv for kv in kvs if kv.key not in SPLIT_KEYS)
-    tensors = layout(group, plan.header.alignment)
-    header = replace(plan.header, kvs=kept + own, tensors=tuple(t.target for t in tensors))
+    tensors = layout(group, model.alignment)
+    header = replace(model, kvs=kept + own, tensors=tuple(t.target for t in tensors))
     return PlannedFile(header, tensors)
 
 
-def _kvs(model: Model, layer_map: LayerMap, target: Metadata, *, provenance: bool) -> Iterator[KV]:
+def _kvs(model: Model, target: Metadata, tensors: Sequence[TensorInfo]) -> Iterator[KV]:
     """The output's KVs: those of the source in its order, then the new ones."""
-    own = {kv.key: kv for kv in record(model, layer_map)} if provenance else {}
-    for old in model.header.kvs:
-        if old.key == "general.name" and provenance and old.type == GGUFValueType.STRING:
-            name = f"{old.value} {layer_map.label}"
-            yield KV.of(old.key, old.type, name, byteorder=old.byteorder)
-        elif old.key in own:
-            yield own.pop(old.key)
-        elif not old.key.startswith(PROVENANCE):
-            # An earlier record describes another file's map, so it does not carry over.
-            yield target.kvs[old.key]
+    sizes = recounted(model.header, tensors)
     known = {kv.key for kv in model.header.kvs}
+    yield from (sizes.get(kv.key, target.kvs[kv.key]) for kv in model.header.kvs)
     yield from (kv for key, kv in target.kvs.items() if key not in known)
-    yield from own.values()

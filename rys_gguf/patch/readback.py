@@ -19,7 +19,7 @@ from rys_gguf.formats.reader import HeaderReader
 from rys_gguf.formats.shards import Shards
 from rys_gguf.layers.carry import metadata_of
 from rys_gguf.patch.plan import Plan, PlannedFile
-from rys_gguf.patch.provenance import recorded_map
+from rys_gguf.patch.provenance import origins
 from rys_gguf.text import quoted
 
 
@@ -59,8 +59,8 @@ def require_map(plan: Plan, output: Model) -> None:
             f"has {output.n_trunk} layers and {output.n_mtp} MTP blocks, not the planned "
             f"{len(layer_map)} and {source.n_mtp}"
         )
-    recorded = recorded_map(output.header, layer_map.n_source)
-    if recorded not in (None, layer_map):
+    recorded = origins(output.header)
+    if recorded and recorded[0].layer_map != layer_map:
         raise output.invalid("records another layer map than the planned one")
     added = {scale.target.name for scale in plan.tensors if scale.source is None}
     for out, n in enumerate([*layer_map.sources, *range(source.n_trunk, source.block_count)]):

@@ -7,12 +7,22 @@ import struct
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
 import pytest
 
-from rys_gguf import LayerMap, Model, find_problems, make_plan, write_plan
+from rys_gguf import (
+    LayerMap,
+    Model,
+    Schedule,
+    apply,
+    find_problems,
+    make_plan,
+    resolve_layer_map,
+    write_plan,
+)
 from rys_gguf.formats.header import KV
 from rys_gguf.formats.reader import HeaderReader
 from tests import tiny
@@ -314,3 +324,114 @@ def test_offsets_out_of_order_are_named(pair: Pair) -> None:
     patch(out, at, struct.pack("<Q", second.offset + 32))
     assert any("tensor table" in p and second.name in p for p in problems(out, source))
     assert first.offset == 0
+
+
+# -- variants of variants ------------------------------------------------------------------------
+
+
+def chained(base: Path, *steps: tuple[str, Schedule]) -> list[Path]:
+    """The base and the variants that the steps make, each of the one before it."""
+    paths = [base]
+    for n, (spec, schedule) in enumerate(steps, 1):
+        out = base.with_name(f"step{n}.gguf")
+        apply(paths[-1], spec, out, schedule=schedule)
+        paths.append(out)
+    return paths
+
+
+P, E = Schedule.PORTABLE, Schedule.EXPLICIT
+CHAINS = [
+    ("llama", 6, {}, [("blocks:1,3", P), ("blocks:0,4", P), ("layers:0..5,5..11", P)]),
+    # An array that the first step lists is there in the end, though the last map does not need it.
+    ("qwen35", 8, {"n_mtp": 1}, [("blocks:3,5", E), ("layers:0..4,7..9", P)]),
+    ("qwen35", 8, {"recurrent_layers": True}, [("blocks:3,5", E), ("blocks:0,1", E)]),
+    ("apertus", 4, {}, [("blocks:1,3", P), ("layers:0..2,4..5", P)]),
+    # Tensors of the whole model with a slice for each layer.
+    ("gemma4", 8, {}, [("blocks:4,8", P), ("blocks:0,4", P)]),
+    ("deepseek2", 6, {}, [("blocks:0,1", P), ("blocks:4,6", P)]),
+]
+
+
+@pytest.mark.parametrize(("arch", "n_layers", "options", "steps"), CHAINS)
+def test_a_chain_verifies_against_every_model_in_it(
+    tmp_path: Path,
+    arch: str,
+    n_layers: int,
+    options: dict[str, Any],
+    steps: list[tuple[str, Schedule]],
+) -> None:
+    """Against the original and against each variant on the way."""
+    base = tiny.write(
+        tmp_path / "base.gguf", arch, n_layers, extra={"general.name": "Tiny"}, **options
+    )
+    *sources, last = chained(base, *steps)
+    for source in sources:
+        assert problems(last, source) == [], source.name
+
+
+def test_a_vector_that_two_steps_rescaled_is_what_the_two_make_of_it(tmp_path: Path) -> None:
+    """Each step rounds, though the second brings the layer count back."""
+    base = tiny.write(tmp_path / "base.gguf", "gemma3", 62)
+    steps = [("blocks:0,6", E), ("layers:0..61", E)]
+    first, last = chained(base, *steps)[1:]
+    assert problems(last, first) == []
+    assert problems(last, base) == []
+    norm = "blk.0.attn_q_norm.weight"
+    vectors = [
+        next(t for t in gguf.GGUFReader(path).tensors if t.name == norm).data
+        for path in (base, first, last)
+    ]
+    assert not (vectors[0] == vectors[1]).all()
+    patch(last, position(last, vectors[2].tobytes()), vectors[1].tobytes())
+    assert any(norm in p for p in problems(last, base))
+
+
+def test_a_fault_of_a_chain_is_found_against_either(tmp_path: Path) -> None:
+    """One changed byte, one changed key."""
+    base = tiny.write(tmp_path / "base.gguf", "llama", 6)
+    _, first, last = chained(base, ("blocks:1,3", P), ("blocks:0,4", P))
+    tensor = gguf.GGUFReader(last).tensors[-1]
+    patch(last, tensor.data_offset, b"\xff\xff")
+    patch(last, position(last, b"tokenizer.ggml.bos_token_id") + 27 + 4, b"\x63")
+    for source in (base, first):
+        found = problems(last, source)
+        assert len(found) == 2
+        assert any(tensor.name in p for p in found)
+
+
+def test_a_map_that_the_steps_do_not_make_is_a_problem(tmp_path: Path) -> None:
+    """The record of a chain is checked as a whole."""
+    base = tiny.write(tmp_path / "base.gguf", "llama", 4)
+    _, first, last = chained(base, ("blocks:1,3", P), ("blocks:0,2", P))
+    raw = struct.pack("<8i", 0, 1, 0, 1, 2, 1, 2, 3)
+    patch(last, position(last, raw), struct.pack("<8i", 0, 1, 0, 1, 2, 1, 2, 2))
+    for source in (base, first):
+        assert any("the steps on record make" in p for p in problems(last, source))
+
+
+def test_a_second_step_may_take_back_the_first(tmp_path: Path) -> None:
+    """The map that is left changes nothing, and still verifies."""
+    base = tiny.write(tmp_path / "base.gguf", "llama", 4, extra={"general.name": "Tiny"})
+    *sources, last = chained(base, ("blocks:1,3", P), ("layers:0..2,5", P))
+    for source in sources:
+        assert problems(last, source) == []
+    with Model(last) as variant, Model(base) as model:
+        spec = resolve_layer_map(variant, model).spec
+    assert problems(last, base, spec) == []
+
+
+def test_the_command_says_which_model_of_a_chain_it_compared(tmp_path: Path) -> None:
+    """The recorded size and header decide, not the name."""
+    base = tiny.write(tmp_path / "base.gguf", "llama", 4)
+    _, first, last = chained(base, ("blocks:1,3", P), ("blocks:0,2", P))
+    moved = base.rename(tmp_path / "other.gguf")
+    against = {
+        moved: "the original model it was made from",
+        first: "its immediate source",
+    }
+    for source, role in against.items():
+        done = run("verify", last, "--source", source)
+        assert done.returncode == 0
+        assert role in done.stdout
+        report = json.loads(run("verify", last, "--source", source, "--json").stdout)
+        assert report["ok"] is True

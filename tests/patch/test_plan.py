@@ -227,6 +227,19 @@ def test_the_default_name_puts_the_map_before_the_quantisation(
         assert default_output(model, LayerMap.parse("blocks:1,3", 4)) == tmp_path / expected
 
 
+def test_the_default_name_of_a_variants_variant_has_one_label(tmp_path: Path) -> None:
+    """That of the whole map, like its general.name; a variant that was renamed keeps its name."""
+    source = tiny.write(tmp_path / "m-BF16.gguf", "llama", 4)
+    second = LayerMap.parse("blocks:0,1", 6)
+    for name, expected in (
+        ("m-rys_1-2-BF16.gguf", "m-rys_0-0_1-2-BF16.gguf"),
+        ("mine-BF16.gguf", "mine-rys_0-0-BF16.gguf"),
+    ):
+        first = patched(source, "blocks:1,3", tmp_path / name)
+        with Model(first) as model:
+            assert default_output(model, second) == tmp_path / expected
+
+
 def test_both_notations_write_the_same_bytes(smollm2: Path, tmp_path: Path) -> None:
     """blocks:10,14 and the equivalent path give the same file: 34 layers, 308 tensors."""
     a, b = tmp_path / "a.gguf", tmp_path / "b.gguf"
@@ -247,9 +260,9 @@ def test_provenance_says_map_and_source_or_nothing(tmp_path: Path) -> None:
     assert kvs["rys.layer_map"] == [0, 1, 2, 1, 2, 3]
     assert kvs["rys.source"][:2] == ["m.gguf", str(source.stat().st_size)]
     assert kvs["general.name"] == "Tiny rys_1-2"
-    # A variant of a variant records its own map; without a record, no stale one stays.
+    # A variant of a variant leads back to the original; without a record, no stale one stays.
     second = patched(first, "blocks:0,1", tmp_path / "second.gguf")
-    assert gguf.GGUFReader(second).fields["rys.spec"].contents() == "blocks:0,1"
+    assert gguf.GGUFReader(second).fields["rys.spec"].contents() == "blocks:0,1;1,3"
     bare = patched(first, "blocks:0,1", tmp_path / "bare.gguf", provenance=False)
     assert not [k for k in gguf.GGUFReader(bare).fields if k.startswith("rys.")]
     assert find_problems(second, first) == []
