@@ -21,24 +21,32 @@ _MOST_SPELLED_OUT = 8
 _LONGEST_PATH = 600
 # Where the values wait in the context until all of them are known.
 _META = "rys_gguf.foreign_options"
-# The name that `translate` knows an option by, and how it is spelled.
-OPTIONS: Mapping[str, tuple[str, ...]] = {
-    "path": ("-p", "--path"),
-    "layer_map": ("-layer_map", "--layer_map", "--layer-map"),
-    "layer_list": ("--layer-list", "--layer"),
-    "dup_start": ("-i", "--dup-start"),
-    "dup_end": ("-j", "--dup-end"),
-    "repeats": ("-n", "--repeats"),
-    "loop_start": ("--loop-layer-start",),
-    "loop_stop": ("--loop-layer-stop",),
-    "loop_count": ("--loop-count",),
-    "repeat_layers": ("--repeat-layers",),
-    "duplicate": ("-d", "--duplicate"),
+# What `translate` knows an option as, by its spelling.
+OPTIONS: Mapping[str, str] = {
+    "-p": "path",
+    "--path": "path",
+    "-layer_map": "path",
+    "--layer_map": "path",
+    "--layer-map": "path",
+    "--layer-list": "path",
+    "--layer": "path",
+    "-i": "dup_start",
+    "--dup-start": "dup_start",
+    "-j": "dup_end",
+    "--dup-end": "dup_end",
+    "-n": "repeats",
+    "--repeats": "repeats",
+    "--loop-layer-start": "loop_start",
+    "--loop-layer-stop": "loop_stop",
+    "--loop-count": "loop_count",
+    "--repeat-layers": "repeat_layers",
+    "-d": "duplicate",
+    "--duplicate": "duplicate",
 }
 
 
 def translate(options: Mapping[str, str]) -> str:
-    """What to write for options of other programs, given as their names in `OPTIONS` and values."""
+    """What to write for options of other programs, given by what `OPTIONS` calls them."""
     if "repeat_layers" in options:
         return _repeat_layers(options["repeat_layers"])
     if "duplicate" in options:
@@ -50,8 +58,8 @@ def translate(options: Mapping[str, str]) -> str:
         return _circuit_finder(options)
     if {"loop_start", "loop_stop", "loop_count"} & options.keys():
         return _loop(options)
-    (path,) = list(options.values())[:1]  # with inclusive ends, as everywhere
-    return f"write --layers {shlex.quote(printable(path, _LONGEST_PATH))}"
+    # Paths have inclusive ends everywhere.
+    return f"write --layers {shlex.quote(printable(options['path'], _LONGEST_PATH))}"
 
 
 def _circuit_finder(options: Mapping[str, str]) -> str:
@@ -93,17 +101,21 @@ def _blocks(i: int, j: int, n: int) -> str:
     return " ".join([once] * n) if n <= _MOST_SPELLED_OUT else f"{once}, {n} times"
 
 
-def _keep(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
-    if value is not None:
-        kept = ctx.meta.setdefault(_META, {})
-        kept[param.name] = (param.opts[0], value)
-        if param.name == "duplicate":  # its other values would be arguments too many
-            answer_foreign_options()
+def _keeper(spelling: str) -> Callable[[click.Context, click.Parameter, str | None], None]:
+    def keep(ctx: click.Context, _: click.Parameter, value: str | None) -> None:
+        if value is not None:
+            ctx.meta.setdefault(_META, {})[spelling] = value
+            if OPTIONS[spelling] == "duplicate":  # its other values would be arguments too many
+                answer_foreign_options()
+
+    return keep
 
 
 foreign_options: tuple[Callable[[Any], Any], ...] = tuple(
-    click.option(*spellings, name, hidden=True, expose_value=False, callback=_keep)
-    for name, spellings in OPTIONS.items()
+    click.option(
+        spelling, f"foreign_{i}", hidden=True, expose_value=False, callback=_keeper(spelling)
+    )
+    for i, spelling in enumerate(OPTIONS)
 )
 
 
@@ -111,7 +123,5 @@ def answer_foreign_options() -> None:
     """Raise a usage error that says what to write if the command was given any of them."""
     kept = click.get_current_context().meta.get(_META)
     if kept:
-        names = " and ".join(option for option, _ in kept.values())
-        verb = "is an option" if len(kept) == 1 else "are options"
-        answer = translate({name: value for name, (_, value) in kept.items()})
-        raise click.UsageError(f"{names} {verb} of another program: {answer}")
+        answer = translate({OPTIONS[spelling]: value for spelling, value in kept.items()})
+        raise click.UsageError(f"No such option: {', '.join(kept)}; {answer}")

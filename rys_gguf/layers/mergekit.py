@@ -75,10 +75,11 @@ def _compose(path: str | os.PathLike[str], name: str) -> Any:
         return yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as e:
         line = f", line {e.problem_mark.line + 1}" if e.problem_mark else ""
-        raise InvalidLayerMap(f"{name}{line}: is not YAML: {printable(str(e.problem))}") from e
+        what = " ".join(part for part in (e.context, e.problem) if part)
+        raise InvalidLayerMap(f"{name}{line}: cannot be read as YAML: {printable(what)}") from e
     except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as e:
         what = printable(str(e).partition("\n")[0])
-        raise InvalidLayerMap(f"{name}: is not YAML: {what}") from e
+        raise InvalidLayerMap(f"{name}: cannot be read as YAML: {what}") from e
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +130,7 @@ class _Document:
         self.demand_no_parameters(root)
 
     def demand_no_parameters(self, mapping: Mapping[str, Any]) -> None:
-        """Refuse to leave out a change to the weights that a recipe asks for."""
+        """Refuse what may scale weights: a copy without it would be another model."""
         for key in ("parameters", "residual_weight"):
             node = mapping.get(key)
             if node is None or not node.value or node.value == "null":
@@ -138,8 +139,8 @@ class _Document:
             shown = ", ".join(printable(name) for name in names)
             raise self.error(
                 node,
-                f"{shown} changes the weights of layers; rys-gguf copies them as they are, so "
-                f"this recipe would not give the model it describes",
+                f"has parameters ({shown}), which may change weights; rys-gguf copies layers as "
+                f"they are",
             )
 
     def only_source(self, entry: Any) -> dict[str, Any]:

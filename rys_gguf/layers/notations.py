@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from rys_gguf.errors import InvalidLayerMap
 from rys_gguf.formats.limits import MAX_LAYERS
-from rys_gguf.text import printable
+from rys_gguf.text import printable, quoted
 
 # Every pattern is one of ASCII digits: the digits of other scripts are no layer numbers.
 _N = "[0-9]{1,9}"
@@ -52,18 +52,20 @@ def windows(spec: str, n_source: int) -> list[tuple[int, int]]:
 def path(spec: str, n_source: int) -> list[int]:
     """The source layers of a spec `layers:...`, in its order. Raises InvalidLayerMap as above."""
     layers: list[int] = []
-    for part in _path_parts(spec, n_source):
-        stretch, n_times = _stretch(part)
+    parts = [(part, *_stretch(part)) for part in _path_parts(spec, n_source)]
+    for part, stretch, n_times in parts:
         if len(layers) + len(stretch) * n_times > MAX_LAYERS:
             raise part.error(f"more than {MAX_LAYERS} layers, llama.cpp's limit")
         layers.extend([*stretch] * n_times)
+    if all(n_times > 1 for _, _, n_times in parts):
+        _demand_the_rest(parts, n_source)
     return layers
 
 
 def unknown(spec: str, n_source: int) -> InvalidLayerMap:
     """The error for a spec with neither prefix, with the prefix it should have if that is clear."""
     text = (
-        f"layer spec {printable(spec)!r}: expected blocks:i,j (half-open) or layers:a..b,... "
+        f"layer spec {quoted(spec)}: expected blocks:i,j (half-open) or layers:a..b,... "
         f"(ends included)"
     )
     body = spec.strip()
@@ -117,7 +119,7 @@ class _Part:
             width = max(1, len(self.text.strip()))
             text += f"\n  {self.spec}\n  {' ' * (self.start + lead)}{'^' * width}"
         else:
-            text += f"\n  at {printable(self.text)!r}"
+            text += f"\n  at {quoted(self.text)}"
         return InvalidLayerMap(_with_hint(text, hint))
 
 
@@ -135,7 +137,7 @@ def _window(part: _Part) -> tuple[int, int]:
         wrong = j_text if re.fullmatch(_N, i_text) else i_text
         what = "expected i,j (half-open: i is copied, j is not)"
         if comma:
-            what = f"{printable(wrong)!r} is not a layer number"
+            what = f"{quoted(wrong)} is not a layer number"
         raise part.error(what, _window_hint(part.text.strip(), part.n_source))
     i, j = pair
     if i == j == 0:
@@ -261,17 +263,43 @@ def _stretch(part: _Part) -> tuple[range, int]:
     return range(a, b + 1), n_times
 
 
+def _demand_the_rest(parts: Sequence[tuple[_Part, range, int]], n_source: int) -> None:
+    """Refuse a list of repeated layers, in order, that leaves out the layers between them."""
+    whole, at = [], 0
+    for part, stretch, _ in parts:
+        if stretch.start < at:
+            return
+        whole += [*_gap(at, stretch.start, n_source), part.text.strip()]
+        at = stretch.stop
+    whole += _gap(at, n_source, n_source)
+    if len(whole) > len(parts):
+        n_layers = sum(len(stretch) * n_times for _, stretch, n_times in parts)
+        raise _Part.body(parts[0][0].spec, n_source).error(
+            f"this makes a model of {n_layers} layers, without all others",
+            f"write {','.join(whole)} to keep the others",
+        )
+
+
+def _gap(first: int, stop: int, n_source: int) -> list[str]:
+    """The layers from `first` to `stop`, if there are any, as a part of a path."""
+    if first >= stop:
+        return []
+    if first == 0:
+        return [f"..{stop - 1}"]
+    return [f"{first}.." if stop == n_source else span(first, stop - first)]
+
+
 def _body_of(part: _Part) -> str:
     return part.spec.partition(":")[2]
 
 
 def _what_is_wrong(text: str) -> str:
     """Why a part is no part of a path: the first thing in it that should have been a number."""
-    first, dots, last = text.partition("..")
+    first, dots, last = text.partition("..") if "..." not in text else (text, "", "")
     if not text.strip() or (not first.strip() and not dots):
         return "expected a layer number or a..b"
     is_first = not dots or (first.strip() and not re.fullmatch(_N, first.strip()))
-    return f"{printable((first if is_first else last).strip())!r} is not a layer number"
+    return f"{quoted((first if is_first else last).strip())} is not a layer number"
 
 
 def _half_open_hint(body: str, n_source: int) -> str:

@@ -107,11 +107,11 @@ GOOD = f"merge_method: passthrough\n{ONE}"
     [
         ("", r"recipe\.yml: is empty; expected a mergekit recipe"),
         ("8,12\n", "line 1: expected a mergekit recipe, a mapping"),
-        ("{", "line 1: is not YAML"),
-        ("\x00", "is not YAML"),
-        ('a: "\\UFFFFFFFF"', "is not YAML"),
-        (f"{GOOD}---\n{GOOD}", "line 3: is not YAML"),
-        ("[" * 20_000, "is not YAML"),
+        ("{", "line 1: cannot be read as YAML"),
+        ("\x00", "cannot be read as YAML"),
+        ('a: "\\UFFFFFFFF"', "cannot be read as YAML"),
+        (f"{GOOD}---\n{GOOD}", "line 3: cannot be read as YAML: expected a single document"),
+        ("[" * 20_000, "cannot be read as YAML"),
         (ONE, "expected a mergekit recipe with merge_method; this one has none"),
         ("merge_method: passthrough\n", "with slices; this one has none"),
         ("merge_method: passthrough\nmodels: [{model: a}]", "slices; this one has models instead"),
@@ -135,9 +135,18 @@ GOOD = f"merge_method: passthrough\n{ONE}"
         (GOOD.replace("model: a", "model: {path: a}"), "line 2: model is not a plain value"),
         (GOOD.replace("}]}", "}, {model: b, layer_range: [0, 8]}]}"), "has one source, not 2"),
         (GOOD.replace("model: a", "<<: {model: a}"), "line 2: << is not supported"),
-        (f"{GOOD}parameters: {{scale: 0.5}}\n", "line 3: scale changes the weights of layers"),
-        (GOOD.replace("8]", "8], parameters: {scale: [{value: 1}]}"), "line 2: scale changes"),
-        (GOOD.replace("{sources", "{residual_weight: 0.5, sources"), "residual_weight changes"),
+        (
+            f"{GOOD}parameters: {{scale: 0.5}}\n",
+            r"line 3: has parameters \(scale\), which may change",
+        ),
+        (
+            GOOD.replace("8]", "8], parameters: {scale: [{value: 1}]}"),
+            r"line 2: has parameters \(scale\)",
+        ),
+        (
+            GOOD.replace("{sources", "{residual_weight: 0.5, sources"),
+            r"line 2: has parameters \(residual_weight\)",
+        ),
         (GOOD.replace("{sources", "{parameters: 3, sources"), "line 2: expected parameters, a map"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 
 import pytest
@@ -104,13 +105,34 @@ def test_paths_are_those_of_exllamav3(text: str) -> None:
             assert list(LayerMap.parse(f"layers:[{text}]", N).sources) == sources
 
 
-@given(st.lists(st.tuples(closed, st.integers(1, 4)), min_size=1, max_size=6))
+@given(st.lists(st.tuples(closed, st.integers(1, 4)), max_size=6))
 def test_x_is_the_number_of_passes_in_all(items: list[tuple[tuple[int, int], int]]) -> None:
     """A range is passed as a whole: 2..3x2 is 2, 3, 2, 3."""
+    items = [*items, ((0, N - 1), 1)]
     spec = "layers:" + ",".join(f"{a}..{b}x{n}" for (a, b), n in items)
     sources = [layer for (a, b), n in items for layer in [*range(a, b + 1)] * n]
     if changes(sources):
         assert list(LayerMap.parse(spec, N).sources) == sources
+
+
+@given(st.sets(st.integers(0, N), min_size=2, max_size=8), st.integers(2, 4), st.data())
+def test_repeated_layers_alone_are_no_model(
+    cuts: set[int], n_times: int, data: st.DataObject
+) -> None:
+    """Nobody wants a model of 10, 10, 10: the answer keeps the other layers."""
+    stretches = list(itertools.pairwise(sorted(cuts)))
+    chosen = sorted(data.draw(st.sets(st.sampled_from(stretches), min_size=1)))
+    spec = "layers:" + ",".join(f"{a}..{b - 1}x{n_times}" for a, b in chosen)
+    repeated = {layer for a, b in chosen for layer in range(a, b)}
+    if len(repeated) == N:
+        assert len(LayerMap.parse(spec, N)) == n_times * N
+    else:
+        (whole,) = advised(spec)
+        assert [len(whole.outputs_of(k)) for k in range(N)] == [
+            n_times if k in repeated else 1 for k in range(N)
+        ]
+        windows = [window for window in chosen for _ in range(n_times - 1)]
+        assert list(whole.sources) == rys(windows, N)
 
 
 @pytest.mark.parametrize("spec", ["layers:0x513", "layers:0..1x999999999", "layers:..x33"])
@@ -204,6 +226,8 @@ def test_a_number_of_passes_may_mean_two_things(ends: list[int], n: int, form: s
         ("layers:0...7", "write 0..7 if layer 7 belongs to it"),
         ("layers:0 1 2 3 3", "write 0,1,2,3,3, with commas"),
         ("layers:0..9,9..5", "write 9,8,7,6,5"),
+        ("layers:10x3", "write ..9,10x3,11.. to keep the others"),
+        ("layers:0..1x2,4x3,5x3,15x2", "write 0..1x2,2..3,4x3,5x3,6..14,15x2 to keep"),
         ("layers:[8,12]", "to repeat layers 8 to 11, write blocks:8,12, with --blocks"),
         ("(3,6)", "write blocks:(3,6)"),
         ("3,6;10,14", "write blocks:3,6;10,14"),
