@@ -79,6 +79,7 @@ _INTERVAL = Periodic(
     array_read_by="read by llama.cpp from mid-2026 on; engines that know only "
     "full_attention_interval (older llama.cpp, ik_llama.cpp) refuse the file",
     whole=True,
+    needed=(FULL, LINEAR),
 )
 
 
@@ -94,16 +95,19 @@ def _sliding(default: int, *, at: int = -1, always: bool = False) -> Periodic:
         array="attention.sliding_window_pattern",
         array_read_by="read by current llama.cpp; older engines may ignore it without a word and "
         "run the layers by position",
+        needed=(SLIDING,),
     )
 
 
 def _hybrid(other: str) -> Listed:
     """Layers without K/V heads run as `other`."""
-    return Listed("attention.head_count_kv", nonzero=FULL, zero=other)
+    return Listed("attention.head_count_kv", nonzero=FULL, zero=other, needed=(FULL, other))
 
 
 # These loaders read the array only; they have no default and no period.
-_SWA_LISTED = Listed("attention.sliding_window_pattern", nonzero=SLIDING, zero=FULL)
+_SWA_LISTED = Listed(
+    "attention.sliding_window_pattern", nonzero=SLIDING, zero=FULL, needed=(SLIDING,)
+)
 _FFN_LISTED = Listed("feed_forward_length", nonzero="FFN", zero="no FFN")
 _DENSE_FIRST = Leading("leading_dense_block_count", inside=DENSE, outside=EXPERTS)
 _EVERY_MOE_STEP = Periodic(
@@ -480,7 +484,7 @@ _ROWS = (
     ),
     Architecture(
         "gemma-embedding",
-        (_sliding(6, always=True),),
+        (replace(_sliding(6, always=True), needed=(FULL, SLIDING)),),
         "src/models/gemma-embedding.cpp:4-5,91-93",
         longer_arrays=_SWA_ARRAY,
     ),
@@ -528,7 +532,7 @@ _ROWS = (
         "llama4",
         (
             _sliding(4, always=True),
-            _NO_ROPE_LAST,
+            replace(_NO_ROPE_LAST, needed=(NO_ROPE,)),  # only these use a scale of the attention
             _EVERY_MOE_STEP,
             Unsupported(
                 "with a sliding_window of 0 only the last layer lacks RoPE, wherever that is",
@@ -544,7 +548,7 @@ _ROWS = (
     Architecture(
         "modern-bert",
         (
-            _sliding(3, at=0),
+            replace(_sliding(3, at=0), needed=(FULL, SLIDING)),
             Anchored(1, "it has no norm before its attention, and only layer 0 may lack one"),
             TiedTail("decision.block_count", "they are the decision head"),
         ),
@@ -621,7 +625,11 @@ _ROWS = (
     ),
     Architecture(
         "gemma4",
-        (_SWA_LISTED, SharedTail("attention.shared_kv_layers")),
+        # Only layers with full attention use rope_freqs, which llama.cpp loads with the first.
+        (
+            replace(_SWA_LISTED, needed=(FULL, SLIDING)),
+            SharedTail("attention.shared_kv_layers"),
+        ),
         "src/models/gemma4.cpp:6-11,66-112,136-140,183-273",
         longer_arrays=_SWA_ARRAY,
         gathered=(("per_layer_token_embd.weight", 0), ("per_layer_model_proj.weight", 1)),

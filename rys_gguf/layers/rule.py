@@ -235,6 +235,22 @@ class Architecture:
     unprovable: str = ""
 
 
+def lost_kinds(
+    needed: tuple[str, ...], meant: tuple[str, ...], layer_map: LayerMap
+) -> list[Conflict]:
+    """One conflict for each kind that llama.cpp needs, that the source has and the map leaves out.
+
+    llama.cpp makes the memory and the masks of these kinds in any case, and aborts where no layer
+    uses them.
+    """
+    kept = {meant[source] for source in layer_map.sources}
+    return [
+        Conflict(f"no layer is left with {kind}, and llama.cpp does not run the model without one")
+        for kind in needed
+        if kind in meant and kind not in kept
+    ]
+
+
 def kind_conflicts(
     meant: tuple[str, ...],
     runs: tuple[str, ...],

@@ -11,12 +11,14 @@ import pytest
 from rys_gguf import LayerMap, Model, Refused, Schedule, find_problems, make_plan, write_plan
 from rys_gguf.checks.prove import Proof, prove
 from rys_gguf.checks.variant import VariantPair
+from rys_gguf.errors import EngineFailed
 from scripts.naive import naive_plan
 from tests import tiny
 from tests.command import fails
-from tests.engine import OPTIONS
+from tests.engine import OPTIONS, logprobs
 
 N = 12
+EXPLICIT = ("--schedule", "explicit")
 
 # Architecture, options of the tiny model, windows: legal portably, legal only explicitly, never.
 CASES: list[tuple[str, dict[str, Any], list[str], list[str], list[str]]] = [
@@ -184,3 +186,32 @@ def test_exaone4_across_64_layers_is_refused(tmp_path: Path, n: int, window: str
     message = fails("plan", source, "--blocks", window, "--schedule", "explicit")
     assert f"{n} -> 64" in message or "64 -> 68" in message
     assert ("no window of this model is legal" in message) == (n == 64)
+
+
+@pytest.mark.parametrize(
+    ("arch", "options", "spec", "kind"),
+    [
+        ("gemma3", {"pattern": True}, "layers:5,11", "sliding-window attention"),
+        ("llama4", {"pattern": True}, "layers:3,7", "sliding-window attention"),
+        ("llama4", {}, "layers:0..2", "no RoPE"),
+        ("gemma4", {}, "layers:3,7,11", "sliding-window attention"),
+        ("gemma4", {}, "layers:0..2", "full attention"),
+        ("jamba", {}, "layers:0..2", "full attention"),
+        ("lfm2", {}, "layers:0..2,4..6", "full attention"),
+        ("granitehybrid", {}, "layers:0..2", "full attention"),
+        ("granitehybrid", {}, "layers:3,7,11", "recurrent"),
+        ("qwen35", {"recurrent_layers": True}, "layers:0..2", "full attention"),
+        ("qwen3next", {"recurrent_layers": True}, "layers:3,7", "linear attention"),
+    ],
+)
+def test_a_kind_that_llama_cpp_needs_is_not_left_out(
+    tmp_path: Path, arch: str, options: dict[str, Any], spec: str, kind: str
+) -> None:
+    """llama.cpp makes memory for the kind in any case, and does not run a model without it."""
+    source = tiny.write(tmp_path / "m.gguf", arch, N, **options)
+    message = fails("plan", source, "--layers", spec.removeprefix("layers:"), *EXPLICIT)
+    assert f"no layer is left with {kind}" in message
+    sources = LayerMap.parse(spec, N).sources
+    direct = tiny.write(tmp_path / "direct.gguf", arch, N, sources=sources, **options)
+    with pytest.raises(EngineFailed):
+        logprobs(direct)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from rys_gguf.formats.header import KV
 from rys_gguf.layers.layer_map import LayerMap
-from rys_gguf.layers.rule import Condition, Conflict, Metadata, Rule, holds
+from rys_gguf.layers.rule import Condition, Conflict, Metadata, Rule, holds, lost_kinds
 from rys_gguf.layers.schedule import Schedule
 
 
@@ -17,13 +17,14 @@ class Listed(Rule):
 
     The array is gathered like every other, so any map is legal; the rule shows the kinds and
     checks them. Where the key is missing or a scalar, all layers are alike. With `at_end` the last
-    output must not be `zero`.
+    output must not be `zero`. Of the kinds in `needed` a layer must be left.
     """
 
     key: str
     nonzero: str
     zero: str
     at_end: bool = False
+    needed: tuple[str, ...] = ()
 
     def arrays(self) -> tuple[str, ...]:
         return (self.key,)
@@ -42,13 +43,13 @@ class Listed(Rule):
     def conflicts(
         self, source: Metadata, target: Metadata, layer_map: LayerMap, schedule: Schedule
     ) -> list[Conflict]:
-        kinds = self.kinds(target)
-        if not self.at_end or kinds is None or kinds[-1] == self.nonzero:
-            return Rule.conflicts(self, source, target, layer_map, schedule)
-        out = len(layer_map) - 1
-        return [
-            Conflict(f"output {out} (source {layer_map[out]}) is {self.zero} and cannot be last")
-        ]
+        meant, runs = self.kinds(source), self.kinds(target)
+        if self.at_end and runs is not None and runs[-1] == self.zero:
+            out = len(layer_map) - 1
+            text = f"output {out} (source {layer_map[out]}) is {self.zero} and cannot be last"
+            return [Conflict(text)]
+        conflicts = Rule.conflicts(self, source, target, layer_map, schedule)
+        return conflicts + (lost_kinds(self.needed, meant, layer_map) if meant else [])
 
     def statement(self) -> str:
         return f"{self.nonzero} where {self.key} is not 0, {self.zero} where it is"

@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rys_gguf.layers.layer_map import LayerMap
-from rys_gguf.layers.rule import Condition, Conflict, Metadata, Rule, holds, kind_conflicts
+from rys_gguf.layers.rule import (
+    Condition,
+    Conflict,
+    Metadata,
+    Rule,
+    holds,
+    kind_conflicts,
+    lost_kinds,
+)
 from rys_gguf.layers.schedule import Schedule
 
 
@@ -17,7 +25,8 @@ class Periodic(Rule):
     does not hold, all layers are alike: special, or `otherwise` if given. `array` names a key that
     may list the kinds (true = regular); an engine that knows the key reads it instead of the
     position. `array_read_by` tells which engines do, and what the others make of such a file.
-    With `whole`, a source of whole periods must become an output of whole periods.
+    With `whole`, a source of whole periods must become an output of whole periods. Of the kinds in
+    `needed` a layer must be left.
     """
 
     special: str
@@ -30,6 +39,7 @@ class Periodic(Rule):
     array: str | None = None
     array_read_by: str = ""
     whole: bool = False
+    needed: tuple[str, ...] = ()
 
     def arrays(self) -> tuple[str, ...]:
         return (self.array,) if self.array else ()
@@ -105,6 +115,7 @@ class Periodic(Rule):
         conflicts = kind_conflicts(
             meant, runs, layer_map, self.describe_position(source), curable=curable
         )
+        conflicts += lost_kinds(self.needed, meant, layer_map)
         period = self.period(source)
         demanded = self.whole and portable and self.applies(source) and period
         if demanded and source.n_trunk % period == 0 and target.n_trunk % period:
