@@ -199,16 +199,21 @@ _MAX_OUTPUTS = 136
 # Values of the options of `tiny.write`, those of an architecture's usual models more often.
 _OPTIONS: dict[str, list[Any]] = {
     "arrays": [False, True],
+    "decision": [0, 2],
     "expert_gating_func": [2, None, 1],
+    "experts": [False, True],
     "full_attention_interval": [4, None, 2, 3],
+    "keys_as_values": [False, True],
     "leading_dense": [2, 0, 1, 3, 4, 200],
     "moe_step": [1, 2, 3],
     "pattern": [False, True, "own"],
+    "per_layer_input": [True, False],
     "period": [4, 2, 3, 200],
     "q_lora_rank": [16, None, 0],
     "recurrent_layers": [False, True],
     "residual_scale": [None, 0.5],
     "shared_kv_layers": [0, 1, 2, 4],
+    "wide_tail": [False, True],
     "window": [tiny.WINDOW, tiny.WINDOW, tiny.WINDOW, 3, 0],
 }
 # Of sliding windows, which have a period of their own without the key.

@@ -15,7 +15,7 @@ from rys_gguf.engines.find import open_engine
 from rys_gguf.errors import EngineFailed
 from tests import engine, tiny
 
-GENERATING = sorted(tiny.ARCHITECTURES.keys() - {"bert"})
+GENERATING = sorted(tiny.ARCHITECTURES.keys() - {"bert", "gemma-embedding2", "modern-bert"})
 SLIDING = ["afmoe", "cohere2", "gemma2", "gemma3", "gemma4", "gpt-oss", "mellum", "olmo2", "plamo3"]
 QWEN35 = ["qwen35", "qwen35moe", "qwen3next"]
 SHORT, LONG = [1, 50, 60, 70], [1, *range(40, 60)]
@@ -93,11 +93,11 @@ def test_equal_sources_have_equal_weights(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("arch", tiny.ARCHITECTURES)
-def test_64_layers_stay_below_5_mb(tmp_path: Path, arch: str) -> None:
+def test_64_layers_stay_below_10_mb(tmp_path: Path, arch: str) -> None:
     """Deep models are cheap."""
     n_mtp = 1 if tiny.ARCHITECTURES[arch].mtp else 0
     path = tiny.write(tmp_path / "m.gguf", arch, 64, n_mtp=n_mtp)
-    assert path.stat().st_size < 5_000_000
+    assert path.stat().st_size < 10_000_000
 
 
 def test_equal_arguments_give_equal_bytes(tmp_path: Path) -> None:

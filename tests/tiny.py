@@ -3,7 +3,7 @@
     write(tmp_path / "m.gguf", "qwen35", 24, n_mtp=1, recurrent_layers=True)
 
 The layouts are those of llama.cpp's loaders (src/models); widths are as small as they allow, so
-that a file of 64 layers stays below 5 MB. Weights depend on the seed, the source layer and the
+that a file of 64 layers stays below 10 MB. Weights depend on the seed, the source layer and the
 tensor's name only. So a model in which layers repeat can also be written directly, with
 `sources=[0, 1, 2, 1, 2, 3]`: that file is what a patched one has to equal, bit for bit.
 """
@@ -40,6 +40,9 @@ _EXPERT_FF = 32
 Tensors = dict[str, tuple[int, ...]]
 """Names (of a layer: without `blk.N.`) and shapes, the contiguous dimension first."""
 
+Joined = dict[str, tuple[tuple[int, int], int]]
+"""Tensors of the model with one part per layer: the part's shape, the dimension that grows."""
+
 
 @dataclass
 class Build:
@@ -69,8 +72,7 @@ class Arch:
     layer: Callable[[Build, int], Tensors]
     globals: Callable[[Build], Tensors]
     mtp: Callable[[Build], Tensors] | None = None
-    joined: dict[str, tuple[tuple[int, int], int]] = field(default_factory=dict)
-    """Global tensors made of one part per layer: the part's shape, the dimension that grows."""
+    joined: Callable[[Build], Joined] = lambda _: {}
 
 
 def write(
@@ -79,6 +81,7 @@ def write(
     n_layers: int,
     *,
     n_mtp: int = 0,
+    mtp_is_absent: bool = False,
     sources: Sequence[int] | None = None,
     seed: int = 0,
     quantize: gguf.GGMLQuantizationType | None = None,
@@ -87,6 +90,7 @@ def write(
 ) -> Path:
     """Write a model of `n_layers` layers and `n_mtp` MTP blocks, and return its path.
 
+    mtp_is_absent: count the MTP blocks and give them entries in arrays, but no tensors.
     sources: make layer i as layer sources[i] would be, weights, kind and array entries alike;
     as many layers as there are sources, `n_layers` is then the size of the model they are of.
     quantize: the type of weight matrices whose rows allow it, instead of F32.
@@ -120,12 +124,12 @@ def write(
                 writer.add_tensor(prefix + name, data)
 
     add("", "global", rule.globals(build))
-    for name, (ne, dim) in rule.joined.items():
+    for name, (ne, dim) in rule.joined(build).items():
         parts = [weights(f"{seed}/layer {s}/{name}", name, ne) for s in build.sources]
         writer.add_tensor(name, np.concatenate(parts, axis=1 - dim))
     for n, source in enumerate(build.sources):
         add(f"blk.{n}.", f"layer {source}", rule.layer(build, source))
-    for n in range(n_mtp):
+    for n in range(0 if mtp_is_absent else n_mtp):
         assert rule.mtp, f"{arch} has no MTP block"
         add(f"blk.{len(build.sources) + n}.", f"mtp {n}", rule.mtp(build))
     if unknown := options.keys() - build.taken:
@@ -187,8 +191,14 @@ def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
 
 def _is_matrix(name: str, ne: tuple[int, ...]) -> bool:
     """Whether the weights are multiplied with, so that llama.cpp takes them quantized."""
-    others = ("position_embd.", "token_types.", "ssm_conv1d.", "ssm_norm.", "shortconv.conv.")
-    return name.endswith(".weight") and len(ne) > 1 and not name.startswith(others)
+    others = ("position_embd.", "token_types.", "ssm_conv1d", "shortconv.conv.", "hc_")
+    ends = ("_norm.weight", "_ape.weight")
+    return (
+        len(ne) > 1
+        and name.endswith(".weight")
+        and not name.endswith(ends)
+        and not name.startswith(others)
+    )
 
 
 def _add_quantized(
@@ -344,6 +354,79 @@ def _bert() -> Arch:
     return Arch(lambda _: keys, lambda _b, _n: layer, lambda _: embeddings)
 
 
+# -- models whose last layers are a head that scores answers: option decision, the number of them --
+
+
+def _with_biases(tensors: Tensors) -> Tensors:
+    biases = {f"{name.removesuffix('.weight')}.bias": ne[-1:] for name, ne in tensors.items()}
+    return tensors | biases
+
+
+_DECISION_LAYER = _with_biases(
+    {
+        **_norms("attn_norm", "ffn_norm"),
+        "attn_qkv.weight": (N_EMBD, 3 * N_EMBD),
+        "attn_output.weight": (N_EMBD, N_EMBD),
+        "ffn_up.weight": (N_EMBD, _FF),
+        "ffn_down.weight": (_FF, N_EMBD),
+    }
+)
+
+
+def _in_head(build: Build, n: int) -> bool:
+    return n >= build.n_layers - int(build.option("decision", 0))
+
+
+def _decision_keys(build: Build) -> dict[str, Any]:
+    n_head = sum(_in_head(build, n) for n in build.sources)
+    keys = {
+        ".attention.causal": False,
+        ".attention.layer_norm_epsilon": 1e-5,
+        ".decision.block_count": n_head,
+        ".pooling_type": int(gguf.PoolingType.MEAN),
+        "tokenizer.ggml.token_type_count": 3,
+    }
+    return keys if n_head else {}
+
+
+def _decision_ends(build: Build) -> Tensors:
+    cls = {"cls.weight": (N_EMBD, N_EMBD), "cls.output.weight": (N_EMBD, 1)}
+    tensors = {"token_types.weight": (N_EMBD, 3), **_with_biases(_norms("cls.norm") | cls)}
+    return tensors if build.option("decision", 0) else {}
+
+
+def _modern_bert() -> Arch:
+    """The first layer has no norm before its attention."""
+    plain: Tensors = {
+        "attn_qkv.weight": (N_EMBD, 3 * N_EMBD),
+        "attn_output.weight": (N_EMBD, N_EMBD),
+        "ffn_up.weight": (N_EMBD, 2 * _FF),
+        "ffn_down.weight": (_FF, N_EMBD),
+        **_norms("ffn_norm"),
+    }
+
+    def keys(build: Build) -> dict[str, Any]:
+        keys = {
+            ".attention.head_count": _HEADS,
+            ".attention.layer_norm_epsilon": 1e-5,
+            ".attention.causal": False,
+            ".pooling_type": int(gguf.PoolingType.MEAN),
+            ".rope.freq_base_swa": 1000.0,
+        }
+        return keys | _window(build, lambda n: n % 3 == 0) | _decision_keys(build)
+
+    def layer(build: Build, n: int) -> Tensors:
+        if _in_head(build, n):
+            return _DECISION_LAYER
+        return plain | (_norms("attn_norm") if n else {})
+
+    def ends(build: Build) -> Tensors:
+        tensors: Tensors = {"token_embd.weight": (N_EMBD, N_VOCAB)}
+        return tensors | _norms("token_embd_norm", "output_norm") | _decision_ends(build)
+
+    return Arch(keys, layer, ends)
+
+
 # -- sliding and full attention, or attention with and without positions, by position ------------
 
 # Wider than embedding_length / head_count: the two attention scales of the 27B sizes differ.
@@ -440,6 +523,10 @@ def _dense_lead(build: Build) -> dict[str, Any]:
 def _lead_ffn(build: Build, n: int) -> Tensors:
     if n < build.option("leading_dense", 2):
         return _ffn()
+    return _experts()
+
+
+def _experts() -> Tensors:
     return _moe() | _ffn("_shexp", _EXPERT_FF) | {"exp_probs_b.bias": (_EXPERTS,)}
 
 
@@ -488,6 +575,46 @@ def _deepseek2() -> Arch:
     return Arch(keys, layer, _ends())
 
 
+def _ernie4_5_moe() -> Arch:
+    """Option moe_step: experts run once in so many layers; the others have experts all the same."""
+
+    def keys(build: Build) -> dict[str, Any]:
+        step = {".interleave_moe_layer_step": build.option("moe_step", 1)}
+        shared = {".expert_shared_feed_forward_length": _EXPERT_FF}
+        return _heads() | _moe_keys() | _dense_lead(build) | step | shared
+
+    def layer(build: Build, n: int) -> Tensors:
+        return _PRE_NORMS | _qkv() | _lead_ffn(build, n)
+
+    return Arch(keys, layer, _ends())
+
+
+def _refact() -> Arch:
+    """Option experts: each layer has experts, which the graph does not run."""
+
+    def keys(build: Build) -> dict[str, Any]:
+        return _heads() | (_moe_keys() if build.option("experts", False) else {})
+
+    def layer(build: Build, _: int) -> Tensors:
+        ffn = _moe(_FF) if build.option("experts", False) else _ffn()
+        return _PRE_NORMS | _qkv() | ffn
+
+    return Arch(keys, layer, _ends())
+
+
+def _talkie() -> Arch:
+    """Each layer adds the input embedding, scaled by a weight of its own."""
+    layer: Tensors = {
+        **_qkv(),
+        **_ffn(),
+        "attn_q_norm.weight": (1, _HEADS),
+        "layer_output_scale.weight": (1,),
+    }
+    ends: Tensors = {"token_embd.weight": (N_EMBD, N_VOCAB), "output.weight": (N_EMBD, N_VOCAB)}
+    keys = _heads() | {".logit_scale": 0.5}
+    return Arch(lambda _: keys, lambda _b, _n: layer, lambda _: ends)
+
+
 def _afmoe() -> Arch:
     def keys(build: Build) -> dict[str, Any]:
         more = {".expert_shared_count": 1, ".expert_gating_func": 2, ".expert_weights_scale": 1.0}
@@ -497,6 +624,39 @@ def _afmoe() -> Arch:
     def layer(build: Build, n: int) -> Tensors:
         gate = {"attn_gate.weight": (N_EMBD, _HEADS * _HEAD)}
         return _SANDWICH | _QK_NORMS | _qkv() | gate | _lead_ffn(build, n)
+
+    return Arch(keys, layer, _ends())
+
+
+def _k2_horizon() -> Arch:
+    """Layers with experts choose among value matrices as well."""
+    values = 3
+
+    def keys(build: Build) -> dict[str, Any]:
+        return {
+            **_heads(),
+            **_moe_keys(_EXPERT_FF),
+            **_dense_lead(build),
+            ".attention.group_norm_groups": 2,
+            ".attention.value_expert_count": values,
+            ".attention.value_expert_used_count": 2,
+            ".expert_shared_count": 1,
+            ".expert_weights_norm": True,
+            ".moe_every_n_layers": 1,
+        }
+
+    def layer(build: Build, n: int) -> Tensors:
+        attention = _qkv() | {"attn_gate.weight": (N_EMBD, _HEADS * _HEAD)}
+        attention |= _norms("attn_q_norm", width=_HEADS * _HEAD)
+        attention |= _norms("attn_k_norm", width=_KV_HEADS * _HEAD)
+        if n >= build.option("leading_dense", 2):
+            del attention["attn_v.weight"]
+            attention |= {
+                "attn_v_gate.weight": (N_EMBD, values),
+                "attn_v_gate.bias": (values,),
+                "attn_v_exps.weight": (N_EMBD, _KV_HEADS * _HEAD, values),
+            }
+        return _PRE_NORMS | attention | _lead_ffn(build, n)
 
     return Arch(keys, layer, _ends())
 
@@ -554,10 +714,9 @@ def _jamba() -> Arch:
     return _hybrid(mamba, _ssm_keys(rank), _qkv(), _PRE_NORMS | _ffn())
 
 
-def _granitehybrid() -> Arch:
-    heads = 2
+def _mamba2(heads: int) -> Tensors:
     conv = _INNER + 2 * _SSM_STATE
-    mamba2: Tensors = {
+    return {
         "ssm_in.weight": (N_EMBD, _INNER + conv + heads),
         "ssm_conv1d.weight": (4, conv),
         "ssm_conv1d.bias": (conv,),
@@ -567,9 +726,28 @@ def _granitehybrid() -> Arch:
         "ssm_norm.weight": (_INNER, 1),
         "ssm_out.weight": (_INNER, N_EMBD),
     }
+
+
+def _granitehybrid() -> Arch:
+    heads = 2
     scales = {".attention.scale": 0.25, ".embedding_scale": 1.5, ".residual_scale": 0.5}
     keys = _ssm_keys(heads) | scales | {".logit_scale": 1.0}
-    return _hybrid(mamba2, keys, _qkv(), _PRE_NORMS | _ffn())
+    return _hybrid(_mamba2(heads), keys, _qkv(), _PRE_NORMS | _ffn())
+
+
+def _nemotron_h() -> Arch:
+    """Each layer is one part of a block: recurrent, attention or FFN, in turn."""
+    heads = 2
+    parts = (_mamba2(heads), _qkv(), _ffn(gate=False))
+
+    def keys(build: Build) -> dict[str, Any]:
+        part = {
+            ".attention.head_count_kv": build.per_layer(lambda n: _KV_HEADS if n % 3 == 1 else 0),
+            ".feed_forward_length": build.per_layer(lambda n: _FF if n % 3 == 2 else 0),
+        }
+        return _heads() | _ssm_keys(heads) | part | {".attention.layer_norm_epsilon": 1e-5}
+
+    return Arch(keys, lambda _, n: _norms("attn_norm") | parts[n % 3], _ends())
 
 
 def _lfm2() -> Arch:
@@ -580,64 +758,400 @@ def _lfm2() -> Arch:
     }
     keys = {".shortconv.l_cache": 3}
     arch = _hybrid(conv, keys, _QK_NORMS | _qkv(), _PRE_NORMS | _ffn())
-    ends: Tensors = {"token_embd.weight": (N_EMBD, N_VOCAB), **_norms("token_embd_norm")}
-    return replace(arch, globals=lambda _: ends)
+
+    def all_keys(build: Build) -> dict[str, Any]:
+        keys = arch.keys(build)
+        decision = _decision_keys(build)
+        if not decision:
+            return keys
+        kv_heads = zip(build.sources, keys[".attention.head_count_kv"], strict=True)
+        listed = [_HEADS if _in_head(build, n) else kv for n, kv in kv_heads]
+        return keys | decision | {".attention.head_count_kv": listed}
+
+    def ends(build: Build) -> Tensors:
+        tensors: Tensors = {"token_embd.weight": (N_EMBD, N_VOCAB), **_norms("token_embd_norm")}
+        return tensors | _decision_ends(build)
+
+    def layer(build: Build, n: int) -> Tensors:
+        return _DECISION_LAYER if _in_head(build, n) else arch.layer(build, n)
+
+    return Arch(all_keys, layer, ends)
+
+
+# -- hybrids of KDA and MLA, with an MTP block -----------------------------------------------------
+
+_RANK = 16
+_MLA_HEAD = 16
+
+
+def _kda_keys(build: Build, rope: int) -> dict[str, Any]:
+    """MLA on the last of every four layers; MTP blocks have it as well."""
+    return {
+        **_heads(),
+        **_moe_keys(),
+        **_dense_lead(build),
+        ".attention.head_count_kv": build.per_layer(lambda n: int(n % 4 == 3), mtp=1),
+        ".attention.key_length": _RANK + rope,
+        ".attention.value_length": _RANK,
+        ".attention.key_length_mla": _MLA_HEAD + rope,
+        ".attention.value_length_mla": _MLA_HEAD,
+        ".attention.kv_lora_rank": _RANK,
+        ".rope.dimension_count": rope,
+        ".ssm.conv_kernel": 4,
+        ".kda.head_dim": _HEAD,
+        ".kda.gate_lower_bound": -5.0,
+        ".expert_shared_count": 1,
+        ".expert_gating_func": 2,
+    }
+
+
+def _kda(a: tuple[int, ...]) -> Tensors:
+    inner = _HEADS * _HEAD
+    return {
+        **{f"ssm_conv1d_{part}.weight": (4, 1, inner) for part in "qkv"},
+        **{f"attn_{part}.weight": (N_EMBD, inner) for part in "qkv"},
+        "ssm_beta.weight": (N_EMBD, _HEADS),
+        "ssm_a": a,
+        "ssm_dt.bias": (inner,),
+        "ssm_norm.weight": (_HEAD,),
+        "attn_output.weight": (inner, N_EMBD),
+    }
+
+
+def _mla(rope: int) -> Tensors:
+    return {
+        **_norms("attn_kv_a_norm", width=_RANK),
+        "attn_kv_a_mqa.weight": (N_EMBD, _RANK + rope),
+        "attn_k_b.weight": (_MLA_HEAD, _RANK, _HEADS),
+        "attn_v_b.weight": (_RANK, _MLA_HEAD, _HEADS),
+        "attn_output.weight": (_HEADS * _MLA_HEAD, N_EMBD),
+    }
+
+
+def _nextn() -> Tensors:
+    joint = {"nextn.eh_proj.weight": (2 * N_EMBD, N_EMBD)}
+    return joint | _norms("nextn.enorm", "nextn.hnorm")
+
+
+def _bailingmoe3() -> Arch:
+    rope = 8
+    inner = _HEADS * _HEAD
+    gates: Tensors = {f"ssm_{part}_a.weight": (N_EMBD, inner) for part in "fg"}
+    kda = _kda((1, _HEADS)) | gates
+    mla = _mla(rope) | {
+        "attn_q.weight": (N_EMBD, _HEADS * (_MLA_HEAD + rope)),
+        "attn_gate.weight": (N_EMBD, _HEADS),
+    }
+
+    def layer(build: Build, n: int) -> Tensors:
+        return _PRE_NORMS | (mla if n % 4 == 3 else kda) | _lead_ffn(build, n)
+
+    def mtp(_: Build) -> Tensors:
+        return _PRE_NORMS | mla | _experts() | _nextn() | _norms("layer_output_norm")
+
+    return Arch(lambda b: _kda_keys(b, rope), layer, _ends(), mtp)
+
+
+_STREAMS = 4
+_MIXES = (2 + _STREAMS) * _STREAMS
+
+
+def _stream_keys() -> dict[str, Any]:
+    return {
+        ".hyper_connection.count": _STREAMS,
+        ".hyper_connection.sinkhorn_iterations": 2,
+        ".hyper_connection.epsilon": 1e-6,
+    }
+
+
+def _streams() -> Tensors:
+    """What mixes the four streams of the residual before each half of a layer."""
+    tensors: Tensors = {}
+    for part in ("attn", "ffn"):
+        tensors |= {
+            f"hc_{part}_fn.weight": (_STREAMS * N_EMBD, _MIXES),
+            f"hc_{part}_base.weight": (_MIXES,),
+            f"hc_{part}_scale.weight": (3,),
+        }
+    return tensors
+
+
+def _glm5_next() -> Arch:
+    """Option indexer_types: which layers choose tokens for themselves; not written if None."""
+    heads, width, pool = 2, 32, 2
+
+    def keys(build: Build) -> dict[str, Any]:
+        types = build.option("indexer_types", None)
+        return {
+            **_kda_keys(build, 0),
+            **_stream_keys(),
+            ".attention.q_lora_rank": _RANK,
+            ".attention.indexer.head_count": heads,
+            ".attention.indexer.key_length": width,
+            ".attention.indexer.top_k": 4,
+            ".attention.indexer.kpool": pool,
+            ".attention.indexer.types": types and [types[n] for n in build.sources],
+        }
+
+    gates: Tensors = {}
+    for part in "fg":
+        gates[f"ssm_{part}_a.weight"] = (N_EMBD, _HEAD)
+        gates[f"ssm_{part}_b.weight"] = (_HEAD, _HEADS * _HEAD)
+    kda = _kda((_HEADS,)) | gates
+    mla = {
+        **_mla(0),
+        **_norms("attn_q_a_norm", width=_RANK),
+        "attn_q_a.weight": (N_EMBD, _RANK),
+        "attn_q_b.weight": (_RANK, _HEADS * _MLA_HEAD),
+        "indexer.k_norm.weight": (width,),
+        "indexer.k_norm.bias": (width,),
+        "indexer.proj.weight": (N_EMBD, heads),
+        "indexer.attn_k.weight": (N_EMBD, width),
+        "indexer.attn_q_b.weight": (_RANK, heads * width),
+        "indexer_compressor_gate.weight": (N_EMBD, width),
+        "indexer_compressor_ape.weight": (width, pool),
+    }
+
+    def layer(build: Build, n: int) -> Tensors:
+        mixer = mla if n % 4 == 3 else kda
+        return _PRE_NORMS | _streams() | mixer | _lead_ffn(build, n)
+
+    def mtp(_: Build) -> Tensors:
+        return _PRE_NORMS | mla | _experts() | _nextn()
+
+    return Arch(keys, layer, _ends(), mtp)
+
+
+def _deepseek4() -> Arch:
+    """Sliding windows, and compressed attention of both kinds, in turn."""
+    head, groups, rank = 32, 2, 16
+    heads, width = 2, 64  # llama.cpp divides by zero where the indexer is as wide as a head
+    ratios = (0, 4, 128)
+
+    def keys(build: Build) -> dict[str, Any]:
+        return {
+            **_heads(head),
+            **_moe_keys(),
+            **_stream_keys(),
+            ".rope.dimension_count": head // 2,
+            ".attention.q_lora_rank": rank,
+            ".attention.sliding_window": build.option("window", WINDOW),
+            ".attention.indexer.head_count": heads,
+            ".attention.indexer.key_length": width,
+            ".attention.indexer.top_k": 4,
+            ".attention.output_group_count": groups,
+            ".attention.output_lora_rank": rank,
+            ".attention.compress_ratios": build.per_layer(lambda n: ratios[n % 3], mtp=0),
+            ".attention.compress_rope_freq_base": 160000.0,
+            ".hash_layer_count": 0,
+            ".swiglu_clamp_exp": 10.0,
+            ".expert_shared_count": 1,
+            ".expert_weights_scale": 1.0,
+            ".expert_weights_norm": True,
+            ".expert_gating_func": 4,
+        }
+
+    common: Tensors = {
+        **_PRE_NORMS,
+        **_streams(),
+        **_experts(),
+        **_norms("attn_q_a_norm", width=rank),
+        **_norms("attn_kv_a_norm", width=head),
+        "attn_sinks.weight": (_HEADS,),
+        "attn_q_a.weight": (N_EMBD, rank),
+        "attn_q_b.weight": (rank, _HEADS * head),
+        "attn_kv.weight": (N_EMBD, head),
+        "attn_output_a.weight": (_HEADS * head // groups, rank, groups),
+        "attn_output_b.weight": (groups * rank, N_EMBD),
+    }
+    indexer = {
+        "indexer.proj.weight": (N_EMBD, heads),
+        "indexer.attn_q_b.weight": (rank, heads * width),
+    }
+
+    def compressor(name: str, n: int, out: int, ratio: int) -> Tensors:
+        return {
+            f"{name}_compressor_kv.weight": (N_EMBD, out),
+            f"{name}_compressor_gate.weight": (N_EMBD, out),
+            f"{name}_compressor_ape.weight": (out, ratio),
+            f"{name}_compressor_norm.weight": (n,),
+        }
+
+    more: tuple[Tensors, ...] = (
+        {},
+        compressor("attn", head, 2 * head, 4)
+        | compressor("indexer", width, 2 * width, 4)
+        | indexer,
+        compressor("attn", head, head, 128),
+    )
+    ends: Tensors = {
+        "output_hc_fn.weight": (_STREAMS * N_EMBD, _STREAMS),
+        "output_hc_base.weight": (_STREAMS,),
+        "output_hc_scale.weight": (1,),
+    }
+    return Arch(
+        keys,
+        lambda _, n: common | more[n % 3],
+        lambda b: _ends()(b) | ends,
+        lambda _: common | _nextn(),
+    )
 
 
 # -- Gemma 4: the last layers read the keys and values of earlier ones ---------------------------
 
+_GEMMA4_INPUT = 8
+
 
 def _gemma4() -> Arch:
-    """Option shared_kv_layers: how many of the source's last layers have no keys and values.
+    """The sizes with embeddings per layer, and with other options the dense ones and the MoE.
 
-    Option period: the last of that many layers has full attention.
+    Options: shared_kv_layers, how many of the source's last layers have no keys and values;
+    wide_tail=True makes the FFN of those twice as wide; per_layer_input=False leaves out what each
+    layer adds of its own; experts=True adds experts to the FFN; keys_as_values=True leaves full
+    layers without values, and gives the sliding ones more K/V heads; the last of every period
+    layers has full attention.
     """
-    per_layer = 8
 
-    def full(build: Build, n: int) -> bool:
-        period = build.option("period", 4)
-        return bool(n % period == period - 1)
+    def layer(build: Build, n: int) -> Tensors:
+        return {
+            **_SANDWICH,
+            **_gemma4_attention(build, n),
+            **_ffn(width=_gemma4_ff(build, n)),
+            **(_gemma4_experts() if build.option("experts", False) else {}),
+            **(_gemma4_own_input() if build.option("per_layer_input", True) else {}),
+            "layer_output_scale.weight": (1,),
+        }
 
-    def has_kv(build: Build, n: int) -> bool:
-        return bool(n < build.n_layers - build.option("shared_kv_layers", 0))
+    def ends(build: Build) -> Tensors:
+        more: Tensors = {"rope_freqs.weight": (_GEMMA_HEAD // 2,)}
+        if build.option("per_layer_input", True):
+            more["per_layer_proj_norm.weight"] = (_GEMMA4_INPUT,)
+        return _ends(output=False)(build) | more
+
+    def joined(build: Build) -> Joined:
+        if not build.option("per_layer_input", True):
+            return {}
+        return {
+            "per_layer_token_embd.weight": ((_GEMMA4_INPUT, N_VOCAB), 0),
+            "per_layer_model_proj.weight": ((N_EMBD, _GEMMA4_INPUT), 1),
+        }
+
+    return Arch(_gemma4_keys, layer, ends, joined=joined)
+
+
+def _gemma4_keys(build: Build) -> dict[str, Any]:
+    keys = {
+        **_heads(_GEMMA_HEAD),
+        ".attention.key_length_swa": _HEAD,
+        ".attention.value_length_swa": _HEAD,
+        ".rope.dimension_count_swa": _HEAD,
+        ".attention.sliding_window": build.option("window", WINDOW),
+        ".attention.sliding_window_pattern": build.per_layer(lambda n: not _gemma4_full(build, n)),
+        ".attention.shared_kv_layers": sum(not _gemma4_has_kv(build, n) for n in build.sources),
+        ".embedding_length_per_layer_input": 0,
+        ".final_logit_softcapping": 30.0,
+    }
+    if build.option("per_layer_input", True):
+        keys[".embedding_length_per_layer_input"] = _GEMMA4_INPUT
+    if build.option("experts", False):
+        keys |= _moe_keys()
+    if build.option("wide_tail", False):
+        keys[".feed_forward_length"] = build.per_layer(lambda n: _gemma4_ff(build, n))
+    if build.option("keys_as_values", False):
+        kv_heads = build.per_layer(lambda n: _KV_HEADS if _gemma4_full(build, n) else _HEADS)
+        keys[".attention.head_count_kv"] = kv_heads
+    return keys
+
+
+def _gemma4_own_input() -> Tensors:
+    return {
+        **_norms("post_norm"),
+        "inp_gate.weight": (N_EMBD, _GEMMA4_INPUT),
+        "proj.weight": (_GEMMA4_INPUT, N_EMBD),
+    }
+
+
+def _gemma4_full(build: Build, n: int) -> bool:
+    period = build.option("period", 4)
+    return bool(n % period == period - 1)
+
+
+def _gemma4_has_kv(build: Build, n: int) -> bool:
+    return bool(n < build.n_layers - build.option("shared_kv_layers", 0))
+
+
+def _gemma4_ff(build: Build, n: int) -> int:
+    wide = build.option("wide_tail", False) and not _gemma4_has_kv(build, n)
+    return 2 * _FF if wide else _FF
+
+
+def _gemma4_attention(build: Build, n: int) -> Tensors:
+    head = _GEMMA_HEAD if _gemma4_full(build, n) else _HEAD
+    attention = _qkv(head) | _norms("attn_q_norm", "attn_k_norm", width=head)
+    if build.option("keys_as_values", False):
+        if _gemma4_full(build, n):
+            del attention["attn_v.weight"]
+        else:
+            attention |= {f"attn_{x}.weight": (N_EMBD, _HEADS * head) for x in "kv"}
+    if not _gemma4_has_kv(build, n):
+        own = ("attn_k.weight", "attn_v.weight", "attn_k_norm.weight")
+        attention = {name: ne for name, ne in attention.items() if name not in own}
+    return attention
+
+
+def _gemma4_experts() -> Tensors:
+    return {
+        **_norms("post_ffw_norm_1", "post_ffw_norm_2", "pre_ffw_norm_2"),
+        "ffn_gate_inp.weight": (N_EMBD, _EXPERTS),
+        "ffn_gate_inp.scale": (N_EMBD,),
+        "ffn_gate_up_exps.weight": (N_EMBD, 2 * _EXPERT_FF, _EXPERTS),
+        "ffn_down_exps.weight": (_EXPERT_FF, N_EMBD, _EXPERTS),
+        "ffn_down_exps.scale": (_EXPERTS,),
+    }
+
+
+# The width of the embedding that an embedding model gives.
+_EMBD_OUT = 16
+
+
+def _gemma_embedding2() -> Arch:
+    """Each layer adds an embedding of its own; what comes out has another width."""
+
+    def full(n: int) -> bool:
+        return n % 6 == 5
 
     def keys(build: Build) -> dict[str, Any]:
         return {
             **_heads(_GEMMA_HEAD),
+            **_window(build, full),
             ".attention.key_length_swa": _HEAD,
             ".attention.value_length_swa": _HEAD,
             ".rope.dimension_count_swa": _HEAD,
-            ".attention.sliding_window": build.option("window", WINDOW),
-            ".attention.sliding_window_pattern": build.per_layer(lambda n: not full(build, n)),
-            ".attention.shared_kv_layers": sum(not has_kv(build, n) for n in build.sources),
-            ".embedding_length_per_layer_input": per_layer,
+            ".attention.causal": False,
+            ".embedding_length_out": _EMBD_OUT,
+            ".embedding_length_per_layer_input": _GEMMA4_INPUT,
+            ".pooling_type": int(gguf.PoolingType.MEAN),
         }
 
-    def layer(build: Build, n: int) -> Tensors:
-        head = _GEMMA_HEAD if full(build, n) else _HEAD
-        attention = _qkv(head) | _norms("attn_q_norm", "attn_k_norm", width=head)
-        if not has_kv(build, n):
-            own = ("attn_k.weight", "attn_v.weight", "attn_k_norm.weight")
-            attention = {name: ne for name, ne in attention.items() if name not in own}
+    def layer(_: Build, n: int) -> Tensors:
+        head = _GEMMA_HEAD if full(n) else _HEAD
         return {
             **_SANDWICH,
-            **attention,
+            **_qkv(head),
+            **_norms("attn_q_norm", "attn_k_norm", width=head),
             **_ffn(),
-            **_norms("post_norm"),
-            "inp_gate.weight": (N_EMBD, per_layer),
-            "proj.weight": (per_layer, N_EMBD),
+            **_gemma4_own_input(),
             "layer_output_scale.weight": (1,),
         }
 
-    more: Tensors = {
-        "rope_freqs.weight": (_GEMMA_HEAD // 2,),
-        "per_layer_proj_norm.weight": (per_layer,),
+    ends: Tensors = {
+        "token_embd.weight": (N_EMBD, N_VOCAB),
+        **_norms("output_norm"),
+        **_norms("per_layer_proj_norm", width=_GEMMA4_INPUT),
+        "output.weight": (N_EMBD, _EMBD_OUT),
     }
-    joined = {
-        "per_layer_token_embd.weight": ((per_layer, N_VOCAB), 0),
-        "per_layer_model_proj.weight": ((N_EMBD, per_layer), 1),
-    }
-    return Arch(keys, layer, lambda b: _ends(output=False)(b) | more, joined=joined)
+    joined: Joined = {"per_layer_model_proj.weight": ((N_EMBD, _GEMMA4_INPUT), 1)}
+    return Arch(keys, layer, lambda _: ends, joined=lambda _: joined)
 
 
 # -- the Qwen3.5 family: full attention every so many layers, gated delta nets between ------------
@@ -698,8 +1212,7 @@ def _qwen35(ffn: Callable[[], Tensors], keys: dict[str, Any], *, fused_ba: bool 
         return mixer | ffn()
 
     def mtp(_: Build) -> Tensors:
-        joint = {"nextn.eh_proj.weight": (2 * N_EMBD, N_EMBD)}
-        return _gated_attention() | ffn() | joint | _norms("nextn.enorm", "nextn.hnorm")
+        return _gated_attention() | ffn() | _nextn()
 
     return Arch(lambda b: _qwen35_keys(b) | keys, layer, _ends(), mtp)
 
@@ -717,6 +1230,7 @@ ARCHITECTURES: dict[str, Arch] = {
         _plain(_PRE_NORMS | _QK_NORMS | _qkv() | _ffn(gate=False)), keys=_apertus_keys
     ),
     "bert": _bert(),
+    "modern-bert": _modern_bert(),
     "smollm3": _plain(_PRE_NORMS | _qkv() | _ffn()),
     "gemma2": _sliding(2, _GEMMA_LAYER, _heads(_GEMMA_HEAD), output=False),
     "gemma3": _sliding(6, _GEMMA_LAYER | _GEMMA_QK_NORMS, _heads(_GEMMA_HEAD), output=False),
@@ -730,10 +1244,19 @@ ARCHITECTURES: dict[str, Arch] = {
     "exaone4": _exaone4(),
     "deepseek2": _deepseek2(),
     "afmoe": _afmoe(),
+    "k2-horizon": _k2_horizon(),
+    "ernie4_5-moe": _ernie4_5_moe(),
+    "refact": _refact(),
+    "talkie": _talkie(),
     "jamba": _jamba(),
     "granitehybrid": _granitehybrid(),
     "lfm2": _lfm2(),
+    "nemotron_h": _nemotron_h(),
+    "bailingmoe3": _bailingmoe3(),
+    "glm5-next": _glm5_next(),
+    "deepseek4": _deepseek4(),
     "gemma4": _gemma4(),
+    "gemma-embedding2": _gemma_embedding2(),
     "qwen35": _qwen35(_ffn, {}),
     "qwen35moe": _qwen35(_shared_moe, _moe_keys(_EXPERT_FF)),
     "qwen3next": _qwen35(_shared_moe, _moe_keys(_EXPERT_FF), fused_ba=True),

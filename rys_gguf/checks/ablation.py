@@ -9,24 +9,41 @@ import contextlib
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+from gguf.constants import GGMLQuantizationType
 
 from rys_gguf.errors import RysError
 from rys_gguf.files.copying import copy_bytes
 from rys_gguf.formats.header import Span, TensorInfo
 from rys_gguf.formats.model import Model
+from rys_gguf.layers.rule import Architecture
 from rys_gguf.text import printable
 
 # The tensors whose products are added to the residual stream, by their name after `blk.N.`
 # (gguf-py/gguf/constants.py; read off the graphs in src/models). Their biases, and the norms and
-# scales behind them, write there as well.
+# scales behind them, write there as well. ffn_norm is one of them because llama.cpp runs a
+# feed-forward network without weights (build_ffn of null tensors) where a graph expects other
+# tensors than the loader takes: ernie4_5-moe with a step above 1, refact with experts.
 _WRITERS = frozenset({
-    "attn_output", "attn_out", "cross_attn_output", "ffn_down", "ffn_down_exps", "ffn_down_shexp",
-    "ffn_down_chexps", "ssm_out", "shortconv.out_proj", "time_mix_output", "channel_mix_value",
-    "vis_attn_output", "vis_ffn_down", "post_attention_norm", "post_ffw_norm", "attn_post_norm",
-    "ffn_post_norm", "laurel_post_norm", "per_layer_post_norm", "altup_correct_coef",
+    "attn_output", "attn_out", "cross_attn_output", "ffn_norm", "ffn_down", "ffn_down_exps",
+    "ffn_down_shexp", "ffn_down_chexps", "ssm_out", "shortconv.out_proj", "time_mix_output",
+    "channel_mix_value", "proj", "vis_attn_output", "vis_ffn_down", "post_attention_norm",
+    "post_ffw_norm", "attn_post_norm", "ffn_post_norm", "laurel_post_norm", "per_layer_post_norm",
+    "altup_correct_coef",
 })  # fmt: skip
-_NORMS = frozenset(name for name in _WRITERS if name.endswith("norm"))
+# A norm of zeros gives zeros, except for its bias. In front of a network it has to be zero itself.
+_BEHIND = frozenset(name for name in _WRITERS if name.endswith("norm") and name != "ffn_norm")
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """New bytes for a span of a model's files; None stands for zeros."""
+
+    span: Span
+    data: bytes | None = None
 
 
 def residual_writers(tensors: Iterable[TensorInfo]) -> Iterator[TensorInfo]:
@@ -35,27 +52,47 @@ def residual_writers(tensors: Iterable[TensorInfo]) -> Iterator[TensorInfo]:
         name, _, kind = tensor.name.split(".", 2)[2].rpartition(".")
         if not name:
             name, kind = kind, ""
-        # A norm of zeros gives zeros, except for its bias.
-        if name in _WRITERS and (name not in _NORMS or kind == "bias"):
+        if name in _WRITERS and (name not in _BEHIND or kind == "bias"):
             yield tensor
 
 
-@contextlib.contextmanager
-def ablated_copy(model: Model, layers: Iterable[int], folder: Path) -> Iterator[Path]:
-    """The path of a copy in which those layers write zeros; of the model itself if there are none.
+def silence(model: Model, arch: Architecture, layers: Iterable[int]) -> Iterator[Edit]:
+    """The edits that make these layers write nothing.
 
-    All-zero bytes are zeros in every quantisation llama.cpp has. The copy is removed on leaving.
-    Raises RysError if it cannot be written.
+    All-zero bytes are zeros in every quantisation llama.cpp has. Raises Refused if a tensor that
+    must hold other values is not F32.
     """
-    layers = tuple(layers)
-    if not layers:
+    fills = {fill.tensor: fill for fill in arch.silenced}
+    f32 = np.dtype(np.float32).newbyteorder(model.header.byteorder)
+    for layer in layers:
+        tensors = model.layers[layer]
+        yield from (Edit(model.data(tensor).span) for tensor in residual_writers(tensors))
+        for tensor in tensors:
+            fill = fills.get(tensor.name.split(".", 2)[2])
+            if fill is None:
+                continue
+            if tensor.type != GGMLQuantizationType.F32:
+                shown = f"{printable(tensor.name)} is {tensor.type_name}"
+                raise model.refuse(f"not provable this way: {shown}, expected F32")
+            values = fill.values(int(np.prod(tensor.ne)))
+            yield Edit(model.data(tensor).span, np.asarray(values, f32).tobytes())
+
+
+@contextlib.contextmanager
+def edited_copy(model: Model, edits: Iterable[Edit], folder: Path) -> Iterator[Path]:
+    """The path of a copy with these edits; of the model itself if there are none.
+
+    The copy is removed on leaving. Raises RysError if it cannot be written.
+    """
+    edits = tuple(edits)
+    if not edits:
         yield model.files[0].path
         return
     with contextlib.ExitStack() as stack:
         try:
             # In a folder of its own the copy keeps its name, by which llama.cpp finds shards.
             name = stack.enter_context(tempfile.TemporaryDirectory(prefix=".rys-", dir=folder))
-            path = _write_ablated(model, layers, Path(name))
+            path = _write_edited(model, edits, Path(name))
         except OSError as e:
             reason = e.strerror or str(e)
             raise RysError(f"{printable(folder)}: cannot make a silenced copy: {reason}") from e
@@ -63,7 +100,7 @@ def ablated_copy(model: Model, layers: Iterable[int], folder: Path) -> Iterator[
 
 
 def require_room(folder: Path, n_bytes: int) -> int:
-    """The free bytes in a folder. Raises RysError if an ablated copy of `n_bytes` does not fit."""
+    """The free bytes in a folder. Raises RysError if an edited copy of `n_bytes` does not fit."""
     free = shutil.disk_usage(folder).free
     if free < n_bytes:
         raise RysError(
@@ -73,22 +110,24 @@ def require_room(folder: Path, n_bytes: int) -> int:
     return free
 
 
-def _write_ablated(model: Model, layers: Iterable[int], folder: Path) -> Path:
+def _write_edited(model: Model, edits: Iterable[Edit], folder: Path) -> Path:
     paths = [folder / file.path.name for file in model.files]
     for file, path in zip(model.files, paths, strict=True):
         with path.open("wb") as out:
             for _ in copy_bytes(file, out.fileno(), 0, file.n_bytes):
                 pass
-    for layer in layers:
-        for tensor in residual_writers(model.layers[layer]):
-            span = model.data(tensor).span
-            _write_zeros(paths[span.shard], span)
+    for edit in edits:
+        _write(paths[edit.span.shard], edit)
     return paths[0]
 
 
-def _write_zeros(path: Path, span: Span) -> None:
+def _write(path: Path, edit: Edit) -> None:
     zeros = bytes(1 << 20)
+    n_bytes = edit.span.n_bytes
     with path.open("r+b") as file:
-        file.seek(span.offset)
-        for done in range(0, span.n_bytes, len(zeros)):
-            file.write(zeros[: span.n_bytes - done])
+        file.seek(edit.span.offset)
+        if edit.data is not None:
+            file.write(edit.data[:n_bytes])
+            return
+        for done in range(0, n_bytes, len(zeros)):
+            file.write(zeros[: n_bytes - done])

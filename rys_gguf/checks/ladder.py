@@ -23,7 +23,6 @@ from rys_gguf.checks.verify import find_problems
 from rys_gguf.engines.base import EngineOptions
 from rys_gguf.engines.find import open_engine
 from rys_gguf.errors import Refused, RysError
-from rys_gguf.layers.layer_map import LayerMap
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +95,9 @@ def validate(
     return Report(str(pair.variant), str(pair.source), pair.layer_map.spec, tuple(rungs))
 
 
-def n_steps(layer_map: LayerMap) -> int:
+def n_steps(pair: VariantPair) -> int:
     """How often a validation that passes calls `progress`."""
-    return 2 + n_passes(layer_map) + 2 * len(PROMPTS)
+    return 2 + n_passes(pair) + 2 * len(PROMPTS)
 
 
 _Outcome = tuple[str, str, Any]  # the outcome, shows and details of a rung

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rys_gguf.checks.ablation import ablated_copy, require_room
+from rys_gguf.checks.ablation import edited_copy, require_room, silence
+from rys_gguf.checks.paths import Lending, covering_paths, readers_of
 from rys_gguf.checks.variant import VariantPair
 from rys_gguf.engines.base import EngineOptions
 from rys_gguf.engines.find import open_engine
@@ -27,6 +28,7 @@ from rys_gguf.errors import EngineFailed
 from rys_gguf.formats.model import Model
 from rys_gguf.layers.carry import ModelRules
 from rys_gguf.layers.layer_map import LayerMap
+from rys_gguf.layers.rule import Architecture
 
 _SEED = 20240
 # Finding an output that differs takes a few more passes; the first few outputs tell enough.
@@ -105,7 +107,8 @@ def prove(
     ablated layer does not pass its input on, RysError if the copy does not fit.
     """
     with Model(pair.variant) as variant, Model(pair.source) as source:
-        if why := ModelRules.of(source, assume_uniform=True).arch.unprovable:
+        rules = ModelRules.of(source, assume_uniform=True)
+        if why := rules.arch.unprovable:
             raise source.refuse(f"not provable this way: {why}")
         prompts = make_prompts(source)
         longest = max(map(len, prompts))
@@ -114,10 +117,10 @@ def prove(
         n_bytes = max(variant.n_bytes, source.n_bytes)
         free = require_room(folder, n_bytes)
         say(f"silenced copies need {n_bytes} bytes, {free} are free")
-        runner = _Runner(prompts, n_probed(source), options, folder, progress)
+        runner = _Runner(rules.arch, prompts, n_probed(source), options, folder, progress)
         sides = _Sides(variant, source, pair.layer_map)
         results = []
-        for path in covering_paths(pair.layer_map):
+        for path in _paths(variant, source, pair.layer_map, rules):
             ablated = ", ".join(map(str, sides.ablated(path)))
             say(f"silencing outputs {ablated or '(none)'}")
             results.append(sides.compare(path, runner))
@@ -128,7 +131,7 @@ def prove(
             say("looking for the outputs that differ")
             # The shortest prompt after which every failure shows is enough.
             shortest = prompts[max(r.positions[0] for r in failed)]
-            runner = _Runner([shortest], n_probed(source), options, folder)
+            runner = _Runner(rules.arch, [shortest], n_probed(source), options, folder)
             for result in failed:
                 located = _differing(result.outputs, sides, runner, tolerance)
                 all_found = all_found and len(located) < _MAX_LOCATED
@@ -138,9 +141,18 @@ def prove(
         )
 
 
-def n_passes(layer_map: LayerMap) -> int:
+def n_passes(pair: VariantPair) -> int:
     """How many models a proof loads, unless it has to locate differing outputs."""
-    return 2 * len(covering_paths(layer_map))
+    with Model(pair.variant) as variant, Model(pair.source) as source:
+        rules = ModelRules.of(source, assume_uniform=True)
+        return 2 * len(_paths(variant, source, pair.layer_map, rules))
+
+
+def _paths(
+    variant: Model, source: Model, layer_map: LayerMap, rules: ModelRules
+) -> list[tuple[int, ...]]:
+    lending = Lending(readers_of(variant, rules), readers_of(source, rules))
+    return covering_paths(layer_map, lending)
 
 
 def describe_difference(proof: Proof, layer_map: LayerMap) -> str:
@@ -152,41 +164,6 @@ def describe_difference(proof: Proof, layer_map: LayerMap) -> str:
         return f"output {named} does not run as its source"
     more = "" if proof.all_found else " and perhaps others"
     return f"outputs {named}{more} do not run as their sources"
-
-
-def covering_paths(layer_map: LayerMap) -> list[tuple[int, ...]]:
-    """Sequences of ascending outputs with strictly ascending sources that cover every output.
-
-    There are as few as a greedy choice finds, each as long as possible so that few layers are
-    ablated.
-
-    covering_paths(blocks:1,3 on 4 layers) == [(0, 1, 2, 5), (0, 3, 4, 5)]
-    """
-    uncovered = set(range(len(layer_map)))
-    paths = []
-    while uncovered:
-        path = _best_path(layer_map.sources, uncovered)
-        paths.append(path)
-        uncovered.difference_update(path)
-    return paths
-
-
-def _best_path(sources: Sequence[int], uncovered: set[int]) -> tuple[int, ...]:
-    """The path that covers most new outputs, and of these the longest."""
-    n = len(sources)
-    best: list[tuple[int, int]] = []  # (weight, predecessor) of the best path ending at each output
-    for out in range(n):
-        weight, before = 0, -1
-        for prior in range(out):
-            if sources[prior] < sources[out] and best[prior][0] > weight:
-                weight, before = best[prior][0], prior
-        best.append((weight + (n + 1 if out in uncovered else 1), before))
-    last = max(range(n), key=lambda out: best[out][0])
-    path = []
-    while last >= 0:
-        path.append(last)
-        last = best[last][1]
-    return tuple(reversed(path))
 
 
 def make_prompts(model: Model) -> list[list[int]]:
@@ -224,12 +201,14 @@ class _Runner:
 
     def __init__(
         self,
+        arch: Architecture,
         prompts: list[list[int]],
         n_probed: int,
         options: EngineOptions,
         folder: Path,
         progress: Callable[[int], None] = lambda _: None,
     ) -> None:
+        self._arch = arch
         self._prompts = prompts
         self._n_probed = n_probed
         self._options = options
@@ -253,7 +232,7 @@ class _Runner:
         options = dataclasses.replace(self._options, n_ubatch=n_ubatch or self._options.n_ubatch)
         n = n_vocab(model)
         with (
-            ablated_copy(model, ablated, self._folder) as path,
+            edited_copy(model, silence(model, self._arch, ablated), self._folder) as path,
             open_engine(path, options) as engine,
         ):
             self.build = engine.build

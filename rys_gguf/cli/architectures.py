@@ -11,7 +11,7 @@ from rys_gguf.cli.options import json_option
 from rys_gguf.cli.output import echo, echo_json
 from rys_gguf.errors import RysError
 from rys_gguf.layers.architectures import ARCHITECTURES, CHECKED_AGAINST
-from rys_gguf.layers.describe import Entry, entry
+from rys_gguf.layers.describe import Entry, entry, where_read
 from rys_gguf.text import printable
 
 
@@ -22,7 +22,8 @@ def architectures(name: str | None, as_json: bool) -> None:
     """Show how layers depend on their position, by architecture.
 
     Prints one line per architecture, or everything about the one that is named: its rules, what
-    an explicit schedule can spell out, and where llama.cpp's source says so.
+    an explicit schedule can spell out, and where llama.cpp's source says so. The table was read
+    from one build of llama.cpp, which is named; `prove` tells what another build does.
     """
     if name is not None and name not in ARCHITECTURES:
         similar = difflib.get_close_matches(name, ARCHITECTURES, n=3)
@@ -38,6 +39,7 @@ def architectures(name: str | None, as_json: bool) -> None:
 
 
 def _summary_lines(entries: Sequence[Entry]) -> Iterator[str]:
+    yield f"{len(entries)} architectures, read from llama.cpp {CHECKED_AGAINST}"
     width = max(len(e.name) for e in entries)
     for e in entries:
         yield f"{e.name:{width}}  {e.verdict}"
@@ -49,4 +51,4 @@ def _full_lines(e: Entry) -> Iterator[str]:
         yield f"  {rule}"
     yield f"  portable   {e.portable}"
     yield f"  explicit   {e.explicit}"
-    yield f"  source     llama.cpp {e.source}, checked against {CHECKED_AGAINST}"
+    yield f"  source     {where_read(e.source, e.llama_cpp)}"

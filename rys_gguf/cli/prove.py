@@ -65,7 +65,7 @@ def prove(
     pair = _pair(variant, source, layers)
     tolerance = proof_options.tolerance
     with Progress() as progress:
-        progress.begin("prove", n_passes(pair.layer_map), "pass")
+        progress.begin("prove", n_passes(pair), "pass")
         proof = run_proof(
             pair,
             engine,
@@ -163,7 +163,7 @@ def validate(
     output = report.output(variant, source)
     output.require()
     with Progress(log_file) as progress:
-        progress.begin("validate", n_steps(pair.layer_map), "step")
+        progress.begin("validate", n_steps(pair), "step")
         climbed = climb(
             pair,
             engine,

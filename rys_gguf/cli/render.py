@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from rys_gguf.formats.model import Model
-from rys_gguf.layers.describe import Description, LegalLengths, letter
+from rys_gguf.layers.describe import Description, LegalLengths, letter, where_read
 from rys_gguf.patch.diff import HeaderDiff, diff_plan, json_value, show_value
 from rys_gguf.patch.plan import Plan
 from rys_gguf.patch.writer import Written
@@ -100,7 +100,7 @@ def description_lines(model: Model, description: Description) -> Iterator[str]:
         yield "       " + ", ".join(legend)
     for rule in description.rules:
         yield f"rule     {printable(rule, 1000)}"
-    yield f"         source: llama.cpp {description.source}"
+    yield f"         source: {where_read(description.source, description.llama_cpp)}"
     for legal in description.legal:
         yield f"windows  {legal.schedule.value}: {_lengths(legal)}"
     for name, (n, n_bytes) in description.types.items():

@@ -23,6 +23,9 @@ _NOT_A_MODEL = {
     "vocab": "a vocabulary without weights",
 }
 _CHUNK = 1 << 20
+# These count MTP blocks only if the first one has its projection (deepseek4.cpp,
+# load_arch_hparams, in b11434 as in b11549).
+_MTP_BY_TENSOR = frozenset({"deepseek4"})
 
 
 class Model:
@@ -145,7 +148,7 @@ class Model:
                 f"{printable(self.key('block_count'))} is {self.block_count}, "
                 f"llama.cpp takes 1..{MAX_LAYERS}"
             )
-        self.n_mtp = self._count("nextn_predict_layers") or 0
+        self.n_mtp = self._count_mtp()
         self.n_trunk = self.block_count - self.n_mtp
         if self.n_trunk < 1:
             raise self.invalid(
@@ -170,6 +173,14 @@ class Model:
                 )
             else:
                 self.layers[layer].append(tensor)
+
+    def _count_mtp(self) -> int:
+        n_mtp = self._count("nextn_predict_layers")
+        if self.architecture in _MTP_BY_TENSOR and n_mtp <= self.block_count:
+            probe = f"blk.{self.block_count - n_mtp}.nextn.eh_proj.weight"
+            if all(tensor.name != probe for tensor in self.header.tensors):
+                return 0
+        return n_mtp
 
     def _count(self, suffix: str) -> int:
         kv = self.header.get(self.key(suffix))

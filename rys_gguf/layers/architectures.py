@@ -1,6 +1,6 @@
 """The table: what llama.cpp makes of a layer's position, one entry per architecture.
 
-The entries were read from llama.cpp's source at b11434; each names the file and its lines. To add
+The entries were read from llama.cpp's source at b11549; each names the file and its lines. To add
 an architecture, add an entry, and a model of it to the tests.
 """
 
@@ -13,7 +13,7 @@ from gguf.constants import GGUFValueType
 
 from rys_gguf.errors import Refused
 from rys_gguf.formats.limits import MAX_LAYERS
-from rys_gguf.layers.rule import Architecture, Metadata, Rescale
+from rys_gguf.layers.rule import Architecture, Fill, Metadata, Rescale
 from rys_gguf.layers.rules import (
     Anchored,
     BoundToPreceding,
@@ -31,7 +31,7 @@ from rys_gguf.layers.rules import (
     Unsupported,
 )
 
-CHECKED_AGAINST = "b11434"
+CHECKED_AGAINST = "b11549"
 
 FULL, LINEAR, SLIDING = "full attention", "linear attention", "sliding-window attention"
 RECURRENT, CONVOLUTION = "recurrent", "short convolution"
@@ -56,7 +56,16 @@ NOT_PER_LAYER = frozenset({
     "ple.layer_multipliers",
     "ple.head_offsets",
     "ple.head_vocab_sizes",
+    "adapters.token_ids_activate",
+    "adapters.token_ids_substitute",
 })  # fmt: skip
+
+# What some of them read layer by layer everywhere (Architecture.by_layer).
+_HEADS, _KV_HEADS, _FFN = PER_LAYER[:1], PER_LAYER[1:2], PER_LAYER[2:3]
+_EXPERT_FFN = PER_LAYER[4:]
+# Sizes of layers with sliding windows; most loaders and graphs take those of layer 0 for all.
+_SWA_ROPE = ("rope.dimension_count_swa",)
+SWA_SIZES = ("attention.key_length_swa", "attention.value_length_swa", *_SWA_ROPE)
 
 # llama.cpp reads these into 512 slots without checking their length (llama-model-loader.cpp,
 # get_arr), and its own saver writes 512 entries.
@@ -65,16 +74,30 @@ _DEEPSTACK_ARRAY = ("deepstack_mapping",)
 # llama.cpp checks the length of these, and applies them layer by layer.
 _CLAMP_ARRAYS = ("swiglu_clamp_exp", "swiglu_clamp_shexp")
 
-# Why a layer that writes zeros does more than none (Architecture.unprovable).
+# Which llama.cpp loads a file that lacks the MTP blocks it counts (nextn_flags, llama-model.cpp).
+_MTP_OPTIONAL_SINCE = "llama.cpp b11549 loads such a file, b11434 did not"
+
+# Why a layer that writes zeros does more than none, or the model gives no probabilities
+# (Architecture.unprovable).
 _MIXED_STREAMS = "every layer mixes the residual's streams, even if it adds nothing"
+_NO_TOKENS = "it gives embeddings or scores, and no probabilities of a next token to compare"
 _NORMED_RESIDUAL = "every layer norms the sum of its input and its output"
-_PER_LAYER_INPUT = "every layer adds an embedding of its own, or scales its output"
+
+
+def _ones(n: int) -> list[float]:
+    return [1.0] * n
+
+
+def _zeros(n: int) -> list[float]:
+    return [0.0] * n
+
 
 _INTERVAL = Periodic(
     special=FULL,
     regular=LINEAR,
     default=4,
     period_key="full_attention_interval",
+    divides=True,
     array="attention.recurrent_layers",
     array_read_by="read by llama.cpp from mid-2026 on; engines that know only "
     "full_attention_interval (older llama.cpp, ik_llama.cpp) refuse the file",
@@ -113,6 +136,7 @@ _DENSE_FIRST = Leading("leading_dense_block_count", inside=DENSE, outside=EXPERT
 _EVERY_MOE_STEP = Periodic(
     special=EXPERTS, regular=DENSE, default=1, period_key="interleave_moe_layer_step"
 )
+_DECISION_HEAD = TiedTail("decision.block_count", "they are the decision head")
 # n_no_rope_layer_step is a constant that no key sets: the array moves the sliding windows only.
 _NO_ROPE_LAST = Periodic(special=NO_ROPE, regular=ROPE, default=4)
 _DEEPSTACK = Anchored(
@@ -220,7 +244,7 @@ ALWAYS = (
         "add a tokenizer.chat_template to the source to settle it",
         _has_tekken_without_template,
     ),
-    # Tensors whose activations stay precise, by name (llama-model.cpp:1242-1277).
+    # Tensors whose activations stay precise, by name (llama-model.cpp, llama_prec_policy::load).
     TensorNames("general.tensor_extra.name", ("general.tensor_extra.prec_a4",)),
 )
 
@@ -239,7 +263,6 @@ _UNIFORM = {
     "dbrx": "src/models/dbrx.cpp:7-10,26,65",
     "dream": "src/models/dream.cpp:7-13,32,72",
     "ernie4_5": "src/models/ernie4-5.cpp:15-20,36,95",
-    "eurobert": "src/models/eurobert.cpp:6-8,18,54",
     "exaone": "src/models/exaone.cpp:6-9,26,65",
     "falcon-h1": "src/models/falcon-h1.cpp:14-30,54-60,68-104,132",
     "falcon": "src/models/falcon.cpp:6-10,29,68",
@@ -259,7 +282,6 @@ _UNIFORM = {
     "llada": "src/models/llada.cpp:4-18,34-59,86-138",
     "llada-moe": "src/models/llada-moe.cpp:4-13,28-47,72-146",
     "llama": "src/models/llama.cpp:9-31,48-91,126-228",
-    "llama-embed": "src/models/models.h:175-183",
     "maincoder": "src/models/maincoder.cpp:6-9,25-40,65-134",
     "mamba": "src/models/mamba.cpp:3-31,58-80,98-122",
     "mamba2": "src/models/mamba2.cpp:3-33,61-83",
@@ -267,12 +289,10 @@ _UNIFORM = {
     "mistral3": "src/models/mistral3.cpp:3-27,43-86,119-218",
     "mpt": "src/models/mpt.cpp:3-13,30-60,92-155",
     "nemotron": "src/models/nemotron.cpp:3-10,22-43,68-122",
-    "neo-bert": "src/models/neo-bert.cpp:3-9,24-37,60-123",
     "olmo": "src/models/olmo.cpp:3-13,27-37,61-119",
     "olmoe": "src/models/olmoe.cpp:3-10,21-46,71-151",
-    "openelm": "src/models/openelm.cpp:25-43,66-95",
     "orion": "src/models/orion.cpp:3-10,21-36,61-116",
-    "paddleocr": "src/models/models.h:1996-2005",
+    "paddleocr": "src/models/models.h:2013-2022",
     "pangu-embedded": "src/models/pangu-embed.cpp:3-11,27-52,76-138",
     "phi2": "src/models/phi2.cpp:3-11,24-41,66-126",
     "phi3": "src/models/phi3.cpp:3-25,41-57,91-166",
@@ -298,6 +318,12 @@ _UNIFORM = {
 
 _ROWS = (
     *(Architecture(name, (), source) for name, source in _UNIFORM.items()),
+    Architecture(
+        "openelm",
+        (),
+        "src/models/openelm.cpp:25-43,66-95",
+        by_layer=(*_HEADS, *_KV_HEADS, *_FFN),
+    ),
     Architecture("bert", (), "src/models/bert.cpp:6-20,43,102", unprovable=_NORMED_RESIDUAL),
     Architecture(
         "jina-bert-v2", (), "src/models/jina-bert-v2.cpp:3-12,25-60", unprovable=_NORMED_RESIDUAL
@@ -308,11 +334,14 @@ _ROWS = (
     Architecture(
         "nomic-bert", (), "src/models/nomic-bert.cpp:3-11,25-46", unprovable=_NORMED_RESIDUAL
     ),
+    Architecture("eurobert", (), "src/models/eurobert.cpp:6-8,18,54", unprovable=_NO_TOKENS),
+    Architecture("neo-bert", (), "src/models/neo-bert.cpp:3-9,24-37,60-123", unprovable=_NO_TOKENS),
+    Architecture("llama-embed", (), "src/models/models.h:175-183", unprovable=_NO_TOKENS),
     Architecture(
         "talkie",
         (),
         "src/models/talkie.cpp:3-11,19-34,51,64-123",
-        unprovable="every layer adds the input embedding",
+        silenced=(Fill("layer_output_scale.weight", _zeros),),
     ),
     # One kind of layer, but something else depends on the position or the number of layers.
     Architecture(
@@ -360,7 +389,7 @@ _ROWS = (
         "src/models/granite-switch.cpp:12-21,56-71",
     ),
     Architecture(
-        "hy_v3", (), "src/models/hy-v3.cpp:16-19,46-96,162-202", absent_mtp=True
+        "hy_v3", (), "src/models/hy-v3.cpp:16-19,37-87,153-193", absent_mtp=True
     ),  # dense or MoE as the tensors say
     Architecture(
         "minicpm",
@@ -390,14 +419,14 @@ _ROWS = (
     Architecture(
         "deepseek2",
         (_DENSE_FIRST, *_DEEPSEEK2_COUNTS),
-        "src/models/deepseek2.cpp:4-16,21-32,94-160",
+        "src/models/deepseek2.cpp:4-16,21-32,88-154",
         absent_mtp=True,
     ),
     Architecture("deepseek2-ocr", (_DENSE_FIRST,), "src/models/deepseek2ocr.cpp:4-20,40-72"),
     Architecture(
         "deepseek32",
         (_DENSE_FIRST,),
-        "src/models/deepseek32.cpp:7-40,87-151,210-330",
+        "src/models/deepseek32.cpp:7-40,81-145,204-324",
         absent_mtp=True,
     ),
     Architecture(
@@ -409,8 +438,9 @@ _ROWS = (
             Leading("hash_layer_count", inside="routed by token", outside="routed by score"),
         ),
         "src/models/deepseek4.cpp:20-39,51-61,96-183",
-        arrays=_CLAMP_ARRAYS,
         # The converter writes the model's list as it is, MTP entries past block_count included.
+        # llama.cpp wants at least one entry per block.
+        arrays=(*_CLAMP_ARRAYS, "attention.compress_ratios"),
         longer_arrays=("attention.compress_ratios",),
         unprovable=_MIXED_STREAMS,
     ),
@@ -418,29 +448,48 @@ _ROWS = (
     Architecture(
         "ernie4_5-moe",
         # The loader reads experts from layer K on; the graph runs them only once in every step.
-        (_DENSE_FIRST, _EVERY_MOE_STEP),
-        "src/models/ernie4-5-moe.cpp:25,63-76",
+        (_DENSE_FIRST, replace(_EVERY_MOE_STEP, divides=True)),
+        "src/models/ernie4-5-moe.cpp:26-27,63-76",
     ),
     Architecture(
-        "glm4moe", (_DENSE_FIRST,), "src/models/glm4-moe.cpp:3-26,55-122", absent_mtp=True
+        "glm4moe", (_DENSE_FIRST,), "src/models/glm4-moe.cpp:3-26,49-116", absent_mtp=True
+    ),
+    Architecture(
+        "k2-horizon",
+        (_DENSE_FIRST,),
+        "src/models/k2-horizon.cpp:12-25,64-118,231-343",
+        by_layer=_EXPERT_FFN,
     ),
     Architecture("minimax-m3", (_DENSE_FIRST,), "src/models/minimax-m3.cpp:13-38,52-89,303,334"),
     Architecture(
         "mistral4",
         (_DENSE_FIRST, *_DEEPSEEK2_COUNTS),
-        "src/models/deepseek2.cpp:7-32,94-160",
+        "src/models/deepseek2.cpp:7-32,88-154",
         absent_mtp=True,
     ),
     # Full attention once in a period.
-    Architecture("clef", (_INTERVAL,), "src/models/clef.cpp:8-22,58-80"),
-    Architecture("qwen35", (_INTERVAL,), "src/models/qwen35.cpp:4-39"),
-    Architecture("qwen35moe", (_INTERVAL,), "src/models/qwen35moe.cpp:4-43"),
-    Architecture("qwen3next", (_INTERVAL,), "src/models/qwen3next.cpp:4-41"),
+    Architecture(
+        "clef",
+        (_INTERVAL,),
+        "src/models/clef.cpp:8-22,58-80",
+        absent_mtp=_MTP_OPTIONAL_SINCE,
+        unprovable=_NO_TOKENS,
+    ),
+    Architecture(
+        "qwen35", (_INTERVAL,), "src/models/qwen35.cpp:4-39", absent_mtp=_MTP_OPTIONAL_SINCE
+    ),
+    Architecture(
+        "qwen35moe", (_INTERVAL,), "src/models/qwen35moe.cpp:4-43", absent_mtp=_MTP_OPTIONAL_SINCE
+    ),
+    Architecture(
+        "qwen3next", (_INTERVAL,), "src/models/qwen3next.cpp:4-41", absent_mtp=_MTP_OPTIONAL_SINCE
+    ),
     Architecture(
         "qwen4exp",
         (_INTERVAL, LayerIndex("ple.layers", "the layer with n-gram embeddings")),
-        "src/models/qwen4exp.cpp:26-169,171-303,450-497",
+        "src/models/qwen4exp.cpp:26-169,171-302,449-496",
         arrays=("attention.compress_ratios",),
+        absent_mtp=_MTP_OPTIONAL_SINCE,
         unprovable=_MIXED_STREAMS,
     ),
     Architecture(
@@ -459,7 +508,7 @@ _ROWS = (
         "cohere2moe",
         # RoPE runs on sliding and on dense layers, so these two rules keep it in place as well.
         (_sliding(4, at=0, always=True), _DENSE_FIRST),
-        "src/models/cohere2moe.cpp:15-16,28,137-142,169-184",
+        "src/models/cohere2moe.cpp:15-16,28,128-133,160-175",
         longer_arrays=_SWA_ARRAY,
         absent_mtp=True,
     ),
@@ -487,6 +536,16 @@ _ROWS = (
         (replace(_sliding(6, always=True), needed=(FULL, SLIDING)),),
         "src/models/gemma-embedding.cpp:4-5,91-93",
         longer_arrays=_SWA_ARRAY,
+        unprovable=_NO_TOKENS,
+    ),
+    Architecture(
+        "gemma-embedding2",
+        (replace(_sliding(6, always=True), needed=(FULL, SLIDING)),),
+        "src/models/gemma-embedding2.cpp:4-5,36-73,97-205,221-233",
+        longer_arrays=_SWA_ARRAY,
+        by_layer=(*_HEADS, *_KV_HEADS, *SWA_SIZES),
+        gathered=(("per_layer_model_proj.weight", 1),),
+        unprovable=_NO_TOKENS,
     ),
     Architecture(
         "gemma2",
@@ -527,6 +586,7 @@ _ROWS = (
         (_sliding(4, at=0), _DENSE_FIRST),
         "src/models/laguna.cpp:10-63,80-145,172-191",
         longer_arrays=_SWA_ARRAY,
+        by_layer=(*_HEADS, *_KV_HEADS),
     ),
     Architecture(
         "llama4",
@@ -550,10 +610,11 @@ _ROWS = (
         (
             replace(_sliding(3, at=0), needed=(FULL, SLIDING)),
             Anchored(1, "it has no norm before its attention, and only layer 0 may lack one"),
-            TiedTail("decision.block_count", "they are the decision head"),
+            _DECISION_HEAD,
         ),
-        "src/models/modern-bert.cpp:6-14,31-42,63-112,153-168",
+        "src/models/modern-bert.cpp:6-14,37-48,69-118,159-174",
         longer_arrays=_SWA_ARRAY,
+        unprovable=_NO_TOKENS,
     ),
     Architecture(
         "muse-glimmer",
@@ -603,8 +664,9 @@ _ROWS = (
     Architecture(
         "bailingmoe3",
         (_hybrid(LINEAR), _DENSE_FIRST),
-        "src/models/bailingmoe3.cpp:18-27,67-75,82-159",
+        "src/models/bailingmoe3.cpp:18-27,67-69,76-153",
         arrays=_CLAMP_ARRAYS,
+        by_layer=_KV_HEADS,
         absent_mtp=True,
     ),
     Architecture(
@@ -615,6 +677,7 @@ _ROWS = (
             replace(_FFN_LISTED, at_end=True),
         ),
         "src/models/deci.cpp:28-76,101-150",
+        by_layer=(*_HEADS, *_KV_HEADS, *_FFN),
         empty_blocks=True,
     ),
     Architecture(
@@ -622,6 +685,8 @@ _ROWS = (
         (_SWA_LISTED, _DENSE_FIRST),
         "src/models/dots3note.cpp:14-15,32-40,70-146",
         longer_arrays=(*_SWA_ARRAY, "attention.indexer.types"),
+        by_layer=(*_HEADS, *_KV_HEADS),
+        absent_mtp=True,
     ),
     Architecture(
         "gemma4",
@@ -630,10 +695,11 @@ _ROWS = (
             replace(_SWA_LISTED, needed=(FULL, SLIDING)),
             SharedTail("attention.shared_kv_layers"),
         ),
-        "src/models/gemma4.cpp:6-11,66-112,136-140,183-273",
+        "src/models/gemma4.cpp:6-11,66-112,136-140,192-282",
         longer_arrays=_SWA_ARRAY,
+        by_layer=(*_HEADS, *_KV_HEADS, *_FFN, *SWA_SIZES),
         gathered=(("per_layer_token_embd.weight", 0), ("per_layer_model_proj.weight", 1)),
-        unprovable=_PER_LAYER_INPUT,
+        silenced=(Fill("layer_output_scale.weight", _ones),),
     ),
     Architecture(
         "granite_swa",
@@ -645,14 +711,32 @@ _ROWS = (
         "src/models/granite-swa.cpp:16-43,145-155,211-225",
         longer_arrays=(*_SWA_ARRAY, "attention.rope_pattern", *_DEEPSTACK_ARRAY),
     ),
-    Architecture("granitehybrid", (_hybrid(RECURRENT),), "src/models/granite-hybrid.cpp:22-127"),
-    Architecture("jamba", (_hybrid(RECURRENT),), "src/models/jamba.cpp:11-20,47-101"),
     Architecture(
-        "kimi-linear", (_hybrid(LINEAR), _DENSE_FIRST), "src/models/kimi-linear.cpp:15-31,43-166"
+        "granitehybrid",
+        (_hybrid(RECURRENT),),
+        "src/models/granite-hybrid.cpp:22-127",
+        by_layer=(*_HEADS, *_KV_HEADS),
     ),
-    Architecture("lfm2", (_hybrid(CONVOLUTION),), "src/models/lfm2.cpp:11-31,46-82"),
     Architecture(
-        "lfm2moe", (_hybrid(CONVOLUTION), _DENSE_FIRST), "src/models/lfm2moe.cpp:5-20,35-71"
+        "jamba", (_hybrid(RECURRENT),), "src/models/jamba.cpp:11-20,47-101", by_layer=_KV_HEADS
+    ),
+    Architecture(
+        "kimi-linear",
+        (_hybrid(LINEAR), _DENSE_FIRST),
+        "src/models/kimi-linear.cpp:15-31,43-166",
+        by_layer=_KV_HEADS,
+    ),
+    Architecture(
+        "lfm2",
+        (_hybrid(CONVOLUTION), _DECISION_HEAD),
+        "src/models/lfm2.cpp:14-18,29-45,51-74,94-130,302-311,446-453,511-565",
+        by_layer=_KV_HEADS,
+    ),
+    Architecture(
+        "lfm2moe",
+        (_hybrid(CONVOLUTION), _DENSE_FIRST),
+        "src/models/lfm2moe.cpp:5-20,35-71",
+        by_layer=_KV_HEADS,
     ),
     Architecture(
         "maple",
@@ -660,35 +744,51 @@ _ROWS = (
         "src/models/maple.cpp:4-22,76-108",
         arrays=("swiglu_clamp_exp",),
         longer_arrays=_SWA_ARRAY,
+        by_layer=_SWA_ROPE,
     ),
     Architecture(
         "mimo2",
         (_SWA_LISTED,),
-        "src/models/mimo2.cpp:3-23,44-83,175-187",
+        "src/models/mimo2.cpp:3-23,38-77,167-179",
         longer_arrays=_SWA_ARRAY,
+        by_layer=(*_HEADS, *_KV_HEADS),
         absent_mtp=True,
     ),
     Architecture(
         "nemotron_h",
         (_hybrid("no attention"), _FFN_LISTED),
         "src/models/nemotron-h.cpp:5-46,79-139,204-220",
+        by_layer=(*_HEADS, *_KV_HEADS, *_FFN, *_EXPERT_FFN),
     ),
     Architecture(
         "nemotron_h_moe",
         (_hybrid("no attention"), _FFN_LISTED),
         "src/models/nemotron-h.cpp:5-46,79-183,252-307",
+        by_layer=(*_HEADS, *_KV_HEADS, *_FFN, *_EXPERT_FFN),
+        # Only here: without experts llama.cpp cannot size an MTP block, absent or not.
+        absent_mtp=_MTP_OPTIONAL_SINCE,
     ),
-    # Layer 0 also decides whether the model has RoPE at all; the head counts keep their entry 0.
-    Architecture("plamo2", (_hybrid(RECURRENT),), "src/models/plamo2.cpp:4-33,59-103"),
+    # Without heads in layer 0 the whole model has no RoPE, so they do not come or go there.
     Architecture(
-        "spark2_5", (_SWA_LISTED,), "src/models/spark2-5.cpp:3-18,69-95", longer_arrays=_SWA_ARRAY
+        "plamo2",
+        (_hybrid(RECURRENT),),
+        "src/models/plamo2.cpp:4-33,59-103",
+        by_layer=(*_HEADS, *_KV_HEADS),
+    ),
+    Architecture(
+        "spark2_5",
+        (_SWA_LISTED,),
+        "src/models/spark2-5.cpp:3-18,69-95",
+        longer_arrays=_SWA_ARRAY,
+        by_layer=(*_HEADS, *_KV_HEADS, *_SWA_ROPE),
     ),
     Architecture(
         "step35",
         (_SWA_LISTED,),
-        "src/models/step35.cpp:3-35,62-127,201-330",
+        "src/models/step35.cpp:3-35,53-118,192-321",
         arrays=_CLAMP_ARRAYS,
         longer_arrays=_SWA_ARRAY,
+        by_layer=(*_HEADS, *_KV_HEADS, *_SWA_ROPE),
         absent_mtp=True,
     ),
     # A layer uses the choice of an earlier one.
@@ -698,7 +798,7 @@ _ROWS = (
             BoundToPreceding("attention.indexer.types", "indexer", by_default=_glm_dsa_indexers),
             _DENSE_FIRST,
         ),
-        "src/models/glm-dsa.cpp:5-71,119-185,243-367",
+        "src/models/glm-dsa.cpp:5-71,109-175,233-357",
         absent_mtp=True,
     ),
     Architecture(
@@ -709,8 +809,10 @@ _ROWS = (
             BoundToPreceding("attention.indexer.types", "indexer", users="attention.head_count_kv"),
             _DENSE_FIRST,
         ),
-        "src/models/glm5-next.cpp:18-72,79-185,945-954",
+        "src/models/glm5-next.cpp:18-69,76-183,1061-1070",
         arrays=_CLAMP_ARRAYS,
+        by_layer=(*_KV_HEADS, *_EXPERT_FFN),
+        absent_mtp=_MTP_OPTIONAL_SINCE,
         unprovable=_MIXED_STREAMS,
     ),
     Architecture(
@@ -736,6 +838,7 @@ _ROWS = (
             ),
         ),
         "src/models/kimi-k3.cpp:28-50,82-165,273-329",
+        by_layer=_KV_HEADS,
     ),
     Architecture(
         "minimax-01",
@@ -795,7 +898,7 @@ _ROWS = (
     Architecture(
         "dflash",
         (Unsupported("it drafts for another model, whose layers it reads by number"),),
-        "src/models/dflash.cpp:37-103,625-675",
+        "src/models/dflash.cpp:37-103,622-672",
     ),
     Architecture(
         "eagle3",
@@ -805,7 +908,7 @@ _ROWS = (
     Architecture(
         "gemma4-assistant",
         (Unsupported("it drafts for another model, whose K/V it reads"),),
-        "src/models/gemma4-assistant.cpp:3-19,108-184",
+        "src/models/gemma4-assistant.cpp:3-19,114-190",
     ),
 )
 

@@ -7,7 +7,7 @@ and touches no file.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from gguf.constants import GGUFValueType
@@ -16,12 +16,21 @@ from rys_gguf.errors import Refused
 from rys_gguf.formats.header import KV
 from rys_gguf.formats.limits import MAX_LAYERS
 from rys_gguf.formats.model import Model
-from rys_gguf.layers.architectures import ALWAYS, ARCHITECTURES, NOT_PER_LAYER, PER_LAYER
+from rys_gguf.layers.architectures import (
+    ALWAYS,
+    ARCHITECTURES,
+    NOT_PER_LAYER,
+    PER_LAYER,
+    SLIDING,
+    SWA_SIZES,
+)
 from rys_gguf.layers.infer import infer
 from rys_gguf.layers.layer_map import LayerMap
 from rys_gguf.layers.rule import Architecture, Conflict, Metadata, Rescale
 from rys_gguf.layers.rules import CountSwitch
 from rys_gguf.layers.schedule import Schedule
+
+_HEADS = "attention.head_count"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +78,9 @@ class ModelRules:
     def per_layer_arrays(self) -> dict[str, KV]:
         """The KVs under the architecture's prefix that hold one value per block, by their key.
 
-        Raises Refused if a key known to be per layer has another length than the number of blocks.
+        Raises Refused if a key known to be per layer has a length that llama.cpp does not load.
         """
         arch, meta = self.arch, self.meta
-        n_blocks = meta.n_trunk + meta.n_mtp
         known = {*PER_LAYER, *arch.arrays, *(key for rule in arch.rules for key in rule.arrays())}
         arrays = {}
         for key, kv in meta.kvs.items():
@@ -82,16 +90,26 @@ class ModelRules:
                 continue
             if kv.item_type == GGUFValueType.STRING:
                 continue  # no engine has a text per layer; a list of that length is a coincidence
-            may_be_longer = suffix in arch.longer_arrays or key in arch.longer_arrays
-            longer = kv.n_items > n_blocks and may_be_longer
-            if isinstance(kv.raw, bytes) and (kv.n_items in (n_blocks, meta.n_trunk) or longer):
+            is_known = bare or suffix in known or suffix in arch.longer_arrays
+            lengths = self._lengths(suffix) if is_known else (meta.n_trunk, meta.n_blocks)
+            if isinstance(kv.raw, bytes) and kv.n_items in lengths:
                 arrays[key] = kv
-            elif bare or suffix in known or suffix in arch.longer_arrays:
+            elif is_known:
                 raise Refused(
-                    f"{key} has {kv.n_items} entries for {n_blocks} blocks: the source itself is "
-                    f"inconsistent"
+                    f"{key} has {kv.n_items} entries for {_blocks(meta, lengths[0])}: the source "
+                    f"itself is inconsistent"
                 )
         return arrays
+
+    def _lengths(self, suffix: str) -> Sequence[int]:
+        """How many entries llama.cpp takes in a per-layer array, the least first."""
+        arch, meta = self.arch, self.meta
+        if suffix in arch.longer_arrays:
+            n_least = meta.n_blocks if suffix in arch.arrays else meta.n_trunk
+            return range(n_least, MAX_LAYERS + 1)
+        trunk_only = {key for rule in arch.rules for key in rule.trunk_arrays()}
+        is_trunk = suffix in arch.bare_arrays or suffix in trunk_only
+        return (meta.n_trunk if is_trunk else meta.n_blocks,)
 
     def carry(self, layer_map: LayerMap, schedule: Schedule) -> Carried:
         """Carry the metadata through the map and compare the kinds on both sides.
@@ -99,10 +117,11 @@ class ModelRules:
         Raises Refused if a per-layer array of the source does not have one value per block.
         """
         source, target = self.meta, self._gathered(layer_map)
-        conflicts = _anchor_conflicts(source, target)
-        n_blocks = target.n_trunk + target.n_mtp
-        if n_blocks > MAX_LAYERS:
-            conflicts.append(Conflict(f"{n_blocks} blocks are more than llama.cpp's {MAX_LAYERS}"))
+        conflicts = [
+            *_first_entry_conflicts(self.arch, source, target),
+            *_first_window_conflicts(self.arch, source, layer_map),
+            *_count_conflicts(source, target),
+        ]
         notes = []
         rules = (*self.arch.rules, *ALWAYS)
         for rule in rules:
@@ -125,6 +144,9 @@ class ModelRules:
         How the metadata came about makes no difference, so this also judges files of other tools.
         Raises Refused if `target` holds values that llama.cpp would not load.
         """
+        if target.n_trunk != len(layer_map):
+            yield "layer count", f"is {target.n_trunk}, the map has {len(layer_map)} layers"
+            return
         runs, meant = replace(self, meta=target).kinds, self.kinds
         for out, source in enumerate(layer_map.sources):
             if runs[out] != meant[source]:
@@ -174,13 +196,70 @@ def rescale_note(rescale: Rescale, factor: float) -> str:
     )
 
 
-def _anchor_conflicts(source: Metadata, target: Metadata) -> list[Conflict]:
-    """llama.cpp takes model-wide sizes from entry 0 of these arrays (llama-model.h, n_head())."""
-    return [
-        Conflict(
+def _blocks(meta: Metadata, n: int) -> str:
+    """What `n` entries stand for, in words."""
+    if not meta.n_mtp:
+        return f"{n} blocks"
+    return f"{n} layers" if n == meta.n_trunk else f"{n} blocks, MTP blocks included"
+
+
+def _count_conflicts(source: Metadata, target: Metadata) -> Iterator[Conflict]:
+    """Numbers of blocks with which llama.cpp aborts (llama-model.cpp, load_hparams)."""
+    if target.n_blocks > MAX_LAYERS:
+        yield Conflict(f"{target.n_blocks} blocks are more than llama.cpp's {MAX_LAYERS}")
+    n_mtp = source.scalar("nextn_predict_layers", 0)
+    if n_mtp > target.n_blocks:
+        yield Conflict(
+            f"{source.architecture}.nextn_predict_layers is {n_mtp}, and llama.cpp refuses a model "
+            f"of fewer layers, though it has no MTP blocks; keep at least {n_mtp} layers"
+        )
+
+
+def _first_entry_conflicts(
+    arch: Architecture, source: Metadata, target: Metadata
+) -> Iterator[Conflict]:
+    """Where entry 0 of an array also stands for other layers, and would be another one.
+
+    n_head(), n_ff() and the like without a layer are those of layer 0 (llama-hparams.h).
+    """
+    for suffix in PER_LAYER:
+        old, new = source.array(suffix), target.array(suffix)
+        if not old or not new or old[0] == new[0]:
+            continue
+        if suffix in arch.by_layer and (suffix != _HEADS or _heads_are_free(source, old, new)):
+            continue
+        yield Conflict(
             f"{source.architecture}.{suffix} starts with {new[0]} instead of {old[0]}: llama.cpp "
             f"sizes the whole model by layer 0"
         )
-        for suffix in PER_LAYER
-        if (old := source.array(suffix)) and (new := target.array(suffix)) and old[0] != new[0]
-    ]
+
+
+def _first_window_conflicts(
+    arch: Architecture, source: Metadata, layer_map: LayerMap
+) -> Iterator[Conflict]:
+    """Where a layer of the other attention would come first, whose sizes then stand for all.
+
+    n_rot() and n_embd_head_k() without a layer are those of layer 0, which depend on whether that
+    one has a sliding window (llama-hparams.cpp).
+    """
+    kinds = [k for rule in arch.rules if (k := rule.kinds(source)) is not None]
+    if all((k[0] == SLIDING) == (k[layer_map[0]] == SLIDING) for k in kinds):
+        return
+    for key in SWA_SIZES:
+        size = source.scalar(key)
+        if key not in arch.by_layer and size not in (None, source.scalar(key[:-4])):
+            yield Conflict(
+                f"source {layer_map[0]} would be the first layer, whose attention is not that of "
+                f"layer 0, and {source.architecture}.{key} is {size}: llama.cpp sizes the whole "
+                f"model by layer 0"
+            )
+
+
+def _heads_are_free(source: Metadata, old: list[int], new: list[int]) -> bool:
+    """Whether the sizes of heads stay as they are though layer 0 has another number of them.
+
+    llama.cpp divides by that number where no key gives the sizes, and takes 0 for a model without
+    attention (llama-model.cpp, load_hparams).
+    """
+    given = all(source.kv(f"attention.{key}") for key in ("key_length", "value_length"))
+    return given and old[0] > 0 and new[0] > 0

@@ -8,19 +8,29 @@ from rys_gguf.layers.rule import Architecture
 _SHOWN_ISSUES = 5
 
 
-def require_complete(model: Model, arch: Architecture) -> None:
-    """Raise InvalidGGUF, naming up to five problems, unless llama.cpp would accept the tensors."""
+def require_complete(model: Model, arch: Architecture) -> tuple[str, ...]:
+    """Raise InvalidGGUF, naming up to five problems, unless llama.cpp would accept the tensors.
+
+    Returns what the user should know about a file that not every llama.cpp accepts.
+    """
+    mtp_key = model.key("nextn_predict_layers")
+    notes = []
     mtp = model.layers[model.n_trunk :]
     if any(mtp) and not any(model.layers[: model.n_trunk]):
         raise model.invalid("holds only MTP blocks, no layers; patch the model they belong to")
     issues = model.offset_issues()
     counted = model.layers
-    if arch.absent_mtp and not any(mtp):
+    if mtp and arch.absent_mtp and not any(mtp):
         counted = model.layers[: model.n_trunk]
+        if arch.absent_mtp is not True:
+            notes.append(
+                f"{mtp_key} counts {len(mtp)} MTP {'block' if len(mtp) == 1 else 'blocks'} that "
+                f"the source does not hold, and neither will the output: {arch.absent_mtp}"
+            )
     elif mtp and any(mtp) and not any(".nextn." in t.name for t in mtp[0]):
         # llama.cpp would take the block for an MTP block and leave it out, with a warning at most.
         issues.append(
-            f"{model.key('nextn_predict_layers')} is {model.n_mtp}, but block {model.n_trunk} is "
+            f"{mtp_key} is {model.n_mtp}, but block {model.n_trunk} is "
             f"no MTP block: the MTP blocks were taken out and the key was left"
         )
     if not arch.empty_blocks:
@@ -33,3 +43,4 @@ def require_complete(model: Model, arch: Architecture) -> None:
         n_hidden = len(issues) - _SHOWN_ISSUES
         more = f"\n  and {n_hidden} more" if n_hidden > 0 else ""
         raise model.invalid("\n  ".join(issues[:_SHOWN_ISSUES]) + more)
+    return tuple(notes)

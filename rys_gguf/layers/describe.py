@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from rys_gguf.formats.model import Model
+from rys_gguf.layers.architectures import ARCHITECTURES, CHECKED_AGAINST
 from rys_gguf.layers.carry import ModelRules
 from rys_gguf.layers.rule import Architecture
 from rys_gguf.layers.schedule import Schedule
@@ -35,7 +36,8 @@ class LegalLengths:
 class Description:
     """A model's layers, quantisation and rules.
 
-    `types` gives for each tensor type the number of tensors and of bytes.
+    `source` is a file and its lines in the build `llama_cpp`; that is None where the rules were
+    inferred. `types` gives for each tensor type the number of tensors and of bytes.
     """
 
     architecture: str
@@ -44,6 +46,7 @@ class Description:
     kinds: tuple[str, ...]
     rules: tuple[str, ...]
     source: str
+    llama_cpp: str | None
     types: dict[str, tuple[int, int]]
     layer_bytes: tuple[int, ...]
     global_bytes: int
@@ -53,6 +56,16 @@ class Description:
     def strip(self) -> str:
         """One letter per block: F full, l linear, s sliding-window, M multi-token prediction."""
         return "".join(letter(kind) for kind in self.kinds) + MTP_LETTER * self.n_mtp
+
+
+def read_from(arch: Architecture) -> str | None:
+    """The build of llama.cpp that rules were read from; None if they were inferred from a file."""
+    return CHECKED_AGAINST if arch.name in ARCHITECTURES else None
+
+
+def where_read(source: str, llama_cpp: str | None) -> str:
+    """Where rules were read, in words: the build of llama.cpp, the file and its lines."""
+    return f"llama.cpp {llama_cpp}, {source}" if llama_cpp else source
 
 
 def letter(kind: str) -> str:
@@ -77,6 +90,7 @@ def describe(model: Model) -> Description:
         _shown_kinds(rules),
         rules.in_words,
         rules.arch.source,
+        read_from(rules.arch),
         {name: (n, sizes[name]) for name, n in types.most_common()},
         tuple(sum(t.n_bytes for t in layer) for layer in model.layers),
         sum(t.n_bytes for t in model.globals),
@@ -111,13 +125,17 @@ def _n_lengths(n_layers: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One architecture of the table: its rules, and what a window respects under each schedule."""
+    """One architecture of the table: its rules, and what a window respects under each schedule.
+
+    `source` is a file and its lines in the build `llama_cpp`.
+    """
 
     name: str
     rules: tuple[str, ...]
     portable: str
     explicit: str
     source: str
+    llama_cpp: str
     unprovable: str
 
     @property
@@ -137,6 +155,7 @@ def entry(arch: Architecture) -> Entry:
         _limits(arch, Schedule.PORTABLE),
         _limits(arch, Schedule.EXPLICIT),
         arch.source,
+        CHECKED_AGAINST,
         arch.unprovable,
     )
 

@@ -10,21 +10,23 @@ Keys are given without the architecture's prefix throughout.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from gguf.constants import GGUFValueType
 
 from rys_gguf.errors import Refused
-from rys_gguf.formats.header import KV, SCALAR_FORMAT, ByteOrder
+from rys_gguf.formats.header import KV, ByteOrder
 from rys_gguf.formats.limits import MAX_LAYERS
 from rys_gguf.layers.layer_map import LayerMap
 from rys_gguf.layers.schedule import Schedule
 from rys_gguf.text import printable
 
-_FLOATS = (GGUFValueType.FLOAT32, GGUFValueType.FLOAT64)
+# What llama.cpp reads whole numbers from (llama-model-loader.cpp, get_key and get_arr).
+_WHOLE_NUMBERS = (GGUFValueType.UINT32, GGUFValueType.INT32, GGUFValueType.BOOL)
+# Some of its loops hold a count in 32 bits with a sign.
+_MAX_COUNT = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,35 +62,39 @@ class Metadata:
     def scalar(self, suffix: str, default: Any = None) -> Any:
         """The value of a whole number; `default` if the key is missing or an array.
 
-        Raises Refused for any other value: llama.cpp does not load such a model either.
+        Raises Refused for any other value or type: llama.cpp does not load such a model either.
         """
         kv = self.kv(suffix)
         if kv is None or kv.is_array:
             return default
-        value = kv.value
-        if not isinstance(value, int) or value < 0:
+        if kv.type != GGUFValueType.UINT32 or kv.value > _MAX_COUNT:
             raise Refused(
-                f"{printable(kv.key)} is {kv.type_name} {printable(str(value))}; llama.cpp expects "
-                f"a whole number from 0"
+                f"{printable(kv.key)} is {kv.type_name} {printable(str(kv.value))}; llama.cpp "
+                f"expects a whole number from 0 to {_MAX_COUNT}, as UINT32"
             )
-        return value
+        return int(kv.value)
+
+    def refused(self, suffix: str, expected: str) -> Refused:
+        """The error for a value that llama.cpp fails on, or that means nothing to it."""
+        kv = self.kv(suffix)
+        assert kv is not None
+        shown = kv.type_name if kv.is_array else str(kv.value)
+        return Refused(f"{printable(kv.key)} is {printable(shown)}; {expected}")
 
     def array(self, suffix: str) -> list[Any] | None:
-        """The numbers of an array, or None if the key is missing or a scalar.
+        """The whole numbers of an array, or None if the key is missing or a scalar.
 
-        Raises Refused if the items are no numbers, or more than llama.cpp takes.
+        Raises Refused for items of another type, or more than llama.cpp takes.
         """
         kv = self.kv(suffix)
         if kv is None or not kv.is_array:
             return None
-        are_numbers = kv.item_type in SCALAR_FORMAT and kv.n_items <= MAX_LAYERS
-        items = list(kv.value) if are_numbers else []
-        if not are_numbers or (kv.item_type in _FLOATS and not all(map(math.isfinite, items))):
+        if kv.item_type not in _WHOLE_NUMBERS or kv.n_items > MAX_LAYERS:
             raise Refused(
                 f"{printable(kv.key)} is {kv.type_name}; llama.cpp expects at most {MAX_LAYERS} "
-                f"numbers"
+                f"numbers, as UINT32, INT32 or BOOL"
             )
-        return items
+        return list(kv.value)
 
     def flags(self, suffix: str) -> list[bool] | None:
         """Which trunk layers have an entry other than 0, or None if the key is no array.
@@ -105,6 +111,11 @@ class Metadata:
     def positive(self, suffix: str) -> bool:
         """Whether the key holds a scalar above zero."""
         return (self.scalar(suffix) or 0) > 0
+
+    @property
+    def n_blocks(self) -> int:
+        """Trunk layers and MTP blocks."""
+        return self.n_trunk + self.n_mtp
 
     @property
     def n_vocab(self) -> int:
@@ -170,6 +181,10 @@ class Rule:
         """Keys of this rule that hold one value per block when they are arrays."""
         return ()
 
+    def trunk_arrays(self) -> tuple[str, ...]:
+        """Those of the arrays that have an entry per trunk layer, and none for MTP blocks."""
+        return ()
+
     def adjusted(self) -> tuple[str, ...]:
         """Those of the arrays in which `rewrite` may change an entry."""
         return ()
@@ -187,6 +202,10 @@ class Rule:
     def rescales(self, source: Metadata, target: Metadata) -> list[Rescale]:
         """The changes of tensor data that an explicit schedule makes."""
         return []
+
+    def readers(self, meta: Metadata) -> Mapping[int, tuple[int, ...]]:
+        """Layers that read what earlier ones computed besides the residual, with those earlier."""
+        return {}
 
     def conflicts(
         self, source: Metadata, target: Metadata, layer_map: LayerMap, schedule: Schedule
@@ -210,17 +229,35 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True)
+class Fill:
+    """What the F32 tensor `blk.N.{tensor}` must hold for layer N to pass its input on.
+
+    `values` gives the values for a number of them.
+    """
+
+    tensor: str
+    values: Callable[[int], Sequence[float]]
+
+
+@dataclass(frozen=True, slots=True)
 class Architecture:
     """One entry of the table: an architecture's rules and where they stand in llama.cpp's source.
 
     `arrays` are per-layer keys beyond those that every architecture has and those of the rules.
-    `longer_arrays` may have more entries than there are blocks; the surplus is kept.
-    `bare_arrays` have no architecture prefix.
+    `longer_arrays` may have more entries than there are blocks; the surplus is kept. They also do
+    without entries for MTP blocks, unless they are among the `arrays`.
+    `bare_arrays` have no architecture prefix, and entries for the trunk only.
+    `by_layer` are the keys of every architecture that this one reads layer by layer everywhere, so
+    that the entry of layer 0 stands for no other layer.
     `gathered` are tensors of the whole model with one slice per trunk layer: (name, which
     dimension of ne holds the slices).
     `empty_blocks`: a block may have no tensors at all.
-    `absent_mtp`: a file may count MTP blocks that it does not hold.
-    `unprovable` tells why a layer that writes zeros does not pass its input on, where that is so.
+    `absent_mtp`: a file may count MTP blocks that it does not hold; words tell which llama.cpp
+    loads it, where not every known one does.
+    `silenced` are tensors that `prove` fills where a layer has to pass its input on, besides those
+    that write to the residual stream.
+    `unprovable` tells why a layer that writes zeros does not pass its input on, or why there is
+    nothing to compare, where that is so.
     """
 
     name: str
@@ -229,9 +266,11 @@ class Architecture:
     arrays: tuple[str, ...] = ()
     longer_arrays: tuple[str, ...] = ()
     bare_arrays: tuple[str, ...] = ()
+    by_layer: tuple[str, ...] = ()
     gathered: tuple[tuple[str, int], ...] = ()
     empty_blocks: bool = False
-    absent_mtp: bool = False
+    absent_mtp: bool | str = False
+    silenced: tuple[Fill, ...] = ()
     unprovable: str = ""
 
 

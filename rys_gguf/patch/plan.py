@@ -86,14 +86,13 @@ def make_plan(
     carried = rules.carry(layer_map, schedule)
     if carried.conflicts:
         raise refusal(model, rules, layer_map, schedule, carried.conflicts)
-    require_complete(model, rules.arch)
+    notes = [*carried.notes, *require_complete(model, rules.arch)]
     memory = added_memory(model, rules.meta, layer_map)
     tensors = plan_tensors(model, layer_map, rules.arch, carried.scales)
     kvs = tuple(_kvs(model, layer_map, carried.target, provenance=provenance))
     header = Header(
         model.header.version, model.header.byteorder, kvs, tuple(t.target for t in tensors)
     )
-    notes = list(carried.notes)
     if model.n_trailing_bytes:
         notes.append(
             f"{model.n_trailing_bytes} bytes after the last tensor are kept at the end of a single "

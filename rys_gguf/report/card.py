@@ -20,8 +20,8 @@ from rys_gguf._version import __version__
 from rys_gguf.errors import Refused, RysError
 from rys_gguf.extras import require
 from rys_gguf.formats.model import Model
-from rys_gguf.layers.architectures import CHECKED_AGAINST
 from rys_gguf.layers.carry import ModelRules
+from rys_gguf.layers.describe import read_from, where_read
 from rys_gguf.layers.layer_map import LayerMap
 from rys_gguf.layers.rule import Metadata
 from rys_gguf.layers.schedule import Schedule
@@ -181,7 +181,7 @@ def _rule(
             f"were taken to be alike."
         )
         return {"rules": [], "rule_verdict": unknown, "notes": []}
-    where = f"{markdown(rules.arch.source)}, checked against {markdown(CHECKED_AGAINST)}"
+    where = markdown(where_read(rules.arch.source, read_from(rules.arch)))
     notes: list[str] = []
     if source is None:
         verdict = f"This is how llama.cpp runs the layers ({where})."

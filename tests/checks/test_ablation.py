@@ -1,36 +1,68 @@
-"""An ablated copy differs from its model in the zeroed tensors only."""
+"""An edited copy differs from its model in the edited tensors only."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from gguf.constants import GGMLQuantizationType
 
-from rys_gguf import Model
-from rys_gguf.checks.ablation import ablated_copy, require_room, residual_writers
+from rys_gguf import Model, Refused
+from rys_gguf.checks.ablation import Edit, edited_copy, require_room, silence
 from rys_gguf.errors import RysError
+from rys_gguf.formats.header import Span
+from rys_gguf.layers.architectures import ARCHITECTURES
 from tests import tiny
 
+EDIT = Edit(Span(0, 4))
+WRITERS = ["attn_output.weight", "ffn_down.weight", "ffn_norm.weight"]
 
-def test_an_ablated_copy_has_zeros_where_layers_write(tmp_path: Path) -> None:
-    """Attention output and FFN down of that layer are zero, and nothing else has changed."""
-    out = tiny.write(tmp_path / "m.gguf", "gemma3", 12)
-    with Model(out) as model:
-        names = {t.name for t in residual_writers(model.layers[4])}
-        with ablated_copy(model, [4], out.parent) as path, Model(path) as ablated:
-            for a, b in zip(model.header.tensors, ablated.header.tensors, strict=True):
+
+@pytest.mark.parametrize(
+    ("arch", "zeros", "ones"),
+    [
+        ("gemma3", WRITERS, []),
+        ("gemma4", [*WRITERS, "proj.weight"], ["layer_output_scale.weight"]),
+        ("talkie", ["attn_output.weight", "ffn_down.weight", "layer_output_scale.weight"], []),
+    ],
+)
+def test_a_silenced_copy_has_zeros_where_layers_write(
+    tmp_path: Path, arch: str, zeros: list[str], ones: list[str]
+) -> None:
+    """What that layer writes with is zero, what scales the residual is one, the rest as it was."""
+    path = tiny.write(tmp_path / "m.gguf", arch, 12)
+    new = {f"blk.4.{name}": b"\0\0\0\0" for name in zeros}
+    new |= {f"blk.4.{name}": b"\0\0\x80\x3f" for name in ones}
+    with Model(path) as model:
+        edits = silence(model, ARCHITECTURES[arch], [4])
+        with edited_copy(model, edits, tmp_path) as copy, Model(copy) as edited:
+            for a, b in zip(model.header.tensors, edited.header.tensors, strict=True):
                 before, after = (
-                    b"".join(m.read(m.data(t).span)) for m, t in ((model, a), (ablated, b))
+                    b"".join(m.read(m.data(t).span)) for m, t in ((model, a), (edited, b))
                 )
-                assert after == (bytes(len(before)) if a.name in names else before)
-        assert not path.exists()
-    assert names == {"blk.4.attn_output.weight", "blk.4.ffn_down.weight"}
+                value = new.pop(a.name, None)
+                assert after == (before if value is None else value * (len(before) // 4))
+        assert not copy.exists()
+    assert new == {}
 
 
-def test_without_layers_the_model_itself_is_given(tmp_path: Path) -> None:
-    """Nothing is copied if nothing is to be zeroed."""
+def test_a_scale_that_cannot_be_set_is_refused(tmp_path: Path) -> None:
+    """A scale of the residual in another type than F32 has no bytes for one that we write."""
+    path = tiny.write(tmp_path / "m.gguf", "gemma4", 4)
+    with Model(path) as model:
+        f16 = int(GGMLQuantizationType.F16)
+        model.layers[2] = [replace(tensor, type=f16) for tensor in model.layers[2]]
+        with pytest.raises(
+            Refused, match=r"blk\.2\.layer_output_scale\.weight is F16, expected F32"
+        ):
+            list(silence(model, ARCHITECTURES["gemma4"], [2]))
+
+
+def test_without_edits_the_model_itself_is_given(tmp_path: Path) -> None:
+    """Nothing is copied if nothing is to be changed."""
     path = tiny.write(tmp_path / "m.gguf", "llama", 2)
-    with Model(path) as model, ablated_copy(model, [], tmp_path) as same:
+    with Model(path) as model, edited_copy(model, [], tmp_path) as same:
         assert same == path
         assert [p.name for p in tmp_path.iterdir()] == ["m.gguf"]
 
@@ -41,7 +73,7 @@ def test_a_folder_that_is_not_there_is_one_message(tmp_path: Path) -> None:
     with (
         Model(path) as model,
         pytest.raises(RysError, match="none: cannot make a silenced copy: No such file"),
-        ablated_copy(model, [0], tmp_path / "none"),
+        edited_copy(model, [EDIT], tmp_path / "none"),
     ):
         pass
 
@@ -52,7 +84,7 @@ def test_an_error_of_the_user_of_a_copy_is_not_blamed_on_the_copy(tmp_path: Path
     with (
         Model(path) as model,
         pytest.raises(ConnectionRefusedError),
-        ablated_copy(model, [0], tmp_path),
+        edited_copy(model, [EDIT], tmp_path),
     ):
         raise ConnectionRefusedError
     assert [p.name for p in tmp_path.iterdir()] == ["m.gguf"]

@@ -95,12 +95,11 @@ def test_the_progress_counts_every_step(source: Path, tmp_path: Path) -> None:
     layer_map = LayerMap.parse("blocks:3,9", 12)
     with Model(source) as model:
         write_plan(make_plan(model, layer_map), tmp_path / "out.gguf")
+    pair = VariantPair(tmp_path / "out.gguf", source, layer_map)
     steps: list[int] = []
-    report = validate(
-        VariantPair(tmp_path / "out.gguf", source, layer_map), OPTIONS, progress=steps.append
-    )
+    report = validate(pair, OPTIONS, progress=steps.append)
     assert len(report.rungs) == 4
-    assert sum(steps) == n_steps(layer_map)
+    assert sum(steps) == n_steps(pair)
 
 
 def test_a_report_replaces_no_model_and_no_other_file(source: Path, tmp_path: Path) -> None:

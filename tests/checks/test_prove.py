@@ -10,46 +10,19 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from rys_gguf import LayerMap, Model, make_plan, write_plan
-from rys_gguf.checks.prove import covering_paths, n_passes, prove
+from rys_gguf.checks.prove import Proof, n_passes, prove
 from rys_gguf.checks.variant import VariantPair
-from rys_gguf.errors import RysError
+from rys_gguf.errors import Refused, RysError
+from rys_gguf.layers.architectures import ARCHITECTURES
 from tests import tiny
 from tests.command import command, leftovers, run
 from tests.engine import OPTIONS
 from tests.engines.stand_in import script
-
-maps = st.integers(1, 12).flatmap(
-    lambda n: st.lists(st.integers(0, n - 1), min_size=1, max_size=20).map(
-        lambda sources: LayerMap(n, tuple(sources))
-    )
-)
-
-
-@given(maps)
-def test_paths_ascend_and_cover_every_output(layer_map: LayerMap) -> None:
-    """For any map, every output is on some path, and sources ascend along each path."""
-    paths = covering_paths(layer_map)
-    assert {out for path in paths for out in path} == set(range(len(layer_map)))
-    for path in paths:
-        assert list(path) == sorted(path)
-        sources = [layer_map[out] for out in path]
-        assert sources == sorted(set(sources))
-
-
-@pytest.mark.parametrize(
-    ("spec", "n"), [("blocks:2,4", 2), ("blocks:2,4;2,4", 3), ("blocks:0,6", 2)]
-)
-def test_a_window_needs_a_path_per_pass(spec: str, n: int) -> None:
-    """Originals, copies, copies of copies: each path is the complete source again."""
-    paths = covering_paths(LayerMap.parse(spec, 6))
-    assert len(paths) == n
-    assert all(len(path) == 6 for path in paths)
 
 
 @pytest.fixture
@@ -109,9 +82,81 @@ def test_maps_that_skip_or_reorder_are_proven_against_an_ablated_source(
     assert prove(pair, OPTIONS).holds()
 
 
+GEMMA4: dict[str, dict[str, Any]] = {
+    "E": {"shared_kv_layers": 4, "wide_tail": True},
+    "dense": {"per_layer_input": False, "keys_as_values": True},
+    "MoE": {"per_layer_input": False, "keys_as_values": True, "experts": True},
+}
+# Copies before the layers that lend their K/V, of those themselves, of layers that borrow them,
+# across each other, and maps that drop or swap layers.
+GEMMA4_MAPS = [
+    "blocks:2,4",
+    "blocks:6,8",
+    "blocks:8,11",
+    "layers:0..7,6..9,9,11",
+    "layers:0..3,0,6..8",
+    "layers:1,0,5,4,6..11",
+]
+
+
+@pytest.mark.parametrize("spec", GEMMA4_MAPS)
+@pytest.mark.parametrize("kind", GEMMA4)
+def test_gemma_4_is_proven(tmp_path: Path, kind: str, spec: str) -> None:
+    """Embeddings per layer, scaled residuals and borrowed K/V: bit-exact in the real engine."""
+    assert proof_of(tmp_path, "gemma4", spec, **GEMMA4[kind]).holds()
+
+
+def proof_of(folder: Path, arch: str, spec: str, n_layers: int = 12, **options: Any) -> Proof:
+    """The proof of what the product writes for a tiny model."""
+    source = tiny.write(folder / "m.gguf", arch, n_layers, **options)
+    with Model(source) as model:
+        layer_map = LayerMap.parse(spec, model.n_trunk)
+        write_plan(make_plan(model, layer_map), folder / "out.gguf")
+    return prove(VariantPair(folder / "out.gguf", source, layer_map), OPTIONS)
+
+
+def test_a_gemma_4_that_borrows_from_other_layers_fails(tmp_path: Path) -> None:
+    """The copies of 2 and 3 stand where the last layers look for keys and values: 8 and 9 lent."""
+    options = GEMMA4["E"]
+    source = tiny.write(tmp_path / "m.gguf", "gemma4", 12, **options)
+    layer_map = LayerMap.parse("layers:0..7,2,3,8..11", 12)
+    naive = tiny.write(tmp_path / "o.gguf", "gemma4", 12, sources=layer_map.sources, **options)
+    assert prove(VariantPair(naive, source, layer_map), OPTIONS).differing == (10, 11, 12, 13)
+
+
+PROVABLE = [arch for arch in tiny.ARCHITECTURES if not ARCHITECTURES[arch].unprovable]
+# What most rules allow: whole periods, on one side of leading and of last layers.
+SPECS = ("layers:0..3,3,8..11", "layers:0..11,4..11", "layers:0..3,0..11", "layers:0..5,0..11")
+
+
+@pytest.mark.parametrize("arch", PROVABLE)
+def test_a_silenced_layer_passes_its_input_on(tmp_path: Path, arch: str) -> None:
+    """A source with layers silenced is a plain file without them, in every architecture we have."""
+    source = tiny.write(tmp_path / "m.gguf", arch, 12)
+    for spec in SPECS:
+        layer_map = LayerMap.parse(spec, 12)
+        with Model(source) as model, contextlib.suppress(Refused):
+            write_plan(make_plan(model, layer_map), tmp_path / "out.gguf")
+            break
+    assert (tmp_path / "out.gguf").exists(), "no map is legal"
+    proof = prove(VariantPair(tmp_path / "out.gguf", source, layer_map), OPTIONS)
+    assert proof.holds(), proof
+
+
+@pytest.mark.parametrize(
+    ("arch", "options"),
+    [("ernie4_5-moe", {"moe_step": 2}), ("refact", {"experts": True}), ("talkie", {})],
+)
+def test_a_network_without_weights_is_silenced(
+    tmp_path: Path, arch: str, options: dict[str, Any]
+) -> None:
+    """Where the graph expects other tensors than the file has, the layer's norm alone writes."""
+    assert proof_of(tmp_path, arch, "blocks:4,8", **options).holds()
+
+
 def test_an_architecture_without_a_proof_is_refused(tmp_path: Path) -> None:
-    """Gemma 4 adds an embedding in every layer, so its proof must not pass."""
-    source = tiny.write(tmp_path / "m.gguf", "gemma4", 8)
+    """BERT norms what a layer passes on, so its proof must not pass."""
+    source = tiny.write(tmp_path / "m.gguf", "bert", 8)
     out = tmp_path / "out.gguf"
     assert run("apply", source, "--blocks", "2,4", "-o", out).returncode == 0
     assert "not provable this way" in fails_with_output("prove", out, "--source", source)
@@ -207,7 +252,7 @@ def test_a_model_without_numbers_is_no_proof(tmp_path: Path) -> None:
 
 def test_the_progress_counts_every_pass(pair: tuple[Path, Path]) -> None:
     """A proof that holds reports as many passes as were announced."""
-    layer_map = LayerMap.parse("blocks:3,9", 12)
+    both = VariantPair(*pair, LayerMap.parse("blocks:3,9", 12))
     steps: list[int] = []
-    assert prove(VariantPair(*pair, layer_map), OPTIONS, progress=steps.append).holds()
-    assert sum(steps) == n_passes(layer_map) == 4
+    assert prove(both, OPTIONS, progress=steps.append).holds()
+    assert sum(steps) == n_passes(both) == 4

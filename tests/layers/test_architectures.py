@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import gguf
+import numpy as np
 import pytest
 
 from rys_gguf import LayerMap, Model, Refused, Schedule, find_problems, make_plan, write_plan
 from rys_gguf.checks.prove import Proof, prove
 from rys_gguf.checks.variant import VariantPair
 from rys_gguf.errors import EngineFailed
+from rys_gguf.layers.architectures import ARCHITECTURES
 from scripts.naive import naive_plan
 from tests import tiny
 from tests.command import fails
-from tests.engine import OPTIONS, logprobs
+from tests.engine import OPTIONS, embeddings, logprobs
 
 N = 12
 EXPLICIT = ("--schedule", "explicit")
@@ -37,6 +40,7 @@ CASES: list[tuple[str, dict[str, Any], list[str], list[str], list[str]]] = [
     ("smallthinker", {}, ["4,8"], [], ["3,5"]),
     ("afmoe", {}, ["4,8"], [], ["3,5", "0,4"]),
     ("deepseek2", {}, ["3,5", "0,1", "0,2"], [], ["1,3"]),
+    ("k2-horizon", {}, ["3,5", "0,2"], [], ["1,3"]),
     ("jamba", {}, ["3,5"], [], []),
     ("granitehybrid", {}, ["3,5"], [], []),
     ("lfm2", {}, ["3,5"], [], []),
@@ -138,6 +142,89 @@ def test_shared_kv_moves_with_the_window(tmp_path: Path, window: str) -> None:
     assert ours.fields["gemma4.attention.shared_kv_layers"].contents() == (
         4 if window == "2,4" else 6
     )
+
+
+@pytest.mark.parametrize(
+    ("arch", "options", "spec", "schedule"),
+    [
+        ("gemma-embedding2", {}, "blocks:3,9", Schedule.PORTABLE),
+        ("gemma-embedding2", {}, "blocks:4,8", Schedule.EXPLICIT),
+        ("gemma-embedding2", {}, "layers:5,0..11", Schedule.EXPLICIT),
+        ("lfm2", {"decision": 2}, "blocks:3,5", Schedule.PORTABLE),
+        ("lfm2", {"decision": 2}, "blocks:0,10", Schedule.PORTABLE),
+        ("modern-bert", {}, "blocks:3,9", Schedule.PORTABLE),
+        ("modern-bert", {}, "blocks:4,6", Schedule.EXPLICIT),
+        ("modern-bert", {"decision": 3}, "blocks:1,7", Schedule.PORTABLE),
+        ("modern-bert", {"decision": 3}, "blocks:2,9", Schedule.EXPLICIT),
+    ],
+)
+def test_an_embedding_model_embeds_as_its_map_says(
+    tmp_path: Path, arch: str, options: dict[str, Any], spec: str, schedule: Schedule
+) -> None:
+    """There are no probabilities to prove it by, so it must equal a model built directly.
+
+    That one lists which layers slide, so that nothing in it goes by position.
+    """
+    source = tiny.write(tmp_path / "m.gguf", arch, N, **options)
+    out, direct = tmp_path / "out.gguf", tmp_path / "direct.gguf"
+    layer_map = LayerMap.parse(spec, N)
+    with Model(source) as model:
+        write_plan(make_plan(model, layer_map, schedule=schedule), out)
+    assert find_problems(out, source) == []
+    if arch != "lfm2":
+        options = options | {"pattern": True}
+    tiny.write(direct, arch, N, sources=layer_map.sources, **options)
+    embedded = embeddings(out)
+    assert np.array_equal(embedded, embeddings(direct))
+    assert np.abs(embedded - embeddings(source)).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("arch", "options", "window", "why"),
+    [
+        ("gemma-embedding2", {}, "4,8", "sliding-window attention"),
+        ("lfm2", {"decision": 2}, "9,11", "the decision head"),
+        ("lfm2", {"decision": 2}, "11,12", "the decision head"),
+        ("modern-bert", {}, "0,3", "no norm before its attention"),
+        ("modern-bert", {"decision": 3}, "6,12", "the decision head"),
+    ],
+)
+def test_what_an_embedding_model_refuses_does_not_load(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arch: str,
+    options: dict[str, Any],
+    window: str,
+    why: str,
+) -> None:
+    """Without its rule the model would lack tensors, or have some of another shape."""
+    source = tiny.write(tmp_path / "m.gguf", arch, N, **options)
+    assert why in fails("plan", source, "--blocks", window)
+    monkeypatch.setitem(ARCHITECTURES, arch, replace(ARCHITECTURES[arch], rules=()))
+    with Model(source) as model:
+        layer_map = LayerMap.parse(f"blocks:{window}", N)
+        write_plan(make_plan(model, layer_map), tmp_path / "out.gguf")
+    with pytest.raises(EngineFailed, match="tensor"):
+        embeddings(tmp_path / "out.gguf")
+
+
+def test_the_naive_copy_of_an_embedding_model_differs(tmp_path: Path) -> None:
+    """Sliding windows by position: the refused copy loads and embeds something else."""
+    source = tiny.write(tmp_path / "m.gguf", "modern-bert", N)
+    layer_map = LayerMap.parse("blocks:4,6", N)
+    assert "sliding-window attention" in fails("plan", source, "--blocks", "4,6")
+    with Model(source) as model:
+        write_plan(naive_plan(model, layer_map), tmp_path / "naive.gguf")
+        write_plan(make_plan(model, layer_map, schedule=Schedule.EXPLICIT), tmp_path / "right.gguf")
+    naive, right = (embeddings(tmp_path / f"{name}.gguf") for name in ("naive", "right"))
+    assert np.abs(naive - right).max() > 1e-3
+
+
+def test_what_gives_no_probabilities_is_not_proved(tmp_path: Path) -> None:
+    """The reason is known before any model is loaded."""
+    source = tiny.write(tmp_path / "m.gguf", "gemma-embedding2", N)
+    with pytest.raises(Refused, match="not provable this way: it gives embeddings"):
+        proven(source, "3,9", tmp_path / "out.gguf")
 
 
 def test_a_window_across_the_shared_kv_boundary_is_refused(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from rys_gguf import InvalidGGUF, LayerMap, Model, Refused, find_problems, make_plan, write_plan
+from rys_gguf.layers.architectures import CHECKED_AGAINST
 from rys_gguf.layers.carry import ModelRules
 from rys_gguf.layers.complete import require_complete
 from rys_gguf.layers.rule import Architecture
@@ -55,6 +56,17 @@ def test_a_uniform_guess_writes_the_map(tmp_path: Path) -> None:
         write_plan(plan, tmp_path / "out.gguf")
     assert plan.rules.arch == Architecture("lluma", (), "inferred from the file's tensors")
     assert find_problems(tmp_path / "out.gguf", source) == []
+
+
+def test_inferred_rules_are_of_no_build_of_llama_cpp(tmp_path: Path) -> None:
+    """Rules of the table name the build they were read from, others that they were inferred."""
+    known = tiny.write(tmp_path / "m.gguf", "jamba", 8)
+    assert (
+        f"source: llama.cpp {CHECKED_AGAINST}, src/models/jamba.cpp:"
+        in run("inspect", known).stdout
+    )
+    shown = run("inspect", rename_architecture(known, "jamba", "jambo")).stdout
+    assert "source: inferred from the file's tensors" in shown
 
 
 def test_periodic_layers_of_an_unknown_architecture_keep_their_phase(tmp_path: Path) -> None:

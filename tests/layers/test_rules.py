@@ -58,6 +58,13 @@ def test_a_leading_count_moves_or_the_map_is_refused(spec: str, moved: int | Non
         assert found.target.scalar("lead") == moved
 
 
+def test_a_leading_count_beyond_the_trunk_covers_its_mtp_blocks_as_before() -> None:
+    """An MTP block is no layer of the map, but llama.cpp counts it among the first K."""
+    rule = Leading("lead", "dense", "MoE")
+    assert outcome(rule, meta(6, 1, lead=7), "blocks:0,2").target.scalar("lead") == 9
+    assert outcome(rule, meta(6, 1, lead=6), "blocks:0,2").target.scalar("lead") == 8
+
+
 @pytest.mark.parametrize(
     ("spec", "legal"),
     [("blocks:2,4", True), ("blocks:0,1", False), ("blocks:1,3", False), ("layers:1..5", False)],
@@ -110,6 +117,12 @@ def test_a_layer_named_by_number_is_followed() -> None:
     source = meta(6, ple__layers=[3])
     assert outcome(rule, source, "blocks:0,2").target.array("ple.layers") == [5]
     assert outcome(rule, source, "blocks:3,4").conflicts
+
+
+def test_an_mtp_block_named_by_number_stays_last() -> None:
+    """It moves by as many layers as are added."""
+    rule = LayerIndex("at", "the gate")
+    assert outcome(rule, meta(6, 2, at=[7]), "blocks:0,2").target.array("at") == [9]
 
 
 def test_lists_of_tensor_names_follow_the_map() -> None:
@@ -178,6 +191,33 @@ def test_the_period_decides_which_windows_are_portable() -> None:
 def test_a_period_of_zero_makes_no_layer_special() -> None:
     """As llama.cpp's set_swa_pattern(0) does."""
     assert HYBRID.kinds(meta(3, interval=0)) == ("linear",) * 3
+
+
+def test_a_period_that_no_layer_reaches_makes_none_special() -> None:
+    """The second of every one layer (nomic-bert-moe's i % n == 1) does not exist."""
+    rule = Periodic("MoE", "dense", 0, "every", at=1)
+    assert rule.kinds(meta(3, every=1)) == ("dense",) * 3
+    assert rule.kinds(meta(3, every=2)) == ("dense", "MoE", "dense")
+
+
+def test_a_divisor_of_zero_does_no_harm_beside_the_array() -> None:
+    """llama.cpp reads the period only where no array lists the kinds."""
+    source = meta(4, interval=0, flags=[1, 1, 0, 1])
+    found = outcome(replace(HYBRID, divides=True), source, "blocks:1,2")
+    assert found.conflicts == ()
+    assert found.target.array("flags") == [1, 1, 1, 0, 1]
+
+
+@pytest.mark.parametrize(("flag", "kind"), [(0, "full"), (3, "linear")])
+def test_a_number_in_place_of_the_array_holds_for_every_layer(flag: int, kind: str) -> None:
+    """As llama.cpp's get_key_or_arr takes it."""
+    source = meta(4, flags=flag)
+    assert HYBRID.kinds(source) == (kind,) * 4
+    found = outcome(HYBRID, source, "blocks:1,2")
+    assert found.conflicts == ()
+    assert found.target.scalar("flags") == flag
+    listed = outcome(HYBRID, source, "blocks:1,2", Schedule.EXPLICIT).target
+    assert HYBRID.kinds(listed) == (kind,) * 5
 
 
 def test_where_the_condition_fails_all_layers_are_alike() -> None:
@@ -259,6 +299,17 @@ def test_what_is_added_to_inputs_stays_with_its_layers() -> None:
     assert "source 1 is given image features" in conflict.text
     assert outcome(rule, source, "layers:3,0..2").conflicts == ()
     assert outcome(rule, meta(4), "layers:1..3").conflicts == ()
+
+
+def test_what_is_added_is_read_with_a_sign() -> None:
+    """-1 is 2^32 - 1 in an array of UINT32, which keeps its type."""
+    nothing = 2**32 - 1
+    rule, source = Injection("map"), meta(4, map=[nothing, 0, 1, nothing])
+    assert outcome(rule, source, "blocks:0,1").target.array("map") == [
+        nothing, nothing, 0, 1, nothing,
+    ]  # fmt: skip
+    assert outcome(rule, source, "layers:3,0..2").conflicts == ()
+    assert outcome(rule, source, "layers:1..3").conflicts
 
 
 # -- first and last layers -----------------------------------------------------------------------
@@ -388,20 +439,72 @@ def test_mtp_blocks_count_against_the_512() -> None:
 # -- metadata that no engine would load ----------------------------------------------------------
 
 
-@pytest.mark.parametrize("value", [1.5, "two", -3])
-def test_a_count_that_is_no_whole_number_is_refused(value: Any) -> None:
-    """llama.cpp does not load such a model either."""
-    kv = value_kv("a.k", value) if value != -3 else KV.of("a.k", gguf.GGUFValueType.INT32, -3)
-    source = meta(4).with_kv(kv)
-    with pytest.raises(Refused, match=r"a\.k is .* expects a whole number"):
+T = gguf.GGUFValueType
+
+
+@pytest.mark.parametrize(
+    ("type_", "value"),
+    [
+        (T.FLOAT32, 1.5), (T.FLOAT64, 4.0), (T.STRING, "two"), (T.INT32, -3), (T.INT32, 3),
+        (T.UINT64, 3), (T.UINT8, 3), (T.BOOL, True), (T.UINT32, 2**31), (T.UINT32, 2**32 - 1),
+    ],
+)  # fmt: skip
+def test_a_count_of_another_type_or_size_is_refused(type_: T, value: Any) -> None:
+    """llama.cpp reads UINT32, partly into numbers with a sign; it does not load anything else."""
+    source = meta(4).with_kv(KV.of("a.k", type_, value))
+    with pytest.raises(Refused, match=rf"a\.k is {type_.name} .* expects a whole number from 0 to"):
         source.scalar("k")
+    assert meta(4, k=2**31 - 1).scalar("k") == 2**31 - 1
 
 
-@pytest.mark.parametrize("items", [["x"], [float("nan")], [0] * 513])
-def test_an_array_of_anything_but_512_numbers_is_refused(items: list[Any]) -> None:
-    """Texts, numbers that are none, and more entries than llama.cpp has slots."""
-    with pytest.raises(Refused, match="expects at most 512 numbers"):
-        meta(4, k=items).array("k")
+@pytest.mark.parametrize(
+    ("type_", "items"),
+    [
+        (T.STRING, ["x"]), (T.FLOAT32, [1.0]), (T.FLOAT32, [float("nan")]), (T.INT64, [1]),
+        (T.UINT8, [1]), (T.UINT32, [0] * 513),
+    ],
+)  # fmt: skip
+def test_an_array_of_anything_but_512_whole_numbers_is_refused(type_: T, items: list[Any]) -> None:
+    """Other types, and more entries than llama.cpp has slots."""
+    source = meta(4).with_kv(KV.of("a.k", T.ARRAY, items, item_type=type_))
+    with pytest.raises(Refused, match="expects at most 512 numbers, as UINT32, INT32 or BOOL"):
+        source.array("k")
+    for right in (T.UINT32, T.INT32, T.BOOL):
+        source = meta(4).with_kv(KV.of("a.k", T.ARRAY, [1, 0], item_type=right))
+        assert source.array("k") == [1, 0]
+
+
+FLAGS = meta(4).with_flags("k", [True, False, False, False])
+
+
+@pytest.mark.parametrize(
+    ("rule", "source", "message"),
+    [
+        (Periodic("x", "y", 4, "k", divides=True), meta(4, k=0),
+         r"a\.k is 0; llama\.cpp divides by it and expects at least 1"),
+        (Looped("k"), meta(4, k=0), r"a\.k is 0; llama\.cpp expects at least 1"),
+        (TiedTail("k", "because"), meta(4, k=4), r"a\.k is 4; expected less than the 4 layers"),
+        (SharedTail("k"), meta(4, k=3), r"a\.k is 3; of 4 layers the first two or more need K/V"),
+        (SharedTail("k"), meta(4, k=9), r"a\.k is 9; of 4 layers"),
+        (LayerIndex("k", "it"), meta(4, k=4), r"a\.k is 4; it names block 4, the file has 4"),
+        (LayerIndex("k", "it"), meta(4, k=[-1]), r"a\.k is ARRAY\[INT32, 1\]; it names block -1"),
+        (LayerIndex("k", "it"), meta(4, 1, k=[5]), "it names block 5, the file has 5 blocks"),
+        (LayerIndex("k", "it"), FLAGS, r"a\.k is ARRAY\[BOOL, 4\]; expected the numbers of layers"),
+        (Injection("k"), FLAGS, r"a\.k is ARRAY\[BOOL, 4\]; expected numbers, -1 for nothing"),
+        (BoundToPreceding("k", "it"), meta(4, k=[1, 1]), "has 2 entries for 4 blocks"),
+    ],
+)  # fmt: skip
+def test_a_number_that_means_nothing_is_refused(rule: Rule, source: Metadata, message: str) -> None:
+    """Divisors of 0, counts of more than there is, and numbers of layers that do not exist."""
+    with pytest.raises(Refused, match=message):
+        outcome(rule, source, "blocks:1,2")
+
+
+def test_a_short_list_of_choosers_is_named_in_a_finished_file() -> None:
+    """What is judged there has not been through a map."""
+    rule = BoundToPreceding("k", "indexer")
+    with pytest.raises(Refused, match="expected an entry for each of 4 layers"):
+        rule.kinds(meta(4, k=[1, 1]))
 
 
 def test_a_per_layer_array_of_another_length_is_refused() -> None:
@@ -412,6 +515,36 @@ def test_a_per_layer_array_of_another_length_is_refused() -> None:
     assert outcome(Rule(), meta(4, tags=["a", "b", "c", "d"]), "blocks:0,1").target.kvs[
         "a.tags"
     ].value == ["a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize(
+    ("options", "lengths"),
+    [
+        ({"arrays": ("k",)}, {5}),
+        ({"longer_arrays": ("k",)}, {4, 5, 6, 7}),
+        ({"arrays": ("k",), "longer_arrays": ("k",)}, {5, 6, 7}),
+    ],
+)
+def test_the_length_of_an_array_depends_on_how_it_is_read(
+    options: dict[str, Any], lengths: set[int]
+) -> None:
+    """Four layers and an MTP block: with its entry, without a check, with a lower bound."""
+    for n in range(3, 8):
+        source = meta(4, 1, k=list(range(n)))
+        if n in lengths:
+            found = outcome(Rule(), source, "blocks:0,1", **options)
+            assert found.target.array("k") == [0, *range(n)]
+        else:
+            with pytest.raises(Refused, match=rf"a\.k has {n} entries for"):
+                outcome(Rule(), source, "blocks:0,1", **options)
+
+
+def test_choosers_are_listed_for_the_trunk_only() -> None:
+    """llama.cpp reads as many entries as there are layers without MTP blocks."""
+    rule = BoundToPreceding("k", "indexer")
+    assert outcome(rule, meta(4, 1, k=[1] * 4), "blocks:0,1").target.array("k") == [1] * 5
+    with pytest.raises(Refused, match=r"a\.k has 5 entries for 4 layers"):
+        outcome(rule, meta(4, 1, k=[1] * 5), "blocks:0,1")
 
 
 def test_an_array_sizes_the_model_by_its_first_entry() -> None:

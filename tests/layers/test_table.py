@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from rys_gguf.layers.architectures import ARCHITECTURES, PER_LAYER
 from rys_gguf.layers.carry import ModelRules
 from rys_gguf.layers.describe import entry
 from rys_gguf.layers.rule import Metadata
+from rys_gguf.layers.rules import Unsupported
 from tests.command import fails, run
 from tests.layers.metadata import meta, value_kv
 
@@ -22,7 +25,7 @@ N = 12
 
 def test_every_entry_has_a_source_and_words() -> None:
     """The table is for reading: each entry names its file in llama.cpp and says what is legal."""
-    assert len(ARCHITECTURES) >= 153
+    assert len(ARCHITECTURES) >= 155
     for name, arch in ARCHITECTURES.items():
         words = entry(arch)
         assert arch.source.startswith("src/models/"), name
@@ -64,7 +67,7 @@ def test_what_a_window_respects_is_said_for_both_schedules(name: str, verdict: s
 
 def test_the_table_is_printed() -> None:
     """All entries in one line each, one entry in full, an unknown name refused."""
-    assert len(run("architectures").stdout.splitlines()) == len(ARCHITECTURES)
+    assert len(run("architectures").stdout.splitlines()) == 1 + len(ARCHITECTURES)
     shown = run("architectures", "gemma3").stdout
     assert "every 6" in shown
     assert "src/models/gemma3.cpp" in shown
@@ -104,6 +107,19 @@ KEYS: dict[str, st.SearchStrategy[Any]] = {
 }
 
 
+# Those of them that may list one value per layer, and what stands beside 0 there.
+LISTS = {
+    "attention__compress_ratios": 4,
+    "attention__head_count": 4,
+    "attention__head_count_kv": 2,
+    "attention__indexer__types": 1,
+    "attention__recurrent_layers": 1,
+    "attention__rope_pattern": 1,
+    "attention__sliding_window_pattern": 1,
+    "feed_forward_length": 64,
+}
+
+
 @st.composite
 def models(draw: st.DrawFn, name: str) -> Metadata:
     """Metadata of an architecture with some of the keys that its rules know, and others."""
@@ -135,6 +151,53 @@ def test_a_map_without_conflicts_keeps_every_kind(name: str, data: st.DataObject
         assert list(rules.deviations(carried.target, layer_map)) == []
 
 
+def random_values(rng: random.Random, n: int) -> dict[str, Any]:
+    """Some keys for a model of `n` layers, drawn like those of `models`."""
+    values: dict[str, Any] = {}
+    for key in rng.sample(sorted(KEYS), rng.randint(0, len(KEYS))):
+        if key in LISTS and rng.random() < 0.5:
+            values[key] = [rng.choice([0, LISTS[key]]) for _ in range(n)]
+        elif key == "deepstack_mapping":
+            values[key] = [rng.randint(-1, 2) for _ in range(n)]
+        elif key == "ple__layers":
+            values[key] = [rng.randrange(n)]
+        else:
+            values[key] = rng.choice([0, 1, 2, 4, n, 4096, 1 << 20])
+    return values
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_rules_have_an_answer_for_every_number_of_layers(name: str) -> None:
+    """Many rules depend on the count: none fails at 1 layer, or around a count of its own."""
+    rng = random.Random(name)
+    n_legal = 0
+    for n in range(1, 131):
+        rules = ModelRules(ARCHITECTURES[name], meta(n, n % 2, name, **random_values(rng, n)))
+        i = rng.randrange(n)
+        window = LayerMap.from_blocks([(i, rng.randint(i + 1, n))], n)
+        path = LayerMap(n, tuple(rng.randrange(n) for _ in range(rng.randint(1, n + 8))))
+        for layer_map in (LayerMap.identity(n), window, path):
+            schedule = rng.choice(list(Schedule))
+            try:
+                carried = rules.carry(layer_map, schedule)
+                target = carried.target
+                assert len(rules.kinds) == n
+                assert len(replace(rules, meta=target).kinds) == len(layer_map)
+                assert all(rules.in_words)
+                found = list(rules.deviations(target, layer_map))
+            except Refused as e:
+                assert str(e).startswith(f"{name}"), e  # noqa: PT017 - it names a key
+                continue
+            if not carried.conflicts:
+                assert found == []
+                n_legal += 1
+            other = LayerMap(n, (*layer_map.sources, 0)[-512:])
+            ((subject, _),) = rules.deviations(target, other)
+            assert subject == "layer count"
+    final = any(isinstance(rule, Unsupported) for rule in ARCHITECTURES[name].rules)
+    assert n_legal > 20 or final
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_identity_is_always_legal(name: str) -> None:
     """A map that changes nothing has no conflict, unless none is possible."""
@@ -143,6 +206,16 @@ def test_the_identity_is_always_legal(name: str) -> None:
     assert all(conflict.final for conflict in carried.conflicts)
     assert all(rules.in_words)
     assert len(rules.kinds) == N
+
+
+@pytest.mark.parametrize("key", ["token_ids_activate", "token_ids_substitute"])
+def test_as_many_adapters_as_layers_are_no_array_per_layer(key: str) -> None:
+    """A graniteswitch model lists a token per adapter, and a map leaves the adapters alone."""
+    source = meta(N, 0, "graniteswitch", **{f"adapters__{key}": list(range(N))})
+    carried = ModelRules(ARCHITECTURES["graniteswitch"], source).carry(
+        LayerMap.parse("blocks:3,5", N), Schedule.PORTABLE
+    )
+    assert carried.target.array(f"adapters.{key}") == list(range(N))
 
 
 # -- values that follow from the number of layers ------------------------------------------------

@@ -104,7 +104,7 @@ class Pin(Rule):
 class Looped(Rule):
     """The whole stack runs as often as `key` says, each pass with KV cache slots of its own.
 
-    llama.cpp has 512 slots in all.
+    llama.cpp has 512 slots in all, and wants at least one pass.
     """
 
     key: str
@@ -112,7 +112,10 @@ class Looped(Rule):
     def conflicts(
         self, source: Metadata, target: Metadata, layer_map: LayerMap, schedule: Schedule
     ) -> list[Conflict]:
-        n = target.n_trunk * int(source.scalar(self.key, 1))
+        n_loops = int(source.scalar(self.key, 1))
+        if n_loops == 0:
+            raise source.refused(self.key, "llama.cpp expects at least 1")
+        n = target.n_trunk * n_loops
         if n <= MAX_LAYERS:
             return []
         return [Conflict(f"{self.key} times the layers makes {n}, llama.cpp stops at {MAX_LAYERS}")]

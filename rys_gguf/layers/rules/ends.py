@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rys_gguf.layers.layer_map import LayerMap
@@ -41,7 +42,10 @@ class Leading(Rule):
         kv = source.kv(self.key)
         if not k or kv is None:
             return target
-        return target.with_scalar(self.key, kv.type, sum(s < k for s in layer_map.sources))
+        # A count beyond the trunk also covers MTP blocks, which stay behind it.
+        n_beyond = int(source.scalar(self.key, 0)) - k
+        inside = sum(s < k for s in layer_map.sources)
+        return target.with_scalar(self.key, kv.type, inside + n_beyond)
 
     def conflicts(
         self, source: Metadata, target: Metadata, layer_map: LayerMap, schedule: Schedule
@@ -107,7 +111,10 @@ class Anchored(Rule):
 
 @dataclass(frozen=True, slots=True)
 class TiedTail(Rule):
-    """The last D layers (the number in `key`) are tied to the end by `why`: each once, in order."""
+    """The last D layers (the number in `key`) are tied to the end by `why`: each once, in order.
+
+    llama.cpp wants D to be less than the number of layers.
+    """
 
     key: str
     why: str
@@ -115,7 +122,9 @@ class TiedTail(Rule):
     def conflicts(
         self, source: Metadata, target: Metadata, layer_map: LayerMap, schedule: Schedule
     ) -> list[Conflict]:
-        d = min(int(source.scalar(self.key, 0)), source.n_trunk)
+        d = int(source.scalar(self.key, 0))
+        if d >= source.n_trunk:
+            raise source.refused(self.key, f"expected less than the {source.n_trunk} layers")
         first = source.n_trunk - d
         tail = list(range(first, source.n_trunk))
         if not d or (
@@ -144,12 +153,26 @@ class SharedTail(Rule):
     shared: str = "shared K/V"
 
     def first(self, meta: Metadata) -> int:
-        """The first layer without K/V of its own."""
-        return meta.n_trunk - min(int(meta.scalar(self.key, 0)), meta.n_trunk)
+        """The first layer without K/V of its own.
+
+        Raises Refused if fewer than two layers are left to give theirs (gemma4.cpp; with more than
+        all layers llama.cpp would give each its own after all).
+        """
+        b = meta.n_trunk - int(meta.scalar(self.key, 0))
+        if b < min(meta.n_trunk, 2):
+            raise meta.refused(
+                self.key, f"of {meta.n_trunk} layers the first two or more need K/V of their own"
+            )
+        return b
 
     def kinds(self, meta: Metadata) -> tuple[str, ...]:
         b = self.first(meta)
         return (self.own,) * b + (self.shared,) * (meta.n_trunk - b)
+
+    def readers(self, meta: Metadata) -> Mapping[int, tuple[int, ...]]:
+        b = self.first(meta)
+        lenders = tuple(range(max(0, b - 2), b))
+        return dict.fromkeys(range(b, meta.n_trunk), lenders)
 
     def describe(self, meta: Metadata) -> str | None:
         b = self.first(meta)

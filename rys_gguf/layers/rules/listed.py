@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+
+from gguf.constants import GGUFValueType
 
 from rys_gguf.formats.header import KV
 from rys_gguf.layers.layer_map import LayerMap
@@ -61,7 +63,8 @@ class BoundToPreceding(Rule):
 
     `by_default` lists the entries of a source that lacks the key; they are then written into the
     output, so that they no longer depend on the position. None means that all are 1. `users`
-    names an array whose positive entries are the layers that take part; without it all do.
+    names an array whose entries other than 0 are the layers that take part; without it all do.
+    llama.cpp wants one entry per trunk layer, none for MTP blocks.
     """
 
     key: str
@@ -73,6 +76,9 @@ class BoundToPreceding(Rule):
     def arrays(self) -> tuple[str, ...]:
         return (self.key,)
 
+    def trunk_arrays(self) -> tuple[str, ...]:
+        return (self.key,)
+
     def flags(self, meta: Metadata) -> list[bool] | None:
         """Which layers choose for themselves; None if every layer does."""
         if not holds(self.when, meta):
@@ -81,13 +87,25 @@ class BoundToPreceding(Rule):
         if listed is None:
             scalar = meta.scalar(self.key)
             listed = [scalar] * meta.n_trunk if scalar is not None else self.by_default(meta)
-        return None if listed is None else [bool(entry) for entry in listed[: meta.n_trunk]]
+        if listed is None:
+            return None
+        if len(listed) < meta.n_trunk:
+            raise meta.refused(self.key, f"expected an entry for each of {meta.n_trunk} layers")
+        return [bool(entry) for entry in listed[: meta.n_trunk]]
 
     def kinds(self, meta: Metadata) -> tuple[str, ...] | None:
         flags = self.flags(meta)
         if flags is None:
             return None
         return tuple(f"own {self.what}" if flag else f"shared {self.what}" for flag in flags)
+
+    def readers(self, meta: Metadata) -> Mapping[int, tuple[int, ...]]:
+        flags = self.flags(meta)
+        if flags is None:
+            return {}
+        takes_part = self._takes_part(meta)
+        choosers = enumerate(self._choosers(flags, takes_part))
+        return {n: (c,) for n, c in choosers if takes_part[n] and c is not None and c != n}
 
     def describe(self, meta: Metadata) -> str | None:
         if self.flags(meta) is None:
@@ -108,14 +126,8 @@ class BoundToPreceding(Rule):
         flags = self.flags(source)
         if flags is None:
             return []
-        takes_part = [True] * source.n_trunk
-        if self.users and (entries := source.array(self.users)) is not None:
-            takes_part = [entry > 0 for entry in entries[: source.n_trunk]]
-        chooser: list[int | None] = []
-        last = None
-        for n in range(source.n_trunk):
-            last = n if flags[n] and takes_part[n] else last
-            chooser.append(last)
+        takes_part = self._takes_part(source)
+        chooser = self._choosers(flags, takes_part)
         last = None
         for out, s in enumerate(layer_map.sources):
             last = s if flags[s] and takes_part[s] else last
@@ -135,16 +147,42 @@ class BoundToPreceding(Rule):
     def limit(self, schedule: Schedule) -> str | None:
         return f"starting on a layer with its own {self.what}, or holding none"
 
+    def _takes_part(self, meta: Metadata) -> list[bool]:
+        """Which layers choose or use a choice."""
+        if self.users and (entries := meta.array(self.users)) is not None:
+            entries = entries[: meta.n_trunk]
+            return [bool(entry) for entry in entries] + [False] * (meta.n_trunk - len(entries))
+        return [True] * meta.n_trunk
+
+    @staticmethod
+    def _choosers(flags: list[bool], takes_part: list[bool]) -> list[int | None]:
+        """For every layer the last one up to it that chooses, None if there is none."""
+        choosers: list[int | None] = []
+        last = None
+        for n, (flag, part) in enumerate(zip(flags, takes_part, strict=False)):
+            last = n if flag and part else last
+            choosers.append(last)
+        return choosers
+
 
 @dataclass(frozen=True, slots=True)
 class Injection(Rule):
     """`key` lists what is added to each layer's input, -1 for nothing; layer 0 never gets any.
 
     A copy of layer 0 further back therefore gets -1, and a layer that is given something cannot
-    become layer 0.
+    become layer 0. llama.cpp reads the entries as INT32, whatever their sign in the file.
     """
 
     key: str
+
+    def entries(self, meta: Metadata) -> list[int] | None:
+        """The entries as llama.cpp reads them; None if the key is missing or a scalar."""
+        items, kv = meta.array(self.key), meta.kv(self.key)
+        if items is None or kv is None:
+            return None
+        if kv.item_type == GGUFValueType.BOOL:
+            raise meta.refused(self.key, "expected numbers, -1 for nothing")
+        return [n - 2**32 if n >= 2**31 else n for n in items]
 
     def arrays(self) -> tuple[str, ...]:
         return (self.key,)
@@ -155,12 +193,15 @@ class Injection(Rule):
     def rewrite(
         self, source: Metadata, target: Metadata, layer_map: LayerMap, schedule: Schedule
     ) -> Metadata:
-        kv, entries = target.kv(self.key), target.array(self.key)
-        if kv is None or entries is None:
+        kv = target.kv(self.key)
+        if kv is None or self.entries(source) is None:
             return target
+        entries = self.entries(target) or []
         for out, s in enumerate(layer_map.sources):
             if out and s == 0:
                 entries[out] = -1
+        if kv.item_type == GGUFValueType.UINT32:
+            entries = [n % 2**32 for n in entries]
         return target.with_kv(
             KV.of(kv.key, kv.type, entries, byteorder=kv.byteorder, item_type=kv.item_type)
         )
@@ -168,7 +209,7 @@ class Injection(Rule):
     def conflicts(
         self, source: Metadata, target: Metadata, layer_map: LayerMap, schedule: Schedule
     ) -> list[Conflict]:
-        entries = source.array(self.key)
+        entries = self.entries(source)
         first = layer_map[0]
         if entries is None or first == 0 or entries[first] < 0:
             return []

@@ -14,7 +14,10 @@ from rys_gguf.layers.schedule import Schedule
 
 @dataclass(frozen=True, slots=True)
 class LayerIndex(Rule):
-    """`key` names layers by number (array or scalar); each must be in the map exactly once."""
+    """`key` names layers by number (array or scalar); each must be in the map exactly once.
+
+    MTP blocks may be named as well; they stay behind the trunk.
+    """
 
     key: str
     what: str
@@ -23,9 +26,10 @@ class LayerIndex(Rule):
         self, source: Metadata, target: Metadata, layer_map: LayerMap, schedule: Schedule
     ) -> Metadata:
         kv = source.kv(self.key)
-        if kv is None or any(len(layer_map.outputs_of(n)) != 1 for n in self._named(source)):
+        outputs = [_outputs(n, source.n_trunk, layer_map) for n in self._named(source)]
+        if kv is None or any(len(copies) != 1 for copies in outputs):
             return target
-        moved = [layer_map.outputs_of(n)[0] for n in self._named(source)]
+        moved = [copies[0] for copies in outputs]
         if kv.is_array:
             return target.with_kv(
                 KV.of(kv.key, kv.type, moved, byteorder=kv.byteorder, item_type=kv.item_type)
@@ -53,7 +57,15 @@ class LayerIndex(Rule):
     def _named(self, meta: Metadata) -> list[int]:
         listed = meta.array(self.key)
         scalar = meta.scalar(self.key)
-        return listed if listed is not None else [] if scalar is None else [int(scalar)]
+        kv = meta.kv(self.key)
+        if kv is not None and kv.item_type == GGUFValueType.BOOL:
+            raise meta.refused(self.key, "expected the numbers of layers")
+        named = listed if listed is not None else [] if scalar is None else [int(scalar)]
+        n_blocks = meta.n_trunk + meta.n_mtp
+        for n in named:
+            if not 0 <= n < n_blocks:
+                raise meta.refused(self.key, f"it names block {n}, the file has {n_blocks} blocks")
+        return named
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +109,14 @@ class TensorNames(Rule):
         return target
 
 
+def _outputs(block: int, n_trunk: int, layer_map: LayerMap) -> tuple[int, ...]:
+    """Where a block of the source is in the output: its copies; an MTP block stays last."""
+    return layer_map.outputs_of(block) if block < n_trunk else (block + layer_map.n_added,)
+
+
 def _copies(name: str, n_trunk: int, layer_map: LayerMap) -> list[str]:
     """The names of a tensor in the output: one per copy of its layer."""
     layer = layer_of(name)
     if layer is None:
         return [name]
-    if layer < n_trunk:
-        return [rename(name, out) for out in layer_map.outputs_of(layer)]
-    return [rename(name, layer + layer_map.n_added)]
+    return [rename(name, out) for out in _outputs(layer, n_trunk, layer_map)]

@@ -25,8 +25,9 @@ class Periodic(Rule):
     does not hold, all layers are alike: special, or `otherwise` if given. `array` names a key that
     may list the kinds (true = regular); an engine that knows the key reads it instead of the
     position. `array_read_by` tells which engines do, and what the others make of such a file.
-    With `whole`, a source of whole periods must become an output of whole periods. Of the kinds in
-    `needed` a layer must be left.
+    With `whole`, a source of whole periods must become an output of whole periods. With `divides`
+    a period of 0 is an error, because llama.cpp divides by it. Of the kinds in `needed` a layer
+    must be left.
     """
 
     special: str
@@ -39,6 +40,7 @@ class Periodic(Rule):
     array: str | None = None
     array_read_by: str = ""
     whole: bool = False
+    divides: bool = False
     needed: tuple[str, ...] = ()
 
     def arrays(self) -> tuple[str, ...]:
@@ -57,25 +59,32 @@ class Periodic(Rule):
         if not self.applies(meta):
             return (self.otherwise or self.special,) * meta.n_trunk
         period = self.period(meta)
-        if period == 0:  # set_swa_pattern(0): no layer is special
+        at = period - 1 if self.at == -1 else self.at
+        if at < 0 or at >= period:  # set_swa_pattern(0), or number 2 of every 1
             return (self.regular,) * meta.n_trunk
-        at = self.at % period
         kinds = [self.regular] * meta.n_trunk
         kinds[at::period] = [self.special] * len(range(at, meta.n_trunk, period))
         return tuple(kinds)
 
     def kinds(self, meta: Metadata) -> tuple[str, ...]:
-        """Kind of every trunk layer as a current llama.cpp computes it."""
-        flags = meta.flags(self.array) if self.array and self.applies(meta) else None
-        if flags is None:
-            return self.by_position(meta)
-        return tuple(self.regular if flag else self.special for flag in flags)
+        """Kind of every trunk layer as a current llama.cpp computes it.
+
+        Raises Refused where llama.cpp would divide by a period of 0.
+        """
+        flags = self._listed(meta) if self.applies(meta) else None
+        if flags is not None:
+            return tuple(self.regular if flag else self.special for flag in flags)
+        if self.divides and self.applies(meta) and self.period(meta) == 0:
+            raise meta.refused(
+                str(self.period_key), "llama.cpp divides by it and expects at least 1"
+            )
+        return self.by_position(meta)
 
     def describe(self, meta: Metadata) -> str:
         if not self.applies(meta):
             lacking = f" (no {self.when})" if isinstance(self.when, str) else ""
             return f"every layer {self.otherwise or self.special}{lacking}"
-        if self.array and meta.array(self.array) is not None:
+        if self._listed(meta) is not None:
             return f"{meta.architecture}.{self.array} lists the kind of each layer"
         return self.describe_position(meta)
 
@@ -146,6 +155,16 @@ class Periodic(Rule):
     @property
     def _place(self) -> str:
         return {0: "first", -1: "last"}.get(self.at, f"number {self.at + 1}")
+
+    def _listed(self, meta: Metadata) -> list[bool] | None:
+        """Which layers are regular according to the array; None if the position decides.
+
+        A number in place of the array holds for every layer, unless it is the period.
+        """
+        if self.array is None:
+            return None
+        same = meta.scalar(self.array) if self.array != self.period_key else None
+        return meta.flags(self.array) if same is None else [bool(same)] * meta.n_trunk
 
     def _lists(self, source: Metadata, schedule: Schedule) -> bool:
         return schedule is Schedule.EXPLICIT and bool(self.array) and self.applies(source)
