@@ -448,7 +448,7 @@ _ROWS = (
     Architecture(
         "ernie4_5-moe",
         # The loader reads experts from layer K on; the graph runs them only once in every step.
-        (_DENSE_FIRST, replace(_EVERY_MOE_STEP, divides=True)),
+        (_DENSE_FIRST, replace(_EVERY_MOE_STEP, divides=True, after=_DENSE_FIRST.key)),
         "src/models/ernie4-5-moe.cpp:26-27,63-76",
     ),
     Architecture(
@@ -608,7 +608,7 @@ _ROWS = (
     Architecture(
         "modern-bert",
         (
-            replace(_sliding(3, at=0), needed=(FULL, SLIDING)),
+            replace(_sliding(3, at=0), needed=(FULL, SLIDING), but_last=_DECISION_HEAD.key),
             Anchored(1, "it has no norm before its attention, and only layer 0 may lack one"),
             _DECISION_HEAD,
         ),
@@ -728,7 +728,7 @@ _ROWS = (
     ),
     Architecture(
         "lfm2",
-        (_hybrid(CONVOLUTION), _DECISION_HEAD),
+        (replace(_hybrid(CONVOLUTION), but_last=_DECISION_HEAD.key), _DECISION_HEAD),
         "src/models/lfm2.cpp:14-18,29-45,51-74,94-130,302-311,446-453,511-565",
         by_layer=_KV_HEADS,
     ),

@@ -279,10 +279,11 @@ def lost_kinds(
 ) -> list[Conflict]:
     """One conflict for each kind that llama.cpp needs, that the source has and the map leaves out.
 
+    `meant` are the kinds of the source's layers, without those at its end that are none of them.
     llama.cpp makes the memory and the masks of these kinds in any case, and aborts where no layer
     uses them.
     """
-    kept = {meant[source] for source in layer_map.sources}
+    kept = {meant[source] for source in layer_map.sources if source < len(meant)}
     return [
         Conflict(f"no layer is left with {kind}, and llama.cpp does not run the model without one")
         for kind in needed

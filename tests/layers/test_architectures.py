@@ -289,6 +289,7 @@ def test_exaone4_across_64_layers_is_refused(tmp_path: Path, n: int, window: str
         ("granitehybrid", {}, "layers:3,7,11", "recurrent"),
         ("qwen35", {"recurrent_layers": True}, "layers:0..2", "full attention"),
         ("qwen3next", {"recurrent_layers": True}, "layers:3,7", "linear attention"),
+        ("bailingmoe3", {}, "layers:0..2", "full attention"),
     ],
 )
 def test_a_kind_that_llama_cpp_needs_is_not_left_out(
@@ -302,3 +303,42 @@ def test_a_kind_that_llama_cpp_needs_is_not_left_out(
     direct = tiny.write(tmp_path / "direct.gguf", arch, N, sources=sources, **options)
     with pytest.raises(EngineFailed):
         logprobs(direct)
+
+
+@pytest.mark.parametrize(
+    ("arch", "options", "spec", "kind"),
+    [
+        ("modern-bert", {}, "layers:0,3", "sliding-window attention"),
+        ("modern-bert", {"decision": 2}, "layers:0,3,6,9..11", "sliding-window attention"),
+        ("gemma-embedding2", {"pattern": True}, "layers:0..4", "full attention"),
+        ("lfm2", {"decision": 2}, "layers:0..2,10..11", "full attention"),
+    ],
+)
+def test_an_embedding_model_keeps_the_kinds_that_it_has_masks_for(
+    tmp_path: Path, arch: str, options: dict[str, Any], spec: str, kind: str
+) -> None:
+    """The layers of a decision head do not count: they use another mask."""
+    source = tiny.write(tmp_path / "m.gguf", arch, N, **options)
+    message = fails("plan", source, "--layers", spec.removeprefix("layers:"), *EXPLICIT)
+    assert f"no layer is left with {kind}" in message
+    listed = {"pattern": True} if arch == "modern-bert" else {}
+    sources = LayerMap.parse(spec, N).sources
+    direct = tiny.write(tmp_path / "out.gguf", arch, N, sources=sources, **{**options, **listed})
+    with pytest.raises(EngineFailed):
+        embeddings(direct)
+
+
+@pytest.mark.parametrize("spec", ["layers:1,0,2..11", "layers:0..3,2..3,4..11"])
+def test_the_step_of_the_experts_does_not_reach_the_dense_layers(tmp_path: Path, spec: str) -> None:
+    """The leading layers of ernie4_5-moe are dense wherever they stand."""
+    options = {"moe_step": 2, "leading_dense": 4}
+    source = tiny.write(tmp_path / "m.gguf", "ernie4_5-moe", N, **options)
+    layer_map = LayerMap.parse(spec, N)
+    with Model(source) as model:
+        write_plan(make_plan(model, layer_map), tmp_path / "out.gguf")
+    direct = tiny.write(
+        tmp_path / "direct.gguf", "ernie4_5-moe", N, sources=layer_map.sources, **options
+    )
+    assert find_problems(tmp_path / "out.gguf", source) == []
+    assert np.array_equal(logprobs(tmp_path / "out.gguf"), logprobs(direct))
+    assert prove(VariantPair(tmp_path / "out.gguf", source, layer_map), OPTIONS).holds()

@@ -19,7 +19,8 @@ class Listed(Rule):
 
     The array is gathered like every other, so any map is legal; the rule shows the kinds and
     checks them. Where the key is missing or a scalar, all layers are alike. With `at_end` the last
-    output must not be `zero`. Of the kinds in `needed` a layer must be left.
+    output must not be `zero`. Of the kinds in `needed` a layer must be left; the last
+    layers, the number in `but_last`, are none of them.
     """
 
     key: str
@@ -27,6 +28,7 @@ class Listed(Rule):
     zero: str
     at_end: bool = False
     needed: tuple[str, ...] = ()
+    but_last: str | None = None
 
     def arrays(self) -> tuple[str, ...]:
         return (self.key,)
@@ -51,7 +53,9 @@ class Listed(Rule):
             text = f"output {out} (source {layer_map[out]}) is {self.zero} and cannot be last"
             return [Conflict(text)]
         conflicts = Rule.conflicts(self, source, target, layer_map, schedule)
-        return conflicts + (lost_kinds(self.needed, meant, layer_map) if meant else [])
+        n_last = int(source.scalar(self.but_last, 0)) if self.but_last else 0
+        others = meant[: source.n_trunk - n_last] if meant else ()
+        return conflicts + lost_kinds(self.needed, others, layer_map)
 
     def statement(self) -> str:
         return f"{self.nonzero} where {self.key} is not 0, {self.zero} where it is"

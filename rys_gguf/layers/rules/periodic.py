@@ -27,7 +27,8 @@ class Periodic(Rule):
     position. `array_read_by` tells which engines do, and what the others make of such a file.
     With `whole`, a source of whole periods must become an output of whole periods. With `divides`
     a period of 0 is an error, because llama.cpp divides by it. Of the kinds in `needed` a layer
-    must be left.
+    must be left; the last layers, the number in `but_last`, are none of them. The first layers,
+    the number in `after`, are regular wherever they stand.
     """
 
     special: str
@@ -42,6 +43,8 @@ class Periodic(Rule):
     whole: bool = False
     divides: bool = False
     needed: tuple[str, ...] = ()
+    but_last: str | None = None
+    after: str | None = None
 
     def arrays(self) -> tuple[str, ...]:
         return (self.array,) if self.array else ()
@@ -64,7 +67,8 @@ class Periodic(Rule):
             return (self.regular,) * meta.n_trunk
         kinds = [self.regular] * meta.n_trunk
         kinds[at::period] = [self.special] * len(range(at, meta.n_trunk, period))
-        return tuple(kinds)
+        n_first = min(int(meta.scalar(self.after, 0)), meta.n_trunk) if self.after else 0
+        return (self.regular,) * n_first + tuple(kinds[n_first:])
 
     def kinds(self, meta: Metadata) -> tuple[str, ...]:
         """Kind of every trunk layer as a current llama.cpp computes it.
@@ -124,7 +128,8 @@ class Periodic(Rule):
         conflicts = kind_conflicts(
             meant, runs, layer_map, self.describe_position(source), curable=curable
         )
-        conflicts += lost_kinds(self.needed, meant, layer_map)
+        n_last = int(source.scalar(self.but_last, 0)) if self.but_last else 0
+        conflicts += lost_kinds(self.needed, meant[: source.n_trunk - n_last], layer_map)
         period = self.period(source)
         demanded = self.whole and portable and self.applies(source) and period
         if demanded and source.n_trunk % period == 0 and target.n_trunk % period:
