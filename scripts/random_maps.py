@@ -70,7 +70,7 @@ def main() -> None:
                 break
             if case.as_json() in done:
                 continue
-            row = _row(case, judge(case, engine))
+            row = _row(case, engine)
             rows.append(row)
             done.add(case.as_json())
             log.write(json.dumps(row) + "\n")
@@ -124,7 +124,11 @@ def _drawn(arch: str, seed_: str, max_layers: int) -> list[Case]:
     return cases
 
 
-def _row(case: Case, judgement: Judgement) -> dict[str, Any]:
+def _row(case: Case, engine: DirectEngine) -> dict[str, Any]:
+    try:
+        judgement = judge(case, engine)
+    except Exception as e:  # noqa: BLE001 - what only a bug can raise is a finding like others
+        judgement = Judgement(WRONG, f"{type(e).__name__}: {e}")
     return {"case": json.loads(case.as_json()), **dataclasses.asdict(judgement)}
 
 

@@ -321,7 +321,7 @@ def test_an_embedding_model_keeps_the_kinds_that_it_has_masks_for(
     source = tiny.write(tmp_path / "m.gguf", arch, N, **options)
     message = fails("plan", source, "--layers", spec.removeprefix("layers:"), *EXPLICIT)
     assert f"no layer is left with {kind}" in message
-    listed = {"pattern": True} if arch == "modern-bert" else {}
+    listed: dict[str, Any] = {"pattern": True} if arch == "modern-bert" else {}
     sources = LayerMap.parse(spec, N).sources
     direct = tiny.write(tmp_path / "out.gguf", arch, N, sources=sources, **{**options, **listed})
     with pytest.raises(EngineFailed):
@@ -331,7 +331,7 @@ def test_an_embedding_model_keeps_the_kinds_that_it_has_masks_for(
 @pytest.mark.parametrize("spec", ["layers:1,0,2..11", "layers:0..3,2..3,4..11"])
 def test_the_step_of_the_experts_does_not_reach_the_dense_layers(tmp_path: Path, spec: str) -> None:
     """The leading layers of ernie4_5-moe are dense wherever they stand."""
-    options = {"moe_step": 2, "leading_dense": 4}
+    options: dict[str, Any] = {"moe_step": 2, "leading_dense": 4}
     source = tiny.write(tmp_path / "m.gguf", "ernie4_5-moe", N, **options)
     layer_map = LayerMap.parse(spec, N)
     with Model(source) as model:
