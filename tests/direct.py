@@ -105,8 +105,9 @@ class DirectEngine:
                 answer = self._pipe.recv()
                 answered = True
         except (EOFError, OSError):
-            log = Path(self._log.name).read_text(errors="replace")
-            answer = f"llama.cpp ended its process: {log.strip()[-500:]}"
+            self._child.join(_SECONDS)
+            log = Path(self._log.name).read_text(errors="replace").strip()[-500:]
+            answer = f"llama.cpp ended its process, exit code {self._child.exitcode}: {log}"
         finally:
             if not answered:
                 self._end()

@@ -32,7 +32,7 @@ def engine() -> Iterator[DirectEngine]:
 
 @pytest.mark.parametrize("arch", sorted(tiny.ARCHITECTURES))
 @settings(
-    max_examples=6,
+    max_examples=5,
     derandomize=True,
     database=None,
     phases=[Phase.generate],
@@ -43,7 +43,7 @@ def test_random_maps_are_exact_or_deserve_their_refusal(
     engine: DirectEngine, arch: str, data: st.DataObject
 ) -> None:
     """A small sample; scripts/random_maps.py takes as many as you like."""
-    case = data.draw(map_cases(arch, 24))
+    case = data.draw(map_cases(arch, 20))
     judgement = judge(case, engine)
     assert judgement.outcome not in (WRONG, OVER), f"{case.as_json()}: {judgement.why}"
 

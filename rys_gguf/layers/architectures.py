@@ -19,6 +19,7 @@ from rys_gguf.layers.rules import (
     BoundToPreceding,
     CountSwitch,
     Injection,
+    Kept,
     LayerIndex,
     Leading,
     Listed,
@@ -209,6 +210,27 @@ _DEEPSEEK2_COUNTS = (
     ),
     Pin("expert_gating_func", GGUFValueType.UINT32, _default_gating),
 )
+
+
+# nemotron-h.cpp: a layer without K/V heads is an FFN where the file gives it a width.
+_NEMOTRON_ATTENTION = replace(_hybrid("no attention"), needed=(FULL,))
+
+
+def _is_nemotron_recurrent(meta: Metadata) -> list[bool]:
+    heads, widths = (
+        meta.flags(key) or [bool(meta.scalar(key, 0))] * meta.n_trunk
+        for key in ("attention.head_count_kv", "feed_forward_length")
+    )
+    return [not head and not width for head, width in zip(heads, widths, strict=True)]
+
+
+# llama-kv-cache-dsv4.cpp: layers of this ratio have an indexer, by whose width llama.cpp divides.
+_DSV4_INDEXER_RATIO = 4
+
+
+def _has_dsv4_indexer(meta: Metadata) -> list[bool]:
+    ratios = meta.array("attention.compress_ratios") or []
+    return [ratio == _DSV4_INDEXER_RATIO for ratio in ratios[: meta.n_trunk]]
 
 
 # exaone4.cpp: the one layer count with sliding windows.
@@ -435,6 +457,7 @@ _ROWS = (
             Listed(
                 "attention.compress_ratios", nonzero="compressed attention", zero="sliding window"
             ),
+            Kept("an indexer (attention.compress_ratios 4)", _has_dsv4_indexer),
             Leading("hash_layer_count", inside="routed by token", outside="routed by score"),
         ),
         "src/models/deepseek4.cpp:20-39,51-61,96-183",
@@ -756,13 +779,13 @@ _ROWS = (
     ),
     Architecture(
         "nemotron_h",
-        (_hybrid("no attention"), _FFN_LISTED),
+        (_NEMOTRON_ATTENTION, _FFN_LISTED, Kept(RECURRENT, _is_nemotron_recurrent)),
         "src/models/nemotron-h.cpp:5-46,79-139,204-220",
         by_layer=(*_HEADS, *_KV_HEADS, *_FFN, *_EXPERT_FFN),
     ),
     Architecture(
         "nemotron_h_moe",
-        (_hybrid("no attention"), _FFN_LISTED),
+        (_NEMOTRON_ATTENTION, _FFN_LISTED, Kept(RECURRENT, _is_nemotron_recurrent)),
         "src/models/nemotron-h.cpp:5-46,79-183,252-307",
         by_layer=(*_HEADS, *_KV_HEADS, *_FFN, *_EXPERT_FFN),
         # Only here: without experts llama.cpp cannot size an MTP block, absent or not.

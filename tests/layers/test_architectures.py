@@ -290,6 +290,9 @@ def test_exaone4_across_64_layers_is_refused(tmp_path: Path, n: int, window: str
         ("qwen35", {"recurrent_layers": True}, "layers:0..2", "full attention"),
         ("qwen3next", {"recurrent_layers": True}, "layers:3,7", "linear attention"),
         ("bailingmoe3", {}, "layers:0..2", "full attention"),
+        ("nemotron_h", {}, "layers:0,2", "full attention"),
+        ("nemotron_h", {}, "layers:1,2", "recurrent"),
+        ("deepseek4", {}, "layers:0,2", "an indexer"),
     ],
 )
 def test_a_kind_that_llama_cpp_needs_is_not_left_out(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gguf.constants import GGUFValueType
@@ -59,6 +59,23 @@ class Listed(Rule):
 
     def statement(self) -> str:
         return f"{self.nonzero} where {self.key} is not 0, {self.zero} where it is"
+
+
+@dataclass(frozen=True, slots=True)
+class Kept(Rule):
+    """Of the layers `which` is true of one must be left: `what` is there in any case.
+
+    `Listed` and `Periodic` ask the same for kinds of their own; this is for others.
+    """
+
+    what: str
+    which: Callable[[Metadata], Sequence[bool]]
+
+    def conflicts(
+        self, source: Metadata, target: Metadata, layer_map: LayerMap, schedule: Schedule
+    ) -> list[Conflict]:
+        kinds = tuple(self.what if flag else "" for flag in self.which(source))
+        return lost_kinds((self.what,), kinds, layer_map)
 
 
 @dataclass(frozen=True, slots=True)
