@@ -3,8 +3,9 @@
 usage: python scripts/llama_cpp_changes.py TREE [--old TREE] [--diff] [--move] [--record BUILD]
 
 TREE is a source tree of llama.cpp, such as thirdparty/llama.cpp in the sdist of xllamacpp. It is
-compared with llama_cpp_read.txt, a checksum for each file and each passage that the table rests
-on, or with an older tree. The exit code is 1 if there is anything to read.
+compared with llama_cpp_read.txt, which has a checksum for each file and each passage that the
+table rests on. With the older tree that was read it also tells where changed passages are now, and
+how they differ. The exit code is 1 if there is anything to read.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rys_gguf.layers import architectures
-from rys_gguf.layers.architectures import ARCHITECTURES, CHECKED_AGAINST, NOT_PER_LAYER, PER_LAYER
+from rys_gguf.layers.architectures import ARCHITECTURES, NOT_PER_LAYER, PER_LAYER
 from rys_gguf.layers.rule import Architecture
 from rys_gguf.layers.schedule import Schedule
 
 RECORD = Path(__file__).with_name("llama_cpp_read.txt")
+TABLE_FILE = Path(architectures.__file__)
 NAMES_FILE, MODEL_FILE, MODELS = "src/llama-arch.cpp", "src/llama-model.cpp", "src/models"
 WHOLE = "whole"
 # The function that makes the model of an architecture.
@@ -36,7 +38,13 @@ SHARED: dict[str, tuple[str, ...]] = {
     "src/llama-hparams.h": (),
     "src/llama-hparams.cpp": (),
     "src/llama-model-loader.cpp": (),
-    NAMES_FILE: ("llm_arch_is_recurrent(", "llm_arch_is_hybrid("),
+    # New keys may be per layer, new tensors may write to the residual stream.
+    NAMES_FILE: (
+        "> LLM_KV_NAMES = {",
+        "> LLM_TENSOR_NAMES = {",
+        "llm_arch_is_recurrent(",
+        "llm_arch_is_hybrid(",
+    ),
     "src/llama-model.h": ("#define LLAMA_LOAD_LOCALS",),
     MODEL_FILE: (
         LOAD_HPARAMS,
@@ -44,6 +52,9 @@ SHARED: dict[str, tuple[str, ...]] = {
         "::nextn_flags(",
         "::create_tensor_qkv(",
         "::create_memory(",
+        "::get_rope_freq_base",
+        "::get_rope_freq_scale",
+        "::get_rope_factors",
         "llama_prec_policy::load(",
         "llama_model_chat_template(",
     ),
@@ -341,36 +352,45 @@ def differences(old: Tree, new: Tree, paths: Iterable[str]) -> Iterator[str]:
         yield from lines
 
 
+def write_record(tree: Tree, build: str) -> None:
+    """Write the checksums of a tree that was read, and its build, which the table names too."""
+    record = take(tree, ARCHITECTURES)
+    if missing := [f"{path} {part}" for (path, part), digest in record.items() if digest == "-"]:
+        sys.exit("not in this tree:\n" + "\n".join(missing))
+    RECORD.write_text(as_text(build, record))
+    text = TABLE_FILE.read_text()
+    line = f'CHECKED_AGAINST = "{build}"'
+    TABLE_FILE.write_text(re.sub(r"^CHECKED_AGAINST = .*$", line, text, flags=re.MULTILINE))
+
+
 def main() -> None:
     """Compare, and with --move or --record write what was found."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("tree", type=Path, metavar="TREE")
-    parser.add_argument("--old", type=Path, metavar="TREE", help="compare with this tree instead")
-    parser.add_argument("--diff", action="store_true", help="show what changed (with --old)")
+    parser.add_argument(
+        "--old", type=Path, metavar="TREE", help="the tree that was read, to say more"
+    )
+    parser.add_argument("--diff", action="store_true", help="with --old: show what changed")
     parser.add_argument("--move", action="store_true", help="write the new line numbers")
     parser.add_argument("--record", metavar="BUILD", help="record TREE, which was read, as BUILD")
     args = parser.parse_args()
-    table_file = Path(architectures.__file__)
     tree, old = Tree(args.tree), Tree(args.old) if args.old else None
     if args.record:
-        record = take(tree, ARCHITECTURES)
-        if missing := [
-            f"{path} {part}" for (path, part), digest in record.items() if digest == "-"
-        ]:
-            sys.exit("not in this tree:\n" + "\n".join(missing))
-        RECORD.write_text(as_text(args.record, record))
-        text = table_file.read_text().replace(f'"{CHECKED_AGAINST}"', f'"{args.record}"')
-        table_file.write_text(text.replace(f" {CHECKED_AGAINST};", f" {args.record};"))
+        write_record(tree, args.record)
         return
     build, record = read_record(RECORD.read_text())
-    changes = compare(take(old, ARCHITECTURES) if old else record, tree, ARCHITECTURES, old)
-    print(f"compared with {args.old or f'what was read of llama.cpp {build}'}")
+    others = [key for key in record if old and checksum(old.part(*key)) != record[key]]
+    if others:
+        path, _ = others[0]
+        sys.exit(f"{args.old} is not llama.cpp {build}, which the table was read from: see {path}")
+    changes = compare(record, tree, ARCHITECTURES, old)
+    print(f"compared with what was read of llama.cpp {build}")
     print("\n".join(report(changes, ARCHITECTURES)) or "nothing changed")
     if args.diff and old:
         files = [path for path, _ in [*changes.shared, *changes.changed]] + changes.elsewhere
         print("\n".join(differences(old, tree, dict.fromkeys(files))))
     if args.move:
-        table_file.write_text(moved(table_file.read_text(), changes, ARCHITECTURES))
+        TABLE_FILE.write_text(moved(TABLE_FILE.read_text(), changes, ARCHITECTURES))
     sys.exit(bool(changes))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -53,13 +54,14 @@ print("answers", json.dumps([answer["data"][0]["embedding"] for answer in answer
 def embeddings(path: Path) -> npt.NDArray[np.float64]:
     """What an embedding model makes of the prompts of a proof, shape (n_prompts, width).
 
-    Raises EngineFailed if llama.cpp does not load the model.
+    Raises EngineFailed if llama.cpp does not load or run the model.
     """
     with Model(path) as model:
         prompts = make_prompts(model)
     done = subprocess.run(
-        [sys.executable, "-c", _EMBED, path, json.dumps(prompts)], capture_output=True, text=True
-    )
+        [sys.executable, "-c", _EMBED, path, json.dumps(prompts)],
+        capture_output=True, text=True, env=os.environ | {"GGML_NO_BACKTRACE": "1"},
+    )  # fmt: skip
     for line in done.stdout.splitlines():
         if line.startswith("answers "):
             return np.array(json.loads(line.removeprefix("answers ")))

@@ -1,7 +1,7 @@
 """The table: what llama.cpp makes of a layer's position, one entry per architecture.
 
-The entries were read from llama.cpp's source at b11549; each names the file and its lines. To add
-an architecture, add an entry, and a model of it to the tests.
+The entries were read from llama.cpp's source, of the build `CHECKED_AGAINST`; each names the file
+and its lines. To add an architecture, add an entry, and a model of it to the tests.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from rys_gguf.layers.rules import (
     BoundToPreceding,
     CountSwitch,
     Injection,
-    Kept,
     LayerIndex,
     Leading,
     Listed,
     Looped,
+    Needed,
     Periodic,
     Pin,
     SharedTail,
@@ -103,12 +103,17 @@ _INTERVAL = Periodic(
     array_read_by="read by llama.cpp from mid-2026 on; engines that know only "
     "full_attention_interval (older llama.cpp, ik_llama.cpp) refuse the file",
     whole=True,
-    needed=(FULL, LINEAR),
+    kept=(FULL, LINEAR),
 )
 
 
-def _sliding(default: int, *, at: int = -1, always: bool = False) -> Periodic:
-    """Full attention once in `default` layers; with `always` even without a sliding_window."""
+def _sliding(default: int, *, at: int = -1, always: bool = False, cached: bool = True) -> Periodic:
+    """Full attention once in `default` layers; with `always` even without a sliding_window.
+
+    Models with a KV cache need a layer with a sliding window. Encoders are not `cached`, and need
+    a layer of either kind: llama.cpp aborts on a mask that no layer reads (llama-graph.cpp,
+    llm_graph_input_attn_no_cache).
+    """
     return Periodic(
         special=FULL,
         regular=SLIDING,
@@ -119,20 +124,26 @@ def _sliding(default: int, *, at: int = -1, always: bool = False) -> Periodic:
         array="attention.sliding_window_pattern",
         array_read_by="read by current llama.cpp; older engines may ignore it without a word and "
         "run the layers by position",
-        needed=(SLIDING,),
+        kept=(SLIDING,) if cached else (FULL, SLIDING),
     )
 
 
 def _hybrid(other: str) -> Listed:
     """Layers without K/V heads run as `other`."""
-    return Listed("attention.head_count_kv", nonzero=FULL, zero=other, needed=(FULL, other))
+    return Listed("attention.head_count_kv", nonzero=FULL, zero=other, kept=(FULL, other))
 
 
 # These loaders read the array only; they have no default and no period.
 _SWA_LISTED = Listed(
-    "attention.sliding_window_pattern", nonzero=SLIDING, zero=FULL, needed=(SLIDING,)
+    "attention.sliding_window_pattern", nonzero=SLIDING, zero=FULL, kept=(SLIDING,)
 )
 _FFN_LISTED = Listed("feed_forward_length", nonzero="FFN", zero="no FFN")
+# A layer without attention and without FFN is recurrent.
+_NEMOTRON_PARTS = (
+    replace(_hybrid("no attention"), kept=(FULL,)),
+    _FFN_LISTED,
+    Needed(RECURRENT, (("attention.head_count_kv", 0), ("feed_forward_length", 0))),
+)
 _DENSE_FIRST = Leading("leading_dense_block_count", inside=DENSE, outside=EXPERTS)
 _EVERY_MOE_STEP = Periodic(
     special=EXPERTS, regular=DENSE, default=1, period_key="interleave_moe_layer_step"
@@ -210,27 +221,6 @@ _DEEPSEEK2_COUNTS = (
     ),
     Pin("expert_gating_func", GGUFValueType.UINT32, _default_gating),
 )
-
-
-# nemotron-h.cpp: a layer without K/V heads is an FFN where the file gives it a width.
-_NEMOTRON_ATTENTION = replace(_hybrid("no attention"), needed=(FULL,))
-
-
-def _is_nemotron_recurrent(meta: Metadata) -> list[bool]:
-    heads, widths = (
-        meta.flags(key) or [bool(meta.scalar(key, 0))] * meta.n_trunk
-        for key in ("attention.head_count_kv", "feed_forward_length")
-    )
-    return [not head and not width for head, width in zip(heads, widths, strict=True)]
-
-
-# llama-kv-cache-dsv4.cpp: layers of this ratio have an indexer, by whose width llama.cpp divides.
-_DSV4_INDEXER_RATIO = 4
-
-
-def _has_dsv4_indexer(meta: Metadata) -> list[bool]:
-    ratios = meta.array("attention.compress_ratios") or []
-    return [ratio == _DSV4_INDEXER_RATIO for ratio in ratios[: meta.n_trunk]]
 
 
 # exaone4.cpp: the one layer count with sliding windows.
@@ -457,8 +447,8 @@ _ROWS = (
             Listed(
                 "attention.compress_ratios", nonzero="compressed attention", zero="sliding window"
             ),
-            Kept("an indexer (attention.compress_ratios 4)", _has_dsv4_indexer),
             Leading("hash_layer_count", inside="routed by token", outside="routed by score"),
+            Needed("compressed attention with an indexer", (("attention.compress_ratios", 4),)),
         ),
         "src/models/deepseek4.cpp:20-39,51-61,96-183",
         # The converter writes the model's list as it is, MTP entries past block_count included.
@@ -556,14 +546,14 @@ _ROWS = (
     ),
     Architecture(
         "gemma-embedding",
-        (replace(_sliding(6, always=True), needed=(FULL, SLIDING)),),
+        (_sliding(6, always=True, cached=False),),
         "src/models/gemma-embedding.cpp:4-5,91-93",
         longer_arrays=_SWA_ARRAY,
         unprovable=_NO_TOKENS,
     ),
     Architecture(
         "gemma-embedding2",
-        (replace(_sliding(6, always=True), needed=(FULL, SLIDING)),),
+        (_sliding(6, always=True, cached=False),),
         "src/models/gemma-embedding2.cpp:4-5,36-73,97-205,221-233",
         longer_arrays=_SWA_ARRAY,
         by_layer=(*_HEADS, *_KV_HEADS, *SWA_SIZES),
@@ -615,7 +605,8 @@ _ROWS = (
         "llama4",
         (
             _sliding(4, always=True),
-            replace(_NO_ROPE_LAST, needed=(NO_ROPE,)),  # only these use a scale of the attention
+            # Only these layers use the scale of attention by position, and one has to.
+            replace(_NO_ROPE_LAST, kept=(NO_ROPE,)),
             _EVERY_MOE_STEP,
             Unsupported(
                 "with a sliding_window of 0 only the last layer lacks RoPE, wherever that is",
@@ -631,7 +622,7 @@ _ROWS = (
     Architecture(
         "modern-bert",
         (
-            replace(_sliding(3, at=0), needed=(FULL, SLIDING), but_last=_DECISION_HEAD.key),
+            replace(_sliding(3, at=0, cached=False), but_last=_DECISION_HEAD.key),
             Anchored(1, "it has no norm before its attention, and only layer 0 may lack one"),
             _DECISION_HEAD,
         ),
@@ -713,9 +704,9 @@ _ROWS = (
     ),
     Architecture(
         "gemma4",
-        # Only layers with full attention use rope_freqs, which llama.cpp loads with the first.
         (
-            replace(_SWA_LISTED, needed=(FULL, SLIDING)),
+            # Full attention alone uses rope_freqs.weight, and an unused tensor is an error.
+            replace(_SWA_LISTED, kept=(FULL, SLIDING)),
             SharedTail("attention.shared_kv_layers"),
         ),
         "src/models/gemma4.cpp:6-11,66-112,136-140,192-282",
@@ -779,13 +770,13 @@ _ROWS = (
     ),
     Architecture(
         "nemotron_h",
-        (_NEMOTRON_ATTENTION, _FFN_LISTED, Kept(RECURRENT, _is_nemotron_recurrent)),
+        _NEMOTRON_PARTS,
         "src/models/nemotron-h.cpp:5-46,79-139,204-220",
         by_layer=(*_HEADS, *_KV_HEADS, *_FFN, *_EXPERT_FFN),
     ),
     Architecture(
         "nemotron_h_moe",
-        (_NEMOTRON_ATTENTION, _FFN_LISTED, Kept(RECURRENT, _is_nemotron_recurrent)),
+        _NEMOTRON_PARTS,
         "src/models/nemotron-h.cpp:5-46,79-183,252-307",
         by_layer=(*_HEADS, *_KV_HEADS, *_FFN, *_EXPERT_FFN),
         # Only here: without experts llama.cpp cannot size an MTP block, absent or not.

@@ -78,11 +78,15 @@ class ModelRules:
     def per_layer_arrays(self) -> dict[str, KV]:
         """The KVs under the architecture's prefix that hold one value per block, by their key.
 
-        Raises Refused if a key known to be per layer has a length that llama.cpp does not load.
+        Raises Refused if a key known to be per layer has a length, a type or a number that
+        llama.cpp does not load.
         """
         arch, meta = self.arch, self.meta
         known = {*PER_LAYER, *arch.arrays, *(key for rule in arch.rules for key in rule.arrays())}
         arrays = {}
+        for suffix in PER_LAYER:
+            if meta.scalar(suffix) is None and min(meta.array(suffix) or (), default=0) < 0:
+                raise meta.refused(suffix, "llama.cpp expects numbers from 0")
         for key, kv in meta.kvs.items():
             suffix = key.removeprefix(meta.architecture + ".")
             bare = key in arch.bare_arrays

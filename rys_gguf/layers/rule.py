@@ -275,20 +275,25 @@ class Architecture:
 
 
 def lost_kinds(
-    needed: tuple[str, ...], meant: tuple[str, ...], layer_map: LayerMap
+    meant: tuple[str, ...], layer_map: LayerMap, kept: tuple[str, ...]
 ) -> list[Conflict]:
-    """One conflict for each kind that llama.cpp needs, that the source has and the map leaves out.
+    """One conflict for each kind of layer that the map leaves out and llama.cpp cannot do without.
 
-    `meant` are the kinds of the source's layers, without those at its end that are none of them.
-    llama.cpp makes the memory and the masks of these kinds in any case, and aborts where no layer
-    uses them.
+    Its memory has a part for each kind, and aborts where that would be empty. Layers behind the
+    end of `meant`, the kinds of the source, do not count.
     """
-    kept = {meant[source] for source in layer_map.sources if source < len(meant)}
+    left = {meant[s] for s in layer_map.sources if s < len(meant)}
     return [
-        Conflict(f"no layer is left with {kind}, and llama.cpp does not run the model without one")
-        for kind in needed
-        if kind in meant and kind not in kept
+        Conflict(f"no layer would run as {kind} any more, and llama.cpp aborts without one")
+        for kind in kept
+        if kind in meant and kind not in left
     ]
+
+
+def without_last(kinds: tuple[str, ...], meta: Metadata, key: str | None) -> tuple[str, ...]:
+    """The kinds of all layers but the last, whose number is in `key`."""
+    n_last = int(meta.scalar(key, 0)) if key else 0
+    return kinds[: max(0, len(kinds) - n_last)]
 
 
 def kind_conflicts(

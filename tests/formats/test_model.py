@@ -46,6 +46,28 @@ def test_tensors_are_grouped_by_layer_in_file_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("arch", "name", "n_mtp"),
+    [
+        (b"deepseek4", b"blk.3.nextn.eh_proj.weight", 1),
+        (b"deepseek4", b"blk.2.nextn.eh_proj.weight", 0),
+        (b"deepseek4", b"blk.3.nextn.enorm.weight", 0),
+        (b"llama", b"blk.3.nextn.enorm.weight", 1),
+    ],
+)
+def test_mtp_blocks_are_counted_by_their_projection_in_deepseek4(
+    tmp_path: Path, arch: bytes, name: bytes, n_mtp: int
+) -> None:
+    """Where the first of them lacks it, all blocks are layers; elsewhere the key decides."""
+    kvs = (
+        text(b"general.architecture", arch),
+        count(4, arch + b".block_count"),
+        count(1, arch + b".nextn_predict_layers"),
+    )
+    with opened(tmp_path / "m.gguf", *kvs, names=(name,)) as model:
+        assert (model.n_trunk, model.n_mtp) == (4 - n_mtp, n_mtp)
+
+
+@pytest.mark.parametrize(
     ("kind", "message"),
     [
         (b"adapter", "is a LoRA adapter; patch the model it belongs to"),

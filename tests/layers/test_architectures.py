@@ -21,7 +21,6 @@ from tests.command import fails
 from tests.engine import OPTIONS, embeddings, logprobs
 
 N = 12
-EXPLICIT = ("--schedule", "explicit")
 
 # Architecture, options of the tiny model, windows: legal portably, legal only explicitly, never.
 CASES: list[tuple[str, dict[str, Any], list[str], list[str], list[str]]] = [
@@ -208,6 +207,33 @@ def test_what_an_embedding_model_refuses_does_not_load(
         embeddings(tmp_path / "out.gguf")
 
 
+@pytest.mark.parametrize(
+    ("arch", "spec"),
+    [
+        ("gemma-embedding2", "layers:5,11"),
+        ("gemma-embedding2", "layers:0,1"),
+        ("modern-bert", "layers:0,3"),
+        ("modern-bert", "layers:0,3,6,10,11"),
+        ("lfm2", "layers:0..2,10,11"),
+    ],
+)
+def test_an_encoder_keeps_a_layer_of_each_kind(tmp_path: Path, arch: str, spec: str) -> None:
+    """Full or sliding attention alone is loaded, and aborts at the first text.
+
+    The layers of a decision head, 10 and 11, do not count: they use another mask.
+    """
+    options: dict[str, Any] = {"decision": 2} if "11" in spec and arch != "gemma-embedding2" else {}
+    source = tiny.write(tmp_path / "m.gguf", arch, N, **options)
+    layer_map = LayerMap.parse(spec, N)
+    with Model(source) as model, pytest.raises(Refused, match="aborts without"):
+        make_plan(model, layer_map, schedule=Schedule.EXPLICIT)
+    direct = tmp_path / "direct.gguf"
+    listed: dict[str, Any] = {"pattern": True} if arch != "lfm2" else {}
+    tiny.write(direct, arch, N, sources=layer_map.sources, **options, **listed)
+    with pytest.raises(EngineFailed, match="GGML_ASSERT"):
+        embeddings(direct)
+
+
 def test_the_naive_copy_of_an_embedding_model_differs(tmp_path: Path) -> None:
     """Sliding windows by position: the refused copy loads and embeds something else."""
     source = tiny.write(tmp_path / "m.gguf", "modern-bert", N)
@@ -266,6 +292,29 @@ def test_a_map_may_leave_out_all_layers_of_a_kind(
     assert find_problems(tmp_path / "out.gguf", source) == []
 
 
+def test_an_interval_of_zero_is_refused_where_it_is_read(tmp_path: Path) -> None:
+    """llama.cpp divides by it, unless the file lists the kinds itself."""
+    extra = {".full_attention_interval": 0}
+    source = tiny.write(tmp_path / "m.gguf", "qwen35", N, extra=extra)
+    message = fails("plan", source, "--blocks", "4,8")
+    assert "qwen35.full_attention_interval is 0; llama.cpp divides by it" in message
+    with pytest.raises(EngineFailed, match="SIGFPE"):
+        logprobs(source, [[1, 50, 60]])
+    tiny.write(source, "qwen35", N, extra=extra, recurrent_layers=True)
+    assert proven(source, "4,8", tmp_path / "out.gguf").holds()
+
+
+@pytest.mark.parametrize("n_shared", [7, 8, 9])
+def test_two_layers_of_gemma4_keep_kv_of_their_own(tmp_path: Path, n_shared: int) -> None:
+    """llama.cpp aborts on a count that leaves fewer."""
+    extra = {".attention.shared_kv_layers": n_shared}
+    source = tiny.write(tmp_path / "m.gguf", "gemma4", 8, extra=extra)
+    message = fails("plan", source, "--blocks", "2,4")
+    assert f"shared_kv_layers is {n_shared}; of 8 layers the first two" in message
+    with pytest.raises(EngineFailed, match="n_layer_kv_from_start >= 2"):
+        logprobs(source, [[1, 50, 60]])
+
+
 @pytest.mark.parametrize(("n", "window"), [(64, "4,8"), (60, "4,8")])
 def test_exaone4_across_64_layers_is_refused(tmp_path: Path, n: int, window: str) -> None:
     """Sliding windows exist with exactly 64 layers only, and no key can change that."""
@@ -273,62 +322,6 @@ def test_exaone4_across_64_layers_is_refused(tmp_path: Path, n: int, window: str
     message = fails("plan", source, "--blocks", window, "--schedule", "explicit")
     assert f"{n} -> 64" in message or "64 -> 68" in message
     assert ("no window of this model is legal" in message) == (n == 64)
-
-
-@pytest.mark.parametrize(
-    ("arch", "options", "spec", "kind"),
-    [
-        ("gemma3", {"pattern": True}, "layers:5,11", "sliding-window attention"),
-        ("llama4", {"pattern": True}, "layers:3,7", "sliding-window attention"),
-        ("llama4", {}, "layers:0..2", "no RoPE"),
-        ("gemma4", {}, "layers:3,7,11", "sliding-window attention"),
-        ("gemma4", {}, "layers:0..2", "full attention"),
-        ("jamba", {}, "layers:0..2", "full attention"),
-        ("lfm2", {}, "layers:0..2,4..6", "full attention"),
-        ("granitehybrid", {}, "layers:0..2", "full attention"),
-        ("granitehybrid", {}, "layers:3,7,11", "recurrent"),
-        ("qwen35", {"recurrent_layers": True}, "layers:0..2", "full attention"),
-        ("qwen3next", {"recurrent_layers": True}, "layers:3,7", "linear attention"),
-        ("bailingmoe3", {}, "layers:0..2", "full attention"),
-        ("nemotron_h", {}, "layers:0,2", "full attention"),
-        ("nemotron_h", {}, "layers:1,2", "recurrent"),
-        ("deepseek4", {}, "layers:0,2", "an indexer"),
-    ],
-)
-def test_a_kind_that_llama_cpp_needs_is_not_left_out(
-    tmp_path: Path, arch: str, options: dict[str, Any], spec: str, kind: str
-) -> None:
-    """llama.cpp makes memory for the kind in any case, and does not run a model without it."""
-    source = tiny.write(tmp_path / "m.gguf", arch, N, **options)
-    message = fails("plan", source, "--layers", spec.removeprefix("layers:"), *EXPLICIT)
-    assert f"no layer is left with {kind}" in message
-    sources = LayerMap.parse(spec, N).sources
-    direct = tiny.write(tmp_path / "direct.gguf", arch, N, sources=sources, **options)
-    with pytest.raises(EngineFailed):
-        logprobs(direct)
-
-
-@pytest.mark.parametrize(
-    ("arch", "options", "spec", "kind"),
-    [
-        ("modern-bert", {}, "layers:0,3", "sliding-window attention"),
-        ("modern-bert", {"decision": 2}, "layers:0,3,6,9..11", "sliding-window attention"),
-        ("gemma-embedding2", {"pattern": True}, "layers:0..4", "full attention"),
-        ("lfm2", {"decision": 2}, "layers:0..2,10..11", "full attention"),
-    ],
-)
-def test_an_embedding_model_keeps_the_kinds_that_it_has_masks_for(
-    tmp_path: Path, arch: str, options: dict[str, Any], spec: str, kind: str
-) -> None:
-    """The layers of a decision head do not count: they use another mask."""
-    source = tiny.write(tmp_path / "m.gguf", arch, N, **options)
-    message = fails("plan", source, "--layers", spec.removeprefix("layers:"), *EXPLICIT)
-    assert f"no layer is left with {kind}" in message
-    listed: dict[str, Any] = {"pattern": True} if arch == "modern-bert" else {}
-    sources = LayerMap.parse(spec, N).sources
-    direct = tiny.write(tmp_path / "out.gguf", arch, N, sources=sources, **{**options, **listed})
-    with pytest.raises(EngineFailed):
-        embeddings(direct)
 
 
 @pytest.mark.parametrize("spec", ["layers:1,0,2..11", "layers:0..3,2..3,4..11"])

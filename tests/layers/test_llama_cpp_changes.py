@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,13 +27,23 @@ TABLE = {
     )
 }
 FILES = {
+    "src/llama-hparams.h": "#define LLAMA_MAX_LAYERS 512\n",
+    "src/llama-hparams.cpp": "n_head\n",
+    "src/llama-model-loader.cpp": "get_arr\n",
+    "ggml/include/ggml.h": "    enum ggml_type {\n        GGML_TYPE_F32 = 0,\n    };\n",
+    "ggml/src/ggml.c": "static type_traits[GGML_TYPE_COUNT] = {\n    x,\n};\n",
     "src/llama-arch.cpp": """\
     { LLM_ARCH_PLAIN, "plain" },
     { LLM_ARCH_LEAD,  "lead"  },
     { LLM_ARCH_DRAFT, "draft" },
     { LLM_ARCH_NAMED_ONLY, "named-only" },
+};
+static const std::map<llm_kv, const char *> LLM_KV_NAMES = {
     { LLM_KV_CLAMP, "%s.clamp" },
     { LLM_KV_ATTENTION_SLIDING_WINDOW_PATTERN, "%s.attention.sliding_window_pattern" },
+};
+static const std::map<llm_tensor, const char *> LLM_TENSOR_NAMES = {
+};
 bool llm_arch_is_recurrent(const llm_arch & arch) {
     return false;
 }
@@ -52,6 +63,25 @@ void llama_model_base::load_hparams(llama_model_loader & ml) {
 }
 void llama_model_base::load_vocab(llama_model_loader & ml) {
     two();
+}
+void llama_model_base::load_swa_pattern(llama_model_loader & ml) {
+}
+llama_model_base::nextn_flags_t llama_model_base::nextn_flags(llama_model_loader & ml) const {
+}
+void llama_model_base::create_tensor_qkv(llama_layer & layer, int bid,
+        int flags) {
+}
+llama_memory_i * llama_model::create_memory(const llama_cparams & cparams) const {
+}
+float llama_model::get_rope_freq_base(const llama_cparams & cparams, int il) const {
+}
+float llama_model::get_rope_freq_scale(const llama_cparams & cparams, int il) const {
+}
+ggml_tensor * llama_model::get_rope_factors(const llama_cparams & cparams, int il) const {
+}
+void llama_prec_policy::load(llama_model_loader & ml, const llama_model & model) {
+}
+const char * llama_model_chat_template(const llama_model * model, const char * name) {
 }
 """,
     "src/llama-model.h": "#define LLAMA_LOAD_LOCALS \\\n    int a; \\\n    int b;\nint c;\n",
@@ -204,6 +234,43 @@ def test_the_record_is_that_of_the_table() -> None:
     assert "-" not in record.values()
 
 
+def test_a_newer_tree_is_read_and_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The whole way: record, compare with a newer tree, move the numbers, record that one."""
+    table = tmp_path / "table.py"
+    table.write_text(
+        'CHECKED_AGAINST = "b1"\n"plain", (), "src/models/plain.cpp:2-3,5"  # since b1\n'
+    )
+    monkeypatch.setattr(tool, "TABLE_FILE", table)
+    monkeypatch.setattr(tool, "RECORD", tmp_path / "read.txt")
+    monkeypatch.setattr(tool, "ARCHITECTURES", TABLE)
+
+    def main(*args: str | Path) -> int:
+        monkeypatch.setattr(sys, "argv", ["llama_cpp_changes.py", *map(str, args)])
+        try:
+            tool.main()
+        except SystemExit as end:
+            return int(end.code or 0)
+        return 0
+
+    old = tree(tmp_path / "old").root
+    new = tree(
+        tmp_path / "new", {"models/plain.cpp": "zero\n" + FILES["src/models/plain.cpp"]}
+    ).root
+    assert main(old, "--record", "b2") == 0
+    assert main(old) == 0
+    assert "of llama.cpp b2\nnothing changed" in capsys.readouterr().out
+    assert main(new, "--old", old, "--diff", "--move") == 1
+    assert "\n+zero\n one\n" in capsys.readouterr().out
+    moved = TABLE["plain"].source.replace("2-3,5", "3-4,6")
+    assert f'"{moved}"' in table.read_text()
+    monkeypatch.setitem(TABLE, "plain", replace(TABLE["plain"], source=moved))
+    assert main(new, "--record", "b3") == 0
+    assert main(new) == 0
+    assert table.read_text() == f'CHECKED_AGAINST = "b3"\n"plain", (), "{moved}"  # since b1\n'
+
+
 def script(*args: str | Path) -> subprocess.CompletedProcess[str]:
     """Run the script on the real table."""
     return subprocess.run(
@@ -212,14 +279,17 @@ def script(*args: str | Path) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def test_the_script_lists_and_shows_what_changed(tmp_path: Path) -> None:
+def test_the_script_lists_what_changed(tmp_path: Path) -> None:
     """The exit code tells whether there is anything to read."""
-    tree(tmp_path / "old")
-    tree(tmp_path / "new", {"models/base.cpp": "shared by all\n"})
-    shown = script(tmp_path / "new", "--old", tmp_path / "old", "--diff")
+    shown = script(tree(tmp_path).root)
     assert shown.returncode == 1
     assert "architectures that llama.cpp no longer has:\n  afmoe\n" in shown.stdout
-    assert "\n-shared by several\n+shared by all\n" in shown.stdout
+
+
+def test_another_tree_than_the_one_that_was_read_is_refused(tmp_path: Path) -> None:
+    """The lines that the table cites are those of one build only."""
+    new = tree(tmp_path).root
+    assert "is not llama.cpp b" in script(new, "--old", new).stderr
 
 
 def test_a_tree_that_lacks_a_source_is_not_recorded(tmp_path: Path) -> None:

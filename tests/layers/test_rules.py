@@ -10,6 +10,7 @@ import pytest
 
 from rys_gguf import LayerMap, Refused, Schedule
 from rys_gguf.formats.header import KV
+from rys_gguf.layers.architectures import PER_LAYER
 from rys_gguf.layers.carry import Carried, ModelRules
 from rys_gguf.layers.rule import Architecture, Metadata, Rescale, Rule
 from rys_gguf.layers.rules import (
@@ -21,6 +22,7 @@ from rys_gguf.layers.rules import (
     Leading,
     Listed,
     Looped,
+    Needed,
     Periodic,
     Phase,
     Pin,
@@ -265,6 +267,32 @@ def test_listed_kinds_follow_their_array() -> None:
     at_end = replace(rule, at_end=True)
     (conflict,) = outcome(at_end, source, "layers:0..2").conflicts
     assert conflict.text == "output 2 (source 2) is recurrent and cannot be last"
+
+
+@pytest.mark.parametrize("layers", ["0,1", "2,3"])
+def test_a_kind_that_is_needed_may_not_go(layers: str) -> None:
+    """By list or by position; a source that has no such layer needs none."""
+    kind = {"0,1": "x", "2,3": "y"}[layers]
+    listed = Listed("kinds", "x", "y", kept=("x", "y", "z"))
+    (conflict,) = outcome(listed, meta(4, kinds=[0, 0, 1, 1]), f"layers:{layers}").conflicts
+    assert (
+        conflict.text == f"no layer would run as {kind} any more, and llama.cpp aborts without one"
+    )
+    periodic = replace(HYBRID, kept=("full", "linear"))
+    source = meta(4, flags=[1, 1, 0, 0])
+    (conflict,) = outcome(periodic, source, f"layers:{layers}").conflicts
+    assert ("full" in conflict.text) == (layers == "0,1")
+    assert outcome(periodic, source, "layers:1,2").conflicts == ()
+
+
+def test_a_needed_layer_is_known_by_several_lists() -> None:
+    """It has the given number in each of them."""
+    rule = Needed("recurrent", (("kv", 0), ("ff", 0)))
+    source = meta(4, kv=[0, 2, 0, 0], ff=[0, 0, 8, 8])
+    assert outcome(rule, source, "layers:0,3").conflicts == ()
+    (conflict,) = outcome(rule, source, "layers:1..3").conflicts
+    assert "would run as recurrent any more" in conflict.text
+    assert outcome(rule, meta(4, kv=[0] * 4, ff=8), "layers:1..3").conflicts == ()
 
 
 def test_defaults_of_a_missing_array_are_written() -> None:
@@ -515,6 +543,18 @@ def test_a_per_layer_array_of_another_length_is_refused() -> None:
     assert outcome(Rule(), meta(4, tags=["a", "b", "c", "d"]), "blocks:0,1").target.kvs[
         "a.tags"
     ].value == ["a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize("type_", [T.INT32, T.FLOAT32, T.UINT64])
+@pytest.mark.parametrize("key", PER_LAYER)
+def test_sizes_that_every_architecture_has_are_numbers(key: str, type_: T) -> None:
+    """Whether a rule reads them or not: in one for all layers, and in a list."""
+    value = -4 if type_ is T.INT32 else 4
+    one = meta(3).with_kv(KV.of(f"a.{key}", type_, value))
+    several = meta(3).with_kv(KV.of(f"a.{key}", T.ARRAY, [4, 4, value], item_type=type_))
+    for source in (one, several):
+        with pytest.raises(Refused, match=rf"a\.{key} is .*; llama.cpp expects"):
+            outcome(Rule(), source, "blocks:0,1")
 
 
 @pytest.mark.parametrize(

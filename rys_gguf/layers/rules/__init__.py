@@ -2,7 +2,7 @@
 
 from rys_gguf.layers.rules.counted import CountSwitch, Looped, Pin
 from rys_gguf.layers.rules.ends import Anchored, Leading, SharedTail, TiedTail
-from rys_gguf.layers.rules.listed import BoundToPreceding, Injection, Kept, Listed
+from rys_gguf.layers.rules.listed import BoundToPreceding, Injection, Listed, Needed
 from rys_gguf.layers.rules.named import LayerIndex, TensorNames
 from rys_gguf.layers.rules.periodic import Periodic, Phase
 from rys_gguf.layers.rules.unsupported import Unsupported
@@ -12,11 +12,11 @@ __all__ = [
     "BoundToPreceding",
     "CountSwitch",
     "Injection",
-    "Kept",
     "LayerIndex",
     "Leading",
     "Listed",
     "Looped",
+    "Needed",
     "Periodic",
     "Phase",
     "Pin",

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from gguf.constants import GGUFValueType
 
 from rys_gguf.formats.header import KV
 from rys_gguf.layers.layer_map import LayerMap
-from rys_gguf.layers.rule import Condition, Conflict, Metadata, Rule, holds, lost_kinds
+from rys_gguf.layers.rule import (
+    Condition,
+    Conflict,
+    Metadata,
+    Rule,
+    holds,
+    lost_kinds,
+    without_last,
+)
 from rys_gguf.layers.schedule import Schedule
 
 
@@ -19,15 +27,15 @@ class Listed(Rule):
 
     The array is gathered like every other, so any map is legal; the rule shows the kinds and
     checks them. Where the key is missing or a scalar, all layers are alike. With `at_end` the last
-    output must not be `zero`. Of the kinds in `needed` a layer must be left; the last
-    layers, the number in `but_last`, are none of them.
+    output must not be `zero`. Of the kinds in `kept` a layer must be left; the last layers,
+    the number in `but_last`, are none of them.
     """
 
     key: str
     nonzero: str
     zero: str
     at_end: bool = False
-    needed: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
     but_last: str | None = None
 
     def arrays(self) -> tuple[str, ...]:
@@ -48,34 +56,40 @@ class Listed(Rule):
         self, source: Metadata, target: Metadata, layer_map: LayerMap, schedule: Schedule
     ) -> list[Conflict]:
         meant, runs = self.kinds(source), self.kinds(target)
-        if self.at_end and runs is not None and runs[-1] == self.zero:
-            out = len(layer_map) - 1
-            text = f"output {out} (source {layer_map[out]}) is {self.zero} and cannot be last"
-            return [Conflict(text)]
-        conflicts = Rule.conflicts(self, source, target, layer_map, schedule)
-        n_last = int(source.scalar(self.but_last, 0)) if self.but_last else 0
-        others = meant[: source.n_trunk - n_last] if meant else ()
-        return conflicts + lost_kinds(self.needed, others, layer_map)
+        if meant is None or runs is None:
+            return []
+        if not self.at_end or runs[-1] == self.nonzero:
+            conflicts = Rule.conflicts(self, source, target, layer_map, schedule)
+            others = without_last(meant, source, self.but_last)
+            return [*conflicts, *lost_kinds(others, layer_map, self.kept)]
+        out = len(layer_map) - 1
+        return [
+            Conflict(f"output {out} (source {layer_map[out]}) is {self.zero} and cannot be last")
+        ]
 
     def statement(self) -> str:
         return f"{self.nonzero} where {self.key} is not 0, {self.zero} where it is"
 
 
 @dataclass(frozen=True, slots=True)
-class Kept(Rule):
-    """Of the layers `which` is true of one must be left: `what` is there in any case.
+class Needed(Rule):
+    """If a layer of the source is `what`, one of the output must be: llama.cpp aborts otherwise.
 
-    `Listed` and `Periodic` ask the same for kinds of their own; this is for others.
+    Such a layer has these numbers in `entries`, pairs of an array's key and a number.
     """
 
     what: str
-    which: Callable[[Metadata], Sequence[bool]]
+    entries: tuple[tuple[str, int], ...]
 
     def conflicts(
         self, source: Metadata, target: Metadata, layer_map: LayerMap, schedule: Schedule
     ) -> list[Conflict]:
-        kinds = tuple(self.what if flag else "" for flag in self.which(source))
-        return lost_kinds((self.what,), kinds, layer_map)
+        lists = [(source.array(key), number) for key, number in self.entries]
+        meant = tuple(
+            self.what if all(items and items[n] == number for items, number in lists) else ""
+            for n in range(source.n_trunk)
+        )
+        return lost_kinds(meant, layer_map, (self.what,))
 
 
 @dataclass(frozen=True, slots=True)

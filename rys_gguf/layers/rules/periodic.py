@@ -13,6 +13,7 @@ from rys_gguf.layers.rule import (
     holds,
     kind_conflicts,
     lost_kinds,
+    without_last,
 )
 from rys_gguf.layers.schedule import Schedule
 
@@ -26,9 +27,9 @@ class Periodic(Rule):
     may list the kinds (true = regular); an engine that knows the key reads it instead of the
     position. `array_read_by` tells which engines do, and what the others make of such a file.
     With `whole`, a source of whole periods must become an output of whole periods. With `divides`
-    a period of 0 is an error, because llama.cpp divides by it. Of the kinds in `needed` a layer
-    must be left; the last layers, the number in `but_last`, are none of them. The first layers,
-    the number in `after`, are regular wherever they stand.
+    a period of 0 is an error, because llama.cpp divides by it. Of the kinds in `kept` a layer must
+    be left; the last layers, the number in `but_last`, are none of them. The first layers, the
+    number in `after`, are regular wherever they stand.
     """
 
     special: str
@@ -42,7 +43,7 @@ class Periodic(Rule):
     array_read_by: str = ""
     whole: bool = False
     divides: bool = False
-    needed: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
     but_last: str | None = None
     after: str | None = None
 
@@ -128,8 +129,7 @@ class Periodic(Rule):
         conflicts = kind_conflicts(
             meant, runs, layer_map, self.describe_position(source), curable=curable
         )
-        n_last = int(source.scalar(self.but_last, 0)) if self.but_last else 0
-        conflicts += lost_kinds(self.needed, meant[: source.n_trunk - n_last], layer_map)
+        conflicts += lost_kinds(without_last(meant, source, self.but_last), layer_map, self.kept)
         period = self.period(source)
         demanded = self.whole and portable and self.applies(source) and period
         if demanded and source.n_trunk % period == 0 and target.n_trunk % period:
