@@ -1234,6 +1234,13 @@ ARCHITECTURES: dict[str, Arch] = {
     "smollm3": _plain(_PRE_NORMS | _qkv() | _ffn()),
     "gemma2": _sliding(2, _GEMMA_LAYER, _heads(_GEMMA_HEAD), output=False),
     "gemma3": _sliding(6, _GEMMA_LAYER | _GEMMA_QK_NORMS, _heads(_GEMMA_HEAD), output=False),
+    "gemma-embedding": _sliding(
+        6,
+        _GEMMA_LAYER | _GEMMA_QK_NORMS,
+        _heads(_GEMMA_HEAD)
+        | {".attention.causal": False, ".pooling_type": int(gguf.PoolingType.MEAN)},
+        output=False,
+    ),
     "gpt-oss": _gpt_oss(),
     "olmo2": _olmo2(),
     "plamo3": _plamo3(),

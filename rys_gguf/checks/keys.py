@@ -26,7 +26,7 @@ def key_faults(pair: Comparison) -> Iterator[Fault]:
     """
     source, rules = pair.source, pair.rules
     count_key = source.key("block_count")
-    arrays = rules.per_layer_arrays()
+    arrays = rules.per_layer_arrays
     # The rules may write other keys as well: counts that move, pins, lists of names. Either
     # schedule is right as long as every layer runs as its source, which is checked separately.
     targets = [rules.carry(pair.layer_map, schedule).target.kvs for schedule in Schedule]

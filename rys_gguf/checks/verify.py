@@ -129,7 +129,8 @@ def _layout_faults(out: Shards, source: Model) -> Iterator[Fault]:
 def _kind_faults(pair: Comparison) -> Iterator[Fault]:
     """Every output must run as its source does, and so must the model as a whole."""
     kvs = {kv.key: kv for kv in pair.out.header.kvs}
-    target = replace(pair.rules.meta, kvs=kvs, n_trunk=pair.n_trunk)
+    name = pair.out.files[0].name
+    target = replace(pair.rules.meta, kvs=kvs, n_trunk=pair.n_trunk, file=name)
     try:
         yield from list(pair.rules.deviations(target, pair.layer_map))
     except RysError as e:

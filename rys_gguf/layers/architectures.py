@@ -11,7 +11,6 @@ from dataclasses import replace
 import numpy as np
 from gguf.constants import GGUFValueType
 
-from rys_gguf.errors import Refused
 from rys_gguf.formats.limits import MAX_LAYERS
 from rys_gguf.layers.rule import Architecture, Fill, Metadata, Rescale
 from rys_gguf.layers.rules import (
@@ -171,7 +170,7 @@ def _query_scale_switch(count: int, tensor: str, *, new: bool = False) -> CountS
         """The source's scale divided by the target's; each is 1/sqrt(width)."""
         before, after = (_head_widths(meta)[meta.n_trunk != count] for meta in (source, target))
         if not before or not after:
-            raise Refused(
+            raise source.refuse(
                 f"{source.architecture}: the attention scale cannot be worked out without "
                 f"embedding_length, attention.head_count and a key_length above 0"
             )

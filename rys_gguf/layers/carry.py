@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from gguf.constants import GGUFValueType
 
-from rys_gguf.errors import Refused
 from rys_gguf.formats.header import KV
 from rys_gguf.formats.limits import MAX_LAYERS
 from rys_gguf.formats.model import Model
@@ -29,6 +29,7 @@ from rys_gguf.layers.layer_map import LayerMap
 from rys_gguf.layers.rule import Architecture, Conflict, Metadata, Rescale
 from rys_gguf.layers.rules import CountSwitch
 from rys_gguf.layers.schedule import Schedule
+from rys_gguf.text import printable
 
 _HEADS = "attention.head_count"
 
@@ -46,7 +47,7 @@ class Carried:
     scales: Mapping[Rescale, float]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ModelRules:
     """A model's metadata and the rules of its architecture."""
 
@@ -75,7 +76,8 @@ class ModelRules:
         texts = [text for rule in self.arch.rules if (text := rule.describe(self.meta))]
         return tuple(texts) or ("every layer alike",)
 
-    def per_layer_arrays(self) -> dict[str, KV]:
+    @cached_property
+    def per_layer_arrays(self) -> Mapping[str, KV]:
         """The KVs under the architecture's prefix that hold one value per block, by their key.
 
         Raises Refused if a key known to be per layer has a length, a type or a number that
@@ -99,9 +101,9 @@ class ModelRules:
             if isinstance(kv.raw, bytes) and kv.n_items in lengths:
                 arrays[key] = kv
             elif is_known:
-                raise Refused(
-                    f"{key} has {kv.n_items} entries for {_blocks(meta, lengths[0])}: the source "
-                    f"itself is inconsistent"
+                raise meta.refuse(
+                    f"{printable(key)} has {kv.n_items} entries for {_blocks(meta, lengths[0])}: "
+                    f"the source itself is inconsistent"
                 )
         return arrays
 
@@ -122,7 +124,7 @@ class ModelRules:
         """
         source, target = self.meta, self._gathered(layer_map)
         conflicts = [
-            *_first_entry_conflicts(self.arch, source, target),
+            *_first_entry_conflicts(self.arch, source, target, layer_map),
             *_first_window_conflicts(self.arch, source, layer_map),
             *_count_conflicts(source, target),
         ]
@@ -173,7 +175,7 @@ class ModelRules:
         count = kvs[source.architecture + ".block_count"]
         n_blocks = len(layer_map) + source.n_mtp
         kvs[count.key] = KV.of(count.key, count.type, n_blocks, byteorder=count.byteorder)
-        for key, kv in self.per_layer_arrays().items():
+        for key, kv in self.per_layer_arrays.items():
             items = kv.items
             gathered = [items[s] for s in layer_map.sources] + items[source.n_trunk :]
             assert kv.item_type is not None  # it is an array
@@ -185,7 +187,14 @@ class ModelRules:
 def metadata_of(model: Model) -> Metadata:
     """A model's metadata as the rules read it."""
     kvs = {kv.key: kv for kv in model.header.kvs}
-    return Metadata(model.architecture, kvs, model.n_trunk, model.n_mtp, model.header.byteorder)
+    return Metadata(
+        model.architecture,
+        kvs,
+        model.n_trunk,
+        model.n_mtp,
+        model.header.byteorder,
+        model.name,
+    )
 
 
 def rescale_note(rescale: Rescale, factor: float) -> str:
@@ -220,12 +229,14 @@ def _count_conflicts(source: Metadata, target: Metadata) -> Iterator[Conflict]:
 
 
 def _first_entry_conflicts(
-    arch: Architecture, source: Metadata, target: Metadata
+    arch: Architecture, source: Metadata, target: Metadata, layer_map: LayerMap
 ) -> Iterator[Conflict]:
     """Where entry 0 of an array also stands for other layers, and would be another one.
 
     n_head(), n_ff() and the like without a layer are those of layer 0 (llama-hparams.h).
     """
+    if layer_map[0] == 0:
+        return
     for suffix in PER_LAYER:
         old, new = source.array(suffix), target.array(suffix)
         if not old or not new or old[0] == new[0]:
@@ -246,17 +257,20 @@ def _first_window_conflicts(
     n_rot() and n_embd_head_k() without a layer are those of layer 0, which depend on whether that
     one has a sliding window (llama-hparams.cpp).
     """
-    kinds = [k for rule in arch.rules if (k := rule.kinds(source)) is not None]
-    if all((k[0] == SLIDING) == (k[layer_map[0]] == SLIDING) for k in kinds):
+    if layer_map[0] == 0:
         return
-    for key in SWA_SIZES:
-        size = source.scalar(key)
-        if key not in arch.by_layer and size not in (None, source.scalar(key[:-4])):
-            yield Conflict(
+    sizes = {key: source.scalar(key) for key in SWA_SIZES if key not in arch.by_layer}
+    own = [key for key, n in sizes.items() if n not in (None, source.scalar(key[:-4]))]
+    kinds = [k for rule in arch.rules if (k := rule.kinds(source)) is not None]
+    if own and any((k[0] == SLIDING) != (k[layer_map[0]] == SLIDING) for k in kinds):
+        yield from (
+            Conflict(
                 f"source {layer_map[0]} would be the first layer, whose attention is not that of "
-                f"layer 0, and {source.architecture}.{key} is {size}: llama.cpp sizes the whole "
-                f"model by layer 0"
+                f"layer 0, and {source.architecture}.{key} is {sizes[key]}: llama.cpp sizes the "
+                f"whole model by layer 0"
             )
+            for key in own
+        )
 
 
 def _heads_are_free(source: Metadata, old: list[int], new: list[int]) -> bool:

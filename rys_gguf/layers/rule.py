@@ -10,7 +10,7 @@ Keys are given without the architecture's prefix throughout.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -46,7 +46,7 @@ class Metadata:
     """What the engine would read of one header: its KVs, and its numbers of layers.
 
     `n_trunk` counts the layers that the map covers, `n_mtp` the multi-token-prediction blocks
-    behind them.
+    behind them. `file` is the header's file, for messages.
     """
 
     architecture: str
@@ -54,6 +54,11 @@ class Metadata:
     n_trunk: int
     n_mtp: int
     byteorder: ByteOrder = "<"
+    file: str = ""
+
+    def refuse(self, what: str) -> Refused:
+        """A Refused that names the file."""
+        return Refused(f"{self.file}: {what}" if self.file else what)
 
     def kv(self, suffix: str) -> KV | None:
         """The KV `{architecture}.{suffix}`."""
@@ -68,7 +73,7 @@ class Metadata:
         if kv is None or kv.is_array:
             return default
         if kv.type != GGUFValueType.UINT32 or kv.value > _MAX_COUNT:
-            raise Refused(
+            raise self.refuse(
                 f"{printable(kv.key)} is {kv.type_name} {printable(str(kv.value))}; llama.cpp "
                 f"expects a whole number from 0 to {_MAX_COUNT}, as UINT32"
             )
@@ -79,7 +84,7 @@ class Metadata:
         kv = self.kv(suffix)
         assert kv is not None
         shown = kv.type_name if kv.is_array else str(kv.value)
-        return Refused(f"{printable(kv.key)} is {printable(shown)}; {expected}")
+        return self.refuse(f"{printable(kv.key)} is {printable(shown)}; {expected}")
 
     def array(self, suffix: str) -> list[Any] | None:
         """The whole numbers of an array, or None if the key is missing or a scalar.
@@ -90,7 +95,7 @@ class Metadata:
         if kv is None or not kv.is_array:
             return None
         if kv.item_type not in _WHOLE_NUMBERS or kv.n_items > MAX_LAYERS:
-            raise Refused(
+            raise self.refuse(
                 f"{printable(kv.key)} is {kv.type_name}; llama.cpp expects at most {MAX_LAYERS} "
                 f"numbers, as UINT32, INT32 or BOOL"
             )
@@ -275,18 +280,16 @@ class Architecture:
 
 
 def lost_kinds(
-    meant: tuple[str, ...], layer_map: LayerMap, kept: tuple[str, ...]
+    meant: Collection[str], runs: Collection[str], kept: tuple[str, ...]
 ) -> list[Conflict]:
     """One conflict for each kind of layer that the map leaves out and llama.cpp cannot do without.
 
-    Its memory has a part for each kind, and aborts where that would be empty. Layers behind the
-    end of `meant`, the kinds of the source, do not count.
+    Its memory has a part for each kind, and aborts where that would be empty.
     """
-    left = {meant[s] for s in layer_map.sources if s < len(meant)}
     return [
         Conflict(f"no layer would run as {kind} any more, and llama.cpp aborts without one")
         for kind in kept
-        if kind in meant and kind not in left
+        if kind in meant and kind not in runs
     ]
 
 

@@ -146,6 +146,8 @@ def test_shared_kv_moves_with_the_window(tmp_path: Path, window: str) -> None:
 @pytest.mark.parametrize(
     ("arch", "options", "spec", "schedule"),
     [
+        ("gemma-embedding", {}, "blocks:3,9", Schedule.PORTABLE),
+        ("gemma-embedding", {}, "blocks:4,8", Schedule.EXPLICIT),
         ("gemma-embedding2", {}, "blocks:3,9", Schedule.PORTABLE),
         ("gemma-embedding2", {}, "blocks:4,8", Schedule.EXPLICIT),
         ("gemma-embedding2", {}, "layers:5,0..11", Schedule.EXPLICIT),
@@ -210,6 +212,7 @@ def test_what_an_embedding_model_refuses_does_not_load(
 @pytest.mark.parametrize(
     ("arch", "spec"),
     [
+        ("gemma-embedding", "layers:5,11"),
         ("gemma-embedding2", "layers:5,11"),
         ("gemma-embedding2", "layers:0,1"),
         ("modern-bert", "layers:0,3"),
@@ -222,7 +225,9 @@ def test_an_encoder_keeps_a_layer_of_each_kind(tmp_path: Path, arch: str, spec: 
 
     The layers of a decision head, 10 and 11, do not count: they use another mask.
     """
-    options: dict[str, Any] = {"decision": 2} if "11" in spec and arch != "gemma-embedding2" else {}
+    options: dict[str, Any] = (
+        {} if arch.startswith("gemma") or "11" not in spec else {"decision": 2}
+    )
     source = tiny.write(tmp_path / "m.gguf", arch, N, **options)
     layer_map = LayerMap.parse(spec, N)
     with Model(source) as model, pytest.raises(Refused, match="aborts without"):
@@ -234,9 +239,10 @@ def test_an_encoder_keeps_a_layer_of_each_kind(tmp_path: Path, arch: str, spec: 
         embeddings(direct)
 
 
-def test_the_naive_copy_of_an_embedding_model_differs(tmp_path: Path) -> None:
+@pytest.mark.parametrize("arch", ["gemma-embedding", "modern-bert"])
+def test_the_naive_copy_of_an_embedding_model_differs(tmp_path: Path, arch: str) -> None:
     """Sliding windows by position: the refused copy loads and embeds something else."""
-    source = tiny.write(tmp_path / "m.gguf", "modern-bert", N)
+    source = tiny.write(tmp_path / "m.gguf", arch, N)
     layer_map = LayerMap.parse("blocks:4,6", N)
     assert "sliding-window attention" in fails("plan", source, "--blocks", "4,6")
     with Model(source) as model:
@@ -297,7 +303,7 @@ def test_an_interval_of_zero_is_refused_where_it_is_read(tmp_path: Path) -> None
     extra = {".full_attention_interval": 0}
     source = tiny.write(tmp_path / "m.gguf", "qwen35", N, extra=extra)
     message = fails("plan", source, "--blocks", "4,8")
-    assert "qwen35.full_attention_interval is 0; llama.cpp divides by it" in message
+    assert "m.gguf: qwen35.full_attention_interval is 0; llama.cpp divides by it" in message
     with pytest.raises(EngineFailed, match="SIGFPE"):
         logprobs(source, [[1, 50, 60]])
     tiny.write(source, "qwen35", N, extra=extra, recurrent_layers=True)

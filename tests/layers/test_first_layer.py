@@ -11,8 +11,11 @@ from rys_gguf import LayerMap, Model, Refused, Schedule, find_problems, make_pla
 from rys_gguf.checks.prove import prove
 from rys_gguf.checks.variant import VariantPair
 from rys_gguf.errors import EngineFailed
+from rys_gguf.layers.architectures import ARCHITECTURES
+from rys_gguf.layers.carry import ModelRules
 from tests import tiny
 from tests.engine import OPTIONS, logprobs
+from tests.layers.metadata import meta
 
 N = 12
 HEADS = ".attention.head_count"
@@ -97,6 +100,33 @@ def test_a_layer_that_would_size_the_others_is_refused(
     assert f"head_count starts with {extra[HEADS]} instead of 2" in str(caught.value)
     plain = written("plain.gguf", [layers[s] for s in layer_map.sources])
     assert not is_exact(plain, source, layer_map)
+
+
+SLIDES = sorted(
+    name
+    for name, arch in ARCHITECTURES.items()
+    if "attention.sliding_window_pattern" in {key for rule in arch.rules for key in rule.arrays()}
+    and name != "exaone4"  # without windows at this number of layers
+)
+
+
+@pytest.mark.parametrize("name", SLIDES)
+def test_sizes_of_sliding_layers_bind_the_first_unless_read_by_layer(name: str) -> None:
+    """A layer of the same attention may come first; so may the other where the sizes agree."""
+    values = {
+        "attention__sliding_window": 8,
+        "attention__sliding_window_pattern": [1, 1, 1, 0] * 2,
+        "rope__dimension_count": 16,
+    }
+    arch = ARCHITECTURES[name]
+    for size in (8, 16):
+        source = meta(8, 0, name, **values, rope__dimension_count_swa=size)
+        for first in (1, 3):
+            layer_map = LayerMap.parse(f"layers:{first},0..7", 8)
+            found = ModelRules(arch, source).carry(layer_map, Schedule.EXPLICIT).conflicts
+            bound = any("rope.dimension_count_swa is 8" in conflict.text for conflict in found)
+            by_layer = "rope.dimension_count_swa" in arch.by_layer
+            assert bound == (size == 8 and first == 3 and not by_layer)
 
 
 def test_a_first_layer_with_another_window_is_refused_where_sizes_differ(tmp_path: Path) -> None:

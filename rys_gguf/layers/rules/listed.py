@@ -61,7 +61,8 @@ class Listed(Rule):
         if not self.at_end or runs[-1] == self.nonzero:
             conflicts = Rule.conflicts(self, source, target, layer_map, schedule)
             others = without_last(meant, source, self.but_last)
-            return [*conflicts, *lost_kinds(others, layer_map, self.kept)]
+            left = without_last(runs, target, self.but_last)
+            return [*conflicts, *lost_kinds(others, left, self.kept)]
         out = len(layer_map) - 1
         return [
             Conflict(f"output {out} (source {layer_map[out]}) is {self.zero} and cannot be last")
@@ -89,7 +90,7 @@ class Needed(Rule):
             self.what if all(items and items[n] == number for items, number in lists) else ""
             for n in range(source.n_trunk)
         )
-        return lost_kinds(meant, layer_map, (self.what,))
+        return lost_kinds(meant, {meant[s] for s in layer_map.sources}, (self.what,))
 
 
 @dataclass(frozen=True, slots=True)

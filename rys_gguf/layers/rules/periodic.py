@@ -129,7 +129,12 @@ class Periodic(Rule):
         conflicts = kind_conflicts(
             meant, runs, layer_map, self.describe_position(source), curable=curable
         )
-        conflicts += lost_kinds(without_last(meant, source, self.but_last), layer_map, self.kept)
+        left = tuple(meant[s] for s in layer_map.sources)
+        conflicts += lost_kinds(
+            without_last(meant, source, self.but_last),
+            without_last(left, target, self.but_last),
+            self.kept,
+        )
         period = self.period(source)
         demanded = self.whole and portable and self.applies(source) and period
         if demanded and source.n_trunk % period == 0 and target.n_trunk % period:
