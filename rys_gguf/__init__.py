@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from rys_gguf.layers.architectures import ARCHITECTURES
     from rys_gguf.layers.describe import Description, describe
     from rys_gguf.layers.layer_map import LayerMap
+    from rys_gguf.layers.mergekit import MergekitRecipe, read_mergekit
     from rys_gguf.layers.schedule import Schedule
     from rys_gguf.patch.align import align
     from rys_gguf.patch.apply import apply
@@ -100,6 +101,7 @@ _HOMES = {
     "InvalidSuite": "errors",
     "LayerMap": "layers.layer_map",
     "LoopVerdict": "checks.smoke",
+    "MergekitRecipe": "layers.mergekit",
     "Model": "formats.model",
     "OutputFailed": "errors",
     "Plan": "patch.plan",
@@ -139,6 +141,7 @@ _HOMES = {
     "open_engine": "engines.find",
     "prove": "checks.prove",
     "ray_executor": "search.executors.ray_cluster:factory",
+    "read_mergekit": "layers.mergekit",
     "resolve_layer_map": "patch.provenance",
     "run_probe": "probes.run",
     "run_smoke": "checks.smoke",
@@ -167,6 +170,7 @@ __all__ = [
     "InvalidSuite",
     "LayerMap",
     "LoopVerdict",
+    "MergekitRecipe",
     "Model",
     "OutputFailed",
     "Plan",
@@ -207,6 +211,7 @@ __all__ = [
     "open_engine",
     "prove",
     "ray_executor",
+    "read_mergekit",
     "resolve_layer_map",
     "run_probe",
     "run_smoke",

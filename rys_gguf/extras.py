@@ -13,7 +13,7 @@ from typing import Any
 from rys_gguf.errors import RysError
 
 # What to install for a module, where its package has another name.
-_PACKAGES = {"lm_eval": "'lm-eval[api]'"}
+_PACKAGES = {"lm_eval": "'lm-eval[api]'", "yaml": "pyyaml"}
 
 
 def require(task: str, *modules: str) -> None:

@@ -22,6 +22,11 @@ def printable(text: str | bytes | os.PathLike[str], limit: int = 200) -> str:
     return escaped + "..." if cut else escaped
 
 
+def quoted(text: str | bytes | os.PathLike[str], limit: int = 200) -> str:
+    """`text` made printable, in quotes; repr would escape the escapes again."""
+    return f"'{printable(text, limit)}'"
+
+
 def harmless(text: str, limit: int = sys.maxsize) -> str:
     """`text` of any number of lines with each made `printable`: the last guard before printing."""
     return "\n".join(printable(line, limit) for line in text.split("\n"))

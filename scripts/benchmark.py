@@ -121,7 +121,8 @@ def _write_header(
     """Write everything before the data, and return how many bytes of data follow."""
     from gguf.constants import GGMLQuantizationType, GGUFValueType
 
-    from rys_gguf.formats.header import KV, Header, TensorInfo, padded, tensor_bytes
+    from rys_gguf.formats.header import KV, Header, TensorInfo, padded
+    from rys_gguf.formats.types import tensor_bytes
 
     kvs = [KV.of("general.architecture", GGUFValueType.STRING, arch)]
     kvs += [KV.of(key, GGUFValueType.UINT32, n) for key, n in keys.items()]

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
+from gguf.constants import GGMLQuantizationType, GGUFValueType
 from hypothesis import strategies as st
 
+from rys_gguf.formats.types import BLOCKS
 from rys_gguf.layers.schedule import Schedule
 from tests import tiny
 from tests.random_maps import Case, option_names
@@ -119,9 +120,9 @@ def _value(draw: st.DrawFn, type_: GGUFValueType, byteorder: str, depth: int) ->
 
 @st.composite
 def tensors(draw: st.DrawFn) -> tuple[tuple[int, ...], int, int]:
-    """Shape, type and size of a tensor of any type this gguf package knows."""
-    type_ = draw(st.sampled_from(sorted(GGML_QUANT_SIZES)))
-    block, n_block_bytes = GGML_QUANT_SIZES[type_]
+    """Shape, type and size of a tensor of any type that llama.cpp reads."""
+    type_ = draw(st.sampled_from(sorted(BLOCKS)))
+    block, n_block_bytes = BLOCKS[type_]
     dims = draw(st.lists(st.integers(0, 3), max_size=4))
     if dims:
         dims[0] *= block

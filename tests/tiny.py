@@ -183,7 +183,9 @@ def _tokenizer() -> dict[str, Any]:
 def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
     types = gguf.GGUFValueType
     scalar = {bool: types.BOOL, int: types.UINT32, float: types.FLOAT32, str: types.STRING}
-    if isinstance(value, list):
+    if key == "general.alignment":
+        writer.add_custom_alignment(value)
+    elif isinstance(value, list):
         writer.add_array(key, value)
     else:
         writer.add_key_value(key, value, scalar[type(value)])

@@ -9,7 +9,7 @@ from gguf.constants import GGUFValueType
 
 from rys_gguf.checks.comparison import Comparison, Fault
 from rys_gguf.files.source import first_difference
-from rys_gguf.formats.header import KV, Span
+from rys_gguf.formats.header import ALIGNMENT_KEY, KV, Span
 from rys_gguf.formats.limits import MAX_LAYERS
 from rys_gguf.formats.model import Model
 from rys_gguf.formats.shards import Shards
@@ -43,7 +43,10 @@ def key_faults(pair: Comparison) -> Iterator[Fault]:
         for key in rule.adjusted()
         if source.key(key) in arrays
     }
-    yield from _kept_faults(pair, {*ruled, *arrays, count_key})
+    others = {*ruled, *arrays, count_key}
+    if source.header.output_alignment != source.header.alignment:
+        others.add(ALIGNMENT_KEY)  # raised for llama.cpp; the layout is checked separately
+    yield from _kept_faults(pair, others)
     yield from _count_faults(pair)
     yield from _ruled_faults(pair, ruled)
     for key, old in arrays.items():

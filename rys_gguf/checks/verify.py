@@ -17,7 +17,9 @@ from rys_gguf.checks.weights import tensor_faults
 from rys_gguf.errors import InvalidGGUF, InvalidLayerMap, RysError
 from rys_gguf.files.source import Progress
 from rys_gguf.formats.header import Header, padded
+from rys_gguf.formats.limits import MIN_ALIGNMENT
 from rys_gguf.formats.model import Model
+from rys_gguf.formats.other_files import companion
 from rys_gguf.formats.shards import Shards
 from rys_gguf.layers.carry import ModelRules
 from rys_gguf.layers.layer_map import LayerMap
@@ -57,6 +59,8 @@ def find_problems(
         except InvalidGGUF as e:
             return [Problem("file", str(e))]
         with out:
+            if what := companion(out.header):
+                return [Problem("file", f"is {what}")]
             recorded, faults = _recorded_map(out.header, source)
             wanted = LayerMap.parse(spec, source.n_trunk) if spec else recorded
             if wanted is None:
@@ -110,10 +114,16 @@ def _layout_faults(out: Shards, source: Model) -> Iterator[Fault]:
     for what, have, want in (
         ("GGUF version", header.version, source.header.version),
         ("byte order", header.byteorder, source.header.byteorder),
-        ("alignment", header.alignment, source.header.alignment),
     ):
         if have != want:
             yield what, f"is {have}, the source has {want}"
+    wanted = source.header.output_alignment
+    if MIN_ALIGNMENT <= header.alignment != wanted:
+        yield "alignment", f"is {header.alignment}, expected {wanted}"
+    for reader in out.readers:
+        if int(reader.alignment) < MIN_ALIGNMENT:
+            what = f"has alignment {reader.alignment}, llama.cpp needs at least {MIN_ALIGNMENT}"
+            yield reader.file.name, what
     for issue in out.offset_issues():
         yield "tensor table", issue
     for reader in out.readers:

@@ -12,7 +12,7 @@ from rys_gguf.cli.output import echo, echo_json
 from rys_gguf.errors import RysError
 from rys_gguf.layers.architectures import ARCHITECTURES, CHECKED_AGAINST
 from rys_gguf.layers.describe import Entry, entry, where_read
-from rys_gguf.text import printable
+from rys_gguf.text import quoted
 
 
 @click.command()
@@ -28,7 +28,7 @@ def architectures(name: str | None, as_json: bool) -> None:
     if name is not None and name not in ARCHITECTURES:
         similar = difflib.get_close_matches(name, ARCHITECTURES, n=3)
         hint = f"; did you mean {' or '.join(similar)}?" if similar else ""
-        raise RysError(f"architecture {printable(name)!r} is not in the table{hint}")
+        raise RysError(f"architecture {quoted(name)} is not in the table{hint}")
     entries = [entry(arch) for arch in ARCHITECTURES.values() if name in (None, arch.name)]
     if as_json:
         echo_json(entries)

@@ -99,7 +99,7 @@ def _card_text(variant: Path, source: Path | None, layers: LayerSpec, evidence: 
     from rys_gguf.runs.storage import Run
 
     if layers.text is not None and source is None:
-        raise click.UsageError("--blocks and --layers go with --source")
+        raise click.UsageError("--blocks, --layers and --mergekit go with --source")
     if evidence.run is not None:
         require("the scores of a run", "scipy")
     run = None if evidence.run is None else Run.open(evidence.run)

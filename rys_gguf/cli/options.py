@@ -6,6 +6,7 @@ import functools
 import inspect
 import os
 import re
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,11 +14,14 @@ from typing import Any, TypeVar
 
 import click
 
+from rys_gguf.cli.foreign import answer_foreign_options, foreign_options
+from rys_gguf.cli.output import say
 from rys_gguf.engines.base import EngineOptions
 from rys_gguf.engines.find import find_engine
 from rys_gguf.errors import InvalidGGUF
 from rys_gguf.extras import require
 from rys_gguf.layers.layer_map import join_blocks
+from rys_gguf.layers.mergekit import read_mergekit
 from rys_gguf.layers.schedule import Schedule
 from rys_gguf.text import printable
 
@@ -25,7 +29,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 Decorator = Callable[[F], F]
 
 FILE = click.Path(path_type=Path)
-_INCLUSIVE = re.compile(r"\s*([0-9]+)\s*-\s*([0-9]+)\s*", re.ASCII)
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)([KMGT])B?", re.ASCII | re.IGNORECASE)
 
 
@@ -115,46 +118,50 @@ def needs(task: str, *modules: str) -> Callable[[F], F]:
 
 # -- layers --------------------------------------------------------------------------------------
 
+_SAY_WHICH = "say which layers: either --blocks I,J, --layers A..B,... or --mergekit FILE"
+
 
 @dataclass(frozen=True, slots=True)
 class LayerSpec:
-    """The map that `--blocks` or `--layers` ask for; `text` is None where neither was given."""
+    """The map that options ask for; `text` is None where none of them was given."""
 
     text: str | None
 
     def required(self) -> str:
         """The spec. Raises a usage error if there is none."""
         if self.text is None:
-            raise click.UsageError("say which layers: either --blocks I,J or --layers A..B,...")
+            raise click.UsageError(_SAY_WHICH)
         return self.text
 
 
-def _layer_spec(blocks: tuple[str, ...], layers: str | None) -> LayerSpec:
-    if blocks and layers:
-        raise click.UsageError("say which layers: either --blocks I,J or --layers A..B,...")
-    if layers:
+def _layer_spec(blocks: tuple[str, ...], layers: str | None, mergekit: Path | None) -> LayerSpec:
+    answer_foreign_options()
+    if sum(value not in (None, ()) for value in (blocks, layers, mergekit)) > 1:
+        raise click.UsageError(_SAY_WHICH)
+    if mergekit is not None:
+        recipe = read_mergekit(mergekit)
+        path = recipe.spec.removeprefix("layers:").strip("[]")
+        say(f"{printable(mergekit)}: layers {path} of {printable(recipe.model)}")
+        return LayerSpec(recipe.spec)
+    if layers is not None:
         return LayerSpec(f"layers:{layers.removeprefix('layers:')}")
     return LayerSpec(join_blocks(blocks) if blocks else None)
 
 
 def _check_blocks(_: click.Context, __: click.Parameter, value: tuple[str, ...]) -> Any:
     for text in value:
-        if match := _INCLUSIVE.fullmatch(text):
-            first, last = int(match[1]), int(match[2])
-            raise click.BadParameter(
-                f"{text!r}: write I,J with a comma; layer J is not copied, so layers {first} to "
-                f"{last} are {first},{last + 1}"
-            )
-        if text.strip().isdecimal():
+        if text.strip().isdecimal():  # the other end is an argument too many
             raise click.BadParameter(f"{text!r}: write both ends with a comma, such as 10,14")
+        if text.startswith("layers:"):
+            raise click.BadParameter(f"that is a path: write --layers {printable(text[7:])}")
     return value
 
 
 def _check_layers(_: click.Context, __: click.Parameter, value: str | None) -> Any:
-    parts = (value or "").removeprefix("layers:").split(",")
-    if any(map(_INCLUSIVE.fullmatch, parts)):
-        path = ",".join(_INCLUSIVE.sub(r"\1..\2", part) for part in parts)
-        raise click.BadParameter(f"{value!r}: write {path}")
+    if value is not None and value.startswith("blocks:"):
+        raise click.BadParameter(
+            f"these are windows: write --blocks {shlex.quote(printable(value[7:]))}"
+        )
     return value
 
 
@@ -168,8 +175,14 @@ layer_options: Decorator[Any] = handing_over(
     ),
     click.option(
         "--layers", metavar="A..B,C,...", callback=_check_layers,
-        help="The whole path through the layers, ends included, such as 0..11,8..23.",
+        help="The whole path through the layers, ends included, such as 0..11,8..23 or "
+        "..9,10..13x3,14.. for three passes.",
     ),
+    click.option(
+        "--mergekit", type=FILE, metavar="FILE",
+        help="The path of a mergekit recipe: the slices of one model, with passthrough.",
+    ),
+    *foreign_options,
 )  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +34,7 @@ from rys_gguf.cli.render import (
     plan_lines,
     written_json,
 )
+from rys_gguf.formats.foreign import loading_notes
 from rys_gguf.formats.model import Model
 from rys_gguf.layers.describe import describe
 from rys_gguf.patch.align import align as align_model
@@ -61,6 +62,7 @@ def inspect(model: Path, as_json: bool) -> None:
             echo_json(description_json(opened, description))
         else:
             echo(description_lines(opened, description))
+        _say_notes(loading_notes(opened.header))
 
 
 @click.command()
@@ -196,7 +198,7 @@ def _show_plan(planned: Plan, *, full: bool, as_json: bool) -> None:
         echo_json(plan_json(planned, full=full))
     else:
         echo(plan_lines(planned, _disk_use(planned), full=full))
-        _say_notes(planned)
+        _say_notes(planned.notes)
 
 
 def _disk_use(planned: Plan) -> str:
@@ -215,7 +217,7 @@ def _write(planned: Plan, write: _WriteOptions, *, as_json: bool) -> None:
             split_max_bytes=write.split_max_size,
             progress=progress.advance,
         )
-    _say_notes(planned)
+    _say_notes(planned.notes)
     if written.n_shared:
         say(f"{size(written.n_shared)} shared with the source, {size(written.n_copied)} written")
     if as_json:
@@ -224,6 +226,6 @@ def _write(planned: Plan, write: _WriteOptions, *, as_json: bool) -> None:
         echo(map(str, written.paths))
 
 
-def _say_notes(planned: Plan) -> None:
-    for note in planned.notes:
+def _say_notes(notes: Iterable[str]) -> None:
+    for note in notes:
         say(f"note: {note}")

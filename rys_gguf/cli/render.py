@@ -35,7 +35,8 @@ def plan_lines(planned: Plan, disk: str | None = None, *, full: bool) -> Iterato
     names = [(t.target.name, t.source.name if t.source else "(new)") for t in planned.tensors]
     n_renamed = sum(name != source for name, source in names)
     n_copies = len(names) - len({source for _, source in names})
-    yield f"  {n_copies} tensors are copies, {n_renamed} have a different name from their source"
+    copies = "1 tensor is a copy" if n_copies == 1 else f"{n_copies} tensors are copies"
+    yield f"  {copies}, {n_renamed} have a different name from their source"
     if changed := [t.target.name for t in planned.tensors if not t.is_copy]:
         yield f"  {len(changed)} tensors hold data different from their source's"
     if full:

@@ -88,6 +88,8 @@ class EngineProcess:
         """The error that says what went wrong, with the last log lines."""
         lines = self.last_lines()
         log = "".join(f"\n  | {line}" for line in lines)
+        if any(_MISALIGNED in line for line in lines):
+            log += f"\n  {_ALIGN}"
         message = f"{printable(self._name)} {what}; model {printable(self._model)}{log}"
         return EngineFailed(message, lines)
 
@@ -101,6 +103,14 @@ class EngineProcess:
         tail = os.pread(self._log.fileno(), _LOG_TAIL, max(0, size - _LOG_TAIL))
         lines = tail.decode("utf-8", "replace").splitlines()
         return [printable(line, 160) for line in lines if line.strip()][-_LOG_LINES:]
+
+
+# The assertion of ggml_backend_cpu_buffer_from_ptr in ggml/src/ggml-backend.cpp (b11549).
+_MISALIGNED = "% TENSOR_ALIGNMENT == 0"
+_ALIGN = (
+    "general.alignment is below 32 and the data start elsewhere: "
+    "rys-gguf align MODEL -o BASE --alignment 32 makes a base that loads"
+)
 
 
 def _ending(code: int) -> str:

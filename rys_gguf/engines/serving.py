@@ -22,7 +22,7 @@ from rys_gguf.engines.connection import Connection
 from rys_gguf.engines.interpreter import python_file
 from rys_gguf.engines.process import EngineProcess
 from rys_gguf.errors import EngineFailed
-from rys_gguf.text import printable
+from rys_gguf.text import printable, quoted
 
 _POLL_SECONDS = 0.02
 _HEALTH_SECONDS = 2.0
@@ -162,7 +162,7 @@ class Server:
         self.process.require_alive("right after it loaded")
         served = properties.get("model_path")
         if not isinstance(served, str) or Path(served).resolve() != self.model:
-            raise self.failure(f"serves {printable(str(served))!r}, not {printable(self.model)!r}")
+            raise self.failure(f"serves {quoted(str(served))}, not {quoted(self.model)}")
         binary = self.options.binary
         program = f"xllamacpp {_xllamacpp_version()}" if binary is None else binary.name
         self.build = f"{program} ({properties.get('build_info') or 'unknown build'})"

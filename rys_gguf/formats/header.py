@@ -12,24 +12,23 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from gguf.constants import (
-    GGML_QUANT_SIZES,
-    GGUF_DEFAULT_ALIGNMENT,
-    GGMLQuantizationType,
-    GGUFValueType,
-)
+from gguf.constants import GGUF_DEFAULT_ALIGNMENT, GGUFValueType
 
 from rys_gguf.errors import InvalidGGUF
-from rys_gguf.text import printable
+from rys_gguf.formats.limits import MIN_ALIGNMENT
+from rys_gguf.formats.types import type_name
+from rys_gguf.text import printable, quoted
 
 # ASCII digits without leading zeros, at the start only: int() and \d accept more than llama.cpp.
 _LAYER = re.compile(r"\Ablk\.(0|[1-9][0-9]{0,8})\.", re.ASCII)
 
 ByteOrder = Literal["<", ">"]
+
+ALIGNMENT_KEY = "general.alignment"
 
 SCALAR_FORMAT = {
     GGUFValueType.UINT8: "B",
@@ -162,7 +161,7 @@ class TensorInfo:
 
     @property
     def type_name(self) -> str:
-        """`Q4_K`, or `type 144` where the gguf package has no name for it."""
+        """`Q4_K`, or `type 144` for one of a fork."""
         return type_name(self.type)
 
     @property
@@ -190,8 +189,13 @@ class Header:
     @property
     def alignment(self) -> int:
         """general.alignment, or GGUF's default of 32 bytes."""
-        kv = self.get("general.alignment")
+        kv = self.get(ALIGNMENT_KEY)
         return int(kv.value) if kv else GGUF_DEFAULT_ALIGNMENT
+
+    @property
+    def output_alignment(self) -> int:
+        """The alignment of what is written from this model: enough for llama.cpp to map it."""
+        return max(self.alignment, MIN_ALIGNMENT)
 
     @property
     def n_bytes(self) -> int:
@@ -250,11 +254,21 @@ class Header:
         for t in self.tensors:
             if t.offset != expected:
                 issues.append(
-                    f"tensor {printable(t.name)!r} has offset {t.offset}, "
-                    f"llama.cpp expects {expected}"
+                    f"tensor {quoted(t.name)} has offset {t.offset}, llama.cpp expects {expected}"
                 )
             expected = t.offset + padded(t.n_bytes, self.alignment)
         return issues
+
+
+def with_alignment(kvs: Iterable[KV], alignment: int, byteorder: ByteOrder) -> Iterator[KV]:
+    """The KVs with that general.alignment, in its place if they have one, otherwise at the end."""
+    new = KV.of(ALIGNMENT_KEY, GGUFValueType.UINT32, alignment, byteorder=byteorder)
+    is_there = False
+    for kv in kvs:
+        is_there |= kv.key == ALIGNMENT_KEY
+        yield new if kv.key == ALIGNMENT_KEY else kv
+    if not is_there:
+        yield new
 
 
 def layer_of(name: str) -> int | None:
@@ -280,36 +294,6 @@ def zeros(n: int) -> Iterator[bytes]:
     """`n` bytes of padding, at most 1 MiB at a time: an alignment can be as large as 2 GiB."""
     for done in range(0, n, 1 << 20):
         yield bytes(min(1 << 20, n - done))
-
-
-def type_name(type_: int) -> str:
-    """The name of a ggml tensor type, or `type N` if the gguf package does not know it."""
-    try:
-        return GGMLQuantizationType(type_).name
-    except ValueError:
-        return f"type {type_}"
-
-
-def tensor_bytes(type_: int, ne: Sequence[int]) -> int | None:
-    """Size of a tensor's data in bytes, or None for a type the gguf package does not know.
-
-    Raises InvalidGGUF if a row is not a whole number of quantisation blocks.
-    """
-    sizes = _QUANT_SIZES.get(type_)
-    if sizes is None:
-        return None
-    quant_block, quant_bytes = sizes
-    row = ne[0] if ne else 1
-    if row % quant_block:
-        msg = f"rows of {row} weights, {type_name(type_)} needs multiples of {quant_block}"
-        raise InvalidGGUF(msg)
-    n_elements = 1
-    for dim in ne:
-        n_elements *= dim
-    return n_elements // quant_block * quant_bytes
-
-
-_QUANT_SIZES: dict[int, tuple[int, int]] = {int(t): s for t, s in GGML_QUANT_SIZES.items()}
 
 
 def encode_text(text: str) -> bytes:

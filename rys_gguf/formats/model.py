@@ -13,15 +13,10 @@ from rys_gguf.errors import InvalidGGUF, Refused
 from rys_gguf.files.source import SourceFile
 from rys_gguf.formats.header import KV, Span, TensorInfo, layer_of
 from rys_gguf.formats.limits import MAX_LAYERS
+from rys_gguf.formats.other_files import companion
 from rys_gguf.formats.shards import Shards, TensorData
-from rys_gguf.text import printable
+from rys_gguf.text import printable, quoted
 
-_NOT_A_MODEL = {
-    "adapter": "a LoRA adapter; patch the model it belongs to",
-    "mmproj": "a multimodal projector; patch the language model it belongs to",
-    "imatrix": "an importance matrix, not a model",
-    "vocab": "a vocabulary without weights",
-}
 _CHUNK = 1 << 20
 # These count MTP blocks only if the first one has its projection (deepseek4.cpp,
 # load_arch_hparams, in b11434 as in b11549).
@@ -75,9 +70,12 @@ class Model:
     @property
     def n_trailing_bytes(self) -> int:
         """Bytes after the last tensor's padding in a single file; llama.cpp ignores them."""
-        if len(self.files) > 1:
-            return 0
-        return max(0, self.n_bytes - self.header.data_offset - self.header.n_data_bytes)
+        return self._shards.n_trailing_bytes if len(self.files) == 1 else 0
+
+    @property
+    def n_bytes_between_shards(self) -> int:
+        """Such bytes in a model of several files, which no output has a place for."""
+        return self._shards.n_trailing_bytes if len(self.files) > 1 else 0
 
     def key(self, suffix: str) -> str:
         """Put the architecture's prefix before a key: `block_count` to `llama.block_count`."""
@@ -133,16 +131,18 @@ class Model:
 
     def _read_layers(self) -> None:
         header = self.header
-        kind = header.get("general.type")
-        if kind and kind.type == GGUFValueType.STRING and kind.value in _NOT_A_MODEL:
-            raise self.invalid(f"is {_NOT_A_MODEL[kind.value]}")
+        if what := companion(header):
+            raise self.invalid(f"is {what}")
         arch = header.get("general.architecture")
         if arch is None or arch.type != GGUFValueType.STRING:
             raise self.invalid("has no general.architecture: not a model llama.cpp can load")
         self.architecture = str(arch.value)
         self.block_count = self._count("block_count")
         if header.get(self.key("block_count")) is None:
-            raise self.invalid(f"has no {printable(self.key('block_count'))}")
+            raise self.invalid(
+                f"has no {printable(self.key('block_count'))}: not a language model llama.cpp "
+                f"can load"
+            )
         if not 1 <= self.block_count <= MAX_LAYERS:
             raise self.invalid(
                 f"{printable(self.key('block_count'))} is {self.block_count}, "
@@ -163,12 +163,12 @@ class Model:
             if layer is None:
                 if tensor.name.startswith("blk."):
                     raise self.invalid(
-                        f"tensor {printable(tensor.name)!r}: expected blk.<number>.<name>"
+                        f"tensor {quoted(tensor.name)}: expected blk.<number>.<name>"
                     )
                 self.globals.append(tensor)
             elif layer >= self.block_count:
                 raise self.invalid(
-                    f"tensor {printable(tensor.name)!r} is past the last block: "
+                    f"tensor {quoted(tensor.name)} is past the last block: "
                     f"{self.key('block_count')} is {self.block_count}"
                 )
             else:

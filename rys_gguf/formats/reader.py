@@ -29,6 +29,7 @@ from gguf.gguf_reader import READER_SUPPORTED_VERSIONS, GGUFReader, ReaderField
 from rys_gguf.errors import InvalidGGUF
 from rys_gguf.files.source import SourceFile
 from rys_gguf.formats.header import (
+    ALIGNMENT_KEY,
     KV,
     ByteOrder,
     Header,
@@ -36,12 +37,13 @@ from rys_gguf.formats.header import (
     TensorInfo,
     decode_text,
     padded,
-    tensor_bytes,
 )
 from rys_gguf.formats.limits import MAX_NAME_BYTES
+from rys_gguf.formats.other_files import what_it_is
+from rys_gguf.formats.types import tensor_bytes
 from rys_gguf.formats.views import Field, Tensor
 from rys_gguf.formats.walk import INLINE_BYTES, Walker
-from rys_gguf.text import printable
+from rys_gguf.text import printable, quoted
 
 # The spec's limit for keys. llama.cpp has none, but nothing may be allocated on a file's word.
 _MAX_KEY_BYTES = (1 << 16) - 1
@@ -114,7 +116,7 @@ class HeaderReader(GGUFReader):
 
     def _push_field(self, field: ReaderField, skip_sum: bool = False) -> int:  # noqa: FBT001, FBT002 - stock signature
         if field.name in self.fields:
-            raise self._invalid(f"key {printable(field.name)!r} appears twice")
+            raise self._invalid(f"key {quoted(field.name)} appears twice")
         self.fields[field.name] = field
         return 0 if skip_sum else sum(int(part.nbytes) for part in field.parts)
 
@@ -161,7 +163,7 @@ class HeaderReader(GGUFReader):
             if n_dims > _MAX_DIMS:
                 name = printable(decode_text(self._walker.bytes(offs + 8, n_name)))
                 raise self._invalid(
-                    f"tensor {name!r} has {n_dims} dimensions, at most {_MAX_DIMS} fit"
+                    f"tensor '{name}' has {n_dims} dimensions, at most {_MAX_DIMS} fit"
                 )
             dims_at = offs + 12 + n_name
             fields.append(
@@ -192,7 +194,7 @@ class HeaderReader(GGUFReader):
     def _check_magic(self) -> None:
         start = self.file.read(0, min(24, self.file.n_bytes))
         if start[:4] != b"GGUF":
-            raise self._invalid(_what_it_is(start))
+            raise self._invalid(what_it_is(start))
         if len(start) < 24:  # noqa: PLR2004 - magic, version and two counts
             raise self._invalid("is shorter than a GGUF header: the file is incomplete")
 
@@ -227,14 +229,14 @@ class HeaderReader(GGUFReader):
         return n_tensors, n_kvs
 
     def _alignment(self, kvs: list[KV]) -> int:
-        kv = next((kv for kv in kvs if kv.key == "general.alignment"), None)
+        kv = next((kv for kv in kvs if kv.key == ALIGNMENT_KEY), None)
         if kv is None:
             return int(GGUFReader.alignment)
         if kv.type != GGUFValueType.UINT32:
-            raise self._invalid(f"general.alignment is {kv.type_name}, must be UINT32")
+            raise self._invalid(f"{ALIGNMENT_KEY} is {kv.type_name}, must be UINT32")
         alignment = int(kv.value)
         if alignment == 0 or alignment & (alignment - 1):
-            raise self._invalid(f"general.alignment is {alignment}, must be a power of two")
+            raise self._invalid(f"{ALIGNMENT_KEY} is {alignment}, must be a power of two")
         return alignment
 
     def _tensor_infos(self, fields: list[ReaderField]) -> Iterator[TensorInfo]:
@@ -246,14 +248,14 @@ class HeaderReader(GGUFReader):
         for field in fields:
             known_as = field.name.partition("\0")[0]  # llama.cpp's names end at a NUL
             if known_as in seen:
-                raise self._invalid(f"tensor {printable(field.name)!r} appears twice in the table")
+                raise self._invalid(f"tensor {quoted(field.name)} appears twice in the table")
             seen.add(known_as)
             offset = int(field.parts[5][0])
             yield self._tensor_info(field, following.get(offset, offset) - offset, n_data)
 
     def _tensor_info(self, field: ReaderField, n_following: int, n_data: int) -> TensorInfo:
         """One tensor, which has `n_following` bytes before the next in a section of `n_data`."""
-        shown = f"tensor {printable(field.name)!r}"
+        shown = f"tensor {quoted(field.name)}"
         ne = tuple(int(n) for n in field.parts[3])
         type_, offset = int(field.parts[4][0]), int(field.parts[5][0])
         n_extent = 1
@@ -289,19 +291,3 @@ class HeaderReader(GGUFReader):
 
     def _invalid(self, fault: str) -> InvalidGGUF:
         return self._walker.invalid(fault)
-
-
-def _what_it_is(start: bytes) -> str:
-    """What a file without the GGUF magic seems to be, for the message."""
-    if not start:
-        return "is empty"
-    if start.startswith(b"version https://git-l"):
-        return "is a Git LFS pointer, not the model; fetch it with `git lfs pull`"
-    if start.lstrip()[:1] == b"<":
-        return "is a web page, not a model; the download went wrong"
-    if start[8:10] in (b'{"', b"{ "):
-        return "is a safetensors file; convert it with llama.cpp's convert_hf_to_gguf.py first"
-    if start.startswith(b"PK"):
-        return "is a zip archive (a PyTorch checkpoint?), not a GGUF"
-    magic = printable(decode_text(start[:4]))
-    return f"is not a GGUF file: it starts with {magic!r} instead of 'GGUF'"

@@ -16,7 +16,7 @@ from rys_gguf.errors import InvalidGGUF
 from rys_gguf.files.source import SourceFile
 from rys_gguf.formats.header import Header, Span, TensorInfo, padded
 from rys_gguf.formats.reader import HeaderReader
-from rys_gguf.text import printable
+from rys_gguf.text import printable, quoted
 
 SPLIT_NO = "split.no"
 SPLIT_COUNT = "split.count"
@@ -75,6 +75,12 @@ class Shards:
     def n_bytes(self) -> int:
         """Size on disk, all files together."""
         return sum(file.n_bytes for file in self.files)
+
+    @property
+    def n_trailing_bytes(self) -> int:
+        """Bytes after the last tensor's padding, all files together; llama.cpp ignores them."""
+        ends = ((r, r.header.data_offset + r.header.n_data_bytes) for r in self.readers)
+        return sum(max(0, reader.file.n_bytes - end) for reader, end in ends)
 
     def offset_issues(self) -> list[str]:
         """Where a file breaks llama.cpp's rule for offsets."""
@@ -141,7 +147,7 @@ class Shards:
             for tensor in reader.header.tensors:
                 if tensor.name in self.data:
                     raise InvalidGGUF(
-                        f"{reader.file.name}: tensor {printable(tensor.name)!r} is also in "
+                        f"{reader.file.name}: tensor {quoted(tensor.name)} is also in "
                         f"an earlier shard; the shards do not belong to one model"
                     )
                 at = reader.data_offset + tensor.offset

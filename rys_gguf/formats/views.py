@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
+from gguf.constants import GGMLQuantizationType, GGUFValueType
 from gguf.gguf_reader import ReaderField, ReaderTensor
-from gguf.quants import quant_shape_to_byte_shape
 
 from rys_gguf.files.source import SourceFile
 from rys_gguf.formats.header import ByteOrder, Span, TensorInfo, decode
+from rys_gguf.formats.types import BLOCKS
 
 _ITEM_DTYPES = {
     GGMLQuantizationType.F16: np.float16,
@@ -82,11 +82,13 @@ class Tensor(ReaderTensor):
         raw = self._read(self.data_offset, self.n_bytes)
         dtype = np.dtype(_ITEM_DTYPES.get(self.tensor_type, np.uint8))
         flat = np.frombuffer(raw, dtype.newbyteorder(self._byteorder))
-        if self.tensor_type not in GGML_QUANT_SIZES:
+        if self.tensor_type not in BLOCKS:
             return flat
         shape = tuple(int(n) for n in reversed(self.shape))
         if self.tensor_type not in _ITEM_DTYPES:
-            shape = quant_shape_to_byte_shape(shape or (1,), self.tensor_type)
+            n_weights, n_bytes = BLOCKS[self.tensor_type]
+            *rows, row = shape or (1,)
+            shape = (*rows, row // n_weights * n_bytes)
         return flat.reshape(shape)
 
 

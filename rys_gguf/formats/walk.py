@@ -18,7 +18,7 @@ from gguf.gguf_reader import GGUFReader
 from rys_gguf.errors import InvalidGGUF
 from rys_gguf.files.source import SourceFile
 from rys_gguf.formats.header import SCALAR_BYTES, ByteOrder
-from rys_gguf.text import printable
+from rys_gguf.text import quoted
 
 # Values up to this size are kept with their key; longer ones (vocabularies) stay in the file.
 INLINE_BYTES = 1 << 18
@@ -78,9 +78,7 @@ class Walker:
         try:
             return GGUFValueType(number)
         except ValueError:
-            raise self.invalid(
-                f"key {printable(key)!r} has a value of unknown type {number}"
-            ) from None
+            raise self.invalid(f"key {quoted(key)} has a value of unknown type {number}") from None
 
     def value(
         self, offset: int, type_: GGUFValueType, key: str
@@ -117,18 +115,18 @@ class Walker:
         offset += 12
         types = [GGUFValueType.ARRAY]
         if n > _MAX_ITEMS or n * _MIN_ITEM_BYTES[item_type] > self.file.n_bytes - offset:
-            raise self.invalid(f"key {printable(key)!r} claims {n} items, more than the file holds")
+            raise self.invalid(f"key {quoted(key)} claims {n} items, more than the file holds")
         if n:
             types.append(item_type)
         if (item_bytes := SCALAR_BYTES.get(item_type)) is not None:
             return offset + n * item_bytes, types
         self._n_walked += n if item_type == GGUFValueType.STRING else n * _ARRAY_WEIGHT
         if self._n_walked > _MAX_WALKED:
-            raise self.invalid(f"key {printable(key)!r}: more items than any vocabulary has")
+            raise self.invalid(f"key {quoted(key)}: more items than any vocabulary has")
         if item_type == GGUFValueType.STRING:
             return self._skip_strings(offset, n, key), types
         if depth == _MAX_DEPTH:
-            raise self.invalid(f"key {printable(key)!r} nests arrays deeper than {_MAX_DEPTH}")
+            raise self.invalid(f"key {quoted(key)} nests arrays deeper than {_MAX_DEPTH}")
         for i in range(n):
             offset, inner = self._skip_array(offset, key, depth + 1)
             if i == 0:
@@ -147,15 +145,13 @@ class Walker:
                 n -= 1
             offset = self._window_start + pos
             if offset > self.file.n_bytes:
-                raise self.invalid(
-                    f"key {printable(key)!r}: a string runs past the end of the file"
-                )
+                raise self.invalid(f"key {quoted(key)}: a string runs past the end of the file")
             if size > _MAX_STRING_BYTES:  # longer than the buffer, so no other hides before it
-                raise self.invalid(f"key {printable(key)!r} claims a string of {size} bytes")
+                raise self.invalid(f"key {quoted(key)} claims a string of {size} bytes")
         return offset
 
     def _string_length(self, offset: int, key: str) -> int:
         n = self.u64(offset)
         if n > _MAX_STRING_BYTES or n > self.file.n_bytes - offset - 8:
-            raise self.invalid(f"key {printable(key)!r} claims a string of {n} bytes")
+            raise self.invalid(f"key {quoted(key)} claims a string of {n} bytes")
         return n

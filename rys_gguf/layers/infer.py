@@ -18,7 +18,7 @@ def infer(model: Model, *, assume_uniform: bool) -> Architecture:
     for tensor in model.globals:
         if tensor.name.startswith(("enc.", "dec.")):
             raise model.refuse(
-                f"architecture {name!r} has more than one stack of layers "
+                f"architecture '{name}' has more than one stack of layers "
                 f"({printable(tensor.name)}); only one is repeated here"
             )
     source = "inferred from the file's tensors"
@@ -29,7 +29,7 @@ def infer(model: Model, *, assume_uniform: bool) -> Architecture:
         return Architecture(model.architecture, (Phase(period),), source)
     shown = "look alike" if period == 1 else "differ without a period"
     raise model.refuse(
-        f"architecture {name!r} is not in the table of layer rules. Its layers {shown}, but the "
+        f"architecture '{name}' is not in the table of layer rules. Its layers {shown}, but the "
         f"engine may run them by position: a wrong guess would load and compute something else.\n"
         f"  --assume-uniform treats all layers as alike; `rys-gguf prove` then tells if they are"
     )

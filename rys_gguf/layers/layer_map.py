@@ -7,14 +7,13 @@ of the bytes all follow from it. There are two notations, both found in publishe
     blocks:2,4;6,8          several windows, all in source coordinates
     layers:0..11,8..23      the whole path, ends included
 
-The map tells where layers come from, not how they run: the output runs 0, 1, 2, ... and never
-jumps back.
+`notations` reads them, and answers other notations. The map tells where layers come from, not how
+they run: the output runs 0, 1, 2, ... and never jumps back.
 """
 
 from __future__ import annotations
 
 import itertools
-import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -22,9 +21,10 @@ from dataclasses import dataclass
 
 from rys_gguf.errors import InvalidLayerMap
 from rys_gguf.formats.limits import MAX_LAYERS
+from rys_gguf.layers import notations
+from rys_gguf.layers.notations import span
 from rys_gguf.text import printable
 
-_NUMBER = re.compile(r"[0-9]{1,9}", re.ASCII)
 _LABEL_LENGTH = 48
 
 
@@ -38,7 +38,7 @@ class Stretch:
 
     def __str__(self) -> str:
         return (
-            f"output {_span(self.out, self.n_layers)} <- source {_span(self.source, self.n_layers)}"
+            f"output {span(self.out, self.n_layers)} <- source {span(self.source, self.n_layers)}"
         )
 
 
@@ -99,22 +99,13 @@ class LayerMap:
         Raises InvalidLayerMap, pointing at the faulty part, if the spec does not parse, names
         layers that the model does not have, or describes the model as it is.
         """
-        kind, _, body = spec.partition(":")
-        if kind.strip() == "blocks":
-            windows = [_window(part, n_source) for part in _Part.split(spec, body, ";")]
-            result = cls.from_blocks(windows, n_source)
-        elif kind.strip() == "layers":
-            path: list[int] = []
-            for part in _Part.split(spec, body, ","):
-                path.extend(_path_range(part, n_source))
-                if len(path) > MAX_LAYERS:
-                    raise part.error(f"more than {MAX_LAYERS} layers, llama.cpp's limit", n_source)
-            result = cls(n_source, tuple(path))
+        kind = spec.partition(":")[0].strip().lower() if ":" in spec else ""
+        if kind == "blocks":
+            result = cls.from_blocks(notations.windows(spec, n_source), n_source)
+        elif kind == "layers":
+            result = cls(n_source, tuple(notations.path(spec, n_source)))
         else:
-            raise InvalidLayerMap(
-                f"layer spec {printable(spec)!r}: expected blocks:i,j (half-open) or "
-                f"layers:a..b,... (ends included)"
-            )
+            raise notations.unknown(spec, n_source)
         if result.is_identity:
             raise InvalidLayerMap(
                 f"{printable(spec)}: this is the model as it is, there is nothing to change"
@@ -205,7 +196,7 @@ class LayerMap:
         if windows:
             return "blocks:" + ";".join(f"{i},{j}" for i, j in windows)
         return "layers:" + ",".join(
-            _span(stretch.source, stretch.n_layers) for stretch in self.path()
+            span(stretch.source, stretch.n_layers) for stretch in self.path()
         )
 
     @property
@@ -220,8 +211,7 @@ class LayerMap:
             [f"{i}-{j - 1}" for i, j in windows]
             if windows
             else [
-                _span(stretch.source, stretch.n_layers).replace("..", "-")
-                for stretch in self.path()
+                span(stretch.source, stretch.n_layers).replace("..", "-") for stretch in self.path()
             ]
         )
         label = "_".join(parts if windows else ["path", *parts])
@@ -233,66 +223,3 @@ class LayerMap:
 def join_blocks(values: Sequence[str]) -> str:
     """One spec from the values of a repeated `--blocks`, each with or without its prefix."""
     return "blocks:" + ";".join(v.strip().removeprefix("blocks:") for v in values)
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """A part of a spec and its position in it, so that an error can point at it."""
-
-    spec: str
-    start: int
-    text: str
-
-    @classmethod
-    def split(cls, spec: str, body: str, separator: str) -> list[_Part]:
-        parts = []
-        start = len(spec) - len(body)
-        for text in body.split(separator):
-            parts.append(cls(spec, start, text))
-            start += len(text) + len(separator)
-        return parts
-
-    def error(self, what: str, n_source: int) -> InvalidLayerMap:
-        text = f"layer spec: {what}; the model has layers 0..{n_source - 1}"
-        # Carets line up only under text that is printed as it was typed.
-        if self.spec.isprintable() and len(self.spec) <= 100:  # noqa: PLR2004 - a terminal line
-            lead = len(self.text) - len(self.text.lstrip())
-            width = max(1, len(self.text.strip()))
-            text += f"\n  {self.spec}\n  {' ' * (self.start + lead)}{'^' * width}"
-        else:
-            text += f"\n  at {printable(self.text)!r}"
-        return InvalidLayerMap(text)
-
-    def number(self, text: str, n_source: int) -> int:
-        if not _NUMBER.fullmatch(text.strip()):
-            raise self.error(f"{printable(text.strip())!r} is not a layer number", n_source)
-        return int(text)
-
-
-def _window(part: _Part, n_source: int) -> tuple[int, int]:
-    i_text, comma, j_text = part.text.partition(",")
-    if not comma:
-        raise part.error("expected i,j (half-open: i is copied, j is not)", n_source)
-    i, j = part.number(i_text, n_source), part.number(j_text, n_source)
-    if i >= j:
-        raise part.error(f"{i},{j} copies nothing: i must be below j", n_source)
-    if j > n_source:
-        raise part.error(f"{j} is past the end: j is at most {n_source}", n_source)
-    return i, j
-
-
-def _path_range(part: _Part, n_source: int) -> range:
-    first, dots, last = part.text.partition("..")
-    if not first.strip():
-        raise part.error("expected a layer number or a..b", n_source)
-    a = part.number(first, n_source)
-    b = part.number(last, n_source) if dots else a
-    if b >= n_source:
-        raise part.error(f"layer {b} does not exist", n_source)
-    if a > b:
-        raise part.error(f"{a}..{b} runs backwards: write the layers one by one", n_source)
-    return range(a, b + 1)
-
-
-def _span(first: int, n: int) -> str:
-    return str(first) if n == 1 else f"{first}..{first + n - 1}"

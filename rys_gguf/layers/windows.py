@@ -58,7 +58,7 @@ def refusal(
     """The error for a map with conflicts: every reason, and the nearest windows that are legal."""
     if final := [conflict.text for conflict in conflicts if conflict.final]:
         name = printable(model.architecture)
-        return model.refuse(f"no layers of {name!r} can be repeated: " + "\n  ".join(final))
+        return model.refuse(f"no layers of '{name}' can be repeated: " + "\n  ".join(final))
     lines = [f"{layer_map.spec} would not compute what it says (schedule {schedule.value})"]
     lines += [conflict.text for conflict in conflicts]
     windows = layer_map.windows() or ()
@@ -73,5 +73,5 @@ def refusal(
         )
     if schedule is Schedule.PORTABLE and conflicts and all(c.curable for c in conflicts):
         explicit = rules.carry(layer_map, Schedule.EXPLICIT)
-        lines += [f"or --schedule explicit: {note}" for note in explicit.notes]
+        lines.append("or --schedule explicit: " + "\n    and ".join(explicit.notes))
     return model.refuse("\n  ".join(lines))

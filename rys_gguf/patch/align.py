@@ -8,22 +8,18 @@ fills whole blocks, and a variant costs no more than the blocks of its header.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
-
-from gguf.constants import GGUFValueType
 
 from rys_gguf.files.copying import BLOCK_BYTES
 from rys_gguf.files.source import Progress
-from rys_gguf.formats.header import KV, Header
+from rys_gguf.formats.header import Header, with_alignment
+from rys_gguf.formats.limits import MIN_ALIGNMENT
 from rys_gguf.formats.model import Model
 from rys_gguf.patch.plan import PlannedFile
 from rys_gguf.patch.tensors import PlannedTensor, layout
 from rys_gguf.patch.writer import Written, write_files
 
-_KEY = "general.alignment"
-# llama.cpp wants 32 for the vectors of its kernels; 16 MiB is the largest record of ZFS.
-_MIN_ALIGNMENT = 32
+# The largest record of ZFS.
 _MAX_ALIGNMENT = 1 << 24
 
 
@@ -33,18 +29,17 @@ def plan_aligned(model: Model, alignment: int = BLOCK_BYTES) -> PlannedFile:
     Raises Refused if the alignment is not a power of two from 32 to 16 MiB, InvalidGGUF if
     llama.cpp would not load the tensor table.
     """
-    if alignment & (alignment - 1) or not _MIN_ALIGNMENT <= alignment <= _MAX_ALIGNMENT:
+    if alignment & (alignment - 1) or not MIN_ALIGNMENT <= alignment <= _MAX_ALIGNMENT:
         raise model.refuse(
-            f"cannot be aligned to {alignment} bytes: a power of two from {_MIN_ALIGNMENT} to "
+            f"cannot be aligned to {alignment} bytes: a power of two from {MIN_ALIGNMENT} to "
             f"{_MAX_ALIGNMENT} is needed"
         )
     if issues := model.offset_issues():
         raise model.invalid(issues[0])
     old = model.header
     tensors = layout((PlannedTensor(t, t, model.data(t)) for t in old.tensors), alignment)
-    header = Header(
-        old.version, old.byteorder, tuple(_kvs(old, alignment)), tuple(t.target for t in tensors)
-    )
+    kvs = tuple(with_alignment(old.kvs, alignment, old.byteorder))
+    header = Header(old.version, old.byteorder, kvs, tuple(t.target for t in tensors))
     return PlannedFile(header, tensors, model.n_trailing_bytes)
 
 
@@ -63,11 +58,3 @@ def align(
     """
     file = plan_aligned(model, alignment)
     return write_files(model, [file], [Path(out_path)], force=force, progress=progress)
-
-
-def _kvs(header: Header, alignment: int) -> Iterator[KV]:
-    new = KV.of(_KEY, GGUFValueType.UINT32, alignment, byteorder=header.byteorder)
-    for kv in header.kvs:
-        yield new if kv.key == _KEY else kv
-    if header.get(_KEY) is None:
-        yield new

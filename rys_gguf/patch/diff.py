@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rys_gguf.formats.header import KV, Header, Span, TensorInfo, decode
+from rys_gguf.formats.header import ALIGNMENT_KEY, KV, Header, Span, TensorInfo, decode
 from rys_gguf.formats.model import Model
 from rys_gguf.patch.plan import Plan
 from rys_gguf.text import printable
@@ -147,15 +147,13 @@ def _diff(
         if (other := after.get(t.name)) is None or (t.ne, t.type) != (other.ne, other.type)
     ]
     tensors += [TensorChange(None, t) for t in new.tensors if t.name not in before]
-    layout = [
-        f"{what} {a} -> {b}"
-        for what, a, b in (
-            ("GGUF version", old.version, new.version),
-            ("byte order", _ORDER[old.byteorder], _ORDER[new.byteorder]),
-            ("alignment", old.alignment, new.alignment),
-        )
-        if a != b
+    rows = [
+        ("GGUF version", old.version, new.version),
+        ("byte order", _ORDER[old.byteorder], _ORDER[new.byteorder]),
     ]
+    if not (old.get(ALIGNMENT_KEY) and new.get(ALIGNMENT_KEY)):  # otherwise the keys say it
+        rows.append(("alignment", old.alignment, new.alignment))
+    layout = [f"{what} {a} -> {b}" for what, a, b in rows if a != b]
     return HeaderDiff(
         tuple(diff_kvs(old.kvs, new.kvs, equal)),
         tuple(tensors),

@@ -11,9 +11,12 @@ from dataclasses import dataclass, replace
 
 from gguf.constants import GGUFValueType
 
-from rys_gguf.formats.header import KV, Header, padded
+from rys_gguf.formats.foreign import loading_notes
+from rys_gguf.formats.header import ALIGNMENT_KEY, KV, Header, padded, with_alignment
+from rys_gguf.formats.limits import MIN_ALIGNMENT
 from rys_gguf.formats.model import Model
 from rys_gguf.formats.shards import SPLIT_COUNT, SPLIT_KEYS, SPLIT_NO, SPLIT_TENSORS
+from rys_gguf.formats.vocabulary import require_vocabulary
 from rys_gguf.layers.carry import ModelRules
 from rys_gguf.layers.complete import require_complete
 from rys_gguf.layers.layer_map import LayerMap
@@ -86,19 +89,36 @@ def make_plan(
     carried = rules.carry(layer_map, schedule)
     if carried.conflicts:
         raise refusal(model, rules, layer_map, schedule, carried.conflicts)
-    notes = [*carried.notes, *require_complete(model, rules.arch)]
+    layer_notes = require_complete(model, rules.arch)
+    require_vocabulary(model)
     memory = added_memory(model, rules.meta, layer_map)
     tensors = plan_tensors(model, layer_map, rules.arch, carried.scales)
     kvs = tuple(_kvs(model, layer_map, carried.target, provenance=provenance))
+    if (alignment := model.header.output_alignment) != model.header.alignment:
+        kvs = tuple(with_alignment(kvs, alignment, model.header.byteorder))
     header = Header(
         model.header.version, model.header.byteorder, kvs, tuple(t.target for t in tensors)
     )
-    if model.n_trailing_bytes:
-        notes.append(
-            f"{model.n_trailing_bytes} bytes after the last tensor are kept at the end of a single "
-            f"file; shards leave them out"
+    notes = (*carried.notes, *layer_notes, *_file_notes(model, header))
+    return Plan(model, rules, layer_map, schedule, header, tensors, memory, notes)
+
+
+def _file_notes(model: Model, header: Header) -> Iterator[str]:
+    """What the user should know of the files, whatever the map."""
+    yield from loading_notes(model.header)
+    if header.alignment != model.header.alignment:
+        yield (
+            f"{ALIGNMENT_KEY} is {model.header.alignment}, the output gets {header.alignment}: "
+            f"with less llama.cpp may abort; if it does so on the model itself, run "
+            f"rys-gguf align MODEL -o BASE --alignment {MIN_ALIGNMENT}"
         )
-    return Plan(model, rules, layer_map, schedule, header, tensors, memory, tuple(notes))
+    if n := model.n_trailing_bytes:
+        yield (
+            f"{n} bytes after the last tensor are kept at the end of a single file; shards leave "
+            f"them out"
+        )
+    if n := model.n_bytes_between_shards:
+        yield f"{n} bytes after the last tensors of the shards are left out"
 
 
 def split(plan: Plan, max_bytes: int | None) -> tuple[PlannedFile, ...]:
@@ -130,7 +150,7 @@ def _shard(plan: Plan, n: int, count: int, group: Sequence[PlannedTensor]) -> Pl
         KV.of(SPLIT_TENSORS, GGUFValueType.INT32, len(plan.tensors), byteorder=byteorder),
     )
     # Each file is read with its own alignment; without the key it would be the default.
-    alignment = plan.header.get("general.alignment")
+    alignment = plan.header.get(ALIGNMENT_KEY)
     kvs = plan.header.kvs if n == 0 else (alignment,) if alignment else ()
     kept = tuple(kv for kv in kvs if kv.key not in SPLIT_KEYS)
     tensors = layout(group, plan.header.alignment)

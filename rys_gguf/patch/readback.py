@@ -20,7 +20,7 @@ from rys_gguf.formats.shards import Shards
 from rys_gguf.layers.carry import metadata_of
 from rys_gguf.patch.plan import Plan, PlannedFile
 from rys_gguf.patch.provenance import recorded_map
-from rys_gguf.text import printable
+from rys_gguf.text import quoted
 
 
 def verify_written(
@@ -95,14 +95,12 @@ def _require_header(planned: Header, reader: HeaderReader) -> None:
         same_raw = isinstance(want.raw, Span) or kv.raw == want.raw
         types = (kv.type, kv.item_type, kv.n_items, kv.n_value_bytes)
         if types != (want.type, want.item_type, want.n_items, want.n_value_bytes) or not same_raw:
-            raise OutputFailed(f"{name}: key {printable(kv.key)!r} has another value")
+            raise OutputFailed(f"{name}: key {quoted(kv.key)} has another value")
     if len(found.tensors) != len(planned.tensors):
         raise OutputFailed(f"{name}: has {len(found.tensors)} tensors, not {len(planned.tensors)}")
     for info, expected in zip(found.tensors, planned.tensors, strict=True):
         if info != expected:
-            raise OutputFailed(
-                f"{name}: tensor {printable(expected.name)!r} has another tensor info"
-            )
+            raise OutputFailed(f"{name}: tensor {quoted(expected.name)} has another tensor info")
 
 
 def _require_header_bytes(source: Model, planned: Header, file: SourceFile) -> None:

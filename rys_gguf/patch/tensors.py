@@ -16,14 +16,14 @@ from rys_gguf.formats.header import (
     layer_of,
     padded,
     rename,
-    tensor_bytes,
 )
 from rys_gguf.formats.limits import MAX_NAME_BYTES
 from rys_gguf.formats.model import Model
 from rys_gguf.formats.shards import TensorData
+from rys_gguf.formats.types import tensor_bytes
 from rys_gguf.layers.layer_map import LayerMap
 from rys_gguf.layers.rule import Architecture, Rescale
-from rys_gguf.text import printable
+from rys_gguf.text import quoted
 
 _F32 = int(GGMLQuantizationType.F32)
 # Far above any vector of a model: rescaled tensors are held in memory.
@@ -93,7 +93,7 @@ def plan_tensors(
         for out in _outputs(model, layer_map, layer):
             for source in group:
                 tensors += _of_a_layer(model, source, out, scales if out < len(layer_map) else {})
-    return layout(tensors, model.header.alignment)
+    return layout(tensors, model.header.output_alignment)
 
 
 def _groups(model: Model) -> Iterator[list[TensorInfo]]:
@@ -123,7 +123,7 @@ def _of_the_model(
     if dim is None:
         return PlannedTensor(source, source, data)
     n = model.n_trunk
-    shown = f"tensor {printable(source.name)!r}"
+    shown = f"tensor {quoted(source.name)}"
     if dim >= len(source.ne) or source.ne[dim] % n or not source.n_bytes:
         raise model.refuse(f"{shown} has shape {list(source.ne)}, expected {n} slices")
     n_rows = 1
@@ -150,7 +150,7 @@ def _of_a_layer(
     name = rename(source.name, out)
     if len(encode_text(name)) > MAX_NAME_BYTES:
         raise model.refuse(
-            f"tensor {printable(source.name)!r} would be named {printable(name)!r}, longer than "
+            f"tensor {quoted(source.name)} would be named {quoted(name)}, longer than "
             f"{MAX_NAME_BYTES} bytes"
         )
     suffix = source.name.split(".", 2)[2]
@@ -190,7 +190,7 @@ def rescaled(model: Model, tensor: TensorInfo, factor: float) -> bytes:
     """The data of an F32 vector multiplied by `factor`. Raises Refused for another tensor."""
     if tensor.type != _F32 or tensor.n_bytes > _MAX_RESCALED_BYTES:
         raise model.refuse(
-            f"tensor {printable(tensor.name)!r} is {tensor.type_name} of {tensor.n_bytes} bytes; "
+            f"tensor {quoted(tensor.name)} is {tensor.type_name} of {tensor.n_bytes} bytes; "
             f"only vectors in F32 can be rescaled"
         )
     dtype = np.dtype(np.float32).newbyteorder(model.header.byteorder)

@@ -12,7 +12,7 @@ from typing import Any
 from rys_gguf.errors import InvalidSuite
 from rys_gguf.probes.extract import bare_text
 from rys_gguf.probes.item import HIGHEST, KINDS, LETTERS, Choice, Contrast, Item, Number, Ratings
-from rys_gguf.text import printable
+from rys_gguf.text import printable, quoted
 
 # Names that reports use for something other than a family.
 RESERVED = ("overall", "damage", "base")
@@ -38,7 +38,7 @@ def load(path: str | os.PathLike[str]) -> tuple[Item, ...]:
         where = f"{name}, line {number}"
         item = _item(line, where, number)
         if item.id in items:
-            raise InvalidSuite(f"{where}: id {printable(item.id)!r} is taken by an earlier line")
+            raise InvalidSuite(f"{where}: id {quoted(item.id)} is taken by an earlier line")
         asked = tuple(request.prompt + request.opening for request in item.requests())
         if asked in seen:
             raise InvalidSuite(f"{where}: the same question as in line {seen[asked]}")

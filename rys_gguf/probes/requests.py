@@ -14,7 +14,7 @@ from rys_gguf.engines.base import Engine
 from rys_gguf.errors import RysError
 from rys_gguf.probes.extract import opens_thoughts
 from rys_gguf.probes.item import Item, Request
-from rys_gguf.text import printable
+from rys_gguf.text import printable, quoted
 
 _LONGEST_NUMBER_TOKEN = 3  # tokenizers that group digits group at most three
 
@@ -129,9 +129,9 @@ def _by_first_token(item_id: str, spelled: Sequence[tuple[str, Sequence[int]]]) 
     owner: dict[int, str] = {}
     for name, ids in spelled:
         if not ids or owner.setdefault(ids[0], name) != name:
-            taken = f"{printable(owner[ids[0]])!r}" if ids else "another"
+            taken = f"{quoted(owner[ids[0]])}" if ids else "another"
             raise RysError(
-                f"item {printable(item_id)!r}: option {printable(name)!r} begins with the same "
+                f"item {quoted(item_id)}: option {quoted(name)} begins with the same "
                 f"token of this model as {taken}; give the options letters (texts) instead"
             )
     return tuple(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from rys_gguf.errors import InvalidLayerMap
 from rys_gguf.layers.layer_map import LayerMap
-from rys_gguf.text import printable
+from rys_gguf.text import printable, quoted
 
 _STRETCH = re.compile(r"([0-9]{1,4})(?:-([0-9]{1,4}))?", re.ASCII)
 
@@ -28,17 +28,17 @@ class Candidate:
         for part in key.split(","):
             match = _STRETCH.fullmatch(part)
             if match is None:
-                raise InvalidLayerMap(f"{printable(key)!r} is not a path such as 0-11,8-29")
+                raise InvalidLayerMap(f"{quoted(key)} is not a path such as 0-11,8-29")
             first, last = int(match[1]), int(match[2] or match[1])
             if not first <= last < n_layers:
                 raise InvalidLayerMap(
-                    f"{printable(key)!r}: {printable(part)} is not in a model with layers "
+                    f"{quoted(key)}: {printable(part)} is not in a model with layers "
                     f"0..{n_layers - 1}"
                 )
             sources.extend(range(first, last + 1))
         candidate = cls(LayerMap(n_layers, tuple(sources)))
         if candidate.key != key:
-            raise InvalidLayerMap(f"{printable(key)!r}: expected {candidate.key} for this path")
+            raise InvalidLayerMap(f"{quoted(key)}: expected {candidate.key} for this path")
         return candidate
 
     @classmethod

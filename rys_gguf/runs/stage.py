@@ -6,7 +6,7 @@ import re
 from enum import Enum
 from functools import total_ordering
 
-from rys_gguf.text import printable
+from rys_gguf.text import quoted
 
 # As results.jsonl spells them, in the order in which a candidate goes through them.
 _ROUND = "round"
@@ -26,7 +26,7 @@ class Stage:
 
     def __init__(self, name: str, number: int = 0) -> None:
         if name not in _NAMES or (name == _ROUND) != (number > 0):
-            raise ValueError(f"{printable(name, 20)!r} is not a stage of a sweep")
+            raise ValueError(f"{quoted(name, 20)} is not a stage of a sweep")
         self._name = name
         self._number = number
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import gguf
+import numpy as np
 import pytest
 
 from rys_gguf import LayerMap, Model, find_problems, make_plan, write_plan
@@ -16,6 +17,7 @@ from rys_gguf.formats.header import KV
 from rys_gguf.formats.reader import HeaderReader
 from tests import tiny
 from tests.command import fails, run
+from tests.disk import finish
 
 Pair = tuple[Path, Path]  # a variant and its source
 Change = Callable[[dict[str, KV]], None]
@@ -272,6 +274,16 @@ def test_a_file_cut_short_is_a_problem(pair: Pair) -> None:
     with out.open("r+b") as file:
         file.truncate(out.stat().st_size - 100)
     assert any("incomplete" in p for p in problems(out, source))
+
+
+def test_a_file_that_is_no_model_is_named(pair: Pair, tmp_path: Path) -> None:
+    """What it is comes first, not all the keys it lacks."""
+    vector = tmp_path / "vector.gguf"
+    writer = gguf.GGUFWriter(str(vector), "controlvector")
+    writer.add_tensor("direction.1", np.zeros(8, np.float32))
+    finish(writer)
+    (found,) = problems(vector, pair[1], "blocks:1,2")
+    assert found.startswith("file: is a control vector, not a model")
 
 
 def test_bytes_appended_are_a_problem(pair: Pair) -> None:

@@ -32,7 +32,7 @@ def test_a_card_is_printed_or_written(variant: Path, model: Path, tmp_path: Path
 def test_a_map_without_its_source_is_a_usage_error(variant: Path) -> None:
     """Without its source a variant is described by its own record alone."""
     message = refused("card", variant, "--blocks", "2,4", code=2)
-    assert "--blocks and --layers go with --source" in message
+    assert "--blocks, --layers and --mergekit go with --source" in message
 
 
 def test_a_file_without_a_record_needs_its_source(model: Path) -> None:

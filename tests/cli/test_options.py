@@ -9,7 +9,7 @@ import pytest
 
 from rys_gguf.cli.options import size_bytes
 from tests import tiny
-from tests.cli.calls import call
+from tests.cli.calls import call, data, done, refused
 
 
 @pytest.fixture(scope="module")
@@ -47,16 +47,45 @@ def test_what_is_no_size_is_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("args", "hint"),
     [
-        (["--layers", "0-11,8-15"], "write 0..11,8..15"),
-        (["--layers", "layers:0..11,8 - 15"], "write 0..11,8..15"),
-        (["--blocks", "10-14"], "layers 10 to 14 are 10,15"),
         (["--blocks", "10", "14"], "write both ends with a comma, such as 10,14"),
-        (["--blocks", "1,2", "--layers", "0..3"], "either --blocks I,J or --layers A..B"),
-        ([], "either --blocks I,J or --layers A..B"),
+        (["--blocks", "layers:0..7,4.."], "that is a path: write --layers 0..7,4.."),
+        (["--layers", "blocks:3,6;3,6"], "these are windows: write --blocks '3,6;3,6'"),
+        (["--blocks", "1,2", "--layers", "0..3"], "either --blocks I,J, --layers A..B,... or"),
+        (["--blocks", "1,2", "--mergekit", "x"], "either --blocks I,J, --layers A..B,... or"),
+        ([], "either --blocks I,J, --layers A..B,... or --mergekit FILE"),
+        (["-p", "0..14,12,13,14,15"], "No such option: -p; write --layers 0..14"),
+        (["--path", "0,1,2"], "No such option: --path; write --layers 0,1,2"),
+        (["--layer", "0..3"], "No such option: --layer; write --layers 0..3"),
+        (["-layer_map", "..7,3.."], "write --layers ..7,3.."),
+        (["--layer-map=..7,3.."], "write --layers ..7,3.."),
+        (["--layer-list", "[0, 1, 1]"], "write --layers '[0, 1, 1]'"),
+        (
+            ["-i", "10", "-j", "14"],
+            "No such option: -i, -j; write --blocks 10,14",
+        ),
+        (["--dup-start", "10", "--dup-end", "14"], "write --blocks 10,14"),
+        (["-i", "10", "-j", "14", "-n", "3"], "write --blocks 10,14 --blocks 10,14"),
+        (["-i", "10", "-j", "14", "-n", "1"], "one pass in all is the model as it is"),
+        (["-i", "10", "-j", "14", "-n", "30"], "write --blocks 10,14, 29 times"),
+        (["-i", "10"], "write --blocks I,J, with the numbers of -i and -j"),
+        (["-i", "10", "-j", "4"], "write --blocks I,J, with the numbers of -i and -j"),
+        (["--loop-layer-start", "4", "--loop-layer-stop", "7"], "write --blocks 4,8"),
+        (
+            ["--loop-layer-start=4", "--loop-layer-stop=7", "--loop-count=2"],
+            "write --blocks 4,8 --blocks 4,8",
+        ),
+        (["--loop-count", "2"], "where J is one past the layer of --loop-layer-stop"),
+        (
+            ["--repeat-layers", "4-7"],
+            "--blocks 4,8 if layer 7 is to be repeated, else --blocks 4,7",
+        ),
+        (["--repeat-layers", "4"], "write --blocks I,J to repeat layers I to J-1"),
+        (["-d", "7", "8", "9", "10"], "--duplicate 7 8 9 10 is --blocks 7,11"),
+        (["--duplicate", "7"], "the first layer and one past the last"),
     ],
 )
 @pytest.mark.parametrize("command", ["plan", "apply"])
-def test_other_notations_are_answered_with_the_right_one(
+def test_other_options_are_answered_with_the_right_one(
     model: Path, command: str, args: list[str], hint: str
 ) -> None:
     """What people paste or guess is a usage error that says what to write."""
@@ -65,13 +94,62 @@ def test_other_notations_are_answered_with_the_right_one(
     assert hint in " ".join(done.output.split())
 
 
+@pytest.mark.parametrize(
+    ("args", "hint"),
+    [
+        (["--layers", "0-11,8-15"], "write 0..11,8..15"),
+        (["--layers", "layers:0..11,8 - 15"], "write 0..11,8..15"),
+        (["--layers", "0..8,4..12,8..16"], "write 0..7,4..11,8..15 if the ends are exclusive"),
+        (["--layers", ""], "expected a layer number"),
+        (["--blocks", "10-14"], "write 10,15: j is one past the last layer"),
+        (["--blocks", "2,4", "--blocks", "3,6x3"], "write '3,6;3,6' for 3 passes in all"),
+    ],
+)
+def test_other_notations_are_answered_with_the_right_one(
+    model: Path, args: list[str], hint: str
+) -> None:
+    """The model is opened first: what a notation means may depend on its layers."""
+    assert hint in refused("plan", model, *args)
+
+
+def test_a_foreign_option_with_control_characters_is_escaped(model: Path) -> None:
+    """What was pasted may hold anything."""
+    assert "\x1b" not in refused("plan", model, "-p", "0..3\x1b[2J", code=2)
+
+
+RECIPE = """
+slices:
+  - sources: [{model: somebody/base, layer_range: [0, 8]}]
+  - sources: [{model: somebody/base, layer_range: [4, 16]}]
+merge_method: passthrough
+"""
+
+
+def test_a_mergekit_recipe_gives_the_map(model: Path, tmp_path: Path) -> None:
+    """It may be given wherever a map is, and the user sees what it was taken for."""
+    recipe = tmp_path / "recipe.yml"
+    recipe.write_text(RECIPE)
+    out = tmp_path / "out.gguf"
+    written = done("apply", model, "--mergekit", recipe, "-o", out)
+    assert f"{recipe}: layers 0..7,4..15 of somebody/base" in written.stderr
+    assert data("plan", model, "--mergekit", recipe)["spec"] == "blocks:4,8"
+    done("verify", out, "--source", model, "--mergekit", recipe)
+
+
+def test_a_mergekit_recipe_of_a_deeper_model_does_not_fit(model: Path, tmp_path: Path) -> None:
+    """Its ends have been translated: there is nothing more to say about them."""
+    recipe = tmp_path / "recipe.yml"
+    recipe.write_text(RECIPE.replace("16", "17"))
+    message = refused("plan", model, "--mergekit", recipe)
+    assert "layer 16 does not exist; the model has layers 0..15 layers:[0..7,4..16]" in message
+    assert "exclusive" not in message
+
+
 @pytest.mark.parametrize("command", ["verify", "prove", "validate", "card"])
 def test_two_maps_are_a_usage_error_everywhere(model: Path, command: str) -> None:
     """A variant has one map."""
     args: list[str | Path] = [model, "--source", model, "--blocks", "1,2", "--layers", "0..3"]
-    done = call(command, *args)
-    assert done.exit_code == 2
-    assert "either --blocks I,J or --layers A..B" in " ".join(done.output.split())
+    assert "either --blocks I,J, --layers A..B,... or" in refused(command, *args, code=2)
 
 
 @pytest.mark.parametrize("kind", ["folder", "config", "file"])

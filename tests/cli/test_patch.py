@@ -20,6 +20,17 @@ def test_inspect_shows_layers_and_legal_windows(model: Path) -> None:
     assert facts["legal_windows"]["portable"] == {"1": 6, "2": 5, "3": 4, "4": 3, "5": 2, "6": 1}
 
 
+def test_inspect_and_plan_say_that_the_engine_will_not_load(tmp_path: Path) -> None:
+    """A note on stderr, beside the usual lines, and none for a usual model."""
+    path = tiny.write(tmp_path / "m.gguf", "llama", 3, extra={".rope.scaling.type": "dynamic"})
+    for args in (("inspect", path), ("plan", path, "--blocks", "0,1")):
+        shown = done(*args)
+        assert "note: llama.rope.scaling.type is 'dynamic'; llama.cpp aborts" in shown.stderr
+        assert shown.stdout.startswith("m.gguf  ")
+    tiny.write(path, "llama", 3)
+    assert "note" not in done("inspect", path).stderr
+
+
 def test_plan_and_dry_run_show_the_same(model: Path) -> None:
     """Both print the same plan, and neither writes anything."""
     for form in ([], ["--full"], ["--json"]):

@@ -9,7 +9,7 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
-from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFEndian, GGUFValueType
+from gguf.constants import GGMLQuantizationType, GGUFEndian, GGUFValueType
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -25,13 +25,11 @@ from rys_gguf.formats.header import (
     layer_of,
     padded,
     rename,
-    tensor_bytes,
-    type_name,
 )
 from rys_gguf.formats.reader import HeaderReader
 from tests.disk import finish
 from tests.headers import kv_of
-from tests.strategies import SCALARS, UNKNOWN_TYPE, Made, files, raw_array, raw_kv, raw_string
+from tests.strategies import SCALARS, Made, files, raw_array, raw_kv, raw_string
 
 T = GGUFValueType
 F32 = int(GGMLQuantizationType.F32)
@@ -184,26 +182,6 @@ def test_offsets_that_llama_cpp_refuses_are_listed(offsets: list[int], issues: l
     rows = zip("abc", offsets, strict=True)
     tensors = tuple(TensorInfo(name, (5,), F32, offset, 20) for name, offset in rows)
     assert header(tensors=tensors).offset_issues() == issues
-
-
-def test_tensor_sizes_are_those_of_the_stock_package() -> None:
-    """Rows, blocks and bytes per block multiply to the size; an unknown type has none."""
-    for type_, (block, n_block_bytes) in GGML_QUANT_SIZES.items():
-        assert tensor_bytes(type_, (3 * block, 5, 2)) == 30 * n_block_bytes
-        assert tensor_bytes(type_, (2 * block, 0)) == 0
-        rows = gguf.quants.quant_shape_to_byte_shape((7, 2 * block), type_)
-        assert tensor_bytes(type_, (2 * block, 7)) == rows[0] * rows[1]
-        if block > 1:
-            with pytest.raises(InvalidGGUF, match=f"{type_.name} needs multiples of {block}"):
-                tensor_bytes(type_, (block + 1, block))
-    assert tensor_bytes(F32, ()) == 4
-    assert tensor_bytes(UNKNOWN_TYPE, (256,)) is None
-
-
-def test_types_are_called_by_their_names() -> None:
-    """A type that the gguf package does not know is called by its number."""
-    assert type_name(F32) == TensorInfo("a", (1,), F32, 0, 4).type_name == "F32"
-    assert type_name(UNKNOWN_TYPE) == f"type {UNKNOWN_TYPE}"
 
 
 def test_a_tensor_counts_its_weights() -> None:

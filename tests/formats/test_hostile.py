@@ -15,8 +15,9 @@ from gguf.constants import GGUFValueType as T
 
 from rys_gguf import InvalidGGUF, LayerMap, Model, Refused, make_plan
 from rys_gguf.cli import main
-from rys_gguf.formats.header import KV, Header, padded, tensor_bytes
+from rys_gguf.formats.header import KV, Header, padded
 from rys_gguf.formats.reader import HeaderReader
+from rys_gguf.formats.types import tensor_bytes
 from rys_gguf.layers.describe import describe
 from rys_gguf.patch.tensors import GatheredTensor
 from rys_gguf.patch.writer import gathered

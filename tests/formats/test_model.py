@@ -9,7 +9,7 @@ import pytest
 from gguf.constants import GGUFValueType
 
 from rys_gguf import InvalidGGUF, Model
-from tests.strategies import U32, architecture, raw_file, raw_kv, raw_string, raw_tensor
+from tests.strategies import U32, architecture, raw_array, raw_file, raw_kv, raw_string, raw_tensor
 
 T = GGUFValueType
 
@@ -70,7 +70,7 @@ def test_mtp_blocks_are_counted_by_their_projection_in_deepseek4(
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        (b"adapter", "is a LoRA adapter; patch the model it belongs to"),
+        (b"adapter", "is a LoRA adapter; give the model it belongs to"),
         (b"mmproj", "is a multimodal projector"),
         (b"imatrix", "is an importance matrix, not a model"),
         (b"vocab", "is a vocabulary without weights"),
@@ -80,6 +80,27 @@ def test_files_that_belong_to_a_model_are_named(tmp_path: Path, kind: bytes, mes
     """Each kind of companion has its own message."""
     with pytest.raises(InvalidGGUF, match=message):
         opened(tmp_path / "m.gguf", architecture(), text(b"general.type", kind))
+
+
+@pytest.mark.parametrize(
+    ("kvs", "message"),
+    [
+        ([architecture(b"clip")], "is a multimodal projector; give the language model"),
+        ([architecture(b"controlvector")], "is a control vector, not a model; give the model it"),
+        ([architecture(), text(b"adapter.type", b"lora")], "is a LoRA adapter; give the model"),
+        (
+            [architecture(), raw_kv(b"tokenizer.ggml.tokens", T.ARRAY, raw_array(T.STRING, []))],
+            "is a vocabulary without weights; give the model it belongs to",
+        ),
+        ([architecture(b"flux")], "has no flux.block_count: not a language model llama.cpp can"),
+    ],
+)
+def test_files_without_a_kind_are_known_by_their_keys(
+    tmp_path: Path, kvs: list[bytes], message: str
+) -> None:
+    """Older companions do not say what they are, and models of images have no layers."""
+    with pytest.raises(InvalidGGUF, match=rf"^m\.gguf: {message}"):
+        opened(tmp_path / "m.gguf", *kvs)
 
 
 LLAMA = architecture()

@@ -72,6 +72,8 @@ def write_types(path: Path, endianess: GGUFEndian = GGUFEndian.LITTLE) -> Path:
     plain: dict[str, Any] = {"F16": np.float16, "F32": np.float32, "F64": np.float64}
     plain |= {"I8": np.int8, "I16": np.int16, "I32": np.int32, "I64": np.int64}
     for type_, (_, n_block_bytes) in GGML_QUANT_SIZES.items():
+        if type_ == GGMLQuantizationType.Q8_1:
+            continue  # the stock package has its size wrong
         if type_.name in plain:
             writer.add_tensor(type_.name, rng.integers(-9, 9, (2, 3)).astype(plain[type_.name]))
         else:
@@ -286,9 +288,9 @@ def test_signalling_nans_survive(scratch: Path) -> None:
         assert encoded(reader) == content
 
 
-@pytest.mark.parametrize("type_", [4, 144, UNKNOWN_TYPE, (1 << 32) - 1])
+@pytest.mark.parametrize("type_", [43, 144, UNKNOWN_TYPE, (1 << 32) - 1])
 def test_a_tensor_of_unknown_type_reaches_to_the_next(scratch: Path, type_: int) -> None:
-    """A type this gguf package does not know is its number, and the bytes up to the next offset."""
+    """A type that llama.cpp does not know is its number, and the bytes up to the next offset."""
     data = bytes(range(160))
     content = raw_file(
         [],

@@ -11,6 +11,7 @@ from rys_gguf.layers.carry import ModelRules, metadata_of
 from rys_gguf.layers.rule import Architecture, Rule
 from rys_gguf.layers.rules import Anchored, CountSwitch, Periodic, Unsupported
 from rys_gguf.layers.windows import is_legal, legal_windows, nearest_windows
+from tests import tiny
 from tests.disk import write_llama
 from tests.layers.metadata import meta
 
@@ -58,6 +59,19 @@ def test_a_refusal_names_reason_neighbours_and_cure(tmp_path: Path) -> None:
     assert message.startswith("m.gguf: blocks:1,4 would not compute what it says (schedule port")
     assert "nearest legal windows: blocks:0,4, blocks:1,3, blocks:1,5" in message
     assert message.endswith("or --schedule explicit: llama.flags lists each layer's kind: somebody")
+
+
+def test_a_cure_of_several_parts_is_one_cure(tmp_path: Path) -> None:
+    """gemma3 of 62 layers needs a list of kinds and another scale, with one option."""
+    path = tiny.write(tmp_path / "m.gguf", "gemma3", 62)
+    with Model(path) as model, pytest.raises(Refused) as caught:
+        make_plan(model, LayerMap.parse("blocks:5,8", 62))
+    *_, cure, more = str(caught.value).splitlines()
+    assert cure.startswith(
+        "  or --schedule explicit: gemma3.attention.sliding_window_pattern lists"
+    )
+    assert more.startswith("    and blk.N.attn_q_norm.weight multiplied by ")
+    assert str(caught.value).count("--schedule explicit") == 1
 
 
 def test_a_refusal_of_several_windows_names_no_neighbours(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from gguf.constants import GGUFValueType
 
 from rys_gguf import (
+    EngineFailed,
     InvalidGGUF,
     LayerMap,
     Model,
@@ -23,8 +24,11 @@ from rys_gguf import (
     write_plan,
 )
 from rys_gguf.files.copying import can_share
+from rys_gguf.formats.reader import HeaderReader
 from rys_gguf.patch.align import align, plan_aligned
+from rys_gguf.patch.diff import diff_plan
 from rys_gguf.patch.writer import Written
+from rys_gguf.search.hosts.working_file import CandidateFile
 from tests import tiny
 from tests.command import leftovers
 from tests.disk import digest, write_llama
@@ -153,6 +157,95 @@ def test_the_source_is_not_the_output(tmp_path: Path) -> None:
         align(opened, path, force=True)
     assert digest(path) == before
     assert leftovers(tmp_path, [path]) == set()
+
+
+# -- sources with less than llama.cpp needs --------------------------------------------------------
+
+# llama.cpp loads of these what happens to start at a multiple of 32.
+TOO_SMALL = [(n, phase) for n in (1, 2, 4, 8, 16) for phase in (0, n)]
+
+
+def write_in_phase(path: Path, alignment: int, phase: int) -> Path:
+    """A llama model whose data starts `phase` bytes past a multiple of 32."""
+    for n in range(1, 64):
+        extra = {"general.alignment": alignment, "general.name": "x" * n}
+        with HeaderReader(tiny.write(path, "llama", 4, extra=extra)) as reader:
+            if reader.data_offset % 32 == phase:
+                return path
+    raise AssertionError(f"no name puts the data at {phase}")
+
+
+@pytest.mark.parametrize(("alignment", "phase"), [*TOO_SMALL, (32, 0), (64, 0), (4096, 0)], ids=str)
+def test_outputs_load_whatever_the_alignment_of_the_source(
+    alignment: int, phase: int, tmp_path: Path
+) -> None:
+    """One file, shards, a working file and an aligned base: the engine runs each as planned."""
+    path = write_in_phase(tmp_path / "m.gguf", alignment, phase)
+    direct = tiny.write(tmp_path / "direct.gguf", "llama", 4, sources=[0, 1, 2, 1, 2, 3])
+    want = logprobs(direct, PROMPTS)
+    with Model(path) as model:
+        layer_map = LayerMap.parse("blocks:1,3", 4)
+        plan = make_plan(model, layer_map)
+        whole = write_plan(plan, tmp_path / "whole.gguf").paths
+        shards = write_plan(plan, tmp_path / "shards.gguf", split_max_bytes=60_000).paths
+        candidate = CandidateFile(model, tmp_path / "candidate.gguf")
+        candidate.become(LayerMap.parse("blocks:2,4", 4))
+        candidate.become(layer_map)
+        align(model, tmp_path / "base.gguf", alignment=32)
+    assert len(shards) > 1
+    for out in (whole[0], shards[0], candidate.path):
+        with Model(out) as opened:
+            assert opened.header.alignment == max(32, alignment)
+        assert np.array_equal(logprobs(out, PROMPTS), want), out.name
+    assert find_problems(whole[0], path) == []
+    assert find_problems(shards[0], path) == []
+    base = logprobs(tmp_path / "base.gguf", PROMPTS)
+    if phase == 0:
+        assert np.array_equal(logprobs(path, PROMPTS), base)
+    else:
+        with pytest.raises(EngineFailed, match="rys-gguf align MODEL -o BASE --alignment 32"):
+            logprobs(path, PROMPTS)
+
+
+@pytest.mark.parametrize("alignment", [1, 16])
+def test_a_raised_alignment_is_shown_and_noted(alignment: int, tmp_path: Path) -> None:
+    """The plan's diff has the key, its notes the reason, and the output the record."""
+    path = write_in_phase(tmp_path / "m.gguf", alignment, 0)
+    with Model(path) as model:
+        plan = make_plan(model, LayerMap.parse("blocks:1,3", 4))
+    change = next(c for c in diff_plan(plan).kvs if c.key == "general.alignment")
+    assert change.old is not None
+    assert change.new is not None
+    assert (change.old.value, change.new.value) == (alignment, 32)
+    assert diff_plan(plan).layout == ()
+    assert [note for note in plan.notes if f"general.alignment is {alignment}," in note]
+
+
+def test_an_alignment_that_is_enough_is_kept_without_a_word(tmp_path: Path) -> None:
+    """Neither key nor note where llama.cpp maps the source."""
+    for extra in ({}, {"general.alignment": 32}, {"general.alignment": 4096}):
+        path = tiny.write(tmp_path / "m.gguf", "llama", 4, extra=extra)
+        with Model(path) as model:
+            plan = make_plan(model, LayerMap.parse("blocks:1,3", 4))
+        assert plan.notes == ()
+        assert plan.header.get("general.alignment") == model.header.get("general.alignment")
+
+
+@pytest.mark.parametrize("of_output", [1, 16, 64])
+@pytest.mark.parametrize("of_source", [16, 32])
+def test_another_alignment_than_the_planned_one_is_a_problem(
+    of_output: int, of_source: int, tmp_path: Path
+) -> None:
+    """Too little for llama.cpp, and more than the source leads to."""
+    path = write_in_phase(tmp_path / "m.gguf", of_source, 0)
+    out = tmp_path / "out.gguf"
+    extra = {"general.alignment": of_output, "general.name": "x"}
+    tiny.write(out, "llama", 4, sources=[0, 1, 2, 1, 2, 3], extra=extra)
+    problems = [str(p) for p in find_problems(out, path, "blocks:1,3")]
+    if of_output < 32:
+        assert f"out.gguf: has alignment {of_output}, llama.cpp needs at least 32" in problems
+    else:
+        assert f"alignment: is {of_output}, expected 32" in problems
 
 
 # -- on a file system that shares blocks -----------------------------------------------------------

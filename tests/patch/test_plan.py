@@ -351,6 +351,23 @@ def test_either_byte_order_is_written_as_it_was_read(
     assert find_problems(out, source) == []
 
 
+def test_bytes_after_the_tensors_of_shards_are_left_out_and_noted(tmp_path: Path) -> None:
+    """They have no place in the output, but the user hears of them."""
+    source = tiny.write(tmp_path / "m.gguf", "llama", 4)
+    layer_map = LayerMap.parse("blocks:1,3", 4)
+    with Model(source) as model:
+        whole = make_plan(model, layer_map)
+        shards = write_plan(whole, tmp_path / "s.gguf", split_max_bytes=60_000).paths
+    for shard in shards[:2]:
+        with shard.open("ab") as file:
+            file.write(b"seven b")
+    with Model(shards[0]) as model:
+        plan = make_plan(model, LayerMap.parse("blocks:1,3", 6))
+        write_plan(plan, tmp_path / "out.gguf")
+        assert plan.notes == ("14 bytes after the last tensors of the shards are left out",)
+    assert find_problems(tmp_path / "out.gguf", shards[0]) == []
+
+
 def test_bytes_after_the_last_tensor_are_kept_and_noted(tmp_path: Path) -> None:
     """llama.cpp ignores them, but another program may not."""
     source = tiny.write(tmp_path / "m.gguf", "llama", 4)

@@ -26,11 +26,20 @@ def test_equal_maps_are_one_candidate(tmp_path: Path, windows: Windows) -> None:
     path.write_text("8,12\nblocks:8,12  # again\n\nlayers:0..11,8..15\nblocks:2,4;6,8\n")
     chosen = listed(windows, path)
     assert [c.key for c in chosen.candidates] == ["0-11,8-15", "0-3,2-7,6-15"]
+    path.write_text("(8,12)\n[8, 12]\nlayers:..11,8..\nlayers:..7,8..11x2,12..\n")
+    assert [c.key for c in listed(windows, path).candidates] == ["0-11,8-15"]
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("8,12\n12,8\n", "line 2"), ("# none\n", "no windows"), ("8,99\n", "line 1")],
+    [
+        ("8,12\n12,8\n", "line 2"),
+        ("# none\n", "no windows"),
+        ("8,99\n", "line 1"),
+        ("0..7,4..15\n", r"write layers:0\.\.7,4\.\.15"),
+        ("8-11\n", "write 8,12"),
+        ("slices:\n", "that is a mergekit recipe: plan and apply read its file"),
+    ],
 )
 def test_a_wrong_list_is_named_with_its_line(
     tmp_path: Path, windows: Windows, text: str, message: str

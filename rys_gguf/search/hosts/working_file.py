@@ -196,7 +196,7 @@ def _roomy(header: Header, model: Model, data_offset: int) -> Header:
     room = KV.of_items(_ROOM_KEY, GGUFValueType.UINT8, [], header.byteorder)
     n = padded(replace(header, kvs=(*header.kvs, room)).n_bytes, header.alignment)
     if not n <= data_offset <= n + 2 * _ROOM_BYTES:
-        phase = model.header.data_offset % max(BLOCK_BYTES, header.alignment)
+        phase = model.header.data_offset % max(BLOCK_BYTES, header.alignment) & -header.alignment
         data_offset = padded(n + _ROOM_BYTES, max(BLOCK_BYTES, header.alignment)) + phase
     room = KV.of_items(
         _ROOM_KEY, GGUFValueType.UINT8, [b"\0"] * (data_offset - n), header.byteorder

@@ -1,0 +1,189 @@
+"""Recipes of mergekit: slices, which are half-open ranges of layers that follow one another.
+
+    slices:
+      - sources: [{model: NAME, layer_range: [0, 24]}]
+      - sources: [{model: NAME, layer_range: [8, 32]}]
+    merge_method: passthrough
+
+Source: mergekit config.py (the fields), plan.py (the order of layers) and
+merge_methods/passthrough.py (what `scale` does).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rys_gguf.errors import InvalidLayerMap
+from rys_gguf.extras import load
+from rys_gguf.text import printable
+
+# The longest published recipes, with parameters for each of 140 layers, have about 50 kB.
+_MOST_BYTES = 1 << 18
+# 010 is eight in YAML 1.1, and nobody means that.
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")
+
+
+@dataclass(frozen=True, slots=True)
+class MergekitRecipe:
+    """The path of a mergekit recipe as a spec, and the model that it was written for."""
+
+    spec: str
+    model: str
+
+
+def read_mergekit(path: str | os.PathLike[str]) -> MergekitRecipe:
+    """The path of a passthrough recipe of one model.
+
+    Raises InvalidLayerMap, naming file and line, for recipes that do more than put layers of one
+    model into another order.
+    """
+    document = _Document(printable(path))
+    root = document.mapping(_compose(path, document.name), "a mergekit recipe")
+    document.demand_passthrough(root)
+    parts, models = [], []
+    for entry in document.sequence(root["slices"], "slices"):
+        source = document.only_source(entry)
+        first, last = document.layer_range(source)
+        parts.append(f"{first}..{last - 1}")
+        models.append(document.model(source))
+    if not parts:
+        raise document.error(root["slices"], "slices is empty")
+    if len(set(models)) > 1:
+        names = ", ".join(printable(name) for name in sorted(set(models)))
+        raise document.error(
+            root["slices"],
+            f"takes layers of {len(set(models))} models ({names}); rys-gguf repeats layers of one",
+        )
+    # In brackets, so that nothing takes these ends for exclusive ones a second time. Two numbers
+    # in brackets could be a window, two ranges cannot.
+    return MergekitRecipe(f"layers:[{','.join(parts)}]", models[0])
+
+
+def _compose(path: str | os.PathLike[str], name: str) -> Any:
+    """The nodes of a YAML file. None of its values is built, so aliases cannot make it grow."""
+    yaml = load("a mergekit recipe", "yaml")
+    try:
+        with open(path, "rb") as file:
+            data = file.read(_MOST_BYTES + 1)
+    except OSError as e:
+        raise InvalidLayerMap(f"{name}: cannot read the recipe: {e.strerror}") from e
+    if len(data) > _MOST_BYTES:
+        raise InvalidLayerMap(
+            f"{name}: has more than {_MOST_BYTES >> 10} KiB; that is no mergekit recipe"
+        )
+    try:
+        return yaml.compose(data.decode(), Loader=yaml.SafeLoader)
+    except UnicodeDecodeError as e:
+        raise InvalidLayerMap(f"{name}: is not UTF-8 text; expected a mergekit recipe") from e
+    except yaml.MarkedYAMLError as e:
+        line = f", line {e.problem_mark.line + 1}" if e.problem_mark else ""
+        what = " ".join(part for part in (e.context, e.problem) if part)
+        raise InvalidLayerMap(f"{name}{line}: cannot be read as YAML: {printable(what)}") from e
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as e:
+        what = printable(str(e).partition("\n")[0])
+        raise InvalidLayerMap(f"{name}: cannot be read as YAML: {what}") from e
+
+
+@dataclass(frozen=True, slots=True)
+class _Document:
+    """A recipe's file: what its nodes must be, and where one stands that is something else."""
+
+    name: str
+
+    def error(self, node: Any, what: str) -> InvalidLayerMap:
+        return InvalidLayerMap(f"{self.name}, line {node.start_mark.line + 1}: {what}")
+
+    def mapping(self, node: Any, what: str) -> dict[str, Any]:
+        if node is None:
+            raise InvalidLayerMap(f"{self.name}: is empty; expected a mergekit recipe")
+        if node.id != "mapping":
+            raise self.error(node, f"expected {what}, a mapping of keys to values")
+        for key, _ in node.value:
+            if key.tag == "tag:yaml.org,2002:merge":
+                raise self.error(key, "<< is not supported: write out what it stands for")
+        return {key.value: value for key, value in node.value if key.id == "scalar"}
+
+    def sequence(self, node: Any, what: str) -> list[Any]:
+        if node.id != "sequence":
+            raise self.error(node, f"{what} is not a list")
+        return list(node.value)
+
+    def text(self, node: Any, what: str) -> str:
+        if node.id != "scalar":
+            raise self.error(node, f"{what} is not a plain value")
+        return str(node.value)
+
+    def demand_passthrough(self, root: Mapping[str, Any]) -> None:
+        """Refuse recipes that compute new weights."""
+        for key in ("merge_method", "slices"):
+            if key not in root:
+                kinds = [k for k in ("models", "modules") if k in root]
+                found = f"has {kinds[0]} instead" if kinds and key == "slices" else "has none"
+                raise InvalidLayerMap(
+                    f"{self.name}: expected a mergekit recipe with {key}; this one {found}"
+                )
+        method = self.text(root["merge_method"], "merge_method")
+        if method != "passthrough":
+            raise self.error(
+                root["merge_method"],
+                f"merge_method is {printable(method)}, which computes new weights; rys-gguf "
+                f"copies layers, as passthrough does",
+            )
+        self.demand_no_parameters(root)
+
+    def demand_no_parameters(self, mapping: Mapping[str, Any]) -> None:
+        """Refuse what may scale weights: a copy without it would be another model."""
+        for key in ("parameters", "residual_weight"):
+            node = mapping.get(key)
+            if node is None or not node.value or node.value == "null":
+                continue
+            names = self.mapping(node, key) if key == "parameters" else [key]
+            shown = ", ".join(printable(name) for name in names)
+            raise self.error(
+                node,
+                f"has parameters ({shown}), which may change weights; rys-gguf copies layers as "
+                f"they are",
+            )
+
+    def only_source(self, entry: Any) -> dict[str, Any]:
+        """The one source of an entry of `slices`."""
+        output = self.mapping(entry, "a slice")
+        self.demand_no_parameters(output)
+        if "sources" not in output:
+            raise self.error(entry, "a slice without sources")
+        sources = self.sequence(output["sources"], "sources")
+        if len(sources) != 1:
+            raise self.error(
+                output["sources"], f"a slice of passthrough has one source, not {len(sources)}"
+            )
+        source = self.mapping(sources[0], "a source with model and layer_range")
+        self.demand_no_parameters(source)
+        for key in ("model", "layer_range"):
+            if key not in source:
+                raise self.error(sources[0], f"a source without {key}")
+        return source
+
+    def layer_range(self, source: Mapping[str, Any]) -> tuple[int, int]:
+        """The first layer, and one past the last."""
+        node = source["layer_range"]
+        shown = [
+            item.value if item.id == "scalar" else "" for item in self.sequence(node, "layer_range")
+        ]
+        if len(shown) != 2 or not all(map(_NUMBER.fullmatch, shown)):  # noqa: PLR2004 - a pair
+            raise self.error(node, "layer_range is not a pair of layer numbers such as [0, 24]")
+        first, last = map(int, shown)
+        if first >= last:
+            raise self.error(
+                node, f"layer_range [{first}, {last}] is empty: it ends before layer {last}"
+            )
+        return first, last
+
+    def model(self, source: Mapping[str, Any]) -> str:
+        """The model's name, and the revision where there is one."""
+        name = self.text(source["model"], "model")
+        revision = source.get("revision")
+        return name if revision is None else f"{name}@{self.text(revision, 'revision')}"
