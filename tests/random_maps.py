@@ -36,9 +36,9 @@ CONFIRMED, UNPROVABLE, OVER = "refused, confirmed", "refused, unprovable", "over
 NO_BASE, WRONG = "no base", "wrong"
 OUTCOMES = (EXACT, CLOSE, CONFIRMED, UNPROVABLE, OVER, NO_BASE, WRONG)
 
-# Where a plan rescales data, in nats: deep random models make much of a last bit. Without the
+# Where a plan rescales data, in nats: 60 random layers make up to 0.06 of a last bit. Without the
 # rescaling the difference is above 1.
-_TOLERANCE = 0.05
+_TOLERANCE = 0.25
 # A demand of a portable schedule that llama.cpp does not make, for the sake of other engines.
 _FOR_OTHERS = "are not divisible by"
 _NAMED = re.compile(r"blocks:[0-9]+,[0-9]+")
@@ -157,7 +157,7 @@ def _judge_variant(case: Case, source: Path, plan: Plan, engine: DirectEngine) -
         ours = engine.logits(out, tokens)
         with contextlib.suppress(Refused):
             proof = _proof(case, out, source, engine)
-            ended = EXACT if proof.holds() else CLOSE
+            ended = EXACT if all(result.exact for result in proof.results) else CLOSE
             if not proof.holds(_TOLERANCE if rescaled else 0):
                 worst = max(result.max_difference for result in proof.results)
                 return Judgement(WRONG, f"proof: {worst:.3g} nats apart")
