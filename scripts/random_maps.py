@@ -55,8 +55,7 @@ def main() -> None:
             judgement = judge(Case.from_json(args.case), engine)
         print(f"{judgement.outcome} (proof: {judgement.proof or '-'}): {judgement.why}")
         raise SystemExit(judgement.outcome == WRONG)
-    lines = args.log.read_text().splitlines() if args.log.exists() else []
-    rows = [json.loads(line) for line in lines]
+    rows = _read(args.log)
     done = {json.dumps(row["case"]) for row in rows}
     ends = time.monotonic() + args.minutes * 60 if args.minutes else float("inf")
     archs = args.arch or sorted(tiny.ARCHITECTURES)
@@ -95,6 +94,15 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--log", type=Path, default=Path("random_maps.jsonl"))
     parser.add_argument("--case")
     return parser.parse_args()
+
+
+def _read(log: Path) -> list[dict[str, Any]]:
+    """The rows of a log that may not exist; half a line at its end, of a run killed, goes."""
+    text = log.read_text() if log.exists() else ""
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        log.write_text(whole)
+    return [json.loads(line) for line in whole.splitlines()]
 
 
 def _cases(archs: list[str], seed_: int, max_layers: int) -> Iterator[Case]:
@@ -139,17 +147,18 @@ def print_table(rows: list[dict[str, Any]]) -> None:
     unproven = Counter(
         row["case"]["arch"] for row in rows if row["outcome"] == EXACT and row["proof"] != EXACT
     )
-    heads = ["architecture", "maps", "written", *OUTCOMES[:2], "no proof", *OUTCOMES[2:]]
-    print("  ".join(heads))
     archs = sorted({row["case"]["arch"] for row in rows})
+    width = max(map(len, ["architecture", *archs]))
+    heads = ["maps", "written", EXACT, CLOSE, "no proof", *OUTCOMES[2:]]
+    print("  ".join([f"{'architecture':{width}}", *heads]))
     for arch in [*archs, "all"]:
         own = archs if arch == "all" else [arch]
         numbers = {outcome: sum(counts[a, outcome] for a in own) for outcome in OUTCOMES}
         written = numbers[EXACT] + numbers[CLOSE] + numbers[WRONG]
         cells = [sum(numbers.values()), written, numbers[EXACT], numbers[CLOSE]]
         cells += [sum(unproven[a] for a in own), *(numbers[o] for o in OUTCOMES[2:])]
-        shown = [f"{n or '-':>{len(head)}}" for head, n in zip(heads[1:], cells, strict=True)]
-        print("  ".join([f"{arch:{len(heads[0])}}", *shown]))
+        shown = [f"{n or '-':>{len(head)}}" for head, n in zip(heads, cells, strict=True)]
+        print("  ".join([f"{arch:{width}}", *shown]))
 
 
 if __name__ == "__main__":
