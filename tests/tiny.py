@@ -185,6 +185,8 @@ def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
     scalar = {bool: types.BOOL, int: types.UINT32, float: types.FLOAT32, str: types.STRING}
     if key == "general.alignment":
         writer.add_custom_alignment(value)
+    elif isinstance(value, np.ndarray):
+        writer.add_key_value(key, value.tolist(), types.ARRAY, types[value.dtype.name.upper()])
     elif isinstance(value, list):
         writer.add_array(key, value)
     else:
@@ -575,6 +577,62 @@ def _deepseek2() -> Arch:
         }
 
     return Arch(keys, layer, _ends())
+
+
+def _hy_v4() -> Arch:
+    """Compressed attention with a gate and sinks, over streams that add up without being mixed."""
+    rank, rope, nope = 16, 8, 8
+
+    def keys(build: Build) -> dict[str, Any]:
+        return {
+            **_heads(),
+            **_moe_keys(),
+            **_dense_lead(build),
+            ".attention.head_count_kv": 1,
+            ".attention.key_length": rank + rope,
+            ".attention.value_length": rank,
+            ".attention.key_length_mla": nope + rope,
+            ".attention.value_length_mla": _HEAD,
+            ".attention.q_lora_rank": rank,
+            ".attention.kv_lora_rank": rank,
+            ".rope.dimension_count": rope,
+            ".expert_shared_count": 1,
+            ".expert_weights_scale": 1.0,
+            ".expert_gating_func": 2,
+            ".hyper_connection.count": _STREAMS,
+            ".hyper_connection.epsilon": 1e-6,
+            ".hyper_connection.magnitude": 2.0,
+        }
+
+    def layer(build: Build, n: int) -> Tensors:
+        streams: Tensors = {}
+        for part in ("attn", "ffn"):
+            streams |= {
+                f"hc_{part}_fn.weight": (_STREAMS * N_EMBD, 2 * _STREAMS),
+                f"hc_{part}_base.weight": (2 * _STREAMS,),
+                f"hc_{part}_scale.weight": (2,),
+            }
+        return {
+            **_PRE_NORMS,
+            **streams,
+            **_norms("attn_q_a_norm", "attn_kv_a_norm", width=rank),
+            "attn_sinks.weight": (_HEADS,),
+            "attn_q_a.weight": (N_EMBD, rank),
+            "attn_q_b.weight": (rank, _HEADS * (nope + rope)),
+            "attn_kv_a_mqa.weight": (N_EMBD, rank + rope),
+            "attn_k_b.weight": (nope, rank, _HEADS),
+            "attn_v_b.weight": (rank, _HEAD, _HEADS),
+            "attn_output.weight": (_HEADS * _HEAD, N_EMBD),
+            "attn_gate.weight": (N_EMBD, _HEADS * _HEAD),
+            **_lead_ffn(build, n),
+        }
+
+    head: Tensors = {
+        "output_hc_fn.weight": (_STREAMS * N_EMBD, _STREAMS),
+        "output_hc_base.weight": (_STREAMS,),
+        "output_hc_scale.weight": (1,),
+    }
+    return Arch(keys, layer, lambda b: _ends()(b) | head)
 
 
 def _ernie4_5_moe() -> Arch:
@@ -1219,6 +1277,76 @@ def _qwen35(ffn: Callable[[], Tensors], keys: dict[str, Any], *, fused_ba: bool 
     return Arch(lambda b: _qwen35_keys(b) | keys, layer, _ends(), mtp)
 
 
+def _qwen4exp() -> Arch:
+    """Streams that add up without being mixed; source layer 1 also adds embeddings of n-grams."""
+    rank = 8
+    wide = _STREAMS * N_EMBD
+
+    def keys(build: Build) -> dict[str, Any]:
+        ngrams = [n for n, source in enumerate(build.sources) if source == 1]
+        return {
+            **_qwen35_keys(build),
+            **_moe_keys(_EXPERT_FF),
+            ".hyper_connection.count": _STREAMS,
+            ".hyper_connection.low_rank": rank,
+            ".attention.indexer.head_count": 1,
+            ".attention.indexer.key_length": 8,
+            ".attention.indexer.top_k": 4,
+            ".ple.layers": np.array(ngrams, np.uint32),
+            ".ple.ngram_size": 2,
+            ".ple.heads_per_ngram": 1,
+            ".ple.conv_kernel": 2,
+            ".ple.eos_token_id": 2,
+            ".ple.layer_multipliers": np.array([3, 5], np.uint64),
+            ".ple.head_offsets": np.array([0], np.uint64),
+            ".ple.head_vocab_sizes": np.array([_NGRAMS], np.uint64),
+            ".embedding_length_per_layer_input": N_EMBD,
+        }
+
+    def layer(build: Build, n: int) -> Tensors:
+        mixer = (
+            _gated_attention() | _indexer() if _is_full(build, n) else _delta_net(fused_ba=False)
+        )
+        for name in ("attn_norm.weight", "post_attention_norm.weight"):
+            del mixer[name]
+        streams: Tensors = {}
+        for part in ("attn", "ffn"):
+            streams |= {
+                f"hc_{part}_norm.weight": (N_EMBD, _STREAMS),
+                f"hc_{part}_down.weight": (wide, rank),
+                f"hc_{part}_up.weight": (rank, wide),
+                f"hc_{part}_inject.weight": (wide, _STREAMS),
+            }
+        ngrams: Tensors = {
+            **{f"ple_norm_{x}.weight": (N_EMBD, _STREAMS) for x in ("key", "query", "conv")},
+            "ple_key.weight": (N_EMBD, wide),
+            "ple_value.weight": (N_EMBD, N_EMBD),
+            "ple_conv1d.weight": (2, wide),
+        }
+        return mixer | _shared_moe() | streams | (ngrams if n == 1 else {})
+
+    ends: Tensors = {
+        "token_embd.weight": (N_EMBD, N_VOCAB),
+        "output.weight": (N_EMBD, N_VOCAB),
+        "output_hc_norm.weight": (N_EMBD, _STREAMS),
+        "output_hc_down.weight": (wide, rank),
+        "output_hc_up.weight": (rank, wide),
+        "per_layer_token_embd.weight": (N_EMBD, _NGRAMS),
+    }
+    return Arch(keys, layer, lambda _: ends)
+
+
+_NGRAMS = 16
+
+
+def _indexer() -> Tensors:
+    return {
+        "indexer.q_proj.weight": (N_EMBD, 8),
+        "indexer.k_proj.weight": (N_EMBD, 8),
+        **_norms("indexer.q_norm", "indexer.k_norm", width=8),
+    }
+
+
 def _shared_moe() -> Tensors:
     return _moe() | _ffn("_shexp", _EXPERT_FF) | {"ffn_gate_inp_shexp.weight": (N_EMBD,)}
 
@@ -1233,6 +1361,7 @@ ARCHITECTURES: dict[str, Arch] = {
     ),
     "bert": _bert(),
     "modern-bert": _modern_bert(),
+    "llada": _plain(_PRE_NORMS | _qkv() | _ffn()),
     "smollm3": _plain(_PRE_NORMS | _qkv() | _ffn()),
     "gemma2": _sliding(2, _GEMMA_LAYER, _heads(_GEMMA_HEAD), output=False),
     "gemma3": _sliding(6, _GEMMA_LAYER | _GEMMA_QK_NORMS, _heads(_GEMMA_HEAD), output=False),
@@ -1257,6 +1386,8 @@ ARCHITECTURES: dict[str, Arch] = {
     "ernie4_5-moe": _ernie4_5_moe(),
     "refact": _refact(),
     "talkie": _talkie(),
+    "hy_v4": _hy_v4(),
+    "qwen4exp": _qwen4exp(),
     "jamba": _jamba(),
     "granitehybrid": _granitehybrid(),
     "lfm2": _lfm2(),
@@ -1270,3 +1401,8 @@ ARCHITECTURES: dict[str, Arch] = {
     "qwen35moe": _qwen35(_shared_moe, _moe_keys(_EXPERT_FF)),
     "qwen3next": _qwen35(_shared_moe, _moe_keys(_EXPERT_FF), fused_ba=True),
 }
+
+# Embedding models and a diffusion model: llama-server completes no text with them.
+WITHOUT_NEXT_TOKEN = frozenset({
+    "bert", "gemma-embedding", "gemma-embedding2", "llada", "modern-bert"
+})  # fmt: skip

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import struct
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from gguf.constants import GGMLQuantizationType
 
 from rys_gguf.errors import RysError
 from rys_gguf.files.copying import copy_bytes
-from rys_gguf.formats.header import Span, TensorInfo
+from rys_gguf.formats.header import Span, TensorInfo, encode_text
 from rys_gguf.formats.model import Model
 from rys_gguf.layers.rule import Architecture
 from rys_gguf.text import printable
@@ -28,11 +29,10 @@ from rys_gguf.text import printable
 # feed-forward network without weights (build_ffn of null tensors) where a graph expects other
 # tensors than the loader takes: ernie4_5-moe with a step above 1, refact with experts.
 _WRITERS = frozenset({
-    "attn_output", "attn_out", "cross_attn_output", "ffn_norm", "ffn_down", "ffn_down_exps",
-    "ffn_down_shexp", "ffn_down_chexps", "ssm_out", "shortconv.out_proj", "time_mix_output",
-    "channel_mix_value", "proj", "vis_attn_output", "vis_ffn_down", "post_attention_norm",
+    "attn_output", "attn_output_b", "attn_out", "cross_attn_output", "ffn_norm", "ffn_down",
+    "ffn_down_exps", "ffn_down_shexp", "ffn_down_chexps", "ssm_out", "shortconv.out_proj",
+    "time_mix_output", "channel_mix_value", "proj", "ple_value", "post_attention_norm",
     "post_ffw_norm", "attn_post_norm", "ffn_post_norm", "laurel_post_norm", "per_layer_post_norm",
-    "altup_correct_coef",
 })  # fmt: skip
 # A norm of zeros gives zeros, except for its bias. In front of a network it has to be zero itself.
 _BEHIND = frozenset(name for name in _WRITERS if name.endswith("norm") and name != "ffn_norm")
@@ -57,11 +57,12 @@ def residual_writers(tensors: Iterable[TensorInfo]) -> Iterator[TensorInfo]:
 
 
 def silence(model: Model, arch: Architecture, layers: Iterable[int]) -> Iterator[Edit]:
-    """The edits that make these layers write nothing.
+    """The edits that make these layers write nothing; some are in the header, and always there.
 
     All-zero bytes are zeros in every quantisation llama.cpp has. Raises Refused if a tensor that
     must hold other values is not F32.
     """
+    yield from (edit for key in arch.zeroed if (edit := _zeroed(model, key)))
     fills = {fill.tensor: fill for fill in arch.silenced}
     f32 = np.dtype(np.float32).newbyteorder(model.header.byteorder)
     for layer in layers:
@@ -76,6 +77,50 @@ def silence(model: Model, arch: Architecture, layers: Iterable[int]) -> Iterator
                 raise model.refuse(f"not provable this way: {shown}, expected F32")
             values = fill.values(int(np.prod(tensor.ne)))
             yield Edit(model.data(tensor).span, np.asarray(values, f32).tobytes())
+
+
+def _zeroed(model: Model, suffix: str) -> Edit | None:
+    """The edit that makes a scalar of the header zero; None if the key is missing."""
+    kv = model.header.get(model.key(suffix))
+    if kv is None or not isinstance(kv.raw, bytes):
+        return None
+    order = model.header.byteorder
+    key = encode_text(kv.key)
+    stored = struct.pack(f"{order}Q", len(key)) + key + struct.pack(f"{order}I", kv.type) + kv.raw
+    header = model.files[0].read(0, model.header.data_offset)
+    offset = header.index(stored) + len(stored) - len(kv.raw)
+    return Edit(Span(offset, len(kv.raw)))
+
+
+def disturb(model: Model, layers: Iterable[int], silenced: Iterable[Edit]) -> Iterator[Edit]:
+    """The edits that halve every other value of these layers' F32 vectors, but for those silenced.
+
+    They change nothing that a layer passes on if all it would add is silenced.
+    """
+    settled = {edit.span for edit in silenced}
+    f32 = np.dtype(np.float32).newbyteorder(model.header.byteorder)
+    for layer in layers:
+        for tensor in model.layers[layer]:
+            span = model.data(tensor).span
+            is_vector = tensor.type == GGMLQuantizationType.F32 and max(tensor.ne) == np.prod(
+                tensor.ne
+            )
+            if is_vector and span not in settled:
+                values = np.frombuffer(b"".join(model.read(span)), f32).copy()
+                values[::2] /= 2
+                yield Edit(span, values.tobytes())
+
+
+def nudge(model: Model, tensors: Collection[str], by: float) -> Iterator[Edit]:
+    """The edits that multiply the F32 tensors `blk.N.{tensor}` of every trunk layer by 1 + `by`."""
+    f32 = np.dtype(np.float32).newbyteorder(model.header.byteorder)
+    for layer in model.layers[: model.n_trunk]:
+        for tensor in layer:
+            is_f32 = tensor.type == GGMLQuantizationType.F32
+            if is_f32 and tensor.name.split(".", 2)[2] in tensors:
+                span = model.data(tensor).span
+                values = np.frombuffer(b"".join(model.read(span)), f32).astype(np.float64)
+                yield Edit(span, (values * (1 + by)).astype(f32).tobytes())
 
 
 @contextlib.contextmanager

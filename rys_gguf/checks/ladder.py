@@ -140,8 +140,7 @@ class _Climb:
         layer_map = self.pair.layer_map
         if not proof.holds(self.tolerance):
             return "failed", describe_difference(proof, layer_map), proof.as_json()
-        exact = all(r.exact for r in proof.results)
-        how = "bit for bit" if exact else f"within {self.tolerance:g} nats"
+        how = proof.precision(self.tolerance)
         shows = f"each of {len(layer_map)} outputs runs as its source, {how}"
         return "passed", shows, proof.as_json()
 

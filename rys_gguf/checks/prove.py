@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rys_gguf.checks.ablation import edited_copy, require_room, silence
+from rys_gguf.checks.ablation import Edit, disturb, edited_copy, nudge, require_room, silence
 from rys_gguf.checks.paths import Lending, covering_paths, readers_of
 from rys_gguf.checks.variant import VariantPair
 from rys_gguf.engines.base import EngineOptions
 from rys_gguf.engines.find import open_engine
 from rys_gguf.errors import EngineFailed
 from rys_gguf.formats.model import Model
-from rys_gguf.layers.carry import ModelRules
+from rys_gguf.layers.carry import ModelRules, metadata_of
 from rys_gguf.layers.layer_map import LayerMap
 from rys_gguf.layers.rule import Architecture
 
@@ -37,6 +37,16 @@ _MAX_LOCATED = 4
 # compared; each of their log-probabilities is normalised over all tokens anyway.
 _MAX_COMPARED_WHOLE = 65536
 _MOST_LIKELY = 4096
+# Where a plan rescaled a tensor, source and variant round differently: the rescaled weight, the
+# norm's product, RoPE and the attention scale each by at most half an F32 ulp, 2^-24, on either
+# side. That makes less than 2^-20 for each value of Q. How far it moves a logit no formula tells,
+# because kernels round Q on to F16, which turns any shift into a few whole steps. So we measure it:
+# the variant's tensors are moved by 2^-20 up and down. In 8 models with random weights a rescale
+# moved the logits at most 0.75 times as far, and a factor wrong by 1 % at least 6 times as far.
+_NUDGE = 2.0**-20
+_NUDGE_MARGIN = 2.0
+# Half of a norm makes differences of whole nats. This is far above what kernels round differently.
+_DISTURBED = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +55,8 @@ class PathResult:
 
     `max_difference` is the largest difference of a log-probability over all prompts and tokens, in
     nats; `divergence` the largest Kullback-Leibler divergence of the variant from the source over
-    the prompts. `positions` are the indices of the prompts after which the two differ.
+    the prompts. `positions` are the indices of the prompts after which the two differ. `rounding`
+    is the difference that rounding may make where a tensor was rescaled, in nats.
     """
 
     outputs: tuple[int, ...]
@@ -54,10 +65,11 @@ class PathResult:
     max_difference: float
     divergence: float
     positions: tuple[int, ...]
+    rounding: float = 0.0
 
     def within(self, tolerance: float) -> bool:
-        """Whether the two agree up to `tolerance` nats."""
-        return self.exact or self.max_difference <= tolerance
+        """Whether the two agree up to `tolerance` nats, or to what rounding may make."""
+        return self.exact or self.max_difference <= max(tolerance, self.rounding)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +77,8 @@ class Proof:
     """All comparisons, the number and greatest length of the prompts, and the engine's build.
 
     `differing` are the outputs that do not run as their sources; they are located only where a
-    comparison failed. `all_found` is False if there may be more of them.
+    comparison failed. `all_found` is False if there may be more of them. `rescaled` are the tensors
+    of each layer that the plan had to rescale.
     """
 
     results: tuple[PathResult, ...]
@@ -74,10 +87,21 @@ class Proof:
     build: str
     differing: tuple[int, ...] = ()
     all_found: bool = True
+    rescaled: tuple[str, ...] = ()
 
     def holds(self, tolerance: float = 0.0) -> bool:
         """Whether every difference is within `tolerance` nats; 0 demands bit-exactness."""
         return all(r.within(tolerance) for r in self.results)
+
+    def precision(self, tolerance: float = 0.0) -> str:
+        """How exactly a proof that holds does, in words."""
+        if all(result.exact for result in self.results):
+            return "bit for bit"
+        rounding = max(result.rounding for result in self.results)
+        if rounding > tolerance:
+            tensors = " and ".join(self.rescaled)
+            return f"within {rounding:.3g} nats, which rounding the rescaled {tensors} may make"
+        return f"within {tolerance:g} nats"
 
     def as_json(self) -> dict[str, Any]:
         """The proof as plain values, under the names that version 0.1.0 wrote."""
@@ -118,7 +142,7 @@ def prove(
         free = require_room(folder, n_bytes)
         say(f"silenced copies need {n_bytes} bytes, {free} are free")
         runner = _Runner(rules.arch, prompts, n_probed(source), options, folder, progress)
-        sides = _Sides(variant, source, pair.layer_map)
+        sides = _Sides(variant, source, pair.layer_map, _rescaled(variant, rules))
         results = []
         for path in _paths(variant, source, pair.layer_map, rules):
             ablated = ", ".join(map(str, sides.ablated(path)))
@@ -128,17 +152,19 @@ def prove(
         differing: set[int] = set()
         all_found = True
         if failed := [r for r in results if not r.within(tolerance)]:
+            _require_silence(source, rules, runner, tolerance)
             say("looking for the outputs that differ")
             # The shortest prompt after which every failure shows is enough.
             shortest = prompts[max(r.positions[0] for r in failed)]
             runner = _Runner(rules.arch, [shortest], n_probed(source), options, folder)
             for result in failed:
-                located = _differing(result.outputs, sides, runner, tolerance)
+                accepted = max(tolerance, result.rounding)
+                located = _differing(result.outputs, sides, runner, accepted)
                 all_found = all_found and len(located) < _MAX_LOCATED
                 differing |= located
-        return Proof(
-            tuple(results), len(prompts), longest, build, tuple(sorted(differing)), all_found
-        )
+        found = tuple(sorted(differing))
+        counts = len(prompts), longest
+        return Proof(tuple(results), *counts, build, found, all_found, sides.rescaled)
 
 
 def n_passes(pair: VariantPair) -> int:
@@ -153,6 +179,33 @@ def _paths(
 ) -> list[tuple[int, ...]]:
     lending = Lending(readers_of(variant, rules), readers_of(source, rules))
     return covering_paths(layer_map, lending)
+
+
+def _require_silence(source: Model, rules: ModelRules, run: _Runner, tolerance: float) -> None:
+    """Raise Refused if ablated layers of the source do not pass their input on.
+
+    Then a difference is no fault of the variant. The first layer stays in, because later ones may
+    read it, and so does the last that reads no other, because a scaled residual shows only there.
+    """
+    readers = readers_of(source, rules)
+    last = max(n for n in range(source.n_trunk) if n not in readers)
+    ablated = tuple(n for n in range(1, source.n_trunk) if n != last)
+    silenced = silence(source, rules.arch, ablated)
+    before = run.run(source, ablated, None)
+    after = run.run(source, ablated, None, disturb(source, ablated, silenced))
+    difference = _compare((0, last), ablated, before, after).max_difference
+    if difference > max(tolerance, _DISTURBED):
+        raise source.refuse(
+            "not provable this way: its layers change what they pass on even where all that is "
+            "known to write to the residual is silenced"
+        )
+
+
+def _rescaled(variant: Model, rules: ModelRules) -> tuple[str, ...]:
+    """The tensors of each layer whose values a right variant of this layer count has changed."""
+    target = metadata_of(variant)
+    rescales = (r for rule in rules.arch.rules for r in rule.rescales(rules.meta, target))
+    return tuple(rescale.tensor for rescale in rescales)
 
 
 def describe_difference(proof: Proof, layer_map: LayerMap) -> str:
@@ -222,17 +275,23 @@ class _Runner:
     ) -> npt.NDArray[np.float64]:
         key = (id(model), ablated, n_ubatch)
         if key not in self._known:
-            self._known[key] = self._run(model, ablated, n_ubatch)
+            self._known[key] = self.run(model, ablated, n_ubatch)
         self._progress(1)
         return self._known[key]
 
-    def _run(
-        self, model: Model, ablated: tuple[int, ...], n_ubatch: int | None
+    def run(
+        self,
+        model: Model,
+        ablated: tuple[int, ...],
+        n_ubatch: int | None,
+        edits: Iterable[Edit] = (),
     ) -> npt.NDArray[np.float64]:
+        """The same, computed anew, for a copy with more edits."""
         options = dataclasses.replace(self._options, n_ubatch=n_ubatch or self._options.n_ubatch)
+        silenced = silence(model, self._arch, ablated)
         n = n_vocab(model)
         with (
-            edited_copy(model, silence(model, self._arch, ablated), self._folder) as path,
+            edited_copy(model, [*silenced, *edits], self._folder) as path,
             open_engine(path, options) as engine,
         ):
             self.build = engine.build
@@ -249,6 +308,7 @@ class _Sides:
     variant: Model
     source: Model
     layer_map: LayerMap
+    rescaled: tuple[str, ...]
 
     def ablated(self, path: tuple[int, ...]) -> tuple[int, ...]:
         """The outputs that are not on a path."""
@@ -266,7 +326,15 @@ class _Sides:
         ablated = self.ablated(path)
         want = run(self.source, dropped, n_ubatch)
         have = run(self.variant, ablated, n_ubatch)
-        return _compare(path, ablated, want, have)
+        result = _compare(path, ablated, want, have)
+        if result.exact or not self.rescaled:
+            return result
+        moved = [
+            run.run(self.variant, ablated, n_ubatch, nudge(self.variant, self.rescaled, by))
+            for by in (_NUDGE, -_NUDGE)
+        ]
+        farthest = max(_compare(path, ablated, have, new).max_difference for new in moved)
+        return dataclasses.replace(result, rounding=_NUDGE_MARGIN * farthest)
 
 
 def _differing(path: tuple[int, ...], sides: _Sides, run: _Runner, tolerance: float) -> set[int]:

@@ -206,7 +206,8 @@ def _proof_lines(proof: Proof, layer_map: LayerMap, tolerance: float) -> Iterato
         silenced = ", ".join(map(str, result.ablated)) or "none"
         yield f"silenced {silenced}: {exact}"
     if proof.holds(tolerance):
-        within = "" if all(r.exact for r in proof.results) else f" within {tolerance:g} nats"
+        all_exact = all(result.exact for result in proof.results)
+        within = "" if all_exact else f" {proof.precision(tolerance)}"
         yield (
             f"every one of {len(layer_map)} outputs runs as its source{within} "
             f"({proof.n_positions} positions, up to {proof.longest} tokens)"

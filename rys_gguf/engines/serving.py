@@ -21,13 +21,15 @@ from rys_gguf.engines.base import EngineOptions
 from rys_gguf.engines.connection import Connection
 from rys_gguf.engines.interpreter import python_file
 from rys_gguf.engines.process import EngineProcess
-from rys_gguf.errors import EngineFailed
+from rys_gguf.errors import EngineFailed, Refused
 from rys_gguf.text import printable, quoted
 
 _POLL_SECONDS = 0.02
 _HEALTH_SECONDS = 2.0
 _PORTS_TRIED = 3
 _CHILD = Path(__file__).with_name("child.py")
+# What llama-server says of models without a KV cache or state (server-context.cpp, b11549).
+_NO_LOGITS = b"does not support logits computation"
 
 Json = dict[str, Any]
 
@@ -35,7 +37,8 @@ Json = dict[str, Any]
 class Server:
     """A server for one model. `build` is its program, version and build once it has started.
 
-    Every method raises EngineFailed, with the last log lines, if the server does not do its part.
+    Every method raises EngineFailed, with the last log lines, if the server does not do its part,
+    and Refused if the model is of a kind that predicts no next token.
     """
 
     def __init__(self, model: str | os.PathLike[str], options: EngineOptions) -> None:
@@ -108,6 +111,12 @@ class Server:
         except (OSError, http.client.HTTPException) as e:
             process.require_alive(f"while it answered {path}")
             raise self.failure(f"broke off its answer to {path}: {e}") from e
+        if status != http.HTTPStatus.OK and _NO_LOGITS in raw:
+            raise Refused(
+                f"{printable(self.model.name)}: llama-server predicts no next token with this "
+                f"model, as with any diffusion or embedding model; prove, smoke, validate, probe "
+                f"and sweep need one"
+            )
         try:
             reply = json.loads(raw)
         except ValueError as e:

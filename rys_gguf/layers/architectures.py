@@ -79,7 +79,7 @@ _MTP_OPTIONAL_SINCE = "llama.cpp b11549 loads such a file, b11434 did not"
 
 # Why a layer that writes zeros does more than none, or the model gives no probabilities
 # (Architecture.unprovable).
-_MIXED_STREAMS = "every layer mixes the residual's streams, even if it adds nothing"
+_MIXED_STREAMS = "AltUp scales and mixes the residual's streams in every layer"
 _NO_TOKENS = "it gives embeddings or scores, and no probabilities of a next token to compare"
 _NORMED_RESIDUAL = "every layer norms the sum of its input and its output"
 
@@ -90,6 +90,25 @@ def _ones(n: int) -> list[float]:
 
 def _zeros(n: int) -> list[float]:
     return [0.0] * n
+
+
+def _no_mixing(n: int) -> list[float]:
+    """hc_*_base of a layer that keeps its k streams apart.
+
+    Weights of the input, weights of the output, and logits whose softmax is the identity.
+    """
+    k = int((n + 1) ** 0.5) - 1
+    return [0.0] * (2 * k) + [0.0 if i == j else -1e4 for i in range(k) for j in range(k)]
+
+
+# The streams stay apart where nothing but hc_*_base sets their mixing. The epsilon that Sinkhorn's
+# normalisation adds (deepseek4.cpp, build_hc_sinkhorn) would still mix a millionth of each.
+_STREAMS_APART = tuple(
+    Fill(f"hc_{half}_{part}.weight", values)
+    for half in ("attn", "ffn")
+    for part, values in (("scale", _zeros), ("base", _no_mixing))
+)
+_STREAM_EPSILON = ("hyper_connection.epsilon",)
 
 
 _INTERVAL = Periodic(
@@ -454,7 +473,8 @@ _ROWS = (
         # llama.cpp wants at least one entry per block.
         arrays=(*_CLAMP_ARRAYS, "attention.compress_ratios"),
         longer_arrays=("attention.compress_ratios",),
-        unprovable=_MIXED_STREAMS,
+        silenced=_STREAMS_APART,
+        zeroed=_STREAM_EPSILON,
     ),
     Architecture("dots1", (_DENSE_FIRST,), "src/models/dots1.cpp:5-6,29-66,137"),
     Architecture(
@@ -502,7 +522,6 @@ _ROWS = (
         "src/models/qwen4exp.cpp:26-169,171-302,449-496",
         arrays=("attention.compress_ratios",),
         absent_mtp=_MTP_OPTIONAL_SINCE,
-        unprovable=_MIXED_STREAMS,
     ),
     Architecture(
         "afmoe",
@@ -826,7 +845,8 @@ _ROWS = (
         arrays=_CLAMP_ARRAYS,
         by_layer=(*_KV_HEADS, *_EXPERT_FFN),
         absent_mtp=_MTP_OPTIONAL_SINCE,
-        unprovable=_MIXED_STREAMS,
+        silenced=_STREAMS_APART,
+        zeroed=_STREAM_EPSILON,
     ),
     Architecture(
         "hy_v4",
@@ -836,7 +856,6 @@ _ROWS = (
         ),
         "src/models/hy-v4.cpp:24-68,94-154,430-443",
         arrays=("swiglu_clamp_exp",),
-        unprovable=_MIXED_STREAMS,
     ),
     # Properties that no map can keep, and models that are no stack of layers.
     Architecture(

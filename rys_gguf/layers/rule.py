@@ -260,7 +260,7 @@ class Architecture:
     `absent_mtp`: a file may count MTP blocks that it does not hold; words tell which llama.cpp
     loads it, where not every known one does.
     `silenced` are tensors that `prove` fills where a layer has to pass its input on, besides those
-    that write to the residual stream.
+    that write to the residual stream; `zeroed` are scalars that it sets to 0 in both models.
     `unprovable` tells why a layer that writes zeros does not pass its input on, or why there is
     nothing to compare, where that is so.
     """
@@ -276,6 +276,7 @@ class Architecture:
     empty_blocks: bool = False
     absent_mtp: bool | str = False
     silenced: tuple[Fill, ...] = ()
+    zeroed: tuple[str, ...] = ()
     unprovable: str = ""
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
-from gguf.constants import GGMLQuantizationType
+from gguf.constants import GGMLQuantizationType, GGUFValueType
 
 from rys_gguf import Model, Refused
 from rys_gguf.checks.ablation import Edit, edited_copy, require_room, silence
 from rys_gguf.errors import RysError
-from rys_gguf.formats.header import Span
+from rys_gguf.formats.header import KV, Span
 from rys_gguf.layers.architectures import ARCHITECTURES
 from tests import tiny
 
@@ -94,3 +95,22 @@ def test_too_little_room_is_noticed_before_copying(tmp_path: Path) -> None:
     """The message says what is needed and how to choose another folder."""
     with pytest.raises(RysError, match=f"needs {1 << 62} bytes.*--workdir"):
         require_room(tmp_path, 1 << 62)
+
+
+def test_streams_that_are_mixed_are_kept_apart(tmp_path: Path) -> None:
+    """DeepSeek 4: the mixing is the identity, and the header's epsilon no longer blurs it."""
+    path = tiny.write(tmp_path / "m.gguf", "deepseek4", 8)
+    with Model(path) as model:
+        edits = silence(model, ARCHITECTURES["deepseek4"], [2])
+        with edited_copy(model, edits, tmp_path) as copy, Model(copy) as edited:
+            base = next(t for t in edited.layers[2] if t.name == "blk.2.hc_attn_base.weight")
+            values = np.frombuffer(b"".join(edited.read(edited.data(base).span)), "<f4")
+            assert (values[8:].reshape(4, 4) == np.where(np.eye(4), 0, -1e4)).all()
+            key = "deepseek4.hyper_connection.epsilon"
+            changed = {
+                a.key
+                for a, b in zip(model.header.kvs, edited.header.kvs, strict=True)
+                if a.raw != b.raw
+            }
+            assert changed == {key}
+            assert edited.header.get(key) == KV.of(key, GGUFValueType.FLOAT32, 0.0)

@@ -5,18 +5,22 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rys_gguf import LayerMap, Model, make_plan, write_plan
+from rys_gguf import LayerMap, Model, Schedule, make_plan, write_plan
+from rys_gguf.checks.ablation import edited_copy, nudge
 from rys_gguf.checks.prove import Proof, n_passes, prove
 from rys_gguf.checks.variant import VariantPair
+from rys_gguf.checks.verify import find_problems
 from rys_gguf.errors import Refused, RysError
 from rys_gguf.layers.architectures import ARCHITECTURES
 from tests import tiny
@@ -46,7 +50,7 @@ def test_prove_passes_on_what_apply_writes(pair: tuple[Path, Path]) -> None:
     report = json.loads(run("prove", out, "--source", source, "--json").stdout)
     assert report["ok"] is True
     assert [sorted(result) for result in report["results"]] == [
-        ["divergence", "exact", "max_difference", "outputs", "positions", "silenced"]
+        ["divergence", "exact", "max_difference", "outputs", "positions", "rounding", "silenced"]
     ] * 2
 
 
@@ -54,7 +58,8 @@ def test_prove_names_the_outputs_that_differ(tmp_path: Path) -> None:
     """Layers copied by renaming only: exactly the outputs whose kind changed are named."""
     source = tiny.write(tmp_path / "m.gguf", "gemma3", 12)
     naive = tiny.write(tmp_path / "naive.gguf", "gemma3", 12, sources=[*range(8), *range(4, 12)])
-    message = fails_with_output("prove", naive, "--source", source, "--blocks", "4,8")
+    call = ("prove", naive, "--source", source, "--blocks", "4,8", "--threads", "1")
+    message = fails_with_output(*call)
     # Layers 5 and 11 have full attention by position, in the variant too: 9, 11 and 15 are wrong.
     assert (
         "outputs 9 (source 5), 11 (source 7), 15 (source 11) do not run as their sources" in message
@@ -107,11 +112,12 @@ def test_gemma_4_is_proven(tmp_path: Path, kind: str, spec: str) -> None:
 
 
 def proof_of(folder: Path, arch: str, spec: str, n_layers: int = 12, **options: Any) -> Proof:
-    """The proof of what the product writes for a tiny model."""
+    """The proof of what the product writes for a tiny model, after verify has accepted it."""
     source = tiny.write(folder / "m.gguf", arch, n_layers, **options)
     with Model(source) as model:
         layer_map = LayerMap.parse(spec, model.n_trunk)
         write_plan(make_plan(model, layer_map), folder / "out.gguf")
+    assert not list(find_problems(folder / "out.gguf", source, spec))
     return prove(VariantPair(folder / "out.gguf", source, layer_map), OPTIONS)
 
 
@@ -124,7 +130,11 @@ def test_a_gemma_4_that_borrows_from_other_layers_fails(tmp_path: Path) -> None:
     assert prove(VariantPair(naive, source, layer_map), OPTIONS).differing == (10, 11, 12, 13)
 
 
-PROVABLE = [arch for arch in tiny.ARCHITECTURES if not ARCHITECTURES[arch].unprovable]
+PROVABLE = sorted(
+    arch
+    for arch in tiny.ARCHITECTURES.keys() - tiny.WITHOUT_NEXT_TOKEN
+    if not ARCHITECTURES[arch].unprovable
+)
 # What most rules allow: whole periods, on one side of leading and of last layers.
 SPECS = ("layers:0..3,3,8..11", "layers:0..11,4..11", "layers:0..3,0..11", "layers:0..5,0..11")
 
@@ -143,6 +153,14 @@ def test_a_silenced_layer_passes_its_input_on(tmp_path: Path, arch: str) -> None
     assert proof.holds(), proof
 
 
+@pytest.mark.parametrize("arch", PROVABLE)
+def test_another_model_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arch: str) -> None:
+    """In no architecture a difference is blamed on layers that cannot be silenced."""
+    monkeypatch.setattr("rys_gguf.checks.prove._MAX_LOCATED", 0)
+    source, other = (tiny.write(tmp_path / f"{n}.gguf", arch, 8, seed=n) for n in range(2))
+    assert not prove(VariantPair(other, source, LayerMap(8, tuple(range(8)))), OPTIONS).holds()
+
+
 @pytest.mark.parametrize(
     ("arch", "options"),
     [("ernie4_5-moe", {"moe_step": 2}), ("refact", {"experts": True}), ("talkie", {})],
@@ -152,6 +170,54 @@ def test_a_network_without_weights_is_silenced(
 ) -> None:
     """Where the graph expects other tensors than the file has, the layer's norm alone writes."""
     assert proof_of(tmp_path, arch, "blocks:4,8", **options).holds()
+
+
+@pytest.mark.parametrize("arch", ["gemma4", "talkie"])
+def test_layers_that_cannot_be_silenced_are_not_called_different(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arch: str
+) -> None:
+    """A table that lacks something that a layer writes with leads to no proof, and no verdict."""
+    row = replace(ARCHITECTURES[arch], silenced=())
+    monkeypatch.setitem(ARCHITECTURES, arch, row)
+    with pytest.raises(Refused, match="not provable this way: its layers change what they pass on"):
+        proof_of(tmp_path, arch, "blocks:4,8")
+
+
+def test_a_rescaled_variant_is_proven_up_to_its_rounding(tmp_path: Path) -> None:
+    """Exactly 62 layers: attn_q_norm makes up for the attention scale, but for its rounding."""
+    source = tiny.write(tmp_path / "m.gguf", "gemma3", 62)
+    out = tmp_path / "out.gguf"
+    call = ("apply", source, "--blocks", "6,12", "--schedule", "explicit", "-o", out)
+    assert run(*call).returncode == 0
+    done = run("prove", out, "--source", source, "--threads", "1")
+    assert done.returncode == 0, done.stderr
+    assert re.search(
+        r"68 outputs runs as its source within 0\.0\d+ nats, which rounding the rescaled "
+        r"attn_q_norm\.weight may make",
+        done.stdout,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arch", "n_layers", "tensor"),
+    [("gemma3", 62, "attn_q_norm.weight"), ("gemma2", 46, "attn_q.scale")],
+)
+def test_a_wrong_rescale_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arch: str, n_layers: int, tensor: str
+) -> None:
+    """The tolerance that follows from a rescale is far below what a wrong factor does."""
+    monkeypatch.setattr("rys_gguf.checks.prove._MAX_LOCATED", 0)  # the search takes a minute
+    source = tiny.write(tmp_path / "m.gguf", arch, n_layers)
+    layer_map = LayerMap.parse("blocks:6,12", n_layers)
+    with Model(source) as model:
+        plan = make_plan(model, layer_map, schedule=Schedule.EXPLICIT)
+        write_plan(plan, tmp_path / "right.gguf")
+    with Model(tmp_path / "right.gguf") as right:
+        edits = nudge(right, [tensor], 0.03)
+        with edited_copy(right, edits, tmp_path) as wrong:
+            proof = prove(VariantPair(wrong, source, layer_map), OPTIONS)
+    assert not proof.holds()
+    assert min(r.max_difference / r.rounding for r in proof.results) > 2
 
 
 def test_an_architecture_without_a_proof_is_refused(tmp_path: Path) -> None:
@@ -256,3 +322,25 @@ def test_the_progress_counts_every_pass(pair: tuple[Path, Path]) -> None:
     steps: list[int] = []
     assert prove(both, OPTIONS, progress=steps.append).holds()
     assert sum(steps) == n_passes(both) == 4
+
+
+@pytest.mark.parametrize("arch", sorted(tiny.WITHOUT_NEXT_TOKEN))
+def test_a_model_without_a_next_token_is_one_message(tmp_path: Path, arch: str) -> None:
+    """Diffusion and embedding models: one line says which commands cannot serve them, and why."""
+    source = tiny.write(tmp_path / "m.gguf", arch, 6)
+    out = tmp_path / "out.gguf"
+    assert run("apply", source, "--blocks", "2,4", "-o", out).returncode == 0
+    commands = [
+        ("smoke", out),
+        ("probe", source),
+        ("sweep", source, "--sizes", "2,1", "-o", tmp_path / "run"),
+        *([] if ARCHITECTURES[arch].unprovable else [("prove", out, "--source", source)]),
+    ]
+    for call in commands:
+        message = fails_with_output(*call).splitlines()[-1]
+        assert re.fullmatch(
+            r"Error: (m|out)\.gguf: llama-server predicts no next token .* prove, smoke, .*",
+            message,
+        ), message
+    done = run("validate", out, "--source", source)
+    assert re.findall(r"^(\w+) +open", done.stderr, re.MULTILINE) == ["load", "prove", "smoke"]

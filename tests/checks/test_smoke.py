@@ -15,9 +15,12 @@ from rys_gguf.checks.loops import Kind
 from rys_gguf.checks.smoke import PROMPTS, Prompt, Reply, compare, run_smoke
 from rys_gguf.checks.smoke_report import as_json, smoke_lines
 from rys_gguf.engines.base import EngineOptions, Generation
+from rys_gguf.engines.find import open_engine
 from rys_gguf.engines.server import ServerEngine
 from rys_gguf.errors import EngineFailed
+from tests import tiny
 from tests.checks.texts import GOOD_START, LOOPS, NUMBERED
+from tests.command import run
 
 OPTIONS = EngineOptions(n_ctx=1024, n_threads=1, load_seconds=120, answer_seconds=120)
 N_TOKENS = 56
@@ -187,3 +190,27 @@ def test_a_request_that_fails_is_an_error(smollm2: Path) -> None:
     options = EngineOptions(n_ctx=256, n_threads=1)
     with pytest.raises(EngineFailed, match="status 400"):
         run_smoke(smollm2, options, prompts=[Prompt("long", "again " * 2000, "")])
+
+
+# As Gemma 4's: a thinking channel in front of the answer, empty where thinking is off.
+THINKING_TEMPLATE = (
+    "{% for message in messages %}<|turn>{{ message['role'] }}\n{{ message['content'] }}<turn|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|turn>model\n"
+    "{% if not enable_thinking | default(false) %}<|channel>thought\n<channel|>{% endif %}"
+    "{% endif %}"
+)
+
+
+def test_gemma_4_answers_without_thinking(tmp_path: Path) -> None:
+    """Its template closes the thinking channel, and random weights get a verdict, not an error."""
+    keys = {"tokenizer.chat_template": THINKING_TEMPLATE, ".context_length": 2048}
+    path = tiny.write(tmp_path / "m.gguf", "gemma4", 8, shared_kv_layers=4, extra=keys)
+    with open_engine(path, OPTIONS) as engine:
+        prompt = engine.templated("How are you?")
+    assert prompt.endswith("How are you?<turn|>\n<|turn>model\n<|channel>thought\n<channel|>")
+    out = tmp_path / "out.gguf"
+    assert run("apply", path, "--blocks", "1,3", "-o", out).returncode == 0
+    done = run("smoke", out, "--source", path, "--threads", "1")
+    assert "Traceback" not in done.stderr
+    verdicts = [line.split(":")[0] for line in done.stdout.splitlines()]
+    assert ("failed" in verdicts, done.returncode) in ((True, 1), (False, 0))
