@@ -55,7 +55,8 @@ class DirectEngine:
     def logits(self, model: Path, tokens: Sequence[int]) -> Array:
         """The logits after every prefix of `tokens`, shape (n_tokens, n_vocab).
 
-        An embedding model gives one embedding of all tokens instead, shape (1, n_embd).
+        A model that reads all tokens at once gives its logits for each of them. An embedding model
+        gives one embedding of all tokens instead, shape (1, n_embd).
         Raises EngineFailed with llama.cpp's message if the model does not load or does not run.
         """
         with self.open(model, len(tokens) + 8):
@@ -215,12 +216,23 @@ class _Llama:
         )
         if not self._model.value:
             raise RuntimeError("does not load")
+        self._make_context(n_ctx, n_ubatch)
+        if n_ubatch < n_ctx and not self._memory().value:
+            lib.llama_free(self._context)  # such a model reads all tokens at once
+            self._make_context(n_ctx, n_ctx)
+
+    def _make_context(self, n_ctx: int, n_ubatch: int) -> None:
+        lib = self._lib
         params = lib.llama_context_default_params()
         params.n_ctx, params.n_ubatch = n_ctx, n_ubatch
         self._context = ctypes.c_void_p(lib.llama_init_from_model(self._model, params))
         if not self._context.value:
             raise RuntimeError("has no context")
         lib.llama_set_n_threads(self._context, 1, 1)
+
+    def _memory(self) -> ctypes.c_void_p:
+        """What holds the tokens that were read; null in a model that reads them all at once."""
+        return ctypes.c_void_p(self._lib.llama_get_memory(self._context))
 
     def close(self) -> None:
         """Free the model."""
@@ -233,9 +245,10 @@ class _Llama:
     def logits(self, tokens: list[int], every: bool) -> Array:
         """The logits after each of the tokens, or only after the last of them."""
         lib = self._lib
-        memory = ctypes.c_void_p(lib.llama_get_memory(self._context))
+        memory = self._memory()
         if not memory.value:
-            return self._embedding(tokens)
+            embeds = lib.llama_pooling_type(self._context) > 0
+            return self._embedding(tokens) if embeds else self._decoded(tokens, every=True)
         lib.llama_memory_clear(memory, ctypes.c_bool(True))
         if not every:
             return self._decoded(tokens, every=False)

@@ -204,6 +204,7 @@ _OPTIONS: dict[str, list[Any]] = {
     "expert_gating_func": [2, None, 1],
     "experts": [False, True],
     "full_attention_interval": [4, None, 2, 3],
+    "indexer_types": [None, "own"],
     "keys_as_values": [False, True],
     "leading_dense": [2, 0, 1, 3, 4, 200],
     "moe_step": [1, 2, 3],
@@ -223,6 +224,7 @@ _PERIODS = [None, None, 2, 3, 5, 6, 0]
 _LEAST = {
     "bailingmoe3": 4,
     "deepseek4": 2,
+    "gemma-embedding": 6,
     "gemma-embedding2": 6,
     "gemma4": 4,
     "glm5-next": 4,
@@ -232,12 +234,13 @@ _LEAST = {
     "llama4": 4,
     "modern-bert": 4,
     "nemotron_h": 2,
+    "qwen4exp": 4,
     "qwen35": 4,
     "qwen35moe": 4,
     "qwen3next": 4,
 }
-# These do not run with a window of 0.
-_WINDOWED = {"afmoe", "llama4"}
+# A window of 0 means here that no layer slides; elsewhere that it sees nothing, or a crash.
+_WINDOWLESS = {"exaone4", "gemma3", "mellum", "olmo2", "plamo3", "smallthinker"}
 # The kind of a layer decides the shapes of its tensors, and not only what the file says.
 _SHAPED = {"gemma-embedding2"}
 # Of the models that load Q in one piece (deepseek2).
@@ -255,8 +258,8 @@ def map_cases(draw: st.DrawFn, arch: str, max_layers: int = 130) -> Case:
     names = option_names(arch)
     values = {**_OPTIONS, "period": _PERIODS} if "pattern" in names else _OPTIONS
     options = {name: draw(st.sampled_from(values[name])) for name in sorted(names & values.keys())}
-    if arch in _WINDOWED:
-        options["window"] = options["window"] or tiny.WINDOW
+    if options.get("window") == 0 and arch not in _WINDOWLESS:
+        options["window"] = tiny.WINDOW
     if arch in _SHAPED:
         options |= {"pattern": bool(options["pattern"]), "period": None}
     if options.get("q_lora_rank", 0) is None:
@@ -264,8 +267,14 @@ def map_cases(draw: st.DrawFn, arch: str, max_layers: int = 130) -> Case:
     if options.get("shared_kv_layers"):
         period = min(options["period"], 6)
         n_layers = period * max(1, n_layers // period) + options["shared_kv_layers"]
-    if options.get("pattern") == "own":
-        options["pattern"] = draw(st.lists(st.booleans(), min_size=n_layers, max_size=n_layers))
+    for name in ("pattern", "indexer_types"):
+        if options.get(name) == "own":
+            flags = st.lists(st.booleans(), min_size=n_layers, max_size=n_layers)
+            options[name] = draw(flags)
+    if options.get("indexer_types"):
+        options["indexer_types"] = [
+            int(n < 4 or own) for n, own in enumerate(options["indexer_types"])
+        ]
     return Case(
         arch,
         n_layers,

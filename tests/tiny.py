@@ -195,7 +195,10 @@ def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
 
 def _is_matrix(name: str, ne: tuple[int, ...]) -> bool:
     """Whether the weights are multiplied with, so that llama.cpp takes them quantized."""
-    others = ("position_embd.", "token_types.", "ssm_conv1d", "shortconv.conv.", "hc_")
+    others = (
+        *("position_embd.", "token_types.", "ssm_conv1d", "shortconv.conv.", "hc_"),
+        *("ple_norm_", "ple_conv1d."),
+    )
     ends = ("_norm.weight", "_ape.weight")
     return (
         len(ne) > 1
@@ -1292,7 +1295,7 @@ def _qwen4exp() -> Arch:
             ".attention.indexer.head_count": 1,
             ".attention.indexer.key_length": 8,
             ".attention.indexer.top_k": 4,
-            ".ple.layers": np.array(ngrams, np.uint32),
+            ".ple.layers": np.array(ngrams, np.uint32) if ngrams else None,
             ".ple.ngram_size": 2,
             ".ple.heads_per_ngram": 1,
             ".ple.conv_kernel": 2,
