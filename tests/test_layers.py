@@ -20,7 +20,9 @@ CELLAR = ("_version", "errors", "extras", "text")
 RULES: dict[str, dict[str, tuple[str, ...]]] = {
     "files": {"knows no format": ("gguf", "numpy", "click", "tqdm")},
     "formats": {"knows no rule": ("rys_gguf.layers", "click", "tqdm")},
-    "layers": {"writes nothing": ("rys_gguf.files", "click", "tqdm")},
+    "layers": {
+        "writes nothing": ("rys_gguf.files.output", "rys_gguf.files.copying", "click", "tqdm"),
+    },
     "patch": {"knows no screen": ("click", "tqdm")},
     "engines": {"knows no rule and no plan": ("rys_gguf.layers", "rys_gguf.patch", "click")},
     "checks": {"knows no screen": ("click", "tqdm")},

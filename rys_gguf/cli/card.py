@@ -20,15 +20,13 @@ from rys_gguf.cli.options import (
     layer_options,
     needs,
 )
-from rys_gguf.cli.output import TextOutput, output_path, say
-from rys_gguf.errors import InvalidGGUF, RysError
+from rys_gguf.cli.output import TextOutput, say
+from rys_gguf.errors import RysError
 from rys_gguf.extras import require
-from rys_gguf.files.source import SourceFile
+from rys_gguf.files.text_file import read_text
 from rys_gguf.formats.model import Model
 from rys_gguf.patch.provenance import resolve_layer_map
 from rys_gguf.text import printable
-
-_MAX_VALIDATION_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +85,11 @@ def card(
     if write.output is None:
         click.echo(text, nl=False)
         return
-    path = output_path(write.output, Path("README.md"))
     inputs = [variant] if source is None else [variant, source]
-    TextOutput.named(path, inputs, force=write.force).write(text)
-    say(f"{printable(path)}: check it before you publish it")
+    default = Path("README.md")
+    output = TextOutput.named(write.output, inputs, force=write.force, default=default)
+    output.write(text)
+    say(f"{printable(output.path)}: check it before you publish it")
 
 
 def _card_text(variant: Path, source: Path | None, layers: LayerSpec, evidence: _Evidence) -> str:
@@ -103,7 +102,7 @@ def _card_text(variant: Path, source: Path | None, layers: LayerSpec, evidence: 
     if evidence.run is not None:
         require("the scores of a run", "scipy")
     run = None if evidence.run is None else Run.open(evidence.run)
-    validation = _read_validation(variant, evidence.validation)
+    validation = _validation_of(variant, evidence.validation)
     with contextlib.ExitStack() as stack:
         opened = stack.enter_context(Model(variant))
         base = None if source is None else stack.enter_context(Model(source))
@@ -111,17 +110,19 @@ def _card_text(variant: Path, source: Path | None, layers: LayerSpec, evidence: 
         return make_card(opened, base, layer_map, run, validation)
 
 
-def _read_validation(variant: Path, path: Path | None) -> Mapping[str, Any] | None:
-    """What `validate` saved of a variant, or None."""
+def _validation_of(variant: Path, path: Path | None) -> Mapping[str, Any] | None:
+    """The named report, or the one beside the variant, or None."""
     default = variant.with_name(variant.name + ".validate.json")
     if path is None and not default.exists():
         return None
-    path = path or default
+    return read_validation(path or default)
+
+
+def read_validation(path: Path) -> Mapping[str, Any]:
+    """What `validate` saved. Raises RysError for a file that it did not write."""
+    text = read_text(path, "the validation report")
     try:
-        with SourceFile(path) as file:
-            value: Any = json.loads(file.read(0, min(file.n_bytes, _MAX_VALIDATION_BYTES)))
-    except InvalidGGUF as e:  # missing, or not a regular file
-        raise RysError(str(e)) from e
+        value: Any = json.loads(text)
     except (ValueError, RecursionError) as e:
         raise RysError(f"{printable(path)}: not a validation report: {e}") from e
     rungs = value.get("rungs") if isinstance(value, dict) else None

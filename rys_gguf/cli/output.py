@@ -18,10 +18,9 @@ from typing import Any
 
 import click
 
-from rys_gguf.errors import OutputFailed
 from rys_gguf.files.output import OutputFile
 from rys_gguf.files.source import SourceFile
-from rys_gguf.text import harmless, printable
+from rys_gguf.text import harmless
 
 # The colours a line may have: nothing else that begins with an escape reaches the terminal.
 _COLOUR = re.compile(r"(\x1b\[[0-9;]*m)")
@@ -99,6 +98,11 @@ def output_path(given: Path | None, default: Path) -> Path:
     return given / default.name if given.is_dir() else given
 
 
+def is_named(given: Path | None) -> bool:
+    """Whether the user named the file to write, and not only its folder, or nothing."""
+    return given is not None and not given.is_dir()
+
+
 @dataclass(frozen=True, slots=True)
 class TextOutput:
     """A text file that a command writes at its end, with the guarantees of a model's output.
@@ -112,9 +116,12 @@ class TextOutput:
     may_be_link: bool = True
 
     @classmethod
-    def named(cls, path: Path, inputs: Sequence[Path], *, force: bool) -> TextOutput:
-        """The file that the user named."""
-        return cls(path, tuple(inputs), force)
+    def named(
+        cls, given: Path, inputs: Sequence[Path], *, force: bool, default: Path | None = None
+    ) -> TextOutput:
+        """The file that the user named, or a new one in the folder that the user named."""
+        path = given if default is None else output_path(given, default)
+        return cls(path, tuple(inputs), force, may_be_link=is_named(given))
 
     @classmethod
     def default(
@@ -123,7 +130,7 @@ class TextOutput:
         """A file whose name the command chose. It replaces what an earlier run wrote there.
 
         `is_own` tells from the first bytes of a file whether it is such a one. Anything else
-        needs `force`, and a link needs the user to name the file: it may have been planted.
+        needs `force`, and a link is never written through: it may have been planted.
         """
         return cls(path, tuple(inputs), force or _holds(path, is_own), may_be_link=False)
 
@@ -141,11 +148,12 @@ class TextOutput:
 
     @contextlib.contextmanager
     def _open(self, n_bytes: int) -> Iterator[OutputFile]:
-        if not self.may_be_link and self.path.is_symlink():
-            raise OutputFailed(f"{printable(self.path)}: is a link; name the file to write")
         with contextlib.ExitStack() as stack:
             sources = tuple(stack.enter_context(SourceFile(p)) for p in self.inputs)
-            yield stack.enter_context(OutputFile(self.path, sources, n_bytes, force=self.force))
+            out = OutputFile(
+                self.path, sources, n_bytes, force=self.force, may_be_link=self.may_be_link
+            )
+            yield stack.enter_context(out)
 
 
 def _holds(path: Path, is_own: Callable[[bytes], bool]) -> bool:

@@ -23,7 +23,7 @@ from rys_gguf.cli.options import (
     plan_options,
     size_bytes,
 )
-from rys_gguf.cli.output import echo, echo_json, output_path, say
+from rys_gguf.cli.output import echo, echo_json, is_named, output_path, say
 from rys_gguf.cli.progress import Progress
 from rys_gguf.cli.render import (
     description_json,
@@ -152,8 +152,9 @@ def align(model: Path, output: Path, alignment: int, force: bool, as_json: bool)
     with Model(model) as opened, Progress() as progress:
         progress.begin(path.name, opened.n_bytes, "B")
         written = align_model(
-            opened, path, alignment=alignment, force=force, progress=progress.advance
-        )
+            opened, path, alignment=alignment, force=force, progress=progress.advance,
+            may_be_link=is_named(output),
+        )  # fmt: skip
     if as_json:
         echo_json(written_json(written))
     else:
@@ -216,6 +217,7 @@ def _write(planned: Plan, write: _WriteOptions, *, as_json: bool) -> None:
             force=write.force,
             split_max_bytes=write.split_max_size,
             progress=progress.advance,
+            may_be_link=is_named(write.output),
         )
     _say_notes(planned.notes)
     if written.n_shared:

@@ -18,7 +18,7 @@ from rys_gguf.cli.options import (
     json_option,
     log_option,
 )
-from rys_gguf.cli.output import TextOutput, echo, echo_json, output_path, say
+from rys_gguf.cli.output import TextOutput, echo, echo_json, say
 from rys_gguf.cli.progress import Progress
 from rys_gguf.cli.suite import preflight_option, probe_suite_options
 from rys_gguf.engines.base import EngineOptions
@@ -61,7 +61,7 @@ class _ProbeOutput:
         if self.output is None:
             output = TextOutput.default(default, inputs, _is_answers, force=self.force)
         else:
-            output = TextOutput.named(output_path(self.output, default), inputs, force=self.force)
+            output = TextOutput.named(self.output, inputs, force=self.force, default=default)
         output.require()
         if self.save_suite is not None:
             TextOutput.named(self.save_suite, inputs, force=self.force).write(dump(suite.items))

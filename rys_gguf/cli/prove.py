@@ -31,7 +31,7 @@ from rys_gguf.cli.options import (
     log_option,
     proof_options,
 )
-from rys_gguf.cli.output import TextOutput, echo, echo_json, output_path, plain, say
+from rys_gguf.cli.output import TextOutput, echo, echo_json, plain, say
 from rys_gguf.cli.progress import Progress
 from rys_gguf.engines.base import EngineOptions
 from rys_gguf.errors import RysError
@@ -119,10 +119,10 @@ class _ReportOptions:
     def output(self, variant: Path, source: Path) -> TextOutput:
         """The file to write; one that `validate` named itself may be replaced by the next run."""
         default = variant.with_name(variant.name + ".validate.json")
-        path = output_path(self.report, default)
+        inputs = [variant, source]
         if self.report is None:
-            return TextOutput.default(path, [variant, source], _is_report, force=self.force)
-        return TextOutput.named(path, [variant, source], force=self.force)
+            return TextOutput.default(default, inputs, _is_report, force=self.force)
+        return TextOutput.named(self.report, inputs, force=self.force, default=default)
 
 
 def _is_report(head: bytes) -> bool:

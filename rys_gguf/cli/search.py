@@ -33,6 +33,7 @@ from rys_gguf.cli.process import when_stopped
 from rys_gguf.cli.progress import Progress
 from rys_gguf.cli.suite import preflight_option, sweep_suite_options
 from rys_gguf.engines.base import EngineOptions
+from rys_gguf.errors import OutputFailed
 from rys_gguf.extras import require
 from rys_gguf.layers.schedule import Schedule
 from rys_gguf.probes.choose import SuiteOptions, choose_suites
@@ -172,6 +173,17 @@ class _SweepRun:
     dry_run: bool
     log_file: Path | None
 
+    def folder(self, model: Path) -> Path:
+        """Where the run is. Raises OutputFailed for a link that the user did not name."""
+        if self.output is not None:
+            return self.output
+        folder = model.with_name(model.name + ".sweep")
+        if folder.is_symlink():
+            raise OutputFailed(
+                f"{printable(folder)}: is a link; remove it, or name a folder with -o"
+            )
+        return folder
+
 
 @click.command()
 @needs("a sweep", *_REPORT_PACKAGES)
@@ -212,7 +224,7 @@ def sweep(
     if workers.ray is not None:
         require("--ray", "ray")
     suites = choose_suites(model, items)
-    folder = run_options.output or model.with_name(model.name + ".sweep")
+    folder = run_options.folder(model)
     command = shlex.join(["rys-gguf", *sys.argv[1:]])
     request = SweepRequest(model, folder, search.plan, search.settings, suites, engine, command)
     if run_options.dry_run:

@@ -33,6 +33,9 @@ def main() -> None:
     params.fit_params = False
     # In the environment, since other users can read the arguments of a process.
     params.api_keys = [os.environ["LLAMA_API_KEY"]]
+    # Web pages get no answer that they may read, not even that there is a server.
+    params.cors_origins = f"http://127.0.0.1:{settings['port']}"
+    params.cors_credentials = False
     if settings["n_threads"]:
         params.cpuparams.n_threads = settings["n_threads"]
         params.cpuparams_batch.n_threads = settings["n_threads"]

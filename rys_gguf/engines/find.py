@@ -45,4 +45,4 @@ def find_engine(binary: str | os.PathLike[str] | None = None) -> Path | None:
             "no llama.cpp found: pip install xllamacpp, or name a llama-server with "
             "--llama-server or LLAMA_SERVER"
         )
-    return Path(on_path)
+    return Path(on_path).absolute()

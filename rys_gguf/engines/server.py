@@ -221,7 +221,7 @@ class ServerEngine:
         """Raise EngineFailed if the reply to `path` does not have the expected form."""
         try:
             yield
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as e:
+        except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as e:
             raise self._server.failure(f"answered {path} {fault}") from e
 
 

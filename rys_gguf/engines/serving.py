@@ -10,8 +10,8 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import secrets
-import socket
 import time
 from importlib import metadata
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any
 from rys_gguf.engines.base import EngineOptions
 from rys_gguf.engines.connection import Connection
 from rys_gguf.engines.interpreter import python_file
+from rys_gguf.engines.port import free_port, is_taken, stranger_at
 from rys_gguf.engines.process import EngineProcess
 from rys_gguf.errors import EngineFailed, Refused
 from rys_gguf.text import printable, quoted
@@ -27,6 +28,7 @@ from rys_gguf.text import printable, quoted
 _POLL_SECONDS = 0.02
 _HEALTH_SECONDS = 2.0
 _PORTS_TRIED = 3
+_BACKEND = re.compile(r"(lib)?ggml-.*\.(so|dll|dylib)", re.DOTALL)
 _CHILD = Path(__file__).with_name("child.py")
 # What llama-server says of models without a KV cache or state (server-context.cpp, b11549).
 _NO_LOGITS = b"does not support logits computation"
@@ -47,7 +49,7 @@ class Server:
         self.build = ""
         # Without a key, every user of the machine and every web page could ask the engine.
         self.key = secrets.token_hex(16)
-        self._connection = Connection(_free_port(), self.key)
+        self._connection = Connection(free_port(), self.key)
         self._process: EngineProcess | None = None
         self._closed = False
 
@@ -75,22 +77,25 @@ class Server:
             except EngineFailed:  # noqa: PERF203 - a start takes longer
                 if self._process is not None:
                     self._process.stop()
-                if self._closed or not tries_left or not _is_taken(self._connection.port):
+                if self._closed or not tries_left or not is_taken(self._connection.port):
                     raise
                 self._connection.close()
-                self._connection = Connection(_free_port(), self.key)
+                self._connection = Connection(free_port(), self.key)
             else:
                 return
 
     def _start(self) -> None:
         if self._closed:
             raise self.failure("is closed")
-        name = "llama.cpp (xllamacpp)" if (b := self.options.binary) is None else b.name
+        if (binary := self.options.binary) is not None:
+            self._require_no_backends(binary)
+        name = "llama.cpp (xllamacpp)" if binary is None else binary.name
         environment = {**dict(self.options.environment), "LLAMA_API_KEY": self.key}
         self._process = EngineProcess(self._command(), environment, name, self.model.name)
         if self._closed:  # by another thread just now, which found no process to stop
             self._process.stop()
         self._wait_until_healthy()
+        self._require_own_port()
         self._check_identity()
 
     def close(self) -> None:
@@ -103,6 +108,8 @@ class Server:
     def ask(self, method: str, path: str, body: Any = None) -> Json:
         """Send a request, with a body of JSON if it is not None, and return the reply."""
         process = self.process
+        # Its port is free for others once it has ended, and they must not get the key.
+        process.require_alive(f"before it was asked {path}")
         seconds = self.options.answer_seconds
         try:
             status, raw = self._connection.request(method, path, body, seconds)
@@ -119,7 +126,7 @@ class Server:
             )
         try:
             reply = json.loads(raw)
-        except ValueError as e:
+        except (ValueError, RecursionError) as e:
             raise self.failure(f"answered {path} with something that is not JSON") from e
         if status != http.HTTPStatus.OK or not isinstance(reply, dict):
             text = printable(raw[:300])
@@ -154,16 +161,40 @@ class Server:
             *options.arguments,
         ]
 
+    def _require_no_backends(self, binary: Path) -> None:
+        """A llama-server built with loadable backends runs those of the current folder as well.
+
+        Source: ggml/src/ggml-backend-reg.cpp, ggml_backend_load_best (b11549).
+        """
+        names: list[str] = []
+        with contextlib.suppress(OSError):  # the server cannot look into such a folder either
+            folder = Path.cwd().resolve()
+            names = [] if folder == binary.resolve().parent else os.listdir(folder)
+        for name in filter(_BACKEND.fullmatch, names):
+            raise self.failure(
+                f"was not started: it would run {printable(name)} of the current folder; call "
+                f"rys-gguf in another one"
+            )
+
     def _wait_until_healthy(self) -> None:
         deadline = time.monotonic() + self.options.load_seconds
         while time.monotonic() < deadline:
             self.process.require_alive("while it loaded")
             with contextlib.suppress(OSError, http.client.HTTPException):
-                status, _ = self._connection.request("GET", "/health", None, _HEALTH_SECONDS)
+                # Without the key, as nobody knows yet who answers.
+                status, _ = self._connection.request(
+                    "GET", "/health", None, _HEALTH_SECONDS, with_key=False
+                )
                 if status == http.HTTPStatus.OK:
                     return
             time.sleep(_POLL_SECONDS)
         raise self.failure(f"did not finish loading within {self.options.load_seconds:g} s")
+
+    def _require_own_port(self) -> None:
+        """Another user may have taken the port just before our server: such a one gets no key."""
+        port = self._connection.port
+        if (user := stranger_at(port)) is not None:
+            raise self.failure(f"lost its port {port} to a process of user {user}")
 
     def _check_identity(self) -> None:
         """Another server may hold the port: only one that names our model is ours."""
@@ -182,22 +213,3 @@ def _xllamacpp_version() -> str:
         return metadata.version("xllamacpp")
     except metadata.PackageNotFoundError:
         return "of unknown version"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _is_taken(port: int) -> bool:
-    """Whether some process listens on that port."""
-    with socket.socket() as probe:
-        # Connections that have just ended do not count. Windows gives the option another meaning.
-        if os.name == "posix":
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return True
-    return False

@@ -51,8 +51,9 @@ class OutputFile:
         out.commit()
 
     Leaving the block without `commit` removes everything. `n_bytes` is the room the file will need.
-    `n_shared` counts the copied bytes that are blocks of the source and took no room. Raises
-    OutputFailed.
+    `n_shared` counts the copied bytes that are blocks of the source and took no room. A link is
+    written through, as cp and the shell do, unless `may_be_link` is False: under a name that the
+    user did not type it may have been planted. Raises OutputFailed.
     """
 
     def __init__(
@@ -62,11 +63,16 @@ class OutputFile:
         n_bytes: int,
         *,
         force: bool,
+        may_be_link: bool = True,
     ) -> None:
         self.name = printable(Path(path).name)
+        folder, name = os.path.split(path)
         try:
-            # Writing through a symbolic link writes what it points to, as cp and the shell do.
-            self.path = Path(os.path.realpath(path))
+            self.path = Path(
+                os.path.realpath(path)
+                if may_be_link
+                else os.path.join(os.path.realpath(folder), name)
+            )
         except OSError as e:  # a relative path in a folder that is gone
             raise OutputFailed(f"{self.name}: {reason(e)}") from e
         self.name = printable(self.path.name)
@@ -210,6 +216,8 @@ class OutputFile:
             return None
         except OSError as e:
             raise OutputFailed(f"{self.name}: {reason(e)}") from e
+        if stat.S_ISLNK(info.st_mode):
+            raise OutputFailed(f"{self.name}: is a link; remove it, or name another output")
         if not stat.S_ISREG(info.st_mode):
             raise OutputFailed(f"{self.name}: is not a regular file; choose another output")
         return info

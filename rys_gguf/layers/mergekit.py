@@ -17,8 +17,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rys_gguf.errors import InvalidLayerMap
+from rys_gguf.errors import InvalidLayerMap, RysError
 from rys_gguf.extras import load
+from rys_gguf.files.text_file import read_text
 from rys_gguf.text import printable
 
 # The longest published recipes, with parameters for each of 140 layers, have about 50 kB.
@@ -67,18 +68,11 @@ def _compose(path: str | os.PathLike[str], name: str) -> Any:
     """The nodes of a YAML file. None of its values is built, so aliases cannot make it grow."""
     yaml = load("a mergekit recipe", "yaml")
     try:
-        with open(path, "rb") as file:
-            data = file.read(_MOST_BYTES + 1)
-    except OSError as e:
-        raise InvalidLayerMap(f"{name}: cannot read the recipe: {e.strerror}") from e
-    if len(data) > _MOST_BYTES:
-        raise InvalidLayerMap(
-            f"{name}: has more than {_MOST_BYTES >> 10} KiB; that is no mergekit recipe"
-        )
+        text = read_text(path, "the mergekit recipe", _MOST_BYTES)
+    except RysError as e:
+        raise InvalidLayerMap(str(e)) from e
     try:
-        return yaml.compose(data.decode(), Loader=yaml.SafeLoader)
-    except UnicodeDecodeError as e:
-        raise InvalidLayerMap(f"{name}: is not UTF-8 text; expected a mergekit recipe") from e
+        return yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as e:
         line = f", line {e.problem_mark.line + 1}" if e.problem_mark else ""
         what = " ".join(part for part in (e.context, e.problem) if part)

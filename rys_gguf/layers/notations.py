@@ -227,7 +227,7 @@ def _path_parts(spec: str, n_source: int) -> list[_Part]:
     if pair := _PAIR.fullmatch(inner):
         i, j = int(pair[1]), int(pair[2])
         raise body.error(
-            f"{body.text.strip()} may be a window or two layers",
+            f"{printable(body.text.strip())} may be a window or two layers",
             f"write {i},{j} for these two layers alone; to repeat layers {i} to {j - 1}, write "
             f"blocks:{i},{j}, with --blocks" if i < j else f"write {i},{j} for these two layers",
         )  # fmt: skip

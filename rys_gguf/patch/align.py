@@ -50,11 +50,15 @@ def align(
     alignment: int = BLOCK_BYTES,
     force: bool = False,
     progress: Progress = lambda _: None,
+    may_be_link: bool = True,
 ) -> Written:
     """Write `plan_aligned` to a file, as safely as any output; shards become one file.
 
-    `progress` is called with the bytes each step wrote. Raises what `plan_aligned` raises, and
+    `progress` is called with the bytes each step wrote. A link at `out_path` is written through
+    unless `may_be_link` is False. Raises what `plan_aligned` raises, and
     OutputFailed if the output cannot be written; nothing is left behind then.
     """
     file = plan_aligned(model, alignment)
-    return write_files(model, [file], [Path(out_path)], force=force, progress=progress)
+    return write_files(
+        model, [file], [Path(out_path)], force=force, progress=progress, may_be_link=may_be_link
+    )

@@ -43,8 +43,9 @@ def apply(  # noqa: PLR0913 - all but three can only be given by name
         )
         path = Path(output) if output is not None else default_output(model, plan.layer_map)
         return write_plan(
-            plan, path, force=force, split_max_bytes=split_max_bytes, progress=progress
-        )
+            plan, path, force=force, split_max_bytes=split_max_bytes, progress=progress,
+            may_be_link=output is not None,
+        )  # fmt: skip
 
 
 def parse_spec(model: Model, spec: str) -> LayerMap:

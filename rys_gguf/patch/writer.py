@@ -46,13 +46,15 @@ def write_plan(
     force: bool = False,
     split_max_bytes: int | None = None,
     progress: Progress = lambda _: None,
+    may_be_link: bool = True,
 ) -> Written:
     """Write the planned model; its files appear only once all are complete and verified.
 
     The output is one file at `path`, or with `split_max_bytes` shards named after it, with at most
-    that much tensor data each. `progress` is called with the bytes each step wrote. Raises
-    OutputFailed if the output cannot be written (it exists and `force` is not set, it is the
-    source, the disk is full, it does not read back as planned), InvalidGGUF if the source ends
+    that much tensor data each. `progress` is called with the bytes each step wrote. A link at
+    `path` is written through unless `may_be_link` is False; one under the name of a shard never
+    is. Raises OutputFailed if the output cannot be written (it exists and `force` is not set, it is
+    the source, the disk is full, it does not read back as planned), InvalidGGUF if the source ends
     early or changes meanwhile; nothing is left behind then.
     """
     files = split(plan, split_max_bytes)
@@ -66,6 +68,7 @@ def write_plan(
         paths,
         force=force,
         progress=progress,
+        may_be_link=may_be_link and len(files) == 1,
         check=lambda output: require_map(plan, output),
     )
 
@@ -77,6 +80,7 @@ def write_files(
     *,
     force: bool,
     progress: Progress,
+    may_be_link: bool = True,
     check: Callable[[Model], None] = lambda _: None,
 ) -> Written:
     """Write files planned from `model` to as many paths; all appear, or none.
@@ -86,7 +90,9 @@ def write_files(
     """
     n_room = sum(room(model, file, path) for file, path in zip(files, paths, strict=True))
     with contextlib.ExitStack() as stack:
-        outputs = [OutputFile(p, model.files, n_room, force=force) for p in paths]
+        outputs = [
+            OutputFile(p, model.files, n_room, force=force, may_be_link=may_be_link) for p in paths
+        ]
         for file, output in zip(files, outputs, strict=True):
             # Entered first, so that a signal while the file is made leaves nothing behind.
             stack.push(output)

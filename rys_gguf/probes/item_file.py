@@ -9,27 +9,28 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING, Field, dataclass, fields
 from typing import Any
 
-from rys_gguf.errors import InvalidSuite
+from rys_gguf.errors import InvalidSuite, RysError
+from rys_gguf.files.text_file import read_text
 from rys_gguf.probes.extract import bare_text
 from rys_gguf.probes.item import HIGHEST, KINDS, LETTERS, Choice, Contrast, Item, Number, Ratings
+from rys_gguf.probes.names import MAX_NAME
 from rys_gguf.text import printable, quoted
 
 # Names that reports use for something other than a family.
 RESERVED = ("overall", "damage", "base")
 # Of letters and texts: fewer than two leave no choice.
 _FEWEST_OPTIONS = 2
+# Of a number. Near misses of a longer one would take minutes to judge, and no model hits it.
+_MAX_DIGITS = 18
 
 
 def load(path: str | os.PathLike[str]) -> tuple[Item, ...]:
     """The items of a file. Raises InvalidSuite naming file, line and field."""
     name = printable(path)
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            lines = file.read().split("\n")
-    except OSError as e:
-        raise InvalidSuite(f"{name}: cannot read the suite: {e.strerror}") from e
-    except UnicodeDecodeError as e:
-        raise InvalidSuite(f"{name}: the suite is not UTF-8 text (byte {e.start})") from e
+        lines = read_text(path, "the suite").split("\n")
+    except RysError as e:
+        raise InvalidSuite(str(e)) from e
     items: dict[str, Item] = {}
     seen: dict[tuple[str, ...], int] = {}
     for number, line in enumerate(lines, 1):
@@ -128,12 +129,20 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str) and bool(value.strip()) and not _SURROGATE.search(value)
 
 
+def _is_name(value: object) -> bool:
+    return _is_text(value) and len(str(value)) <= MAX_NAME
+
+
+def _are_names(value: object) -> bool:
+    return isinstance(value, list) and all(map(_is_name, value))
+
+
 def _are_texts(value: object) -> bool:
     return isinstance(value, list) and all(map(_is_text, value))
 
 
 def _is_integer(value: object) -> bool:
-    return type(value) is int
+    return type(value) is int and abs(value) < 10**_MAX_DIGITS
 
 
 def _are_ratings(value: object) -> bool:
@@ -142,10 +151,13 @@ def _are_ratings(value: object) -> bool:
 
 _TEXT = _Rule("a text that is not empty", _is_text)
 _TEXTS = _Rule("a list of texts", _are_texts)
-_INTEGER = _Rule("an integer", _is_integer)
+_NAME = _Rule(f"a text of 1 to {MAX_NAME} characters", _is_name)
+_INTEGER = _Rule(f"an integer of at most {_MAX_DIGITS} digits", _is_integer)
 _RULES = {
-    **dict.fromkeys(("id", "family", "topic", "question", "other", "emotion", "answer"), _TEXT),
-    **dict.fromkeys(("options", "texts", "emotions"), _TEXTS),
+    **dict.fromkeys(("id", "family", "topic"), _NAME),
+    **dict.fromkeys(("question", "other", "emotion", "answer"), _TEXT),
+    **dict.fromkeys(("texts", "emotions"), _TEXTS),
+    "options": _Rule(f"a list of texts of 1 to {MAX_NAME} characters", _are_names),
     "level": _INTEGER,
     "partial": _Rule("true or false", lambda v: isinstance(v, bool)),
     "reference": _Rule(f"a list of integers 0 to {HIGHEST}", _are_ratings),

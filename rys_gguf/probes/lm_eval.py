@@ -7,6 +7,7 @@ for others the harness itself says so.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,7 +32,8 @@ def run_harness(
     with ServerEngine(model, options) as engine:
         kind, path = ("chat-completions", "chat/completions") if chats else ("completions",) * 2
         settings = {
-            "model": model.name,
+            # Commas separate settings, and the file may have come with its name.
+            "model": re.sub("[,=]", "_", model.name),
             "base_url": f"{engine.url}/v1/{path}",
             "num_concurrent": "1",
             "tokenizer_backend": "None",
@@ -44,7 +46,14 @@ def run_harness(
             *(("--apply_chat_template",) if chats else ()),
             *arguments,
         ]
-        environment = {**os.environ, "OPENAI_API_KEY": engine.api_key}
+        environment = {**os.environ, "OPENAI_API_KEY": engine.api_key, **_no_proxy()}
         return subprocess.run(
             python_module("lm_eval", *arguments), env=environment, check=False
         ).returncode
+
+
+def _no_proxy() -> dict[str, str]:
+    """What keeps the harness from sending questions and key to the proxy of the environment."""
+    names = ("no_proxy", "NO_PROXY")
+    before = next((os.environ[name] for name in names if os.environ.get(name)), None)
+    return dict.fromkeys(names, "127.0.0.1" if before is None else f"{before},127.0.0.1")

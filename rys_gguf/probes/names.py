@@ -10,6 +10,9 @@ SIZES: dict[str, dict[str, int]] = {
 }
 SPLITS = ("search", "heldout", "audit")
 LEVELS = (0, 1, 2, 3)
+# Characters in the name of an item, a family, a topic or an option. The path of 512 layers, which
+# names a candidate in the same files of a run, has 2,100 at most.
+MAX_NAME = 4096
 
 # A model with this many parameters or more is asked level 1, 2, 3.
 _LEVEL_LIMITS = (500_000_000, 3_000_000_000, 20_000_000_000)

@@ -30,6 +30,7 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -42,8 +43,9 @@ from rys_gguf.stats.verdict import Effect, Rank, Verdict
 from rys_gguf.text import printable
 
 SCHEMA = 1
-# Spreadsheets take cells that begin with these for formulas.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+# Spreadsheets take cells that begin with one of these for formulas, also where spaces come first,
+# where the sign is full-width, and after a semicolon, which separates cells in many countries.
+_FORMULA = re.compile(r"(^|;)(?=[ \"']*[=+@\t\r\uff1d\uff0b\uff0d\uff20-])")
 _VERDICT_COLUMNS = (
     "verdict", "difference", "low", "high", "n_held_out", "holm_p", "speed", "extra_bytes",
 )  # fmt: skip
@@ -57,8 +59,7 @@ def csv_cell(value: object) -> str:
         return f"{value:.6g}"
     if isinstance(value, int):
         return str(value)
-    text = str(value)
-    return ("'" if text.startswith(_FORMULA) else "") + printable(text, 1000)
+    return _FORMULA.sub(r"\1'", printable(str(value), 1000))
 
 
 def csv_text(rows: Iterator[Sequence[object]]) -> str:

@@ -20,10 +20,10 @@ from rys_gguf.extras import load
 from rys_gguf.report.content import Content
 from rys_gguf.report.heatmap import FAILED, HATCHED, NOISE, Cell, Heatmap
 from rys_gguf.report.sentences import points
+from rys_gguf.report.settings import TASK, own_settings
 from rys_gguf.report.svg import BACKGROUND, INK, LINE, SOFT, Mark, inline_svg
 from rys_gguf.text import printable
 
-TASK = "the report"
 # For PNGs and terminals without style sheets; report.css holds the page's colours.
 _GAIN, _LOSS, _MORE, _MIDDLE, _HATCH = "#1b66b0", "#c2560c", "#5b3f8c", "#f2f0eb", "#8d8a83"
 _UNTRIED = "#d8d5ce"
@@ -65,6 +65,7 @@ class Pictures:
     scatter: Picture | None
 
 
+@own_settings()
 def draw(content: Content) -> Pictures:
     """Draw everything that has values. Raises RysError if matplotlib is missing."""
     info = content.evidence.info

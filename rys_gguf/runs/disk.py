@@ -1,8 +1,9 @@
 """The files of a run folder, which may come from a stranger.
 
 A link planted in a folder must not make a sweep write elsewhere, and a pipe or a device must not
-block its reader or fill its memory. So files are opened without following links, and have to be
-regular. Appended lines are synced before anything relies on them.
+block its reader or fill its memory. So files are opened without following links, have to be
+regular, and are written to only if they have no other name. Appended lines are synced before
+anything relies on them.
 """
 
 from __future__ import annotations
@@ -37,9 +38,17 @@ def open_regular(path: Path, flags: int) -> int:
         raise
     except OSError as e:
         raise RysError(f"{printable(path)}: {reason(e)}") from e
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
+    info = os.fstat(fd)
+    fault = ""
+    if not stat.S_ISREG(info.st_mode):
+        fault = "is not a regular file"
+    elif flags & (os.O_WRONLY | os.O_RDWR) and info.st_nlink > 1:
+        fault = (
+            "has another name (a hard link), and that file would change too; replace it by a copy"
+        )
+    if fault:
         os.close(fd)
-        raise RysError(f"{printable(path)}: is not a regular file")
+        raise RysError(f"{printable(path)}: {fault}")
     return fd
 
 

@@ -16,6 +16,7 @@ from msgspec import Meta, Struct
 
 from rys_gguf.errors import RysError
 from rys_gguf.formats.limits import MAX_LAYERS
+from rys_gguf.probes.names import MAX_NAME
 from rys_gguf.runs.stage import Stage, Status
 from rys_gguf.text import printable
 
@@ -24,9 +25,8 @@ SCHEMA = 1
 _MAX_DEPTH = 64
 
 Text = Annotated[str, Meta(max_length=1 << 16)]
-# Candidates, families, topics, items, options and measures. A path of 512 layers has 2,100
-# characters at most, and a user's suite may name its items at length.
-Name = Annotated[str, Meta(max_length=4096)]
+# Candidates, families, topics, items, options and measures.
+Name = Annotated[str, Meta(max_length=MAX_NAME)]
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 Seconds = Annotated[float, Meta(ge=0, le=1e9)]
 # Sums of probabilities may end a few roundings above 1.

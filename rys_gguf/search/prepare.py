@@ -77,7 +77,8 @@ def prepare(request: SweepRequest, progress: Callable[[], None] = lambda: None) 
         texts = tuple(_cut_texts(engine))
         setup = Setup(
             model=str(request.model),
-            folder=str(request.folder / "work"),
+            # Workers of a cluster start in other folders.
+            folder=str((request.folder / "work").absolute()),
             schedule=settings.schedule,
             options=options,
             chats=chats,

@@ -43,7 +43,9 @@ def bytes_free(folder: Path) -> int:
 
 
 def require_room(model: Model, candidates: Sequence[Candidate], folder: Path) -> None:
-    """Raise OutputFailed if the working files of a sweep cannot be written to `folder`, or fit."""
+    """Raise OutputFailed if `folder` is none, or a sweep's files cannot be written there or fit."""
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise OutputFailed(f"{printable(folder)}: is not a folder; choose another one with -o")
     existing = _existing(folder)
     if not os.access(existing, os.W_OK | os.X_OK):
         raise OutputFailed(

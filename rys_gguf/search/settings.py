@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rys_gguf.engines.base import EngineOptions
+from rys_gguf.files.text_file import read_text
 from rys_gguf.layers.schedule import Schedule
 from rys_gguf.probes.suite import Suite
 from rys_gguf.runs.storage import digest
@@ -50,7 +51,7 @@ class SweepPlan:
 
     def as_json(self) -> dict[str, Any]:
         """The plan as plain values, part of a run's identity; a file counts by its content."""
-        text = self.windows.read_text(encoding="utf-8") if self.windows else None
+        text = read_text(self.windows, "the windows") if self.windows else None
         return {
             "name": self.name,
             "sizes": list(self.sizes) if self.windows is None else None,

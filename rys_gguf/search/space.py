@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from rys_gguf.errors import InvalidLayerMap, RysError
+from rys_gguf.files.text_file import read_text
 from rys_gguf.formats.model import Model
 from rys_gguf.layers.carry import ModelRules
 from rys_gguf.layers.layer_map import LayerMap
@@ -118,13 +118,8 @@ def listed(windows: Windows, path: str | os.PathLike[str]) -> Selection:
 
     Empty lines and what follows # do not count. Raises RysError naming file and line.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as e:
-        reason = getattr(e, "strerror", None) or "not UTF-8 text"
-        raise RysError(f"{printable(path)}: cannot read the windows: {reason}") from e
     maps = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_text(path, "the windows").split("\n"), 1):
         spec = line.partition("#")[0].strip()
         if not spec:
             continue

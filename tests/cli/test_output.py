@@ -169,7 +169,7 @@ def test_a_planted_link_is_not_followed(
     path.symlink_to(victim)
     out = TextOutput.default(path, [source], is_own, force=force)
     for refused in (out.require, lambda: out.write("own")):
-        with pytest.raises(OutputFailed, match="is a link; name the file to write"):
+        with pytest.raises(OutputFailed, match="is a link; remove it"):
             refused()
     assert (victim.read_text() if target is not None else victim.exists()) == (target or False)
 
@@ -243,7 +243,7 @@ def test_what_was_planted_beside_a_model_stops_a_command(
     (tmp_path / name).symlink_to(victim)
     engine = ["--llama-server", "/bin/false"]
     message = fails(*args, *(force if args[0] == "probe" else ["--force"]), *engine, cwd=tmp_path)
-    assert "is a link; name the file to write" in message
+    assert "is a link; remove it, or name another output" in message
     (tmp_path / name).unlink()
     (tmp_path / name).write_text("thesis")
     assert "exists already" in fails(*args, *engine, cwd=tmp_path)

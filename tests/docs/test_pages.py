@@ -159,3 +159,11 @@ def test_every_column_of_a_table_is_documented(report: Path) -> None:
             columns = next(csv.reader(file))
         general = {re.sub("^(overall|math)_", "FAMILY_", column) for column in columns}
         assert first_cells("run-folder.md", heading) == general
+
+
+def test_promises_name_their_tests() -> None:
+    """The page on security names the file that holds each promise."""
+    named = re.findall(r"`([\w/]+\.py)`", (ROOT / "docs" / "security.md").read_text())
+    assert len(named) > 10
+    for name in set(named) - {"scripts/fuzz.py"}:
+        assert (ROOT / "tests" / name).is_file(), name

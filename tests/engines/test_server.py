@@ -6,18 +6,23 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import pytest
 
 from rys_gguf.engines.base import Engine, EngineOptions
+from rys_gguf.engines.port import free_port
 from rys_gguf.engines.server import ServerEngine
 from rys_gguf.errors import EngineFailed
 from tests import tiny
 from tests.engine import OPTIONS
 from tests.engines.stand_in import broken_server, script
+from tests.listening import listening_ports
 
 
 def options(binary: Path, **more: float) -> EngineOptions:
@@ -165,7 +170,7 @@ def test_a_port_that_is_gone_is_replaced_by_another(
         free_port = free.getsockname()[1]
         free.close()
         ports = iter([taken.getsockname()[1], free_port])
-        monkeypatch.setattr("rys_gguf.engines.serving._free_port", lambda: next(ports))
+        monkeypatch.setattr("rys_gguf.engines.serving.free_port", lambda: next(ports))
         with ServerEngine(model, OPTIONS) as engine:
             assert engine.url.endswith(f":{free_port}")
             assert engine.tokenize("a")
@@ -178,7 +183,7 @@ def test_a_port_that_is_taken_is_an_error(
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        monkeypatch.setattr("rys_gguf.engines.serving._free_port", lambda: taken.getsockname()[1])
+        monkeypatch.setattr("rys_gguf.engines.serving.free_port", lambda: taken.getsockname()[1])
         binary = broken_server(tmp_path / "server", model)
         with (
             pytest.raises(EngineFailed, match="ended while it loaded"),
@@ -196,6 +201,8 @@ def test_a_port_that_is_taken_is_an_error(
         ("self.answer(200, {'content': 'x', 'tokens_predicted': 'y'})", "without text"),
         ("self.answer(200, {'choices': []})", "without text"),
         ("self.send(200, b'\\xff\\x1b[2J')", "not JSON"),
+        ("self.send(200, b'[' * 100000)", "not JSON"),
+        ('self.send(200, b\'{"content": "", "tokens_predicted": 1e999}\')', "without text"),
     ],
 )
 def test_a_reply_of_another_form_is_an_error(
@@ -278,12 +285,132 @@ def test_a_server_that_never_replies_is_asked_once_more_at_most(
 
 def test_only_the_parent_may_ask(model: Path) -> None:
     """Other users of the machine, and web pages, do not know the key."""
-    import urllib.error
-    import urllib.request
-
     with ServerEngine(model, OPTIONS) as engine:
         for key in ("", engine.api_key[:-1] + "x"):
             headers = {"Authorization": f"Bearer {key}"}
             request = urllib.request.Request(f"{engine.url}/tokenize", b"{}", headers)
             with pytest.raises(urllib.error.HTTPError, match="401"):
                 urllib.request.urlopen(request)
+
+
+@pytest.mark.skipif(OPTIONS.binary is not None, reason="a llama-server has its own rules")
+def test_no_web_page_may_read_an_answer(model: Path) -> None:
+    """A browser withholds answers that do not allow the page's origin."""
+    with ServerEngine(model, OPTIONS) as engine:
+        for origin in ("https://evil.example", "null", "http://localhost"):
+            request = urllib.request.Request(f"{engine.url}/health", headers={"Origin": origin})
+            with urllib.request.urlopen(request) as reply:
+                allowed = reply.headers["Access-Control-Allow-Origin"]
+                assert reply.headers["Access-Control-Allow-Credentials"] != "true"
+            assert allowed == engine.url
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_the_key_is_in_no_command_line(model: Path) -> None:
+    """Every user of the machine sees the arguments of a process, only its owner the environment."""
+    with ServerEngine(model, OPTIONS) as engine:
+        process = Path(f"/proc/{engine.pid}")
+        assert str(model).encode() in (process / "cmdline").read_bytes()
+        assert engine.api_key.encode() not in (process / "cmdline").read_bytes()
+        assert engine.api_key.encode() in (process / "environ").read_bytes()
+        listening = listening_ports(engine.pid)
+    assert listening == {("127.0.0.1", int(engine.url.rpartition(":")[2]))}
+
+
+def test_no_proxy_is_asked(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment's proxies are for the world outside."""
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with ServerEngine(model, OPTIONS) as engine:
+        assert engine.tokenize("a")
+
+
+def test_the_key_is_kept_until_the_server_is_known(model: Path, tmp_path: Path) -> None:
+    """Whoever answers first, perhaps a stranger who took the port, gets no key."""
+    health = '(500 if self.headers["Authorization"] else 200, {})'
+    binary = broken_server(tmp_path / "server", model, health=health)
+    with ServerEngine(model, options(binary)) as engine:
+        assert engine.build == "server (b1)"
+
+
+def test_a_port_of_another_user_is_not_used(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may answer just as our server would."""
+    binary = broken_server(tmp_path / "server", model)
+    monkeypatch.setattr("rys_gguf.engines.serving.stranger_at", lambda _port: 1234)
+    with (
+        pytest.raises(EngineFailed, match=r"lost its port [0-9]+ to a process of user 1234"),
+        ServerEngine(model, options(binary)),
+    ):
+        pass
+
+
+IMPOSTOR = """
+import http.server, json, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        print(self.path, self.headers["Authorization"], flush=True)
+        data = json.dumps({"model_path": sys.argv[1], "build_info": "b1"}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+    def log_message(self, *args):
+        pass
+server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+print(server.server_port, flush=True)
+server.serve_forever()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.getuid() != 0, reason="only root can be two")
+def test_an_impostor_learns_nothing(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another user reads the port from our server's arguments, takes it and plays the server."""
+    # Somewhere that the other user may read; -S and -E find no site-packages of ours.
+    command = ["/usr/bin/env", "python3", "-S", "-E", "-c", IMPOSTOR, str(model)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, user=65534, cwd="/") as other:
+        try:
+            assert other.stdout is not None
+            taken = int(other.stdout.readline() or 0)
+            if not taken:
+                pytest.skip("another user cannot run Python here")
+            ports = iter([taken, free_port()])
+            monkeypatch.setattr("rys_gguf.engines.serving.free_port", lambda: next(ports))
+            with ServerEngine(model, OPTIONS) as engine:
+                assert not engine.url.endswith(f":{taken}")
+                assert engine.tokenize("a")
+        finally:
+            other.kill()
+        assert "Bearer" not in other.stdout.read()
+
+
+def test_a_server_that_ended_is_not_asked(model: Path) -> None:
+    """Its port is free for others, and a question holds the key."""
+    with ServerEngine(model, OPTIONS) as engine:
+        os.kill(engine.pid, signal.SIGKILL)
+        while engine._server.process._process.poll() is None:
+            time.sleep(0.01)
+        with pytest.raises(EngineFailed, match=r"before it was asked /tokenize \(SIGKILL\)"):
+            engine.tokenize("a")
+
+
+def test_backends_of_the_current_folder_are_not_run(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A llama-server looks for them there too; beside the program they are its own."""
+    (tmp_path / "bin").mkdir()
+    binary = broken_server(tmp_path / "bin" / "server", model)
+    for folder in (tmp_path, binary.parent):
+        (folder / "libggml-cpu-evil.so").touch()
+    monkeypatch.chdir(tmp_path)
+    with (
+        pytest.raises(EngineFailed, match=r"would run libggml-cpu-evil\.so of the current folder"),
+        ServerEngine(model, options(binary)),
+    ):
+        pass
+    monkeypatch.chdir(binary.parent)
+    with ServerEngine(model, options(binary)) as engine:
+        assert engine.build == "server (b1)"

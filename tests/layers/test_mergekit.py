@@ -174,15 +174,17 @@ def test_layers_of_two_models_are_refused_by_name(file: Path) -> None:
 
 def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     """A missing file, a folder, another encoding, and one that is no recipe by its size."""
-    with pytest.raises(InvalidLayerMap, match="cannot read the recipe: No such file"):
+    with pytest.raises(InvalidLayerMap, match="cannot read the mergekit recipe: No such file"):
         read_mergekit(tmp_path / "none.yml")
-    with pytest.raises(InvalidLayerMap, match="cannot read the recipe: Is a directory"):
+    with pytest.raises(
+        InvalidLayerMap, match="cannot read the mergekit recipe: not a regular file"
+    ):
         read_mergekit(tmp_path)
     (tmp_path / "latin").write_bytes(b"# \xe4\xf6")
     with pytest.raises(InvalidLayerMap, match="is not UTF-8 text"):
         read_mergekit(tmp_path / "latin")
     (tmp_path / "big").write_text(f"{GOOD}#" + " " * (1 << 18))
-    with pytest.raises(InvalidLayerMap, match="more than 256 KiB"):
+    with pytest.raises(InvalidLayerMap, match=r"at most 256\.0 KiB are read"):
         read_mergekit(tmp_path / "big")
 
 

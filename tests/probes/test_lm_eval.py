@@ -12,6 +12,7 @@ STAND_IN = """
 import json, os, sys, urllib.request
 at = sys.argv.index
 options = dict(part.split("=", 1) for part in sys.argv[at("--model_args") + 1].split(","))
+assert options["base_url"].startswith("http://127.0.0.1:"), options
 assert sys.argv[at("--model") + 1] == "local-chat-completions"
 assert "--apply_chat_template" in sys.argv
 body = {
@@ -38,7 +39,8 @@ def test_the_harness_is_given_our_engine(smollm2: Path, tmp_path: Path) -> None:
     """It gets the address and key of a chat in lm_eval's own options; its exit code counts.
 
     A stand-in takes the harness's place: the real one brings sixty packages. The current folder
-    holds another lm_eval, which must not run.
+    holds another lm_eval, which must not run. Neither the environment's proxy nor the name of the
+    file changes where the questions go.
     """
     package = tmp_path / "site" / "lm_eval"
     package.mkdir(parents=True)
@@ -48,8 +50,11 @@ def test_the_harness_is_given_our_engine(smollm2: Path, tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "lm_eval.py").write_text("raise SystemExit('a file of the current folder was run')")
     path = os.pathsep.join([str(tmp_path / "site"), str(Path(__file__).parent.parent.parent)])
-    environment = {**os.environ, "PYTHONPATH": path}
-    args: list[str | Path] = ["probe", smollm2, "--threads", "1", "--lm-eval", "gsm8k"]
+    proxy = {"http_proxy": "http://127.0.0.1:1", "no_proxy": "example.org"}
+    environment = {**os.environ, **proxy, "PYTHONPATH": path}
+    model = folder / "m,model=x,base_url=y.gguf"
+    model.symlink_to(smollm2)
+    args: list[str | Path] = ["probe", model, "--threads", "1", "--lm-eval", "gsm8k"]
     args.append("--lm-eval-arg=--limit")
     done = run(*args, "--lm-eval-arg=0", env=environment, cwd=folder)
     assert done.returncode == 0, done.stderr

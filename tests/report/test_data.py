@@ -31,11 +31,15 @@ def json_of(run: FakeRun) -> Any:
     return json.loads(report_json(Content.of(run)), parse_constant=refuse)
 
 
-@pytest.mark.parametrize("start", ["=", "+", "-", "@"])
+@pytest.mark.parametrize(
+    "start", ["=", "+", "-", "@", " =", "  @", '"=', "\uff1d", "\uff0b", "\uff0d", "\uff20"]
+)
 def test_words_are_no_formulas(start: str) -> None:
-    """Spreadsheets run cells that begin so."""
+    """Spreadsheets run cells that begin so, and in many countries a semicolon begins a cell."""
     assert csv_cell(f"{start}1+1") == f"'{start}1+1"
-    assert csv_cell("blocks:1,2") == "blocks:1,2"
+    assert csv_cell(f"a;{start}1+1") == f"a;'{start}1+1"
+    for plain in ("blocks:1,2", "blocks:1,2;4,8", "a-b", "a = b"):
+        assert csv_cell(plain) == plain
 
 
 @pytest.mark.parametrize("start", ["\t", "\r", "\n"])

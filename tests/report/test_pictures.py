@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -106,3 +109,38 @@ def test_finalists_at_one_point_share_their_label() -> None:
 def test_drawing_again_gives_the_same(drawn: Pictures, tmp_path: Path) -> None:
     """A report that was written twice does not differ."""
     assert draw(Content.of(make_run(0))).maps["math"].svg == drawn.maps["math"].svg
+
+
+@pytest.mark.parametrize("kind", ["settings", "fifo"])
+def test_settings_of_the_current_folder_do_not_count(tmp_path: Path, kind: str) -> None:
+    """Matplotlib reads them from there, and these would start LaTeX, or wait for ever."""
+    planted = tmp_path / "matplotlibrc"
+    if kind == "fifo":
+        os.mkfifo(planted)
+    else:
+        planted.write_text("text.usetex: True\nbackend: module://nonesuch\nfont.size: 40\n")
+    drawn: list[dict[str, bytes]] = []
+    for folder in (tmp_path, tmp_path.parent):
+        out = tmp_path / f"pictures-{len(drawn)}"
+        out.mkdir()
+        done = subprocess.run(
+            [sys.executable, "-c", DRAW, out], cwd=folder, capture_output=True, text=True,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}, timeout=120,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == f"{folder}\n"
+        drawn.append({path.name: path.read_bytes() for path in out.iterdir()})
+    assert drawn[0] == drawn[1]
+
+
+DRAW = """
+import os, sys
+from pathlib import Path
+from rys_gguf.report.content import Content
+from rys_gguf.report.pictures import draw
+from tests.fake_runs import make_run
+
+for name, picture in draw(Content.of(make_run())).maps.items():
+    Path(sys.argv[1], name).write_bytes(picture.png)
+print(os.getcwd())
+"""

@@ -233,6 +233,24 @@ def test_a_link_planted_while_a_sweep_runs_is_not_written_to(folder: Path) -> No
     assert victim.read_bytes() == b"precious\n"
 
 
+@pytest.mark.parametrize("name", [RESULTS, ITEMS, LOCK])
+def test_a_file_with_another_name_is_not_written_to(folder: Path, name: str) -> None:
+    """An archive can hold hard links too. Reading does no harm."""
+    info = Run.open(folder).info
+    victim = folder.parent / "victim"
+    victim.write_bytes((folder / name).read_bytes() if name != LOCK else b"")
+    victim.write_bytes(before := victim.read_bytes() + b'{"half a line')
+    (folder / name).unlink(missing_ok=True)
+    os.link(victim, folder / name)
+    assert Run.open(folder).trials
+    with (
+        pytest.raises(RysError, match=rf"{name}: has another name \(a hard link\)"),
+        OpenRun.start(folder, info, {}),
+    ):
+        pass
+    assert victim.read_bytes() == before
+
+
 def test_links_in_a_new_folder_are_replaced(tmp_path: Path) -> None:
     """What an interrupted start may have left can be planted as well."""
     info = Run.open(GOLDEN).info

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import stat
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from rys_gguf.search.executors import local, ray_cluster
 from rys_gguf.search.executors.base import JobLists, MakeExecutor
 from rys_gguf.search.executors.local import shares_of
 from tests import tiny
+from tests.listening import descendants, listening_ports
 from tests.search.executor_contract import (
     N_WORKERS,
     SCRIPTED,
@@ -74,23 +78,83 @@ def test_threads_and_gpus_are_divided() -> None:
 
 
 @NEEDS_RAY
-def test_a_local_ray_listens_on_loopback_only(tmp_path: Path) -> None:
-    """Its processes take commands from whoever reaches them."""
-    psutil = pytest.importorskip("psutil", reason="psutil is not installed")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_a_local_ray_is_closed_to_others(tmp_path: Path) -> None:
+    """Its processes take commands from whoever reaches them, so nobody else does.
+
+    They listen on loopback, ask for a token that no command line shows, and keep their sockets in a
+    folder that other users may not enter.
+    """
     (tmp_path / "work").mkdir()
     setup = scripted_setup(tiny.write(tmp_path / "m.gguf", "llama", 12), tmp_path)
     make = ray_cluster.factory("local", 1, EngineOptions(), hosts=SCRIPTED)
     with make(setup) as executor:
+        import ray
+
         list(executor.run(jobs(WINDOWS[0])))
-        own = psutil.Process()
-        listening = {
-            (process.name(), connection.laddr.ip)
-            for process in [own, *own.children(recursive=True)]
-            for connection in process.net_connections()
-            if connection.status == psutil.CONN_LISTEN
-        }
-    assert any("raylet" in name for name, _ in listening)
-    assert {ip.removeprefix("::ffff:") for _, ip in listening} <= {"127.0.0.1", "::1"}
+        listening = {ip.removeprefix("::ffff:") for ip, _ in listening_ports(os.getpid())}
+        token = os.environ["RAY_AUTH_TOKEN"].encode()
+        commands = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in descendants(os.getpid())]
+        node: Any = ray._private.worker.global_worker.node
+        session = Path(node.get_session_dir_path())
+        mode = session.parent.parent.stat().st_mode
+        address = ray.get_runtime_context().gcs_address
+        stranger = subprocess.run(
+            [sys.executable, "-c", STRANGER, address],
+            env={**os.environ, "RAY_AUTH_TOKEN": "0" * 64}, capture_output=True, text=True,
+        )  # fmt: skip
+    assert any(b"raylet" in command for command in commands)
+    assert listening <= {"127.0.0.1", "::1"}
+    assert not any(token in command for command in commands)
+    assert stat.S_IMODE(mode) == 0o700
+    assert not session.parent.parent.exists()
+    assert "AuthenticationError" in stranger.stderr
+    assert "connected" not in stranger.stdout
+
+
+STRANGER = """
+import sys, ray
+ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
+print("connected")
+"""
+
+# What a program does that calls a sweep with --ray, in a folder that holds other modules.
+DRIVER = """
+import sys
+from pathlib import Path
+from rys_gguf.engines.base import EngineOptions
+from rys_gguf.search.executors import ray_cluster
+from tests.search.executor_contract import SCRIPTED, WINDOWS, jobs
+from tests.search.fakes import scripted_setup
+
+folder = Path(sys.argv[1])
+setup = scripted_setup(folder / "m.gguf", folder)
+with ray_cluster.factory("local", 1, EngineOptions(), hosts=SCRIPTED)(setup) as executor:
+    print(len(list(executor.run(jobs(WINDOWS[0])))))
+"""
+
+
+@NEEDS_RAY
+def test_workers_run_nothing_that_lies_in_the_current_folder(tmp_path: Path) -> None:
+    """Ray would let them import from the folder in which the sweep was started."""
+    (tmp_path / "work").mkdir()
+    tiny.write(tmp_path / "m.gguf", "llama", 12)
+    hostile = tmp_path / "models"
+    hostile.mkdir()
+    for name in ("gguf", "numpy", "msgspec", "json", "rys_gguf"):
+        (hostile / f"{name}.py").write_text(f"open({str(tmp_path / 'mark')!r}, 'w')")
+    script = tmp_path / "bin" / "driver.py"
+    script.parent.mkdir()
+    script.write_text(DRIVER)
+    done = subprocess.run(
+        [sys.executable, script, tmp_path],
+        cwd=hostile,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+    )
+    assert not (tmp_path / "mark").exists()
+    assert done.stdout == "2\n", done.stderr
 
 
 @NEEDS_RAY

@@ -2,14 +2,22 @@
 
 The model has to be at the same path on every machine, which shared storage gives. Each worker makes
 a candidate file of its own in the run's working folder, on the machine where it runs.
+
+Whoever reaches Ray's ports runs code as the user who started Ray. A local Ray therefore listens on
+the loopback interface, asks for a token that only this process and its children know, and keeps its
+sockets in a folder that no other user may enter.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import logging
 import os
+import secrets
 import socket
+import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +32,12 @@ from rys_gguf.search.worker import DEFAULT_HOSTS, Hosts, Worker
 LOCAL = "local"
 # With 0, Ray takes the loopback address as this machine's. Read when Ray is imported.
 _LOOPBACK_ONLY = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+# Also read then, by versions that know them. Left alone, Ray writes its token to ~/.ray.
+_MODE, _TOKEN, _TOKEN_FILE = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
+# `ray job submit` sets it; the job then has a working folder of its own.
+_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+# The path of a socket has 107 characters at most, of which Ray takes about 70.
+_MAX_FOLDER = 16
 _POLL_SECONDS = 0.2
 _CONNECT_SECONDS = 10.0
 _START_SECONDS = 5.0
@@ -55,13 +69,22 @@ def factory(
 
 
 def _import_ray(address: str) -> Any:
-    if address == LOCAL:
+    if address == LOCAL and "ray" not in sys.modules:
         os.environ.setdefault(_LOOPBACK_ONLY, "0")
+        if not any(name in os.environ for name in (_MODE, _TOKEN, _TOKEN_FILE)):
+            os.environ.update({_MODE: "token", _TOKEN: secrets.token_hex(32)})
     try:
         import ray
     except ImportError as e:
         raise RysError("--ray needs ray: pip install ray") from e
     return ray
+
+
+def _private_folder() -> tempfile.TemporaryDirectory[str]:
+    """A new folder that only this user may enter, with a short path."""
+    usual = tempfile.gettempdir()
+    place = "/tmp" if len(usual) > _MAX_FOLDER and os.path.isdir("/tmp") else usual  # noqa: S108
+    return tempfile.TemporaryDirectory(prefix="rys-", dir=place, ignore_cleanup_errors=True)
 
 
 def _too_large(cpus: float, gpus: float, here: dict[str, float]) -> RysError:
@@ -108,28 +131,40 @@ class RayExecutor:
 
     def __enter__(self) -> RayExecutor:
         self._ray = _import_ray(self._address)
-        is_local = self._address == LOCAL
+        with contextlib.ExitStack() as stack:
+            folder = stack.enter_context(_private_folder())
+            self._connect(Path(folder))
+            stack.callback(self._ray.shutdown)
+            if self._address == LOCAL:
+                self._require_loopback()
+                self._require_room()
+            shared = (self._setup, self._options, self._hosts, os.getcwd())
+            self._shared = self._ray.put(shared)
+            self._remote = self._ray.remote(max_concurrency=2, **self._resources)(_Actor)
+            self._stack = stack.pop_all()
+        return self
+
+    def _connect(self, folder: Path) -> None:
+        options: dict[str, Any] = {}
+        if _JOB not in os.environ:
+            # Workers import from the working folder first. By default it is the current one, where
+            # a stray json.py may lie beside a downloaded model.
+            (folder / "empty").mkdir()
+            options["runtime_env"] = {"working_dir": str(folder / "empty")}
+        if self._address == LOCAL:
+            # Ray opens this one to every user; its parent stays closed.
+            options.update(include_dashboard=False, _temp_dir=str(folder / "ray"))
         try:
             _require_reachable(self._address)
             self._ray.init(
                 # Spelled out: without an address Ray would join the cluster in RAY_ADDRESS.
                 address=self._address,
                 log_to_driver=False,
-                include_dashboard=False if is_local else None,
                 logging_level=logging.ERROR,
+                **options,
             )
         except (OSError, RuntimeError, ValueError) as e:
             raise RysError(f"no Ray cluster at {self._address!r}: {e}") from e
-        try:
-            if is_local:
-                self._require_loopback()
-                self._require_room()
-            self._shared = self._ray.put((self._setup, self._options, self._hosts))
-            self._remote = self._ray.remote(max_concurrency=2, **self._resources)(_Actor)
-        except BaseException:
-            self._ray.shutdown()
-            raise
-        return self
 
     def _require_loopback(self) -> None:
         host = self._ray.util.get_node_ip_address()
@@ -159,7 +194,7 @@ class RayExecutor:
             for actor in self._actors:
                 self._ray.kill(actor)
         finally:
-            self._ray.shutdown()
+            self._stack.close()
 
     def _wait_for_starting(self) -> None:
         """Wait a moment for workers that come up just now: they have files to remove."""
@@ -230,14 +265,17 @@ class _Actor:
     Two methods can run at once, so that `stop` reaches a job that is running.
     """
 
-    def __init__(self, shared: tuple[Setup, EngineOptions, Hosts], name: str) -> None:
+    def __init__(self, shared: tuple[Setup, EngineOptions, Hosts, str], name: str) -> None:
         self._shared = shared
         self._name = name
         self._worker: Worker | None = None
 
     def come_up(self) -> None:
         """Make the worker; called once there is a machine for it."""
-        setup, options, hosts = self._shared
+        setup, options, hosts, folder = self._shared
+        # Arguments of the engine may name files relative to it.
+        with contextlib.suppress(OSError):
+            os.chdir(folder)
         Path(setup.folder).mkdir(parents=True, exist_ok=True)
         if not os.path.exists(setup.model):
             raise RysError(f"{setup.model}: not on this machine; put the model on shared storage")

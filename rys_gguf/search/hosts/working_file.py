@@ -97,8 +97,9 @@ class CandidateFile:
         file = _arranged(plan, held, data_offset)
         if held is None or file.header.data_offset != data_offset:
             written = write_files(
-                self._model, [file], [self.path], force=True, progress=lambda _: None
-            )
+                self._model, [file], [self.path], force=True, progress=lambda _: None,
+                may_be_link=False,
+            )  # fmt: skip
             change = Change(written.n_copied, written.n_shared)
         else:
             change = self._patch(held, file)
@@ -108,7 +109,8 @@ class CandidateFile:
     def _patch(self, held: PlannedFile, file: PlannedFile) -> Change:
         n_written = n_shared = 0
         try:
-            fd = os.open(self.path, os.O_RDWR | getattr(os, "O_BINARY", 0))
+            flags = os.O_RDWR | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
+            fd = os.open(self.path, flags)
             try:
                 for offset, piece in _differences(self._model, held, file):
                     os.lseek(fd, offset, os.SEEK_SET)

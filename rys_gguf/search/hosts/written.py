@@ -35,7 +35,7 @@ class WrittenHost:
         start = time.monotonic()
         try:
             plan = make_plan(model, layer_map, schedule=self._place.schedule)
-            written = write_plan(plan, self._path, force=True)
+            written = write_plan(plan, self._path, force=True, may_be_link=False)
             if problems := find_problems(self._path, model.files[0].path):
                 raise RysError(f"{printable(self._path)}: {problems[0]}; the file was not used")
             seconds = time.monotonic() - start

@@ -1,50 +1,41 @@
-"""Fuzz the reader of headers.
+"""Targets `reader` and `plan`: the bytes of a GGUF file.
 
-usage: python scripts/fuzz_reader.py [--plan] CORPUS [libFuzzer option ...]
+The promise of `reader`: any bytes either parse or raise InvalidGGUF, in bounded memory, and what
+parses encodes to the bytes it was read from. `plan` adds: what parses is planned or refused, with a
+RysError and nothing else, and what is printed and the card of the variant show text as text.
 
-The invariant: any bytes either parse or raise InvalidGGUF, in bounded memory. What parses encodes
-to the bytes it was read from. With --plan: any bytes are also either planned or refused, with a
-RysError and nothing else.
-
-CORPUS is a folder, made and filled with the headers of tiny models if it is empty. Half of the
-mutations are libFuzzer's, on bytes; the others change one value or tensor of a header that parses,
-and so reach what comes after the parser. Needs atheris (PyPI; Linux and macOS). Memory and time of
-one input are libFuzzer's -rss_limit_mb and -timeout, by default 512 MB and 10 s. A finding is left
-as a file crash-*, timeout-* or oom-* in the current folder.
+Half of the mutations are libFuzzer's, on bytes; the others change one value or tensor of a header
+that parses, and so reach what comes after the parser.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 import random
-import sys
+import re
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import atheris
 from gguf.constants import GGUFValueType
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-with atheris.instrument_imports(include=["rys_gguf"]):
-    from rys_gguf import LayerMap, Model, RysError, make_plan
-    from rys_gguf.cli.render import description_json, description_lines, plan_json, plan_lines
-    from rys_gguf.errors import InvalidGGUF
-    from rys_gguf.formats.header import KV, SCALAR_FORMAT, Header, Span, TensorInfo
-    from rys_gguf.formats.reader import HeaderReader
-    from rys_gguf.layers.describe import describe
-    from rys_gguf.layers.schedule import Schedule
-    from rys_gguf.text import harmless
-
+from rys_gguf import LayerMap, Model, RysError, make_plan
+from rys_gguf.cli.render import description_json, description_lines, plan_json, plan_lines
+from rys_gguf.errors import InvalidGGUF
+from rys_gguf.extras import load
+from rys_gguf.formats.header import KV, SCALAR_FORMAT, Header, Span, TensorInfo
+from rys_gguf.formats.reader import HeaderReader
+from rys_gguf.layers.describe import describe
+from rys_gguf.layers.schedule import Schedule
+from rys_gguf.report.card import make_card
+from scripts.fuzzing.base import Bytes, require_harmless
 from tests import tiny
 
 # A header is followed by this much tensor data, all of it a hole, if its last byte is odd.
 HOLE_BYTES = 1 << 24
-LIMITS = ["-rss_limit_mb=512", "-timeout=10", "-max_len=16384"]
 # One per way in which metadata describes layers; the weights are not part of a seed.
 SEEDS: list[tuple[str, int, dict[str, Any]]] = [
     ("llama", 2, {}),
@@ -59,45 +50,59 @@ SEEDS: list[tuple[str, int, dict[str, Any]]] = [
 ]
 
 
-class Target:
-    """One temporary file that takes each input in turn."""
+class Headers:
+    """One file that takes each input in turn; `plans` chooses between the targets."""
 
-    def __init__(self, *, plans: bool) -> None:
+    limits = ("-rss_limit_mb=512", "-timeout=10", "-max_len=16384")
+    parts = (
+        "files/source.py", "formats/", "layers/architectures.py", "layers/carry.py",
+        "layers/describe.py", "layers/rule", "layers/windows.py", "patch/plan.py",
+        "patch/tensors.py", "report/card.py", "report/front_matter.py",
+    )  # fmt: skip
+    # The share of libFuzzer's own mutations, and of the others that of the tensor table.
+    _BYTES, _TENSORS = 0.5, 0.3
+
+    def __init__(self, folder: Path, *, plans: bool) -> None:
         self.plans = plans
-        self.file = tempfile.NamedTemporaryFile(prefix="fuzz-", suffix=".gguf")  # noqa: SIM115
+        self._path = folder / "m.gguf"
 
     def __call__(self, data: bytes) -> None:
         """Read `data` as a file; any exception but InvalidGGUF is a finding."""
-        fd = self.file.fileno()
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, data, 0)
-        if data and data[-1] & 1:
-            os.ftruncate(fd, len(data) + HOLE_BYTES)
+        self._fill(data, HOLE_BYTES if data and data[-1] & 1 else 0)
         try:
-            with HeaderReader(self.file.name) as reader:
+            with HeaderReader(self._path) as reader:
                 require_same_bytes(reader.header, data)
         except InvalidGGUF:
             return
         if self.plans:
-            plan_and_describe(Path(self.file.name))
+            plan_and_describe(self._path)
 
+    def seeds(self) -> Iterator[tuple[str, bytes]]:
+        """The headers of tiny models, each with a vocabulary of two tokens."""
+        small = {
+            "tokenizer.ggml.tokens": ["<unk>", "\u2581a"],
+            "tokenizer.ggml.scores": [0.0, 1.0],
+            "tokenizer.ggml.token_type": [2, 1],
+            "general.name": "A *model*",
+            "general.license": "mit",
+            "general.license.link": "https://b.example/LICENSE",
+            "general.languages": ["en", "de"],
+            "general.source.repo_url": "https://huggingface.co/a/b",
+        }
+        with tempfile.TemporaryDirectory() as name:
+            for arch, n_layers, options in SEEDS:
+                path = tiny.write(Path(name) / "m.gguf", arch, n_layers, extra=small, **options)
+                with HeaderReader(path) as reader:
+                    header = path.read_bytes()[: reader.data_offset]
+                yield arch, header + b"\1"  # with a hole behind
+                yield f"{arch}-cut", header + b"\0"
 
-class Mutator:
-    """libFuzzer's mutations of bytes, and as many of one value or tensor of a valid header."""
-
-    BYTES = 0.5  # the share of libFuzzer's own
-    TENSORS = 0.3  # of the others, those of the tensor table
-
-    def __init__(self) -> None:
-        self.file = tempfile.NamedTemporaryFile(prefix="fuzz-", suffix=".gguf")  # noqa: SIM115
-
-    def __call__(self, data: bytes, max_size: int, seed: int) -> bytes:
-        """At most `max_size` bytes made of `data`."""
-        dice = random.Random(seed)
-        header = self._parsed(data) if dice.random() >= self.BYTES else None
+    def mutate(self, data: bytes, max_size: int, dice: random.Random, by_bytes: Bytes) -> bytes:
+        """Bytes as libFuzzer changes them, or another value or tensor of a valid header."""
+        header = self._parsed(data) if dice.random() >= self._BYTES else None
         if header is None:
-            return bytes(atheris.Mutate(data, max_size))
-        if header.tensors and (dice.random() < self.TENSORS or not header.kvs):
+            return by_bytes(data, max_size)
+        if header.tensors and (dice.random() < self._TENSORS or not header.kvs):
             changed = list(header.tensors)
             at = dice.randrange(len(changed))
             changed[at : at + 1] = other_tensors(changed[at], dice)
@@ -110,21 +115,37 @@ class Mutator:
         pieces = [p for p in header.encode() if isinstance(p, bytes)]
         return (b"".join(pieces)[: max_size - 1]) + bytes([dice.randrange(2)])
 
+    def _fill(self, data: bytes, n_hole: int) -> None:
+        with open(self._path, "wb") as file:
+            file.write(data)
+            file.truncate(len(data) + n_hole)
+
     def _parsed(self, data: bytes) -> Header | None:
-        fd = self.file.fileno()
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, data, 0)
-        os.ftruncate(fd, len(data) + HOLE_BYTES)
+        self._fill(data, HOLE_BYTES)
         try:
-            with HeaderReader(self.file.name) as reader:
+            with HeaderReader(self._path) as reader:
                 return reader.header if reader.alignment <= 1 << 12 else None
         except InvalidGGUF:
             return None
 
 
+CARD_KEYS = {
+    "base_model", "base_model_relation", "language", "library_name", "license", "license_link",
+    "license_name", "tags",
+}  # fmt: skip
 NUMBERS = [0, 1, 2, 3, 4, 7, 8, 31, 63, 255, 512, 513, 1 << 16, (1 << 31) - 1, 1 << 31]
 NUMBERS += [(1 << 32) - 1, 1 << 32, 1 << 53, (1 << 63) - 1, 1 << 63, (1 << 64) - 1]
 TEXTS = ["", "llama", "gemma3", "qwen35", "blk.", "blk.01.x", "x" * 64, "a\0b", "\udcff"]
+# What a card must show as text.
+TEXTS += ["javascript:alert(1)", "[a](https://b.example)", "<img src=x onerror=y>", "a\n---\nb: c"]
+TEXTS += [
+    "https://huggingface.co/a/b",
+    "www.b.example",
+    "`x`",
+    "| a | b |",
+    "mit",
+    "!!python/none x",
+]
 
 
 def other_kvs(kv: KV, dice: random.Random) -> list[KV]:
@@ -204,48 +225,21 @@ def plan_and_describe(path: Path) -> None:
                 planned = make_plan(model, layer_map, schedule=schedule)
                 require_harmless(plan_lines(planned, full=True))
                 json.dumps(plan_json(planned, full=True))
+                require_plain_card(make_card(model, model, layer_map))
         with contextlib.suppress(RysError):
             description = describe(model)
             require_harmless(description_lines(model, description))
             json.dumps(description_json(model, description))
 
 
-def require_harmless(lines: Iterable[str]) -> None:
-    """Each line can be printed as it is: the guard in front of the terminal finds nothing."""
-    for line in lines:
-        assert harmless(line) == line, "prints control characters"
-
-
-def write_seeds(folder: Path) -> None:
-    """The headers of tiny models, each with a vocabulary of two tokens, as the first inputs."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if any(folder.iterdir()):
-        return
-    small = {
-        "tokenizer.ggml.tokens": ["<unk>", "\u2581a"],
-        "tokenizer.ggml.scores": [0.0, 1.0],
-        "tokenizer.ggml.token_type": [2, 1],
-    }
-    with tempfile.TemporaryDirectory() as name:
-        for arch, n_layers, options in SEEDS:
-            path = tiny.write(Path(name) / "m.gguf", arch, n_layers, extra=small, **options)
-            with HeaderReader(path) as reader:
-                header = path.read_bytes()[: reader.data_offset]
-            (folder / arch).write_bytes(header + b"\1")  # with a hole behind
-            (folder / f"{arch}-cut").write_bytes(header + b"\0")
-
-
-def main() -> None:
-    """Seed the corpus and fuzz until an option or a finding ends it."""
-    arguments = [a for a in sys.argv[1:] if a != "--plan"]
-    folders = [a for a in arguments if not a.startswith("-")]
-    if not folders:
-        sys.exit(__doc__)
-    write_seeds(Path(folders[0]))
-    target = Target(plans="--plan" in sys.argv)
-    atheris.Setup([sys.argv[0], *LIMITS, *arguments], target, custom_mutator=Mutator())
-    atheris.Fuzz()
-
-
-if __name__ == "__main__":
-    main()
+def require_plain_card(card: str) -> None:
+    """The front matter has the card's own keys, and nothing but the card's own markup is active."""
+    require_harmless(card.split("\n"))
+    _, front, body = card.split("---\n", 2)
+    values = load("a card", "yaml").safe_load(front)
+    assert set(values) <= CARD_KEYS, f"has other keys: {set(values) - CARD_KEYS}"
+    assert "javascript:" not in (values.get("license_link") or "")
+    shown = re.sub(r"```.*?```|`[^`]*`", "", body, flags=re.DOTALL)
+    assert not re.search(r"<(?!!--)[a-z/]|\]\((?!https://github\.com/)|(?<!\()https?://", shown), (
+        shown
+    )
