@@ -10,8 +10,8 @@ The architectures take turns. Every case ends as one of
                         bit; a proof agrees, or is counted under "no proof"
   within tolerance      the same, but the plan rescaled data, which rounds
   refused, confirmed    not written, and no plain rewrite computes what the map says
-  refused, unprovable   not written; nothing tells here what a plain rewrite computes, or only
-                        another engine minds
+  refused, unprovable   not written; nothing tells here what a plain rewrite computes, or the
+                        reason does not show in the logits of a short text
   over-refused          not written, although a plain rewrite computes what the map says
   no base               llama.cpp does not run the model itself
   wrong                 written, and not what the map says; or a refusal with false advice

@@ -39,8 +39,14 @@ OUTCOMES = (EXACT, CLOSE, CONFIRMED, UNPROVABLE, OVER, NO_BASE, WRONG)
 # Where a plan rescales data, in nats: 60 random layers make up to 0.06 of a last bit. Without the
 # rescaling the difference is above 1.
 _TOLERANCE = 0.25
-# A demand of a portable schedule that llama.cpp does not make, for the sake of other engines.
-_FOR_OTHERS = "are not divisible by"
+# Reasons that do not show in the logits of a short text: a demand of other engines, a head that
+# makes no logits, a window that llama.cpp sets to 4096 (smallthinker).
+_UNSEEN = (
+    "are not divisible by",
+    "they are the decision head",
+    "fixed in llama.cpp for smallthinker",
+    "(smallthinker.attention.sliding_window_pattern",
+)
 _NAMED = re.compile(r"blocks:[0-9]+,[0-9]+")
 _OPTIONS = EngineOptions()
 _PATTERN = ".attention.sliding_window_pattern"
@@ -181,7 +187,7 @@ def _judge_refusal(case: Case, source: Path, refusal: RysError, engine: DirectEn
             exact = _computes_the_map(case, path, source, engine)
         except EngineFailed:
             continue
-        if exact is None or (exact and _FOR_OTHERS in str(refusal)):
+        if exact is None or (exact and any(reason in str(refusal) for reason in _UNSEEN)):
             return Judgement(UNPROVABLE, str(refusal), "unprovable" if exact is None else EXACT)
         if exact:
             return Judgement(OVER, f"{name} is exact: {refusal}", EXACT)
