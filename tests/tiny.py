@@ -110,6 +110,7 @@ def write(
     keys |= rule.keys(build) | _tokenizer() | (extra or {})
 
     writer = gguf.GGUFWriter(str(path), arch)
+    writer.data_alignment = keys.get("general.alignment") or writer.data_alignment
     for key, value in keys.items():
         if value is not None:
             _add(writer, arch + key if key.startswith(".") else key, value)
@@ -117,7 +118,7 @@ def write(
     def add(prefix: str, weights_of: str, tensors: Tensors) -> None:
         for name, ne in tensors.items():
             data = weights(f"{seed}/{weights_of}/{name}", name, ne)
-            if quantize is not None and name.endswith(".weight") and len(ne) > 1:
+            if quantize is not None and _is_matrix(name, ne):
                 _add_quantized(writer, prefix + name, data, quantize)
             else:
                 writer.add_tensor(prefix + name, data)
@@ -192,6 +193,21 @@ def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
         writer.add_key_value(key, value, scalar[type(value)])
 
 
+def _is_matrix(name: str, ne: tuple[int, ...]) -> bool:
+    """Whether the weights are multiplied with, so that llama.cpp takes them quantized."""
+    others = (
+        *("position_embd.", "token_types.", "ssm_conv1d", "shortconv.conv.", "hc_"),
+        *("ple_norm_", "ple_conv1d."),
+    )
+    ends = ("_norm.weight", "_ape.weight")
+    return (
+        len(ne) > 1
+        and name.endswith(".weight")
+        and not name.endswith(ends)
+        and not name.startswith(others)
+    )
+
+
 def _add_quantized(
     writer: gguf.GGUFWriter, name: str, data: npt.NDArray[np.float32], type_: Any
 ) -> None:
@@ -263,10 +279,22 @@ def _ends(*more: str, output: bool = True) -> Callable[[Build], Tensors]:
 def _window(
     build: Build, full: Callable[[int], bool], key: str = ".attention.sliding_window_pattern"
 ) -> dict[str, Any]:
-    """Keys of sliding attention; option pattern=True writes which layers slide, as an array."""
+    """Keys of sliding attention; option pattern=True writes which layers slide, as an array.
+
+    With a list as the pattern its flags are those of the source's layers. Option period writes a
+    period other than the architecture's; with a pattern as well, the array that says the same.
+    """
     keys: dict[str, Any] = {".attention.sliding_window": build.option("window", WINDOW)}
-    if build.option("pattern", False):
+    pattern, period = build.option("pattern", False), build.option("period", None)
+    if isinstance(pattern, list):
+        keys[key] = build.per_layer(lambda n: pattern[n], mtp=False)
+    elif pattern and period is not None:
+        place = 0 if full(0) else period - 1
+        keys[key] = build.per_layer(lambda n: not period or n % period != place, mtp=False)
+    elif pattern:
         keys[key] = build.per_layer(lambda n: not full(n), mtp=False)
+    elif period is not None:
+        keys[key] = period
     return keys
 
 
@@ -278,7 +306,17 @@ _POST_NORMS = _norms("post_attention_norm", "post_ffw_norm")
 
 
 def _plain(layer: Tensors, keys: dict[str, Any] | None = None, *, output: bool = True) -> Arch:
-    return Arch(lambda _: _heads() | (keys or {}), lambda _b, _n: layer, _ends(output=output))
+    """Option arrays=True: heads and widths as arrays with an entry for each layer."""
+
+    def all_keys(build: Build) -> dict[str, Any]:
+        arrays = {
+            ".attention.head_count": build.per_layer(lambda _: _HEADS),
+            ".attention.head_count_kv": build.per_layer(lambda _: _KV_HEADS),
+            ".feed_forward_length": build.per_layer(lambda _: _FF),
+        }
+        return _heads() | (keys or {}) | (arrays if build.option("arrays", False) else {})
+
+    return Arch(all_keys, lambda _b, _n: layer, _ends(output=output))
 
 
 def _minicpm_keys(build: Build) -> dict[str, Any]:
@@ -503,7 +541,10 @@ def _deepseek2() -> Arch:
     rank, rope, nope = 16, 8, 8
 
     def keys(build: Build) -> dict[str, Any]:
-        """Option expert_gating_func=None: no such key."""
+        """Options: expert_gating_func (None: no such key), q_lora_rank.
+
+        Without a rank (0, or None for no such key) Q is loaded in one piece.
+        """
         return {
             **_heads(),
             **_moe_keys(),
@@ -512,7 +553,7 @@ def _deepseek2() -> Arch:
             ".attention.value_length": rank,
             ".attention.key_length_mla": nope + rope,
             ".attention.value_length_mla": _HEAD,
-            ".attention.q_lora_rank": rank,
+            ".attention.q_lora_rank": build.option("q_lora_rank", rank),
             ".attention.kv_lora_rank": rank,
             ".rope.dimension_count": rope,
             ".expert_shared_count": 1,
@@ -521,11 +562,16 @@ def _deepseek2() -> Arch:
         }
 
     def layer(build: Build, n: int) -> Tensors:
+        q: Tensors = {"attn_q.weight": (N_EMBD, _HEADS * (nope + rope))}
+        if build.option("q_lora_rank", rank):
+            q = _norms("attn_q_a_norm", width=rank) | {
+                "attn_q_a.weight": (N_EMBD, rank),
+                "attn_q_b.weight": (rank, _HEADS * (nope + rope)),
+            }
         return {
             **_PRE_NORMS,
-            **_norms("attn_q_a_norm", "attn_kv_a_norm", width=rank),
-            "attn_q_a.weight": (N_EMBD, rank),
-            "attn_q_b.weight": (rank, _HEADS * (nope + rope)),
+            **q,
+            **_norms("attn_kv_a_norm", width=rank),
             "attn_kv_a_mqa.weight": (N_EMBD, rank + rope),
             "attn_k_b.weight": (nope, rank, _HEADS),
             "attn_v_b.weight": (rank, _HEAD, _HEADS),
@@ -687,13 +733,17 @@ _SSM_STATE = 16
 def _hybrid(
     other: Tensors, keys: dict[str, Any], attention: Tensors, common: Tensors, *ends: str
 ) -> Arch:
-    """Attention on the last of every four layers, `other` on the rest."""
+    """Attention on the last of every four layers (option period), `other` on the rest."""
 
-    def layer(_: Build, n: int) -> Tensors:
-        return common | (attention if n % 4 == 3 else other)
+    def has_attention(build: Build, n: int) -> bool:
+        period = build.option("period", 4)
+        return bool(n % period == period - 1)
+
+    def layer(build: Build, n: int) -> Tensors:
+        return common | (attention if has_attention(build, n) else other)
 
     def all_keys(build: Build) -> dict[str, Any]:
-        kv_heads = build.per_layer(lambda n: _KV_HEADS if n % 4 == 3 else 0)
+        kv_heads = build.per_layer(lambda n: _KV_HEADS if has_attention(build, n) else 0)
         return _heads() | keys | {".attention.head_count_kv": kv_heads}
 
     return Arch(all_keys, layer, _ends(*ends))
@@ -1021,7 +1071,8 @@ def _gemma4() -> Arch:
     Options: shared_kv_layers, how many of the source's last layers have no keys and values;
     wide_tail=True makes the FFN of those twice as wide; per_layer_input=False leaves out what each
     layer adds of its own; experts=True adds experts to the FFN; keys_as_values=True leaves full
-    layers without values, and gives the sliding ones more K/V heads.
+    layers without values, and gives the sliding ones more K/V heads; the last of every period
+    layers has full attention.
     """
 
     def layer(build: Build, n: int) -> Tensors:
@@ -1058,7 +1109,7 @@ def _gemma4_keys(build: Build) -> dict[str, Any]:
         ".attention.value_length_swa": _HEAD,
         ".rope.dimension_count_swa": _HEAD,
         ".attention.sliding_window": build.option("window", WINDOW),
-        ".attention.sliding_window_pattern": build.per_layer(lambda n: not _gemma4_full(n)),
+        ".attention.sliding_window_pattern": build.per_layer(lambda n: not _gemma4_full(build, n)),
         ".attention.shared_kv_layers": sum(not _gemma4_has_kv(build, n) for n in build.sources),
         ".embedding_length_per_layer_input": 0,
         ".final_logit_softcapping": 30.0,
@@ -1070,7 +1121,7 @@ def _gemma4_keys(build: Build) -> dict[str, Any]:
     if build.option("wide_tail", False):
         keys[".feed_forward_length"] = build.per_layer(lambda n: _gemma4_ff(build, n))
     if build.option("keys_as_values", False):
-        kv_heads = build.per_layer(lambda n: _KV_HEADS if _gemma4_full(n) else _HEADS)
+        kv_heads = build.per_layer(lambda n: _KV_HEADS if _gemma4_full(build, n) else _HEADS)
         keys[".attention.head_count_kv"] = kv_heads
     return keys
 
@@ -1083,8 +1134,9 @@ def _gemma4_own_input() -> Tensors:
     }
 
 
-def _gemma4_full(n: int) -> bool:
-    return n % 4 == 3
+def _gemma4_full(build: Build, n: int) -> bool:
+    period = build.option("period", 4)
+    return bool(n % period == period - 1)
 
 
 def _gemma4_has_kv(build: Build, n: int) -> bool:
@@ -1097,10 +1149,10 @@ def _gemma4_ff(build: Build, n: int) -> int:
 
 
 def _gemma4_attention(build: Build, n: int) -> Tensors:
-    head = _GEMMA_HEAD if _gemma4_full(n) else _HEAD
+    head = _GEMMA_HEAD if _gemma4_full(build, n) else _HEAD
     attention = _qkv(head) | _norms("attn_q_norm", "attn_k_norm", width=head)
     if build.option("keys_as_values", False):
-        if _gemma4_full(n):
+        if _gemma4_full(build, n):
             del attention["attn_v.weight"]
         else:
             attention |= {f"attn_{x}.weight": (N_EMBD, _HEADS * head) for x in "kv"}
@@ -1243,7 +1295,7 @@ def _qwen4exp() -> Arch:
             ".attention.indexer.head_count": 1,
             ".attention.indexer.key_length": 8,
             ".attention.indexer.top_k": 4,
-            ".ple.layers": np.array(ngrams, np.uint32),
+            ".ple.layers": np.array(ngrams, np.uint32) if ngrams else None,
             ".ple.ngram_size": 2,
             ".ple.heads_per_ngram": 1,
             ".ple.conv_kernel": 2,

@@ -480,7 +480,7 @@ _ROWS = (
     Architecture(
         "ernie4_5-moe",
         # The loader reads experts from layer K on; the graph runs them only once in every step.
-        (_DENSE_FIRST, replace(_EVERY_MOE_STEP, divides=True)),
+        (_DENSE_FIRST, replace(_EVERY_MOE_STEP, divides=True, after=_DENSE_FIRST.key)),
         "src/models/ernie4-5-moe.cpp:26-27,63-76",
     ),
     Architecture(
@@ -623,7 +623,8 @@ _ROWS = (
         "llama4",
         (
             _sliding(4, always=True),
-            _NO_ROPE_LAST,
+            # Only these layers use the scale of attention by position, and one has to.
+            replace(_NO_ROPE_LAST, kept=(NO_ROPE,)),
             _EVERY_MOE_STEP,
             Unsupported(
                 "with a sliding_window of 0 only the last layer lacks RoPE, wherever that is",
@@ -639,7 +640,7 @@ _ROWS = (
     Architecture(
         "modern-bert",
         (
-            _sliding(3, at=0, cached=False),
+            replace(_sliding(3, at=0, cached=False), but_last=_DECISION_HEAD.key),
             Anchored(1, "it has no norm before its attention, and only layer 0 may lack one"),
             _DECISION_HEAD,
         ),
@@ -759,7 +760,7 @@ _ROWS = (
     ),
     Architecture(
         "lfm2",
-        (_hybrid(CONVOLUTION), _DECISION_HEAD),
+        (replace(_hybrid(CONVOLUTION), but_last=_DECISION_HEAD.key), _DECISION_HEAD),
         "src/models/lfm2.cpp:14-18,29-45,51-74,94-130,302-311,446-453,511-565",
         by_layer=_KV_HEADS,
     ),

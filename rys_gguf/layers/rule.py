@@ -294,6 +294,12 @@ def lost_kinds(
     ]
 
 
+def without_last(kinds: tuple[str, ...], meta: Metadata, key: str | None) -> tuple[str, ...]:
+    """The kinds of all layers but the last, whose number is in `key`."""
+    n_last = int(meta.scalar(key, 0)) if key else 0
+    return kinds[: max(0, len(kinds) - n_last)]
+
+
 def kind_conflicts(
     meant: tuple[str, ...],
     runs: tuple[str, ...],

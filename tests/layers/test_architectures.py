@@ -216,16 +216,25 @@ def test_what_an_embedding_model_refuses_does_not_load(
         ("gemma-embedding2", "layers:5,11"),
         ("gemma-embedding2", "layers:0,1"),
         ("modern-bert", "layers:0,3"),
+        ("modern-bert", "layers:0,3,6,10,11"),
+        ("lfm2", "layers:0..2,10,11"),
     ],
 )
 def test_an_encoder_keeps_a_layer_of_each_kind(tmp_path: Path, arch: str, spec: str) -> None:
-    """Full or sliding attention alone is loaded, and aborts at the first text."""
-    source = tiny.write(tmp_path / "m.gguf", arch, N)
+    """Full or sliding attention alone is loaded, and aborts at the first text.
+
+    The layers of a decision head, 10 and 11, do not count: they use another mask.
+    """
+    options: dict[str, Any] = (
+        {} if arch.startswith("gemma") or "11" not in spec else {"decision": 2}
+    )
+    source = tiny.write(tmp_path / "m.gguf", arch, N, **options)
     layer_map = LayerMap.parse(spec, N)
     with Model(source) as model, pytest.raises(Refused, match="aborts without"):
         make_plan(model, layer_map, schedule=Schedule.EXPLICIT)
     direct = tmp_path / "direct.gguf"
-    tiny.write(direct, arch, N, sources=layer_map.sources, pattern=True)
+    listed: dict[str, Any] = {"pattern": True} if arch != "lfm2" else {}
+    tiny.write(direct, arch, N, sources=layer_map.sources, **options, **listed)
     with pytest.raises(EngineFailed, match="GGML_ASSERT"):
         embeddings(direct)
 
@@ -319,3 +328,19 @@ def test_exaone4_across_64_layers_is_refused(tmp_path: Path, n: int, window: str
     message = fails("plan", source, "--blocks", window, "--schedule", "explicit")
     assert f"{n} -> 64" in message or "64 -> 68" in message
     assert ("no window of this model is legal" in message) == (n == 64)
+
+
+@pytest.mark.parametrize("spec", ["layers:1,0,2..11", "layers:0..3,2..3,4..11"])
+def test_the_step_of_the_experts_does_not_reach_the_dense_layers(tmp_path: Path, spec: str) -> None:
+    """The leading layers of ernie4_5-moe are dense wherever they stand."""
+    options: dict[str, Any] = {"moe_step": 2, "leading_dense": 4}
+    source = tiny.write(tmp_path / "m.gguf", "ernie4_5-moe", N, **options)
+    layer_map = LayerMap.parse(spec, N)
+    with Model(source) as model:
+        write_plan(make_plan(model, layer_map), tmp_path / "out.gguf")
+    direct = tiny.write(
+        tmp_path / "direct.gguf", "ernie4_5-moe", N, sources=layer_map.sources, **options
+    )
+    assert find_problems(tmp_path / "out.gguf", source) == []
+    assert np.array_equal(logprobs(tmp_path / "out.gguf"), logprobs(direct))
+    assert prove(VariantPair(tmp_path / "out.gguf", source, layer_map), OPTIONS).holds()

@@ -34,6 +34,8 @@ LOST: list[tuple[str, dict[str, Any], str, str]] = [
     ("deepseek4", {}, "0,2,3,5", "compressed attention with an indexer"),
     ("gemma3", {"pattern": True}, "5,11", "sliding-window attention"),
     ("gpt-oss", {"pattern": True}, "1,3", "sliding-window attention"),
+    ("llama4", {"pattern": True}, FOURS[1], "sliding-window attention"),
+    ("llama4", {}, "0,1,2", "no RoPE"),
     ("gemma4", {}, FOURS[0], "full attention"),
     ("gemma4", {}, FOURS[1], "sliding-window attention"),
 ]

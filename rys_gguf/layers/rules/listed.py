@@ -9,7 +9,15 @@ from gguf.constants import GGUFValueType
 
 from rys_gguf.formats.header import KV
 from rys_gguf.layers.layer_map import LayerMap
-from rys_gguf.layers.rule import Condition, Conflict, Metadata, Rule, holds, lost_kinds
+from rys_gguf.layers.rule import (
+    Condition,
+    Conflict,
+    Metadata,
+    Rule,
+    holds,
+    lost_kinds,
+    without_last,
+)
 from rys_gguf.layers.schedule import Schedule
 
 
@@ -19,7 +27,8 @@ class Listed(Rule):
 
     The array is gathered like every other, so any map is legal; the rule shows the kinds and
     checks them. Where the key is missing or a scalar, all layers are alike. With `at_end` the last
-    output must not be `zero`. Of the kinds in `kept` a layer must be left.
+    output must not be `zero`. Of the kinds in `kept` a layer must be left; the last layers,
+    the number in `but_last`, are none of them.
     """
 
     key: str
@@ -27,6 +36,7 @@ class Listed(Rule):
     zero: str
     at_end: bool = False
     kept: tuple[str, ...] = ()
+    but_last: str | None = None
 
     def arrays(self) -> tuple[str, ...]:
         return (self.key,)
@@ -50,7 +60,9 @@ class Listed(Rule):
             return []
         if not self.at_end or runs[-1] == self.nonzero:
             conflicts = Rule.conflicts(self, source, target, layer_map, schedule)
-            return [*conflicts, *lost_kinds(meant, runs, self.kept)]
+            others = without_last(meant, source, self.but_last)
+            left = without_last(runs, target, self.but_last)
+            return [*conflicts, *lost_kinds(others, left, self.kept)]
         out = len(layer_map) - 1
         return [
             Conflict(f"output {out} (source {layer_map[out]}) is {self.zero} and cannot be last")

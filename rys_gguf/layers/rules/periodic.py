@@ -13,6 +13,7 @@ from rys_gguf.layers.rule import (
     holds,
     kind_conflicts,
     lost_kinds,
+    without_last,
 )
 from rys_gguf.layers.schedule import Schedule
 
@@ -27,7 +28,8 @@ class Periodic(Rule):
     position. `array_read_by` tells which engines do, and what the others make of such a file.
     With `whole`, a source of whole periods must become an output of whole periods. With `divides`
     a period of 0 is an error, because llama.cpp divides by it. Of the kinds in `kept` a layer must
-    be left.
+    be left; the last layers, the number in `but_last`, are none of them. The first layers, the
+    number in `after`, are regular wherever they stand.
     """
 
     special: str
@@ -42,6 +44,8 @@ class Periodic(Rule):
     whole: bool = False
     divides: bool = False
     kept: tuple[str, ...] = ()
+    but_last: str | None = None
+    after: str | None = None
 
     def arrays(self) -> tuple[str, ...]:
         return (self.array,) if self.array else ()
@@ -64,7 +68,8 @@ class Periodic(Rule):
             return (self.regular,) * meta.n_trunk
         kinds = [self.regular] * meta.n_trunk
         kinds[at::period] = [self.special] * len(range(at, meta.n_trunk, period))
-        return tuple(kinds)
+        n_first = min(int(meta.scalar(self.after, 0)), meta.n_trunk) if self.after else 0
+        return (self.regular,) * n_first + tuple(kinds[n_first:])
 
     def kinds(self, meta: Metadata) -> tuple[str, ...]:
         """Kind of every trunk layer as a current llama.cpp computes it.
@@ -124,7 +129,12 @@ class Periodic(Rule):
         conflicts = kind_conflicts(
             meant, runs, layer_map, self.describe_position(source), curable=curable
         )
-        conflicts += lost_kinds(meant, {meant[s] for s in layer_map.sources}, self.kept)
+        left = tuple(meant[s] for s in layer_map.sources)
+        conflicts += lost_kinds(
+            without_last(meant, source, self.but_last),
+            without_last(left, target, self.but_last),
+            self.kept,
+        )
         period = self.period(source)
         demanded = self.whole and portable and self.applies(source) and period
         if demanded and source.n_trunk % period == 0 and target.n_trunk % period:
