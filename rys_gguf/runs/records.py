@@ -18,7 +18,7 @@ from rys_gguf.errors import RysError
 from rys_gguf.formats.limits import MAX_LAYERS
 from rys_gguf.probes.names import MAX_NAME
 from rys_gguf.runs.stage import Stage, Status
-from rys_gguf.text import printable
+from rys_gguf.text import printable, quoted
 
 SCHEMA = 1
 # Of values without a type of their own: `identity`, `parsed` and `gold`.
@@ -198,7 +198,7 @@ def decode_info(data: bytes, where: str) -> RunInfo:
     _require_shallow(plain, f"{where}: not what a sweep writes: it")
     try:
         info = msgspec.convert(plain, RunInfo, dec_hook=_from_text)
-    except msgspec.MsgspecError as e:
+    except (msgspec.MsgspecError, UnicodeEncodeError) as e:
         raise _not_ours(where, e) from e
     n, sizes = info.model.n_layers, info.model.layer_bytes
     if sizes and len(sizes) != n:
@@ -231,7 +231,13 @@ def builtins(record: Struct) -> Mapping[str, Any]:
 
 
 def _not_ours(where: str, error: Exception) -> RysError:
-    reason = "nested too deep" if isinstance(error, RecursionError) else printable(str(error))
+    if isinstance(error, RecursionError):
+        reason = "nested too deep"
+    elif isinstance(error, UnicodeEncodeError):
+        # Not an error of msgspec's own, so it names no field.
+        reason = f"{quoted(error.object)} holds half a surrogate pair"
+    else:
+        reason = printable(str(error))
     return RysError(f"{where}: not what a sweep writes: {reason}")
 
 

@@ -144,6 +144,8 @@ def changed(path: str, value: Any) -> Change:
         (changed("families", "math"), "families"),
         (changed("identity.settings.x", json.loads(deep(900))), "nested too deep"),
         (changed("plan.sizes", [-4]), "sizes"),
+        (changed("n_threads", "\ud83d"), "half a surrogate pair"),
+        (changed("\ud83d", 1), "half a surrogate pair"),
     ],
 )
 def test_a_run_json_out_of_bounds_is_named(folder: Path, change: Change, message: str) -> None:
