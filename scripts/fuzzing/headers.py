@@ -2,7 +2,8 @@
 
 The promise of `reader`: any bytes either parse or raise InvalidGGUF, in bounded memory, and what
 parses encodes to the bytes it was read from. `plan` adds: what parses is planned or refused, with a
-RysError and nothing else, and what is printed and the card of the variant show text as text.
+RysError and nothing else, and so is the way back of a variant; what is printed and the card of the
+variant show text as text.
 
 Half of the mutations are libFuzzer's, on bytes; the others change one value or tensor of a header
 that parses, and so reach what comes after the parser.
@@ -11,6 +12,7 @@ that parses, and so reach what comes after the parser.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import random
 import re
@@ -22,7 +24,7 @@ from typing import Any
 
 from gguf.constants import GGUFValueType
 
-from rys_gguf import LayerMap, Model, RysError, make_plan
+from rys_gguf import LayerMap, Model, RysError, apply, make_plan, plan_undo
 from rys_gguf.cli.render import description_json, description_lines, plan_json, plan_lines
 from rys_gguf.errors import InvalidGGUF
 from rys_gguf.extras import load
@@ -57,7 +59,8 @@ class Headers:
     parts = (
         "files/source.py", "formats/", "layers/architectures.py", "layers/carry.py",
         "layers/describe.py", "layers/rule", "layers/windows.py", "patch/plan.py",
-        "patch/tensors.py", "report/card.py", "report/front_matter.py",
+        "patch/provenance.py", "patch/tensors.py", "patch/undo.py", "report/card.py",
+        "report/front_matter.py",
     )  # fmt: skip
     # The share of libFuzzer's own mutations, and of the others that of the tensor table.
     _BYTES, _TENSORS = 0.5, 0.3
@@ -92,10 +95,13 @@ class Headers:
         with tempfile.TemporaryDirectory() as name:
             for arch, n_layers, options in SEEDS:
                 path = tiny.write(Path(name) / "m.gguf", arch, n_layers, extra=small, **options)
-                with HeaderReader(path) as reader:
-                    header = path.read_bytes()[: reader.data_offset]
-                yield arch, header + b"\1"  # with a hole behind
-                yield f"{arch}-cut", header + b"\0"
+                yield arch, _header_of(path) + b"\1"  # with a hole behind
+                yield f"{arch}-cut", _header_of(path) + b"\0"
+            once, twice = Path(name) / "once.gguf", Path(name) / "twice.gguf"
+            apply(path, "blocks:0,1", once)
+            apply(once, "layers:1,0,2", twice)
+            yield "variant", _header_of(once) + b"\1"
+            yield "variant-of-variant", _header_of(twice) + b"\1"
 
     def mutate(self, data: bytes, max_size: int, dice: random.Random, by_bytes: Bytes) -> bytes:
         """Bytes as libFuzzer changes them, or another value or tensor of a valid header."""
@@ -127,6 +133,11 @@ class Headers:
                 return reader.header if reader.alignment <= 1 << 12 else None
         except InvalidGGUF:
             return None
+
+
+def _header_of(path: Path) -> bytes:
+    with HeaderReader(path) as reader:
+        return path.read_bytes()[: reader.data_offset]
 
 
 CARD_KEYS = {
@@ -230,6 +241,9 @@ def plan_and_describe(path: Path) -> None:
             description = describe(model)
             require_harmless(description_lines(model, description))
             json.dumps(description_json(model, description))
+        for to_base, exact in itertools.product((False, True), repeat=2):
+            with contextlib.suppress(RysError):
+                plan_undo(model, to_base=to_base, exact=exact)
 
 
 def require_plain_card(card: str) -> None:
