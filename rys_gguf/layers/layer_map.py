@@ -47,7 +47,8 @@ class LayerMap:
     """`sources[out]` is the source layer of output layer `out`; `n_source` layers exist.
 
     The map covers main (trunk) layers only; it leaves out a multi-token-prediction tail.
-    Raises InvalidLayerMap for an empty map, a source out of range, or more than 512 outputs.
+    Raises InvalidLayerMap for an empty map, a source out of range, or more than 512 outputs or
+    source layers.
     """
 
     n_source: int
@@ -59,6 +60,10 @@ class LayerMap:
         if len(self.sources) > MAX_LAYERS:
             raise InvalidLayerMap(
                 f"the layer map has {len(self.sources)} layers; llama.cpp stops at {MAX_LAYERS}"
+            )
+        if self.n_source > MAX_LAYERS:
+            raise InvalidLayerMap(
+                f"the map is of {self.n_source} source layers; llama.cpp stops at {MAX_LAYERS}"
             )
         for out, source in enumerate(self.sources):
             if not 0 <= source < self.n_source:

@@ -84,8 +84,9 @@ class StageResult(Struct, frozen=True, kw_only=True):
 class ItemAnswer(Struct, frozen=True, kw_only=True):
     """A line of items.jsonl: the answer of one candidate to one item in one stage.
 
-    `score` and `soft_score` are None if the answer could not be read. `probabilities` has an object
-    for each forward pass, and `response` the text of a generated answer.
+    `score` and `soft_score` are None if the answer could not be read. The `score` of a `binary`
+    answer is 0 or 1. `probabilities` has an object for each forward pass, and `response` the text
+    of a generated answer.
     """
 
     candidate: Name
@@ -179,6 +180,11 @@ def decode(data: bytes, kind: type[_T], where: str) -> _T:
     if isinstance(record, ItemAnswer):
         for name in ("parsed", "gold"):
             _require_shallow(getattr(record, name), f"{where}: not what a sweep writes: {name}")
+        if record.binary and record.score not in (None, 0.0, 1.0):
+            raise RysError(
+                f"{where}: not what a sweep writes: score is {record.score:g}, a right-or-wrong "
+                f"answer has 0 or 1"
+            )
     return record
 
 

@@ -31,6 +31,7 @@ NEEDED = {
     "report": ["RUN"],
     "smoke": ["OUT", "--source", "MODEL"],
     "sweep": ["MODEL", "--level", "0"],
+    "unapply": ["OUT", "-o", "new.gguf"],
     "validate": ["OUT", "--source", "MODEL"],
     "verify": ["OUT", "--source", "MODEL"],
 }

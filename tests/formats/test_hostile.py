@@ -106,13 +106,24 @@ def test_no_value_of_a_wrong_kind_is_a_traceback(tmp_path: Path, case: str) -> N
     assert leftovers(tmp_path, [path, tmp_path / "out.gguf"]) == set()
 
 
-@pytest.mark.parametrize("case", [c for c in HOSTILE if c not in ("escapes", "pattern-long")])
+LOADED = ("escapes", "general.name", "pattern-long")
+
+
+@pytest.mark.parametrize("case", [c for c in HOSTILE if c not in LOADED])
 def test_such_a_source_is_not_patched(tmp_path: Path, case: str) -> None:
     """A source that llama.cpp would not load is refused before anything is written."""
     arch, kv = HOSTILE[case]
     path = changed(tmp_path / "m.gguf", arch, kv)
     with pytest.raises((InvalidGGUF, Refused)), Model(path) as model:
         make_plan(model, LayerMap.parse("blocks:0,4", model.n_trunk))
+
+
+def test_a_name_as_long_as_a_book_is_kept_as_it_is(tmp_path: Path) -> None:
+    """llama.cpp loads it; no label is added to it, and it is not read into memory."""
+    path = changed(tmp_path / "m.gguf", "llama", HOSTILE["general.name"][1])
+    with Model(path) as model:
+        planned = make_plan(model, LayerMap.parse("blocks:0,4", model.n_trunk))
+        assert planned.header.get("general.name") == model.header.get("general.name")
 
 
 def test_an_architecture_of_escapes_is_shown_escaped(tmp_path: Path) -> None:

@@ -189,6 +189,7 @@ def test_a_window_follows_the_piecewise_rule(n_and_i: tuple[int, int], data: st.
         (4, (0,) * 513, "the layer map has 513 layers; llama.cpp stops at 512"),
         (4, (0, 4), r"output 1 <- source 4: the model has layers 0\.\.3"),
         (4, (-1,), "output 0 <- source -1"),
+        (513, (0, 1), "of 513 source layers; llama.cpp stops at 512"),
     ],
 )
 def test_sources_must_be_layers_of_the_model(

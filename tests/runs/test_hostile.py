@@ -69,6 +69,7 @@ BAD = [
     *((RESULTS, "log", value) for value in ('"x"', "[1]")),
     *((ITEMS, name, value)
       for name in ("score", "credit") for value in ("1.5", "-301", HUGE, "1e308", "NaN", '"1"')),
+    *((ITEMS, "score", value) for value in ("-1.0", "0.5")),  # of right-or-wrong items
     *((ITEMS, name, value)
       for name in ("family", "item", "candidate") for value in ("null", "1", f'"{"x" * 5000}"')),
     *((ITEMS, "probabilities", value) for value in (

@@ -32,6 +32,11 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
 def answers() -> st.SearchStrategy[ItemAnswer]:
     """Any answer within the bounds."""
+    return st.booleans().flatmap(answers_of)
+
+
+def answers_of(binary: bool) -> st.SearchStrategy[ItemAnswer]:
+    """Any answer to an item that is right or wrong, or that has a score of its own."""
     score = st.none() | st.floats(-300, 1)
     return st.builds(
         ItemAnswer,
@@ -39,8 +44,8 @@ def answers() -> st.SearchStrategy[ItemAnswer]:
         stage=st.builds(round_stage, st.integers(1, 9999)) | st.just(FINAL),
         item=TEXTS,
         family=TEXTS,
-        binary=st.booleans(),
-        score=score,
+        binary=st.just(binary),
+        score=st.sampled_from([None, 0.0, 1.0]) if binary else score,
         soft_score=score,
         parsed=st.none() | st.integers() | TEXTS | st.lists(st.floats(0, 1)),
         probabilities=st.lists(st.dictionaries(TEXTS, st.floats(0, 1)), max_size=2).map(tuple),
