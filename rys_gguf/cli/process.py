@@ -23,6 +23,8 @@ from rys_gguf.text import harmless
 
 # The longest line of an error message: values from a stranger's file may be of any length.
 _MAX_LINE = 1000
+# A signal that got lost is raised again after this time.
+_RAISE_AGAIN_SECONDS = 0.5
 _CANNOT_PRINT = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
 
@@ -163,13 +165,22 @@ def _abandon_streams(error: OSError) -> None:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[None]:
-    is_stopping = False
+    """Raise Signalled for the first signal, until it arrives.
+
+    Python drops an exception that is raised while it runs a finalizer, such as that of a socket.
+    So the signal is raised again after a while, and with the next signal, unless it is being
+    handled: nothing interrupts the cleaning up.
+    """
+    first = 0
 
     def stop(number: int, _frame: object) -> None:
-        nonlocal is_stopping
-        if not is_stopping:  # a second signal must not interrupt the cleaning up after the first
-            is_stopping = True
-            raise Signalled(number)
+        nonlocal first
+        first = first or number
+        if hasattr(signal, "SIGALRM"):  # not on Windows
+            before.setdefault(signal.SIGALRM, signal.signal(signal.SIGALRM, stop))
+            signal.setitimer(signal.ITIMER_REAL, _RAISE_AGAIN_SECONDS)
+        if not _is_handled():
+            raise Signalled(first)
 
     names = ("SIGINT", "SIGTERM", "SIGHUP")
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
@@ -179,5 +190,15 @@ def _signals() -> Iterator[None]:
     try:
         yield
     finally:
+        if first and hasattr(signal, "SIGALRM"):
+            signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _is_handled() -> bool:
+    """Whether code runs that a Signalled has reached: an except or finally block, or an exit."""
+    error = sys.exc_info()[1]
+    while error is not None and not isinstance(error, Signalled):
+        error = error.__context__
+    return error is not None

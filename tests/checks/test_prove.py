@@ -292,7 +292,10 @@ def test_a_run_that_is_stopped_takes_its_engine_along(
             with contextlib.suppress(ProcessLookupError):
                 os.kill(engine_on_an_ablated_copy(process, out.parent), signal.SIGSTOP)
             process.send_signal(number)
-            process.communicate(timeout=60)
+            try:
+                process.communicate(timeout=60)
+            finally:
+                process.kill()  # leaving the block waits for it
         time.sleep(0.3)
         running = subprocess.run(
             ["pgrep", "-f", str(out.parent)], capture_output=True, text=True

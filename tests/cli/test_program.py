@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib
 import inspect
 import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 
 import click
 import pytest
@@ -109,8 +112,43 @@ def misbehave(what: str) -> None:
         raise RysError("bad \x1b[31mname\nsecond line")
     if what == "note":
         when_stopped("the answers so far are kept")
+    if what == "tidy":
+        tidy()
+    if what == "finalizer":
+        Swallowing()
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            time.sleep(0.01)
+        raise RysError("the signal was lost")
     os.kill(os.getpid(), signal.SIGTERM)
     signal.pause()
+
+
+class Swallowing:
+    """An object that ends as a signal arrives: Python drops what its finalizer raises."""
+
+    def __del__(self) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        for _ in range(100):
+            len("time for the handler to run")
+
+
+@contextlib.contextmanager
+def cleaning_up() -> Iterator[None]:
+    """Needs a second at its end, in which more signals come."""
+    try:
+        yield
+    finally:
+        for _ in range(10):
+            signal.raise_signal(signal.SIGINT)
+            time.sleep(0.15)
+        click.echo("tidied")
+
+
+def tidy() -> None:
+    """Get a signal inside a block that cleans up."""
+    with cleaning_up(), contextlib.suppress(ValueError):
+        signal.raise_signal(signal.SIGTERM)
 
 
 def program() -> Program:
@@ -145,11 +183,26 @@ def test_a_signal_is_told_with_what_it_leaves(what: str, left: str) -> None:
     assert done.output == f"Stopped by SIGTERM; {left}.\n"
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_signal_that_a_finalizer_swallowed_is_raised_again() -> None:
+    """Sockets have finalizers, and a command that waits for its engine makes many of them."""
+    done = CliRunner().invoke(program(), ["misbehave", "finalizer"])
+    assert done.exit_code == 128 + signal.SIGTERM, done.output
+
+
+def test_no_signal_interrupts_the_cleaning_up() -> None:
+    """However many come, and however long it takes; the first one is told."""
+    done = CliRunner().invoke(program(), ["misbehave", "tidy"])
+    assert done.output == "tidied\nStopped by SIGTERM; nothing was left behind.\n"
+
+
 def test_signal_handlers_are_put_back() -> None:
     """A program that calls the command line in its own process keeps its handlers."""
-    before = signal.getsignal(signal.SIGTERM)
+    numbers = [signal.SIGTERM, signal.SIGINT, signal.SIGALRM]
+    before = [signal.getsignal(number) for number in numbers]
     CliRunner().invoke(program(), ["misbehave", "quiet"])
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert [signal.getsignal(number) for number in numbers] == before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
 
 
 def test_a_note_on_signals_needs_no_group() -> None:
