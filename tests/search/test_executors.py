@@ -40,6 +40,14 @@ class TestLocal(ExecutorContract):
         return local.factory(EngineOptions(), N_WORKERS, hosts=SCRIPTED)
 
 
+@pytest.fixture(autouse=True)
+def _workers_know_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's workers import nothing from the current folder, and the hosts here are of the tests."""
+    root = str(Path(__file__).parents[2])
+    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+
+
 @NEEDS_RAY
 class TestRay(ExecutorContract):
     """Actors of a Ray instance on this machine."""
