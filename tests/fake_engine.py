@@ -9,10 +9,10 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
-from rys_gguf.engines.base import Generation, Speed
+from rys_gguf.engines.base import Generation, OneByOne, Speed
 
 
-class FakeEngine:
+class FakeEngine(OneByOne):
     """An engine with a tokenizer that makes up to three digits one token, and nothing else.
 
     Numbers below 1000 are tokens from 10,000 up by their length; other characters are their code.

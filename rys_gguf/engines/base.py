@@ -14,22 +14,28 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+# The ways to run llama.cpp.
+LIVE, SERVER = "live", "server"
+
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
     """How to run llama.cpp: the llama-server binary, or None for the xllamacpp package.
 
-    `arguments` are passed to llama-server. `n_ubatch` is the number of tokens computed at once,
-    None for llama.cpp's default. `environment` is added to the environment of this process. Times
-    are in seconds.
+    `arguments` are passed to llama-server. `kind` is "live" for the library in a child process,
+    "server" for the program. `n_ubatch` is the number of tokens computed at once, None for
+    llama.cpp's default. `environment` is added to the environment of this process. With
+    `texts_only` the engine will only be asked for tokens and templates. Times are in seconds.
     """
 
     binary: Path | None = None
     arguments: tuple[str, ...] = ()
+    kind: str = SERVER
     n_ctx: int = 2048
     n_threads: int | None = None
     n_ubatch: int | None = None
     environment: tuple[tuple[str, str], ...] = ()
+    texts_only: bool = False
     load_seconds: float = 600.0
     answer_seconds: float = 600.0
 
@@ -49,6 +55,33 @@ class Generation:
     truncated: bool
     thoughts: str = ""
     mean_nll: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Which of some tokens comes after a prompt.
+
+    With `same_prompt` the engine may reuse what it computed for a prompt shared with the last
+    question; the rounding of the result may then depend on that question.
+    """
+
+    tokens: tuple[int, ...]
+    options: tuple[int, ...]
+    same_prompt: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Writing:
+    """What to write: at most `n_tokens` after a prompt, up to the first of the `stop` texts.
+
+    With `chat` the prompt is a user message for the chat template, with thinking off.
+    """
+
+    prompt: str
+    n_tokens: int
+    stop: tuple[str, ...] = ()
+    chat: bool = False
+    with_nll: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,3 +169,40 @@ class Engine(Protocol):
 
     def speed(self, tokens: Sequence[int], n_tokens: int) -> Speed:
         """Measure the reading of a prompt and the writing of exactly `n_tokens`."""
+
+    # Many questions at once, side by side where the engine can.
+
+    def probabilities_of(self, questions: Sequence[Question]) -> list[list[float]]:
+        """`option_probabilities` of each question."""
+
+    def top_logprobs_of(self, prompts: Sequence[Sequence[int]], n: int) -> list[dict[int, float]]:
+        """`top_logprobs` of each prompt."""
+
+    def write(self, tasks: Sequence[Writing]) -> list[Generation]:
+        """`generate` or `chat` for each task."""
+
+
+class OneByOne:
+    """The questions of an engine that is asked one after another."""
+
+    def probabilities_of(self: Engine, questions: Sequence[Question]) -> list[list[float]]:
+        """`option_probabilities` of each question."""
+        return [
+            self.option_probabilities(q.tokens, q.options, same_prompt=q.same_prompt)
+            for q in questions
+        ]
+
+    def top_logprobs_of(
+        self: Engine, prompts: Sequence[Sequence[int]], n: int
+    ) -> list[dict[int, float]]:
+        """`top_logprobs` of each prompt."""
+        return [self.top_logprobs(prompt, n) for prompt in prompts]
+
+    def write(self: Engine, tasks: Sequence[Writing]) -> list[Generation]:
+        """`generate` or `chat` for each task."""
+        return [
+            self.chat(task.prompt, task.n_tokens, with_nll=task.with_nll)
+            if task.chat
+            else self.generate(task.prompt, task.n_tokens, stop=task.stop, with_nll=task.with_nll)
+            for task in tasks
+        ]

@@ -1,6 +1,7 @@
 """The program that the child process runs for xllamacpp: serve one model until signalled.
 
-usage: python child.py '{"model": PATH, "port": N, "n_ctx": N, "n_threads": N, "n_ubatch": N}'
+usage: python child.py '{"model": PATH, "port": N, "n_ctx": N, "n_threads": N, "n_ubatch": N,
+    "texts_only": BOOL}'
 
 The API key that clients must send is in the environment's LLAMA_API_KEY, as for llama-server.
 
@@ -39,6 +40,10 @@ def main() -> None:
     if settings["n_threads"]:
         params.cpuparams.n_threads = settings["n_threads"]
         params.cpuparams_batch.n_threads = settings["n_threads"]
+    if settings.get("texts_only"):
+        # Its weights are mapped, and never read.
+        params.n_gpu_layers = 0
+        params.no_extra_bufts = True
     if settings["n_ubatch"]:
         params.n_ubatch = settings["n_ubatch"]
     # At once, also while llama.cpp loads or answers: there is nothing to tidy up.

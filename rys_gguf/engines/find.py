@@ -7,7 +7,7 @@ import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
-from rys_gguf.engines.base import Engine, EngineOptions
+from rys_gguf.engines.base import LIVE, Engine, EngineOptions
 from rys_gguf.errors import EngineFailed
 from rys_gguf.text import printable
 
@@ -18,6 +18,10 @@ def open_engine(model: str | os.PathLike[str], options: EngineOptions) -> Engine
     Entering its `with` block starts it, and raises EngineFailed if it does not load the model.
     """
     # Here, because commands that run no engine read the options too, and HTTP takes time to load.
+    if options.kind == LIVE:
+        from rys_gguf.engines.live.engine import LiveEngine
+
+        return LiveEngine(model, options)
     from rys_gguf.engines.server import ServerEngine
 
     return ServerEngine(model, options)

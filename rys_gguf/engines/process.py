@@ -26,11 +26,17 @@ _STOP_SECONDS = 5.0
 class EngineProcess:
     """A running engine. `name` and `model` are what error messages call it.
 
-    Raises EngineFailed if the command cannot be started.
+    It inherits the file descriptors `inherited`. Raises EngineFailed if the command cannot be
+    started.
     """
 
     def __init__(
-        self, command: Sequence[str], environment: Mapping[str, str], name: str, model: str
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        name: str,
+        model: str,
+        inherited: Sequence[int] = (),
     ) -> None:
         self._name = name
         self._model = model
@@ -47,6 +53,7 @@ class EngineProcess:
                 env={**os.environ, "GGML_NO_BACKTRACE": "1", **environment},
                 stdout=self._log,
                 stderr=subprocess.STDOUT,
+                pass_fds=inherited,
                 # Outside the terminal's process group Ctrl-C reaches only us; we stop the engine.
                 start_new_session=True,
                 # It makes one system call and nothing else, which is safe between fork and exec.
@@ -79,9 +86,10 @@ class EngineProcess:
                 self._log.close()
                 self._stopped = True
 
-    def require_alive(self, when: str) -> None:
-        """Raise EngineFailed, saying `when`, if it has ended."""
-        if (code := self._process.poll()) is not None:
+    def require_alive(self, when: str, seconds: float = 0.0) -> None:
+        """Raise EngineFailed, saying `when`, if it has ended, or does within some seconds."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            code = self._process.wait(seconds)
             raise self.failure(f"ended {when} ({_ending(code)})")
 
     def failure(self, what: str) -> EngineFailed:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rys_gguf.engines.base import EngineOptions, Generation, Speed
+from rys_gguf.engines.base import EngineOptions, Generation, OneByOne, Speed
 from rys_gguf.engines.serving import Json, Server
 
 # All of these are spelled out: a GGUF may bring sampling defaults (general.sampling.*), and a
@@ -37,7 +37,7 @@ _OPTION_BIAS = 100.0
 _CERTAIN_BIAS = 1000.0
 
 
-class ServerEngine:
+class ServerEngine(OneByOne):
     """One llama.cpp server with one model; see `Engine` for what its methods promise."""
 
     def __init__(self, model: str | os.PathLike[str], options: EngineOptions) -> None:

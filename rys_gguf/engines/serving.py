@@ -13,13 +13,13 @@ import os
 import re
 import secrets
 import time
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from rys_gguf.engines.base import EngineOptions
 from rys_gguf.engines.connection import Connection
 from rys_gguf.engines.interpreter import python_file
+from rys_gguf.engines.live.library import package_version
 from rys_gguf.engines.port import free_port, is_taken, stranger_at
 from rys_gguf.engines.process import EngineProcess
 from rys_gguf.errors import EngineFailed, Refused
@@ -29,6 +29,8 @@ _POLL_SECONDS = 0.02
 _HEALTH_SECONDS = 2.0
 _PORTS_TRIED = 3
 _BACKEND = re.compile(r"(lib)?ggml-.*\.(so|dll|dylib)", re.DOTALL)
+# Weights are mapped and never read, and no device is touched.
+_TEXTS_ONLY = ("--no-repack", "--device", "none")
 _CHILD = Path(__file__).with_name("child.py")
 # What llama-server says of models without a KV cache or state (server-context.cpp, b11549).
 _NO_LOGITS = b"does not support logits computation"
@@ -149,6 +151,7 @@ class Server:
                 "n_ctx": options.n_ctx,
                 "n_threads": options.n_threads,
                 "n_ubatch": options.n_ubatch,
+                "texts_only": options.texts_only,
             }
             return python_file(_CHILD, json.dumps(settings))
         return [
@@ -158,6 +161,7 @@ class Server:
             *("--ctx-size", str(options.n_ctx), "--parallel", "1", "--no-warmup"),
             *(("--threads", str(options.n_threads)) if options.n_threads else ()),
             *(("--ubatch-size", str(options.n_ubatch)) if options.n_ubatch else ()),
+            *(_TEXTS_ONLY if options.texts_only else ()),
             *options.arguments,
         ]
 
@@ -204,12 +208,5 @@ class Server:
         if not isinstance(served, str) or Path(served).resolve() != self.model:
             raise self.failure(f"serves {quoted(str(served))}, not {quoted(self.model)}")
         binary = self.options.binary
-        program = f"xllamacpp {_xllamacpp_version()}" if binary is None else binary.name
+        program = f"xllamacpp {package_version()}" if binary is None else binary.name
         self.build = f"{program} ({properties.get('build_info') or 'unknown build'})"
-
-
-def _xllamacpp_version() -> str:
-    try:
-        return metadata.version("xllamacpp")
-    except metadata.PackageNotFoundError:
-        return "of unknown version"

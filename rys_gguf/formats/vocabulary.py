@@ -43,6 +43,12 @@ _NO_VOCABULARY = ("none", "no_vocab")
 _LAST_TYPE = 6
 
 
+def n_tokens(model: Model) -> int | None:
+    """The number of tokens in the vocabulary; None if the file has none."""
+    tokens = model.header.get(_TOKENS)
+    return tokens.n_items if tokens is not None and tokens.is_array else None
+
+
 def require_vocabulary(model: Model) -> None:
     """Raise InvalidGGUF, naming key and entry, unless llama.cpp can take the vocabulary.
 

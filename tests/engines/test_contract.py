@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from rys_gguf.engines.base import Engine, EngineOptions
+from rys_gguf.engines.base import LIVE, Engine, EngineOptions
 from rys_gguf.engines.find import find_engine, open_engine
+from rys_gguf.engines.live.engine import LiveEngine
 from rys_gguf.engines.server import ServerEngine
 from tests.engines.contract import EngineContract, wait_until
 from tests.engines.stand_in import working_server
@@ -31,7 +32,7 @@ class ServerContract(EngineContract):
 
     def crash(self, engine: Engine) -> None:
         """Kill the process and wait until it is gone."""
-        assert isinstance(engine, ServerEngine)
+        assert isinstance(engine, (ServerEngine, LiveEngine))
         os.kill(engine.pid, signal.SIGKILL)
         stat = Path(f"/proc/{engine.pid}/stat")
         assert wait_until(lambda: not stat.exists() or ") Z" in stat.read_text())
@@ -45,6 +46,21 @@ class TestXllamacpp(ServerContract):
         from importlib.metadata import version
 
         assert engine.build.startswith(f"xllamacpp {version('xllamacpp')} (")
+
+
+class TestLive(ServerContract):
+    """The package's library in a child of its own."""
+
+    def options(self) -> EngineOptions:
+        """The library of xllamacpp."""
+        return replace(OPTIONS, kind=LIVE)
+
+    def test_its_build_names_the_package_and_the_way(self, engine: Engine) -> None:
+        """A run that is resumed in another way can tell."""
+        from importlib.metadata import version
+
+        assert engine.build.startswith(f"xllamacpp {version('xllamacpp')} (")
+        assert " live on " in engine.build
 
 
 class TestBinary(ServerContract):

@@ -1,0 +1,1 @@
+"""The live engine's child process; it imports nothing of the package."""

@@ -1,0 +1,453 @@
+"""llama.cpp's C functions as methods, one for each message of the parent.
+
+Only the standard library is imported, so that no other package's libstdc++ is loaded before
+llama.cpp's.
+
+Source: include/llama.h, ggml/include/ggml.h and src/llama-ext.h (b11434 and b11549).
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import ctypes
+import os
+import struct
+import sys
+from ctypes import POINTER, c_bool, c_char_p, c_float, c_int8, c_int32, c_uint32, c_void_p
+from typing import Any
+
+Json = dict[str, Any]
+
+_ERROR_LEVEL = 4  # GGML_LOG_LEVEL_ERROR
+
+# Members of ggml_tensor, as offsets in bytes, which have not changed since 2023.
+_BUFFER, _NE, _DATA, _NAME, _EXTRA = 8, 16, 248, 256, 320
+_NAME_BYTES = 64  # GGML_MAX_NAME
+_SHAPE_BYTES = 64  # ne and nb, four each
+_POINTERS = (_BUFFER, _DATA, _EXTRA)
+
+# The function that lists a model's tensors, by the C++ library it was built with, and the bytes
+# of a std::pair<std::string, ggml_tensor *> there.
+_TENSOR_MAPS = (
+    ("_Z29llama_internal_get_tensor_mapB5cxx11PK11llama_model", 40),
+    ("_Z29llama_internal_get_tensor_mapPK11llama_model", 32 if sys.platform == "darwin" else 16),
+)
+_SET_LAYER_INPUT = "_Z30llama_set_embeddings_layer_inpP13llama_contextjb"
+_GET_LAYER_INPUT = "_Z30llama_get_embeddings_layer_inpP13llama_contextj"
+
+# llama_context_params begins with n_ctx, n_batch, n_ubatch and n_seq_max, whose defaults these are.
+_CONTEXT_DEFAULTS = (512, 2048, 512, 1)
+# Its last flags: embeddings, offload_kqv, no_perf, op_offload, swa_full, kv_unified.
+_CONTEXT_FLAGS = bytes([0, 1, 1, 1, 1, 0])
+_PARAMS_BYTES = 1024
+_YES, _NO = c_bool(1), c_bool(0)
+
+
+class _Params(ctypes.Structure):
+    """Parameters whose defaults llama.cpp makes; more bytes than any build's.
+
+    A struct of that size is passed by value in the same way as the smaller one that is meant.
+    """
+
+    _fields_ = (("raw", ctypes.c_uint8 * _PARAMS_BYTES),)
+
+
+class _Override(ctypes.Structure):
+    """llama_model_tensor_buft_override."""
+
+    _fields_ = (("pattern", c_char_p), ("buffer_type", c_void_p))
+
+
+class _Batch(ctypes.Structure):
+    """llama_batch."""
+
+    _fields_ = (
+        ("n_tokens", c_int32),
+        ("token", c_void_p),
+        ("embd", c_void_p),
+        ("pos", c_void_p),
+        ("n_seq_id", c_void_p),
+        ("seq_id", c_void_p),
+        ("logits", c_void_p),
+    )
+
+
+class Failure(Exception):
+    """What llama.cpp did not do."""
+
+
+class Llama:
+    """llama.cpp's library, and the models and contexts that the parent knows by number."""
+
+    def __init__(self, library: str, backends: str | None) -> None:
+        self._log_type = ctypes.CFUNCTYPE(None, ctypes.c_int, c_char_p, c_void_p)
+        self._path = library
+        self._lib = lib = ctypes.CDLL(library)
+        self.errors: list[str] = []
+        self.maps_lazily = False
+        self._say = self._log_type(self._note)
+        lib.llama_log_set(self._say, None)
+        if backends is not None:
+            # From this folder only: without one it would look into the current folder as well.
+            lib.ggml_backend_load_all_from_path(os.fsencode(backends))
+        lib.llama_backend_init()
+        self._declare()
+        self._models: dict[int, c_void_p] = {}
+        self._contexts: dict[int, c_void_p] = {}
+        self._context_models: dict[int, c_void_p] = {}
+        self._inputs: dict[tuple[str, int], bytes] = {}
+        self._kept: list[Any] = []
+        self._n_made = 0
+
+    def _declare(self) -> None:
+        lib = self._lib
+        results: dict[str, Any] = {
+            "llama_model_default_params": _Params,
+            "llama_context_default_params": _Params,
+            "llama_get_logits_ith": POINTER(c_float),
+            "ggml_backend_dev_description": c_char_p,
+            "ggml_backend_buffer_is_host": c_bool,
+            "llama_vocab_is_eog": c_bool,
+            "llama_memory_seq_rm": c_bool,
+            "ggml_backend_dev_count": ctypes.c_size_t,
+            "llama_n_ctx_seq": c_uint32,
+        }
+        pointers = (
+            "llama_model_load_from_file llama_init_from_model llama_get_memory "
+            "llama_model_get_vocab ggml_backend_dev_get ggml_backend_cpu_buffer_type"
+        )
+        results.update(dict.fromkeys(pointers.split(), c_void_p))
+        for name, result in results.items():
+            getattr(lib, name).restype = result
+        for name in ("llama_model_free", "llama_free", "llama_synchronize"):
+            getattr(lib, name).restype = None
+            getattr(lib, name).argtypes = [c_void_p]
+
+    def _note(self, level: int, text: bytes, _: Any) -> None:
+        if level >= _ERROR_LEVEL:
+            line = text.decode("utf-8", "replace").strip()
+            self.errors = [*self.errors[-20:], line]
+            sys.stderr.write(line + "\n")
+            sys.stderr.flush()
+
+    # -- the library ---------------------------------------------------------------------------
+
+    def about(self) -> Json:
+        """The build, the devices, and what of llama.cpp's inner functions is there."""
+        lib = self._lib
+        n = lib.ggml_backend_dev_count()
+        devices = [c_void_p(lib.ggml_backend_dev_get(ctypes.c_size_t(k))) for k in range(n)]
+        return {
+            "build": self._build(),
+            "devices": [
+                {
+                    "name": (lib.ggml_backend_dev_description(d) or b"").decode("utf-8", "replace"),
+                    "type": lib.ggml_backend_dev_type(d),
+                }
+                for d in devices
+            ],
+            "lists_tensors": any(hasattr(lib, name) for name, _ in _TENSOR_MAPS),
+            "maps_lazily": self.maps_lazily,
+            "gives_layer_inputs": hasattr(lib, _GET_LAYER_INPUT) and hasattr(lib, _SET_LAYER_INPUT),
+        }
+
+    def _build(self) -> str:
+        """llama.cpp's name of its build; it is in a library beside this one where there are two."""
+        libraries = [self._lib]
+        beside = os.path.join(os.path.dirname(self._path), "libllama-common.so")
+        with contextlib.suppress(OSError):
+            libraries += [ctypes.CDLL(beside)] if os.path.exists(beside) else []
+        for library in libraries:
+            function = getattr(library, "_Z16llama_build_infov", None)
+            if function is not None:
+                function.restype = c_char_p
+                return (function() or b"").decode("utf-8", "replace")
+        return ""
+
+    # -- models --------------------------------------------------------------------------------
+
+    def load(self, path: str, n_gpu_layers: int | None, hollow: str | None) -> Json:
+        """Load a model; tensors whose names match the pattern `hollow` stay where they are mapped.
+
+        Raises Failure.
+        """
+        lib = self._lib
+        params = lib.llama_model_default_params()
+        if n_gpu_layers is not None or hollow is not None:
+            devices, overrides, n_layers = struct.unpack_from("<QQi", params.raw)
+            if devices or overrides or n_layers not in {-1, 0, 999}:
+                raise Failure("its llama_model_params begin with something else")
+        if n_gpu_layers is not None:
+            struct.pack_into("<i", params.raw, 16, n_gpu_layers)
+        if hollow is not None:
+            pair = (_Override * 2)(
+                _Override(hollow.encode(), lib.ggml_backend_cpu_buffer_type()),
+                _Override(None, None),
+            )
+            self._kept.append(pair)
+            struct.pack_into("<Q", params.raw, 8, ctypes.addressof(pair))
+        model = c_void_p(lib.llama_model_load_from_file(os.fsencode(path), params))
+        if not model.value:
+            raise Failure("the model does not load")
+        vocab = c_void_p(lib.llama_model_get_vocab(model))
+        return {
+            "model": self._add(self._models, model),
+            "n_vocab": lib.llama_vocab_n_tokens(vocab),
+            "n_embd": lib.llama_model_n_embd(model),
+            "recurrent": bool(lib.llama_model_is_recurrent(model))
+            or bool(lib.llama_model_is_hybrid(model)),
+        }
+
+    def _add(self, table: dict[int, c_void_p], pointer: c_void_p) -> int:
+        self._n_made += 1
+        table[self._n_made] = pointer
+        return self._n_made
+
+    def free(self, model: int) -> Json:
+        """Free a model."""
+        self._lib.llama_model_free(self._models.pop(model))
+        return {}
+
+    def tensors(self, model: int) -> Json:
+        """How many tensors of each name the model has, and which of them are in host memory."""
+        found = self._tensors(model)
+        return {name: [self._is_host(address) for address in found[name]] for name in found}
+
+    def _is_host(self, tensor: int) -> bool:
+        buffer = _word(tensor + _BUFFER)
+        return bool(buffer) and bool(self._lib.ggml_backend_buffer_is_host(c_void_p(buffer)))
+
+    def _tensors(self, model: int) -> dict[str, list[int]]:
+        """The addresses of a model's tensors by name. Raises Failure if they are not where we look.
+
+        Nothing may be written to a tensor that does not bear its name where the layout says.
+        """
+        for symbol, n_bytes in _TENSOR_MAPS:
+            function = getattr(self._lib, symbol, None)
+            if function is None:
+                continue
+            function.restype = c_void_p
+            begin, end = _word(address := function(self._models[model])), _word(address + 8)
+            if end < begin or (end - begin) % n_bytes:
+                raise Failure("its list of tensors has another layout")
+            found: dict[str, list[int]] = {}
+            for entry in range(begin, end, n_bytes):
+                tensor = _word(entry + n_bytes - 8)
+                raw = ctypes.string_at(tensor + _NAME, _NAME_BYTES).partition(b"\0")[0]
+                if not raw or raw != _text_of(entry, n_bytes)[: _NAME_BYTES - 1]:
+                    raise Failure("its tensors have another layout")
+                found.setdefault(raw.decode("utf-8", "surrogateescape"), []).append(tensor)
+            return found
+        raise Failure("the library does not export llama_internal_get_tensor_map")
+
+    def point(self, model: int, base: int, pairs: list[list[str]]) -> Json:
+        """Let each tensor of a pair (model's, base's) have the data of the other.
+
+        A tensor that llama.cpp has not loaded is left out. Raises Failure unless both are of one
+        type and shape.
+        """
+        targets, sources = self._tensors(model), self._tensors(base)
+        n = 0
+        for name, source in pairs:
+            for target in targets.get(name, ()):
+                found = sources.get(source) or _missing(name, source)
+                # A tied embedding may be there twice, for the host and for a device.
+                origin = found[-1] if name == "output.weight" else found[0]
+                if any(
+                    ctypes.string_at(target + at, size) != ctypes.string_at(origin + at, size)
+                    for at, size in ((0, 4), (_NE, _SHAPE_BYTES))
+                ):
+                    raise Failure(f"{name} and {source} differ in type or shape")
+                for at in _POINTERS:
+                    ctypes.memmove(target + at, origin + at, 8)
+                n += 1
+        return {"n": n}
+
+    # -- contexts ------------------------------------------------------------------------------
+
+    def context(self, model: int, sizes: list[int], n_threads: int, *, unified: bool) -> Json:
+        """A context; `sizes` are n_ctx, n_batch, n_ubatch and n_seq_max. Raises Failure."""
+        lib = self._lib
+        params = lib.llama_context_default_params()
+        if struct.unpack_from("<4I", params.raw) != _CONTEXT_DEFAULTS:
+            raise Failure("its llama_context_params begin with something else")
+        struct.pack_into("<4I", params.raw, 0, *sizes)
+        raw = bytes(params.raw)
+        if unified and raw.count(_CONTEXT_FLAGS, 64, 256) == 1:
+            params.raw[raw.index(_CONTEXT_FLAGS, 64, 256) + 5] = 1
+        context = c_void_p(lib.llama_init_from_model(self._models[model], params))
+        if not context.value:
+            raise Failure("no context can be made, for want of memory perhaps")
+        lib.llama_set_n_threads(context, c_int32(n_threads), c_int32(n_threads))
+        number = self._add(self._contexts, context)
+        self._context_models[number] = self._models[model]
+        return {
+            "context": number,
+            "n_ctx_seq": lib.llama_n_ctx_seq(context),
+            "has_memory": bool(lib.llama_get_memory(context)),
+        }
+
+    def free_context(self, context: int) -> Json:
+        """Free a context."""
+        self._lib.llama_free(self._contexts.pop(context))
+        del self._context_models[context]
+        return {}
+
+    def clear(self, context: int) -> Json:
+        """Forget all sequences."""
+        memory = c_void_p(self._lib.llama_get_memory(self._contexts[context]))
+        if memory.value:
+            self._lib.llama_memory_clear(memory, _YES)
+        return {}
+
+    def copy(self, context: int, sequence: int, to: list[int]) -> Json:
+        """Let other sequences begin as one does that is there."""
+        memory = c_void_p(self._lib.llama_get_memory(self._contexts[context]))
+        for other in to:
+            self._lib.llama_memory_seq_cp(
+                memory, c_int32(sequence), c_int32(other), c_int32(-1), c_int32(-1)
+            )
+        return {}
+
+    def keep_inputs(self, context: int, layers: list[int]) -> Json:
+        """Let every decode of the context give the inputs of these layers."""
+        function = getattr(self._lib, _SET_LAYER_INPUT)
+        for layer in layers:
+            function(self._contexts[context], c_uint32(layer), _YES)
+        return {}
+
+    def forget_inputs(self, key: str) -> Json:
+        """Drop the inputs that were kept under this key."""
+        self._inputs = {k: v for k, v in self._inputs.items() if k[0] != key}
+        return {}
+
+    def decode(
+        self,
+        payload: bytes,
+        context: int,
+        n: int,
+        outputs: list[int],
+        ids: list[list[int]] | None = None,
+        inputs: list[list[Any]] | None = None,
+        n_pos: int = 1,
+        keep: Json | None = None,
+    ) -> bytes:
+        """One llama_decode; the logits of the `outputs`, all of them or those of the `ids` of each.
+
+        `payload` has, as int32, the tokens (none with `inputs`), the positions and the sequences.
+        `inputs` are instead (key, layer, first row, rows) of what was kept, with `n_pos` positions
+        for each token. `keep` says under which key to keep the inputs of which layers. Raises
+        Failure.
+        """
+        lib = self._lib
+        pointer = self._contexts[context]
+        numbers = array.array("i")
+        numbers.frombytes(payload)
+        address = numbers.buffer_info()[0]
+        n_tokens = 0 if inputs else n
+        sequences = address + 4 * (n_tokens + n_pos * n)
+        counts = (c_int32 * n)(*[1] * n)
+        lists = (c_void_p * n)(*range(sequences, sequences + 4 * n, 4))
+        wanted = (c_int8 * n)()
+        for k in outputs:
+            wanted[k] = 1
+        embd = self._gathered(inputs) if inputs else None
+        batch = _Batch(
+            n,
+            None if inputs else address,
+            ctypes.cast(embd, c_void_p) if embd is not None else None,
+            address + 4 * n_tokens,
+            ctypes.addressof(counts),
+            ctypes.addressof(lists),
+            ctypes.addressof(wanted),
+        )
+        if code := lib.llama_decode(pointer, batch):
+            raise Failure(f"llama_decode returned {code}")
+        if keep:
+            self._keep(pointer, n, **keep)
+        vocab = c_void_p(lib.llama_model_get_vocab(self._context_models[context]))
+        n_vocab = lib.llama_vocab_n_tokens(vocab)
+        rows = []
+        for number, k in enumerate(outputs):
+            row = lib.llama_get_logits_ith(pointer, c_int32(k))
+            if not row:
+                raise Failure("it gives no logits")
+            if ids is None:
+                rows.append(ctypes.string_at(row, 4 * n_vocab))
+            else:
+                rows.append(array.array("f", [row[i] for i in ids[number]]).tobytes())
+        if not outputs:
+            lib.llama_synchronize(pointer)
+        return b"".join(rows)
+
+    def _gathered(self, inputs: list[list[Any]]) -> Any:
+        width = None
+        pieces = []
+        for key, layer, first, n_rows, row_bytes in inputs:
+            width = row_bytes
+            kept = self._inputs[key, layer]
+            pieces.append(kept[first * width : (first + n_rows) * width])
+        raw = b"".join(pieces)
+        return ctypes.create_string_buffer(raw, len(raw))
+
+    def _keep(self, context: c_void_p, n: int, key: str, layers: list[int], n_embd: int) -> None:
+        function = getattr(self._lib, _GET_LAYER_INPUT)
+        function.restype = c_void_p
+        for layer in layers:
+            address = function(context, c_uint32(layer))
+            if not address:
+                raise Failure(f"it does not give the input of layer {layer}")
+            self._inputs[key, layer] = ctypes.string_at(address, 4 * n * n_embd)
+
+    # -- text ----------------------------------------------------------------------------------
+
+    def tokenize(self, payload: bytes, model: int, *, special: bool) -> Json:
+        """The tokens of a text in UTF-8."""
+        vocab = c_void_p(self._lib.llama_model_get_vocab(self._models[model]))
+        n_most = len(payload) + 8
+        ids = (c_int32 * n_most)()
+        n = self._lib.llama_tokenize(
+            vocab, payload, c_int32(len(payload)), ids, c_int32(n_most), c_bool(special),
+            _YES,
+        )  # fmt: skip
+        if n < 0:
+            raise Failure(f"a text has {-n} tokens in {len(payload)} bytes")
+        return {"tokens": ids[:n]}
+
+    def pieces(self, model: int, tokens: list[int]) -> Json:
+        """The bytes of each token in hexadecimal, and whether it ends a text."""
+        vocab = c_void_p(self._lib.llama_model_get_vocab(self._models[model]))
+        found = []
+        for token in tokens:
+            buffer = ctypes.create_string_buffer(256)
+            n = self._lib.llama_token_to_piece(
+                vocab, c_int32(token), buffer, c_int32(256), c_int32(0), _NO
+            )
+            if n < 0:
+                buffer = ctypes.create_string_buffer(-n)
+                n = self._lib.llama_token_to_piece(
+                    vocab, c_int32(token), buffer, c_int32(-n), c_int32(0), _NO
+                )
+            is_end = bool(self._lib.llama_vocab_is_eog(vocab, c_int32(token)))
+            found.append([buffer.raw[: max(0, n)].hex(), is_end])
+        return {"pieces": found}
+
+
+def _word(address: int) -> int:
+    """The eight bytes there, as a number."""
+    return int.from_bytes(ctypes.string_at(address, 8), sys.byteorder)
+
+
+def _text_of(entry: int, n_bytes: int) -> bytes:
+    """The string that an entry of the list of tensors begins with."""
+    if n_bytes == 32:  # noqa: PLR2004 - libc++ (macOS): short texts inside, the length last
+        raw = ctypes.string_at(entry, 24)
+        return raw[: raw[23]] if raw[23] < 128 else ctypes.string_at(_word(entry), _word(entry + 8))  # noqa: PLR2004
+    if n_bytes == 40:  # noqa: PLR2004 - libstdc++: a pointer and a length
+        return ctypes.string_at(_word(entry), _word(entry + 8))
+    return ctypes.string_at(_word(entry))  # libstdc++ before C++11: a pointer
+
+
+def _missing(name: str, source: str) -> list[int]:
+    raise Failure(f"the base has no {source} loaded, which {name} needs")
