@@ -16,7 +16,7 @@ import click
 
 from rys_gguf.cli.foreign import answer_foreign_options, foreign_options
 from rys_gguf.cli.output import say
-from rys_gguf.engines.base import EngineOptions
+from rys_gguf.engines.base import AUTO, LIVE, SERVER, EngineOptions
 from rys_gguf.engines.find import find_engine
 from rys_gguf.errors import InvalidGGUF
 from rys_gguf.extras import require
@@ -230,20 +230,27 @@ plan_options: Decorator[Any] = handing_over(
 
 
 def _engine(
-    llama_server: str | None, threads: int | None, engine_arguments: tuple[str, ...]
+    llama_server: str | None,
+    threads: int | None,
+    engine_arguments: tuple[str, ...],
+    kind: str,
 ) -> EngineOptions:
     binary = find_engine(llama_server)
     if engine_arguments and binary is None:
         raise click.UsageError(
             "arguments after -- are for a llama-server; name one with --llama-server"
         )
-    return EngineOptions(binary, engine_arguments, n_threads=threads)
+    return EngineOptions(binary, engine_arguments, kind, n_threads=threads)
 
 
 def _engine_with_context(
-    ctx_size: int, llama_server: str | None, threads: int | None, engine_arguments: tuple[str, ...]
+    ctx_size: int,
+    llama_server: str | None,
+    threads: int | None,
+    engine_arguments: tuple[str, ...],
+    kind: str,
 ) -> EngineOptions:
-    return replace(_engine(llama_server, threads, engine_arguments), n_ctx=ctx_size)
+    return replace(_engine(llama_server, threads, engine_arguments, kind), n_ctx=ctx_size)
 
 
 _ENGINE: tuple[Decorator[Any], ...] = (
@@ -253,6 +260,12 @@ _ENGINE: tuple[Decorator[Any], ...] = (
         "environment does the same. What follows -- is passed to it.",
     ),
     click.option("--threads", type=click.IntRange(1), help="Threads for llama.cpp."),
+    click.option(
+        "--engine", "kind", type=click.Choice([AUTO, LIVE, SERVER]), default=AUTO,
+        show_default=True,
+        help="live: load the model once in llama.cpp's library, and make variants of pointers. "
+        "server: llama.cpp's server and files. auto: live where it works.",
+    ),
     click.argument(
         "engine_arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- ENGINE_ARGUMENTS...]"
     ),

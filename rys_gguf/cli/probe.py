@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from rys_gguf.checks.self_test import choose_kind
 from rys_gguf.cli.options import (
     FILE,
     MODEL,
@@ -174,6 +175,7 @@ def probe(
         return
     output = write.answers(model, items.suite, suite)
     with Progress(log_file) as progress:
+        engine = choose_kind(model, engine, progress.say)
         progress.begin("probe", len(suite.items), "item")
         answers = run_probe(
             model, engine, suite.items,

@@ -13,6 +13,7 @@ from rys_gguf.checks.ladder import Report, Rung, n_steps
 from rys_gguf.checks.ladder import validate as climb
 from rys_gguf.checks.prove import Proof, describe_difference, n_passes
 from rys_gguf.checks.prove import prove as run_proof
+from rys_gguf.checks.self_test import choose_kind
 from rys_gguf.checks.smoke import PROMPTS, run_smoke
 from rys_gguf.checks.smoke import compare as compare_replies
 from rys_gguf.checks.smoke_report import as_json as smoke_json
@@ -65,6 +66,7 @@ def prove(
     pair = _pair(variant, source, layers)
     tolerance = proof_options.tolerance
     with Progress() as progress:
+        engine = choose_kind(source, engine, progress.say)
         progress.begin("prove", n_passes(pair), "pass")
         proof = run_proof(
             pair,
@@ -96,6 +98,7 @@ def smoke(variant: Path, source: Path | None, engine: EngineOptions, as_json: bo
     """
     models = [variant] if source is None else [variant, source]
     with Progress() as progress:
+        engine = choose_kind(variant, engine, progress.say)
         progress.begin("smoke", len(models) * len(PROMPTS), "prompt")
         replies = [
             run_smoke(model, engine, progress=lambda _reply: progress.advance()) for model in models
@@ -163,6 +166,7 @@ def validate(
     output = report.output(variant, source)
     output.require()
     with Progress(log_file) as progress:
+        engine = choose_kind(source, engine, progress.say)
         progress.begin("validate", n_steps(pair), "step")
         climbed = climb(
             pair,

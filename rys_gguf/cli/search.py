@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,7 +32,7 @@ from rys_gguf.cli.output import (
 from rys_gguf.cli.process import when_stopped
 from rys_gguf.cli.progress import Progress
 from rys_gguf.cli.suite import preflight_option, sweep_suite_options
-from rys_gguf.engines.base import EngineOptions
+from rys_gguf.engines.base import AUTO, EngineOptions
 from rys_gguf.errors import OutputFailed
 from rys_gguf.extras import require
 from rys_gguf.layers.schedule import Schedule
@@ -217,7 +217,9 @@ def sweep(
     the finalists on items that played no part in the choice. Run the same command again to continue
     an interrupted sweep.
     """
+    from rys_gguf.checks.self_test import choose_kind
     from rys_gguf.search.dry_run import dry_lines
+    from rys_gguf.search.identity import kind_of
     from rys_gguf.search.settings import SweepRequest
     from rys_gguf.search.study import run_sweep
 
@@ -232,6 +234,10 @@ def sweep(
         return
     when_stopped("run the same command again to continue")
     with Progress(run_options.log_file) as progress:
+        # A run goes on with the kind of engine that it was begun with.
+        kind = kind_of(folder) if engine.kind == AUTO else None
+        engine = choose_kind(model, replace(engine, kind=kind or engine.kind), progress.say)
+        request = replace(request, options=engine)
         run = run_sweep(
             request, workers.executor(engine), progress, retry_failed=run_options.retry_failed
         )

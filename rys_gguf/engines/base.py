@@ -14,8 +14,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-# The ways to run llama.cpp.
-LIVE, SERVER = "live", "server"
+# The ways to run llama.cpp; "auto" is one of the others, once it is known whether the first works.
+LIVE, SERVER, AUTO = "live", "server", "auto"
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,8 +26,9 @@ _STOP_SECONDS = 5.0
 class EngineProcess:
     """A running engine. `name` and `model` are what error messages call it.
 
-    It inherits the file descriptors `inherited`. Raises EngineFailed if the command cannot be
-    started.
+    It inherits the file descriptors `inherited`, and then sees by itself when their other ends are
+    gone. Without any, Linux ends it together with the thread that started it. Raises EngineFailed
+    if the command cannot be started.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class EngineProcess:
                 start_new_session=True,
                 # It makes one system call and nothing else, which is safe between fork and exec.
                 preexec_fn=_die_with_parent  # noqa: PLW1509
-                if sys.platform == "linux"
+                if sys.platform == "linux" and not inherited
                 else None,
             )
         except OSError as e:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rys_gguf.engines.base import Engine, Generation
+from rys_gguf.engines.base import Engine, Generation, Question, Writing
 from rys_gguf.probes.item import Choice, Contrast, Item, Number, Ratings
 from rys_gguf.probes.requests import TokenizedRequest
 from rys_gguf.probes.score import Scored, score_probabilities, score_text
@@ -87,32 +87,68 @@ def ask(
 
     `baseline` is the EQ percent of the best constant answer, as in `score`.
     """
+    return ask_all(engine, [item], [requests], baseline)[0]
+
+
+def ask_all(
+    engine: Engine,
+    items: Sequence[Item],
+    requests: Sequence[Sequence[TokenizedRequest]],
+    baseline: float = 0.0,
+) -> list[Answer]:
+    """Quick answers to many items, asked together: each has an equal share of the time."""
     start = time.monotonic()
-    probabilities = []
-    n_tokens = 0
-    for request in requests:
-        ids = [token for _, tokens in request.options for token in tokens]
-        values = engine.option_probabilities(request.tokens, ids, same_prompt=request.follows)
-        by_id = dict(zip(ids, values, strict=True))
-        probabilities.append({
-            name: sum(by_id[token] for token in tokens) for name, tokens in request.options
-        })  # fmt: skip
-        n_tokens += len(request.tokens)
-    scored = score_probabilities(item, probabilities, baseline=baseline)
-    return Answer(item, scored, None, tuple(probabilities), n_tokens, time.monotonic() - start)
+    values = iter(engine.probabilities_of([_question(r) for each in requests for r in each]))
+    probabilities = [[_by_option(r, next(values)) for r in each] for each in requests]
+    seconds = (time.monotonic() - start) / max(1, len(items))
+    return [
+        Answer(
+            item,
+            score_probabilities(item, given, baseline=baseline),
+            None,
+            tuple(given),
+            sum(len(request.tokens) for request in each),
+            seconds,
+        )
+        for item, each, given in zip(items, requests, probabilities, strict=True)
+    ]
+
+
+def _question(request: TokenizedRequest) -> Question:
+    ids = tuple(token for _, tokens in request.options for token in tokens)
+    return Question(request.tokens, ids, request.follows)
+
+
+def _by_option(request: TokenizedRequest, values: Sequence[float]) -> Probabilities:
+    """The probability of each option from those of all tokens that options begin with."""
+    left = iter(values)
+    return {name: sum(next(left) for _ in tokens) for name, tokens in request.options}
 
 
 def answer(engine: Engine, item: Item, *, chats: bool, baseline: float = 0.0) -> Answer:
     """An answer in the model's own words, greedy, thinking off. Raises EngineFailed."""
+    return answer_all(engine, [item], chats=chats, baseline=baseline)[0]
+
+
+def answer_all(
+    engine: Engine, items: Sequence[Item], *, chats: bool, baseline: float = 0.0
+) -> list[Answer]:
+    """Answers in words to many items, written together: each has an equal share of the time."""
     start = time.monotonic()
-    limit = n_predict(item)
+    written = engine.write([_task(item, chats=chats) for item in items])
+    seconds = (time.monotonic() - start) / max(1, len(items))
+    answers = []
+    for item, generation in zip(items, written, strict=True):
+        text = _response(generation)
+        scored = score_text(item, text, truncated=generation.truncated, baseline=baseline)
+        answers.append(Answer(item, scored, text, (), generation.n_tokens, seconds))
+    return answers
+
+
+def _task(item: Item, *, chats: bool) -> Writing:
     if chats:
-        generation = engine.chat(item.prompt(), limit)
-    else:
-        generation = engine.generate(f"{item.prompt()}\nAnswer:", limit, stop=["\n\n"])
-    text = _response(generation)
-    scored = score_text(item, text, truncated=generation.truncated, baseline=baseline)
-    return Answer(item, scored, text, (), generation.n_tokens, time.monotonic() - start)
+        return Writing(item.prompt(), n_predict(item), chat=True)
+    return Writing(f"{item.prompt()}\nAnswer:", n_predict(item), stop=("\n\n",))
 
 
 def _response(generation: Generation) -> str:

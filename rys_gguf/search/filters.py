@@ -37,14 +37,14 @@ class Divergence:
 
 def reference(engine: Engine, texts: Sequence[Sequence[int]]) -> tuple[dict[int, float], ...]:
     """The base's most likely tokens after every text, with their log-probabilities in nats."""
-    return tuple(engine.top_logprobs(text, _N_BASE) for text in texts)
+    return tuple(engine.top_logprobs_of(texts, _N_BASE))
 
 
 def measure_divergence(
     engine: Engine, texts: Sequence[Sequence[int]], base: Sequence[dict[int, float]]
 ) -> Divergence:
     """How far a candidate is from the base's `reference` after the same texts."""
-    return divergence(base, [engine.top_logprobs(text, _N_CANDIDATE) for text in texts])
+    return divergence(base, engine.top_logprobs_of(texts, _N_CANDIDATE))
 
 
 def divergence(

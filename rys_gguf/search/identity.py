@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from rys_gguf._version import __version__
-from rys_gguf.engines.base import EngineOptions
+from rys_gguf.engines.base import LIVE, SERVER, EngineOptions
 from rys_gguf.formats.model import Model
 from rys_gguf.layers.carry import ModelRules
 from rys_gguf.probes.families import emotions
 from rys_gguf.probes.suite import Suite
 from rys_gguf.runs.records import MAX_COMMAND, Baseline, ModelInfo, PlanInfo, RunInfo
+from rys_gguf.runs.storage import INFO, read_info
 from rys_gguf.search.samplers.base import Sampler
 from rys_gguf.search.settings import SweepRequest
 
@@ -36,12 +37,24 @@ def identity_of(model: Model, request: SweepRequest) -> dict[str, Any]:
 
 def engine_identity(options: EngineOptions, build: str) -> dict[str, Any]:
     """The engine's part of an identity; `build` is what the engine calls itself."""
+    # Runs from before there was a live engine say nothing of their kind.
+    kind = {} if options.kind == SERVER else {"kind": options.kind}
     return {
+        **kind,
         "program": options.binary.name if options.binary else "xllamacpp",
         "build": build,
         "arguments": list(options.arguments),
         "n_ctx": options.n_ctx,
     }
+
+
+def kind_of(folder: Path) -> str | None:
+    """The kind of engine that the run in a folder was made with; None if there is no run."""
+    if not (folder / INFO).exists():
+        return None
+    engine = read_info(folder).identity.get("engine")
+    is_live = isinstance(engine, dict) and engine.get("kind") == LIVE
+    return LIVE if is_live else SERVER
 
 
 def model_info(model: Model, path: Path) -> ModelInfo:

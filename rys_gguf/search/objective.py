@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from rys_gguf.engines.base import Engine
 from rys_gguf.errors import EngineFailed, RysError
 from rys_gguf.layers.layer_map import LayerMap
-from rys_gguf.probes.ask import Answer, answer, ask
+from rys_gguf.probes.ask import Answer, answer_all, ask_all
 from rys_gguf.runs.records import ItemAnswer, StageResult, Times
 from rys_gguf.runs.stage import DIVERGENCE, FINAL, GENERATE, LOOPS, SPEED, Status, round_stage
 from rys_gguf.search.executors.base import Outcome
@@ -101,13 +101,14 @@ def _filtered(measures: Measures, reason: str | None) -> Evaluation:
 def _ask(engine: Engine, setup: Setup, step: Step) -> Evaluation:
     items, requests = setup.items[step.suite], setup.requests[step.suite]
     baseline = setup.baselines[step.suite]
-    return Evaluation({}, tuple(ask(engine, items[n], requests[n], baseline) for n in step.items))
+    asked = [items[n] for n in step.items], [requests[n] for n in step.items]
+    return Evaluation({}, tuple(ask_all(engine, *asked, baseline)))
 
 
 def _generate(engine: Engine, setup: Setup, step: Step) -> Evaluation:
     items, baseline = setup.items[step.suite], setup.baselines[step.suite]
-    answers = (answer(engine, items[n], chats=setup.chats, baseline=baseline) for n in step.items)
-    return Evaluation({}, tuple(answers))
+    asked = [items[n] for n in step.items]
+    return Evaluation({}, tuple(answer_all(engine, asked, chats=setup.chats, baseline=baseline)))
 
 
 # By the stage's name, which all rounds share.

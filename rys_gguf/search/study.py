@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
+from rys_gguf.engines.base import LIVE
 from rys_gguf.errors import RysError, Unsuitable
 from rys_gguf.formats.model import Model
 from rys_gguf.probes.item import dump
@@ -86,8 +87,8 @@ def run_sweep(
         identity = identity_of(model, request)
         about = model_info(model, request.model)
         require_identity(request.folder, identity)
-        if not (request.folder / INFO).exists():
-            # A run that is there may be over, and need no room any more.
+        if request.options.kind != LIVE and not (request.folder / INFO).exists():
+            # A live engine writes no files. A run that is there may be over, and need no room.
             require_room(model, sampler.first.candidates, request.folder)
     for note in sampler.notes:
         watcher.say(f"note: {note}")

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from rys_gguf.engines.base import EngineOptions
+from rys_gguf.engines.base import LIVE, EngineOptions
 from rys_gguf.formats.model import Model
 from rys_gguf.search.executors.base import Outcome
 from rys_gguf.search.hosts.base import MakeHost, Workplace
+from rys_gguf.search.hosts.live import LiveHost
 from rys_gguf.search.hosts.working_file import WorkingFileHost
 from rys_gguf.search.hosts.written import WrittenHost
 from rys_gguf.search.job import Job
@@ -25,13 +26,20 @@ class Hosts:
     as_written: MakeHost = WrittenHost
 
 
-DEFAULT_HOSTS = Hosts()
+# Live candidates are written for nobody: the self-test has shown that they compute the same.
+LIVE_HOSTS = Hosts(LiveHost, LiveHost)
+
+
+def hosts_for(options: EngineOptions) -> Hosts:
+    """The hosts for a kind of engine."""
+    return LIVE_HOSTS if options.kind == LIVE else Hosts()
 
 
 class Worker:
     """Runs jobs of one setup; keeps its files and hosts from job to job until it is closed.
 
-    `name` is part of its files' names. `options` replace those of the setup.
+    `name` is part of its files' names. `options` replace those of the setup; they decide on the
+    hosts, unless `hosts` are given.
     """
 
     def __init__(
@@ -39,15 +47,16 @@ class Worker:
         setup: Setup,
         name: str,
         options: EngineOptions | None = None,
-        hosts: Hosts = DEFAULT_HOSTS,
+        hosts: Hosts | None = None,
     ) -> None:
         self._setup = setup
         self._model = Model(setup.model)
-        place = Workplace(
-            self._model, Path(setup.folder), name, setup.schedule, options or setup.options
-        )
+        options = options or setup.options
+        place = Workplace(self._model, Path(setup.folder), name, setup.schedule, options)
+        hosts = hosts or hosts_for(options)
         self._usual = hosts.usual(place)
-        self._as_written = hosts.as_written(place)
+        is_same = hosts.as_written is hosts.usual
+        self._as_written = self._usual if is_same else hosts.as_written(place)
 
     def run(self, job: Job) -> Iterator[Outcome]:
         """The outcomes of a job as its stages end; raises what `run_job` raises."""

@@ -53,6 +53,8 @@ class LiveEngine:
         try:
             if self._owns:
                 self._session.start()
+            else:
+                self._session.require_running()
             self._loaded = self._session.base
             if self._variant is not None:
                 self._loaded = self._stack.enter_context(self._variant(self._session))

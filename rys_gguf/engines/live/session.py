@@ -64,11 +64,6 @@ class Session:
         return self.link.pid
 
     @property
-    def is_running(self) -> bool:
-        """Whether it has been started and not closed, as far as is known."""
-        return self._base is not None
-
-    @property
     def link(self) -> Link:
         """The child process. Raises EngineFailed before the start and after the end."""
         if self._closed or self._link is None:
@@ -108,6 +103,11 @@ class Session:
         )
         self._base = self._load(self.model, None)
 
+    def require_running(self) -> None:
+        """Start it unless it runs."""
+        if self._base is None:
+            self.restart()
+
     def restart(self) -> None:
         """Start it anew after it has ended or been closed."""
         self.close()
@@ -134,13 +134,28 @@ class Session:
     @contextlib.contextmanager
     def variant(self, file: HollowFile) -> Iterator[Loaded]:
         """A variant of the base, which takes no weights. The file is not needed any more."""
-        variant = self._load(file.path, file.pattern)
-        try:
-            self.link.ask("point", model=variant.number, base=self.base.number, pairs=file.pairs)
+        with self._loaded(file.path, file.pattern) as variant:
+            self.point(variant, file.pairs)
             yield variant
+
+    @contextlib.contextmanager
+    def file(self, path: Path) -> Iterator[Loaded]:
+        """Another model, with weights of its own."""
+        with self._loaded(path, None) as loaded:
+            yield loaded
+
+    def point(self, variant: Loaded, pairs: Sequence[tuple[str, str]]) -> None:
+        """Let each tensor of a variant have the data of the base's tensor in its pair."""
+        self.link.ask("point", model=variant.number, base=self.base.number, pairs=list(pairs))
+
+    @contextlib.contextmanager
+    def _loaded(self, path: Path, pattern: str | None) -> Iterator[Loaded]:
+        loaded = self._load(path, pattern)
+        try:
+            yield loaded
         finally:
             with contextlib.suppress(EngineFailed):
-                variant.free()
+                loaded.free()
 
     def _load(self, path: Path, pattern: str | None) -> Loaded:
         reply, _ = self.link.ask(

@@ -13,7 +13,7 @@ from rys_gguf.engines.base import EngineOptions
 from rys_gguf.search.executors.base import JobLists, Outcome
 from rys_gguf.search.job import Job
 from rys_gguf.search.setup import Setup
-from rys_gguf.search.worker import DEFAULT_HOSTS, Hosts, Worker
+from rys_gguf.search.worker import Hosts, Worker
 
 # The variables that hide GPUs from an engine: those of CUDA, ROCm and ggml-vulkan.
 _GPU_VARIABLES = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "GGML_VK_VISIBLE_DEVICES")
@@ -24,7 +24,7 @@ def factory(
     options: EngineOptions,
     n_workers: int = 1,
     gpus: Sequence[str] = (),
-    hosts: Hosts = DEFAULT_HOSTS,
+    hosts: Hosts | None = None,
 ) -> Callable[[Setup], LocalExecutor]:
     """A function that makes executors whose workers divide this machine's threads and `gpus`."""
     shares = shares_of(options, n_workers, gpus)
@@ -59,7 +59,7 @@ class LocalExecutor:
         self,
         setup: Setup,
         options: Sequence[EngineOptions],
-        hosts: Hosts = DEFAULT_HOSTS,
+        hosts: Hosts | None = None,
     ) -> None:
         self._setup = setup
         self._options = options

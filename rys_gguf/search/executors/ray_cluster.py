@@ -27,7 +27,7 @@ from rys_gguf.errors import RysError
 from rys_gguf.search.executors.base import JobLists, Outcome
 from rys_gguf.search.job import Job
 from rys_gguf.search.setup import Setup
-from rys_gguf.search.worker import DEFAULT_HOSTS, Hosts, Worker
+from rys_gguf.search.worker import Hosts, Worker
 
 LOCAL = "local"
 # With 0, Ray takes the loopback address as this machine's. Read when Ray is imported.
@@ -52,7 +52,7 @@ def factory(
     *,
     cpus: float = 1.0,
     gpus: float = 0.0,
-    hosts: Hosts = DEFAULT_HOSTS,
+    hosts: Hosts | None = None,
 ) -> Callable[[Setup], RayExecutor]:
     """A function that makes executors of up to `n_workers`, each on `cpus` and `gpus` of a machine.
 
@@ -115,7 +115,7 @@ class RayExecutor:
         n_workers: int,
         options: EngineOptions,
         resources: dict[str, float],
-        hosts: Hosts = DEFAULT_HOSTS,
+        hosts: Hosts | None = None,
     ) -> None:
         self._setup = setup
         self._address = address

@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import socket
 import struct
 import sys
+import threading
 from typing import Any
 
 from llama import Failure, Llama  # type: ignore[import-not-found]
@@ -66,10 +68,19 @@ def _receive(connection: socket.socket, n: int) -> bytes:
     return bytes(buffer)
 
 
+def end_with(connection: socket.socket) -> None:
+    """End the process once the parent has closed its end, also while llama.cpp computes."""
+    poll = select.poll()
+    poll.register(connection, 0)  # for a hang-up alone
+    poll.poll()
+    os._exit(1)
+
+
 def main() -> None:
     """Serve the socket that was inherited."""
     settings = json.loads(sys.argv[1])
     with socket.socket(fileno=settings["socket"]) as connection:
+        threading.Thread(target=end_with, args=(connection,), daemon=True).start()
         serve(connection, settings)
     os._exit(0)  # without the destructors of llama.cpp's devices, which may hang
 
