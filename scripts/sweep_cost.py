@@ -100,15 +100,17 @@ class Bar:
 
 
 class Everything:
-    """A phase that asks every window all items; the naive flow, without the base before it."""
+    """A phase that takes every candidate through the same steps."""
 
-    def __init__(self, candidates: Sequence[Candidate], n_items: int) -> None:
-        step = Step(ALL, SEARCH, tuple(range(n_items)))
-        self._jobs = [Job(c, (step,)) for c in candidates]
+    def __init__(
+        self, label: str, candidates: Sequence[Candidate], steps: tuple[Step, ...]
+    ) -> None:
+        self._label = label
+        self._jobs = [Job(c, steps) for c in candidates]
 
     def next(self, trials: Trials) -> Batch | None:
         """All jobs at once."""
-        return batch_left("naive", self._jobs, trials)
+        return batch_left(self._label, self._jobs, trials)
 
 
 class FirstThatWrite:
@@ -135,7 +137,8 @@ def naive(
     info: RunInfo, setup: Setup, folder: Path, candidates: Sequence[Candidate], base: Candidate
 ) -> tuple[Run, list[str]]:
     """Every item to every window, each in a file of its own; the run and its first three."""
-    everything = Everything((base, *candidates), len(setup.items[SEARCH]))
+    all_items = Step(ALL, SEARCH, tuple(range(len(setup.items[SEARCH]))))
+    everything = Everything("naive", (base, *candidates), (all_items,))
     last = FirstThatWrite(base)
     make_executor = local.factory(setup.options, hosts=Hosts(WrittenHost, WrittenHost))
     with (

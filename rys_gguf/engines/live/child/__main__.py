@@ -49,7 +49,10 @@ def serve(connection: socket.socket, settings: Json) -> None:
             name = message.pop("do")
             function = getattr(llama, name)
             answer = function(payload, **message) if name in _WITH_BYTES else function(**message)
-            reply, raw = (answer, b"") if isinstance(answer, dict) else ({}, answer)
+            if isinstance(answer, dict):
+                reply = answer
+            else:
+                reply, raw = {"seconds": llama.seconds}, answer
         except (Failure, OSError, AttributeError, ValueError, LookupError) as e:
             reply = {"error": str(e) or type(e).__name__, "log": llama.errors if llama else []}
         text = json.dumps(reply).encode()

@@ -14,6 +14,7 @@ import ctypes
 import os
 import struct
 import sys
+import time
 from ctypes import POINTER, c_bool, c_char_p, c_float, c_int8, c_int32, c_uint32, c_void_p
 from typing import Any
 
@@ -85,6 +86,7 @@ class Llama:
         self._path = library
         self._lib = lib = ctypes.CDLL(library)
         self.errors: list[str] = []
+        self.seconds = 0.0  # of the last decode
         self.maps_lazily = False
         self._say = self._log_type(self._note)
         lib.llama_log_set(self._say, None)
@@ -362,8 +364,11 @@ class Llama:
             ctypes.addressof(lists),
             ctypes.addressof(wanted),
         )
+        start = time.perf_counter()
         if code := lib.llama_decode(pointer, batch):
             raise Failure(f"llama_decode returned {code}")
+        lib.llama_synchronize(pointer)
+        self.seconds = time.perf_counter() - start
         if keep:
             self._keep(pointer, n, **keep)
         vocab = c_void_p(lib.llama_model_get_vocab(self._context_models[context]))
@@ -377,8 +382,6 @@ class Llama:
                 rows.append(ctypes.string_at(row, 4 * n_vocab))
             else:
                 rows.append(array.array("f", [row[i] for i in ids[number]]).tobytes())
-        if not outputs:
-            lib.llama_synchronize(pointer)
         return b"".join(rows)
 
     def _gathered(self, inputs: list[list[Any]]) -> Any:
