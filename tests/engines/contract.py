@@ -304,6 +304,18 @@ class EngineContract:
         assert e.value.log
         assert all(line.isprintable() for line in e.value.log)
 
+    def test_it_outlives_the_thread_that_started_it(self, model: Path) -> None:
+        """Another thread may go on asking: a sweep runs each batch in threads of its own."""
+        engine = self.open(model)
+        starter = threading.Thread(target=engine.__enter__)
+        starter.start()
+        starter.join()
+        try:
+            # Its end would come a moment after the thread's.
+            assert not wait_until(lambda: not engine.tokenize("a"), 0.3)
+        finally:
+            engine.close()
+
     def test_threads_may_share_it(self, engine: Engine) -> None:
         """Questions of several threads are all answered, and rightly."""
         prompts = [[1, *range(40 + n, 50 + n)] for n in range(6)]
