@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from weakref import WeakSet
 
 import numpy as np
 from gguf.constants import GGUFValueType
@@ -41,6 +42,7 @@ _SCALARS: dict[str, GGUFValueType] = {
 _NO_VOCABULARY = ("none", "no_vocab")
 # enum llama_token_type in include/llama.h ends at BYTE; a later llama.cpp may know more.
 _LAST_TYPE = 6
+_SOUND: WeakSet[Model] = WeakSet()
 
 
 def n_tokens(model: Model) -> int | None:
@@ -52,14 +54,18 @@ def n_tokens(model: Model) -> int | None:
 def require_vocabulary(model: Model) -> None:
     """Raise InvalidGGUF, naming key and entry, unless llama.cpp can take the vocabulary.
 
-    A file without one is left to llama.cpp.
+    A file without one is left to llama.cpp. A model is looked through once, because its file may
+    not change while it is open, and a sweep plans hundreds of variants.
     """
+    if model in _SOUND:
+        return
     kvs = {kv.key: kv for kv in model.header.kvs if kv.key.startswith(_PREFIX)}
     kind = kvs.get(_PREFIX + "model")
     if kind and kind.type == _T.STRING and kind.value in _NO_VOCABULARY:
         return
     if fault := next(_type_faults(kvs), None) or next(_value_faults(model, kvs), None):
         raise model.invalid(fault)
+    _SOUND.add(model)
 
 
 def _type_faults(kvs: dict[str, KV]) -> Iterator[str]:
