@@ -21,7 +21,6 @@ import shutil
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -54,7 +53,6 @@ from scripts.sweep_cost import Bar, Everything
 
 ENGINES = (SERVER, LIVE)
 MIB = 1 << 20
-POLL_SECONDS = 0.1
 
 
 # -- what is measured beside the run's own records ------------------------------------------------
@@ -92,29 +90,6 @@ def device_mib() -> int | None:
     query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
     shown = subprocess.run(query, capture_output=True, text=True, check=True).stdout
     return sum(int(line) for line in shown.split())
-
-
-class Peak:
-    """The most memory in use on the GPUs while its block runs; None without nvidia-smi."""
-
-    def __init__(self) -> None:
-        self.mib: int | None = None
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def __enter__(self) -> Peak:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while (now := device_mib()) is not None:
-            self.mib = max(now, self.mib or 0)
-            if self._over.wait(POLL_SECONDS):
-                return
 
 
 # -- the two forms --------------------------------------------------------------------------------
@@ -165,7 +140,6 @@ class Candidates:
     spent: Spent
     windows: Sequence[Trial]
     before: int | None
-    peak: int | None
     after: int | None
 
 
@@ -186,13 +160,13 @@ def candidates(request: SweepRequest, chosen: Sequence[Candidate], n_items: int)
         # The first window pays for what is made once: a working file, a kernel, a cache.
         run_phases(run, [Everything("first", (base, *first), steps)], executor, Bar())
         before = device_mib()
-        with messages_timed() as spent, Peak() as peak:
+        with messages_timed() as spent:
             start = time.perf_counter()
             run_phases(run, [Everything("windows", rest, steps)], executor, Bar())
             wall = time.perf_counter() - start
         after = device_mib()
     trials = [run.trials[c.key] for c in rest]
-    return Candidates(run, wall, spent, trials, before, peak.mib, after)
+    return Candidates(run, wall, spent, trials, before, after)
 
 
 # -- the report -----------------------------------------------------------------------------------
@@ -265,7 +239,7 @@ def report_candidates(server: Candidates, live: Candidates) -> None:
         print(f"| {name} | {theirs:.3f} s | {ours:.3f} s | {ratio} |")
     written = [sum(t.bytes_written for t in c.windows) / n / MIB for c in (server, live)]
     print(f"| written | {written[0]:.2f} MiB | {written[1]:.2f} MiB | |")
-    for name in ("before", "peak", "after"):
+    for name in ("before", "after"):
         cells = [getattr(c, name) for c in (server, live)]
         if None not in cells:
             print(f"| GPU memory in use, {name} | {cells[0]} MiB | {cells[1]} MiB | |")
