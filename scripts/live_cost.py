@@ -31,6 +31,7 @@ from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from rys_gguf.checks.self_test import require_live
 from rys_gguf.engines.base import LIVE, SERVER, EngineOptions
 from rys_gguf.engines.find import find_engine
 from rys_gguf.engines.live.link import Link
@@ -317,6 +318,9 @@ def main() -> None:
     args = parsed()
     asked = requests(args)
     args.folder.mkdir(parents=True, exist_ok=True)
+    start = time.perf_counter()
+    require_live(args.model, asked[LIVE].options)
+    print(f"self-test: {time.perf_counter() - start:.1f} s, once for each engine and architecture")
     with args.model.open("rb") as file:  # both engines find the model in the page cache
         while file.read(16 * MIB):
             pass
