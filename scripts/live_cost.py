@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import resource
 import shutil
 import statistics
 import subprocess
@@ -84,6 +85,12 @@ def messages_timed() -> Iterator[Spent]:
         yield spent
 
 
+def cpu_seconds() -> float:
+    """The processor time of this process and of all children that have ended."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in used)
+
+
 def device_mib() -> int | None:
     """The memory in use on all GPUs; None without nvidia-smi."""
     if shutil.which("nvidia-smi") is None:
@@ -98,10 +105,11 @@ def device_mib() -> int | None:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A whole sweep with one engine."""
+    """A whole sweep with one engine; times are in seconds."""
 
     run: Run
     wall: float
+    cpu: float
     spent: Spent
 
     @property
@@ -127,9 +135,9 @@ class Sweep:
 def sweep(request: SweepRequest) -> Sweep:
     """Run it and take the time."""
     with messages_timed() as spent:
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), cpu_seconds()
         run = run_sweep(request, watcher=Bar())
-        return Sweep(run, time.perf_counter() - start, spent)
+        return Sweep(run, time.perf_counter() - start, cpu_seconds() - cpu, spent)
 
 
 @dataclass(frozen=True)
@@ -216,8 +224,9 @@ def report_sweeps(server: Sweep, live: Sweep) -> None:
     print(f"{len(live.windows)} windows, {live.run.info.identity['engine']['build']}\n")
     print("| whole sweep | files and server | live | ratio |")
     print("| --- | ---: | ---: | ---: |")
-    walls = " | ".join(f"{s.wall:.1f} s" for s in both)
-    print(f"| wall time | {walls} | {live.wall / server.wall:.2f} |")
+    for name, key in (("wall time", "wall"), ("processor time", "cpu")):
+        theirs, ours = (getattr(s, key) for s in both)
+        print(f"| {name} | {theirs:.1f} s | {ours:.1f} s | {ours / theirs:.2f} |")
     for name, as_finalist in (("per window of the search", False), ("finalists' files", True)):
         n = 1 if as_finalist else len(live.windows)
         cells = [s.bytes_written(as_finalist=as_finalist) / n / MIB for s in both]
