@@ -23,6 +23,7 @@ import numpy as np
 from rys_gguf._version import __version__
 from rys_gguf.checks.pointers import loaded_plan
 from rys_gguf.engines.base import LIVE, SERVER, EngineOptions
+from rys_gguf.engines.live.arguments import gpu_layers
 from rys_gguf.engines.live.library import find_library
 from rys_gguf.engines.live.loaded import Loaded, Logits
 from rys_gguf.engines.live.session import Session
@@ -34,7 +35,6 @@ from rys_gguf.layers.schedule import Schedule
 from rys_gguf.patch.hollow import hollow
 from rys_gguf.patch.plan import Plan, make_plan
 from rys_gguf.patch.writer import write_plan
-from rys_gguf.text import printable
 
 # CUDA replays a captured graph from the third equal decode on; a wrong one shows in the fourth.
 _N_EQUAL = 4
@@ -73,11 +73,7 @@ def require_live(model: Path, options: EngineOptions) -> None:
 
     It is tried once for each engine, architecture and device, which takes a few seconds.
     """
-    if options.arguments:
-        raise EngineFailed(
-            f"{printable(options.arguments[0])} is an option of llama-server, which the live "
-            f"engine does not have"
-        )
+    gpu_layers(options.arguments)  # it must be able to follow them
     with Model(model) as opened:
         key = _key(opened, options)
         if key in _remembered():
@@ -197,6 +193,7 @@ def _key(model: Model, options: EngineOptions) -> str:
         status.st_mtime_ns,
         platform.node(),
         [environment.get(name) for name in _DEVICE_VARIABLES],
+        options.arguments,
         model.architecture,
         sorted({tensor.type for tensor in model.header.tensors}),
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from rys_gguf.engines.base import SERVER
 from rys_gguf.formats.model import Model
 from rys_gguf.probes.item import Item
 from rys_gguf.search.job import Step
@@ -30,13 +31,15 @@ def dry_lines(request: SweepRequest) -> Iterator[str]:
         yield from (f"not legal: {i.spec}: {i.rule}" for i in sampler.first.illegal)
         largest = max(sum(t.n_bytes for t in layer) for layer in model.layers)
         added = max(c.n_added for c in sampler.first.candidates)
-        yield (
-            f"working file: {size(model.n_bytes + added * largest)} once, then about "
-            f"{size(largest)} each time the window shifts by one layer"
-        )
         needed = bytes_needed(model, sampler.first.candidates, request.folder)
+        first, later = size(model.n_bytes + added * largest), size(largest)
+        unless = "" if request.options.kind == SERVER else "none with the live engine; otherwise "
         yield (
-            f"disk: {size(needed)} needed with a finalist's file, "
+            f"working file: {unless}{first} once, then about {later} each time the window shifts "
+            f"by one layer"
+        )
+        yield (
+            f"disk: {unless}{size(needed)} needed with a finalist's file, "
             f"{size(bytes_free(request.folder))} free in {printable(request.folder)}"
         )
     n = len(request.suites[0].items)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rys_gguf.engines.base import SERVER, EngineOptions
+from rys_gguf.engines.live.arguments import gpu_layers
 from rys_gguf.engines.live.library import Library, find_library
 from rys_gguf.engines.live.link import Json, Link, physical_cores
 from rys_gguf.engines.live.loaded import Loaded, Sizes
@@ -162,7 +163,7 @@ class Session:
             "load",
             seconds=self.options.load_seconds,
             path=str(path),
-            n_gpu_layers=None,
+            n_gpu_layers=gpu_layers(self.options.arguments),
             hollow=pattern,
         )
         sizes = Sizes(
