@@ -24,7 +24,10 @@ OPTIONS = EngineOptions(find_engine(), n_ctx=256, n_threads=1, load_seconds=60, 
 
 
 def logprobs(
-    path: Path, prompts: Sequence[Sequence[int]] = (), n_vocab: int = tiny.N_VOCAB
+    path: Path,
+    prompts: Sequence[Sequence[int]] = (),
+    n_vocab: int = tiny.N_VOCAB,
+    options: EngineOptions = OPTIONS,
 ) -> npt.NDArray[np.float64]:
     """Log-probabilities after each prompt, shape (n_prompts, n_vocab); equal models, equal bits.
 
@@ -33,7 +36,7 @@ def logprobs(
     if not prompts:
         with Model(path) as model:
             prompts = make_prompts(model)
-    with open_engine(path, OPTIONS) as engine:
+    with open_engine(path, options) as engine:
         return np.stack([engine.logprobs(ids, n_vocab) for ids in prompts])
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import signal
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +17,11 @@ from hypothesis import strategies as st
 
 from rys_gguf import LayerMap, Model, Schedule, make_plan, write_plan
 from rys_gguf.checks.prove import make_prompts
+from rys_gguf.engines.base import LIVE, EngineOptions
+from rys_gguf.engines.live.engine import LiveEngine
 from rys_gguf.errors import EngineFailed, OutputFailed, Refused, RysError
 from rys_gguf.search.hosts.base import MakeHost, Workplace
+from rys_gguf.search.hosts.live import LiveHost
 from rys_gguf.search.hosts.working_file import CandidateFile, WorkingFileHost
 from rys_gguf.search.hosts.written import WrittenHost
 from tests import tiny
@@ -28,7 +34,7 @@ def digest(raw: bytes) -> str:
     return hashlib.sha256(raw).hexdigest()
 
 
-HOSTS = pytest.mark.parametrize("make_host", [WorkingFileHost, WrittenHost])
+HOSTS = pytest.mark.parametrize("make_host", [WorkingFileHost, WrittenHost, LiveHost])
 
 
 @pytest.fixture
@@ -38,10 +44,15 @@ def model(tmp_path: Path) -> Iterator[Model]:
         yield opened
 
 
-def workplace(model: Model, folder: Path) -> Workplace:
+def options_of(make_host: MakeHost) -> EngineOptions:
+    """The kind of engine that a host needs."""
+    return replace(OPTIONS, kind=LIVE) if make_host is LiveHost else OPTIONS
+
+
+def workplace(model: Model, folder: Path, options: EngineOptions = OPTIONS) -> Workplace:
     """A folder of its own for a host."""
     (folder / "work").mkdir()
-    return Workplace(model, folder / "work", "host", Schedule.PORTABLE, OPTIONS)
+    return Workplace(model, folder / "work", "host", Schedule.PORTABLE, options)
 
 
 @HOSTS
@@ -50,7 +61,8 @@ def test_a_host_computes_what_apply_writes(
 ) -> None:
     """One candidate after the other, and the base between them, which needs no file."""
     prompts = make_prompts(model)
-    place = workplace(model, tmp_path)
+    options = options_of(make_host)
+    place = workplace(model, tmp_path, options)
     host = make_host(place)
     specs = ("blocks:0,6", "blocks:1,7", "layers:0..5")
     maps = [LayerMap.parse(spec, 12) for spec in specs]
@@ -58,9 +70,9 @@ def test_a_host_computes_what_apply_writes(
         expected = written(model, layer_map, tmp_path / "e.gguf", Schedule.PORTABLE)
         with host.open(layer_map) as hosted, hosted.engine as engine:
             found = np.stack([engine.logprobs(ids, tiny.N_VOCAB) for ids in prompts])
-        assert (found == logprobs(expected, prompts)).all()
+        assert (found == logprobs(expected, prompts, options=options)).all()
         n_bytes = hosted.n_written + hosted.n_shared
-        assert (n_bytes == 0) == layer_map.is_identity
+        assert (n_bytes == 0) == (layer_map.is_identity or make_host is LiveHost)
     host.close()
     host.close()
     assert list(place.folder.iterdir()) == []
@@ -71,7 +83,7 @@ def test_after_a_refusal_a_host_is_as_usable_as_before(
     make_host: MakeHost, model: Model, tmp_path: Path
 ) -> None:
     """An illegal map leaves nothing behind that the next candidate would inherit."""
-    host = make_host(workplace(model, tmp_path))
+    host = make_host(workplace(model, tmp_path, options_of(make_host)))
     for spec in ("blocks:0,6", "blocks:1,7"):
         with pytest.raises(Refused), host.open(LayerMap.parse("blocks:5,8", 12)):
             pass
@@ -85,7 +97,7 @@ def test_a_host_is_stopped_from_another_thread(
     make_host: MakeHost, model: Model, tmp_path: Path
 ) -> None:
     """Its engine ends, so that whatever it is being asked fails; stopping an idle host is fine."""
-    host = make_host(workplace(model, tmp_path))
+    host = make_host(workplace(model, tmp_path, options_of(make_host)))
     host.stop()
     with host.open(LayerMap.parse("blocks:0,6", 12)) as hosted, hosted.engine as engine:
         stopper = threading.Thread(target=host.stop)
@@ -94,6 +106,28 @@ def test_a_host_is_stopped_from_another_thread(
         with pytest.raises(EngineFailed):
             engine.tokenize("a")
     host.stop()
+    host.close()
+
+
+def test_a_live_host_loads_the_base_once(model: Model, tmp_path: Path) -> None:
+    """All candidates are in one process; after it was killed the next one has another."""
+    host = LiveHost(workplace(model, tmp_path, options_of(LiveHost)))
+    pids = []
+    for spec in ("blocks:0,6", "blocks:1,7", "blocks:0,6"):
+        with host.open(LayerMap.parse(spec, 12)) as hosted, hosted.engine as engine:
+            assert isinstance(engine, LiveEngine)
+            assert len(engine.logprobs([5, 6], tiny.N_VOCAB)) == tiny.N_VOCAB
+            pids.append(engine.pid)
+    assert len(set(pids)) == 1
+    os.kill(pids[0], signal.SIGKILL)
+    with (
+        pytest.raises(EngineFailed, match="ended"),
+        host.open(LayerMap.parse("blocks:0,6", 12)) as hosted,
+        hosted.engine,
+    ):
+        pass
+    with host.open(LayerMap.parse("blocks:0,6", 12)) as hosted, hosted.engine as engine:
+        assert len(engine.logprobs([5, 6], tiny.N_VOCAB)) == tiny.N_VOCAB
     host.close()
 
 

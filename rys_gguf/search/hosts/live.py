@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 
 from rys_gguf.checks.pointers import loaded_plan
+from rys_gguf.checks.self_test import require_live
 from rys_gguf.engines.live.engine import LiveEngine
 from rys_gguf.engines.live.session import Session
 from rys_gguf.errors import EngineFailed
@@ -19,11 +20,13 @@ from rys_gguf.search.hosts.base import Hosted, Workplace
 class LiveHost:
     """Holds the base in a session; a candidate is made and freed in it in a few milliseconds.
 
-    A candidate computes what the file that `apply` writes computes, which a self-test has shown of
-    this engine, architecture and device (rys_gguf.checks.self_test).
+    A candidate computes what the file that `apply` writes computes: a self-test shows it of this
+    engine, architecture and device. Raises RysError if it does not.
     """
 
     def __init__(self, place: Workplace) -> None:
+        # On every machine of a cluster, and quick where it has been shown before.
+        require_live(place.model.files[0].path, place.options)
         self._place = place
         self._rules = ModelRules.of(place.model)
         self._session = Session(place.model.files[0].path, place.options)
