@@ -212,7 +212,7 @@ def sweep(
 ) -> None:
     """Find the windows worth repeating.
 
-    Writes one working file and changes it from candidate to candidate. Drops windows that damage
+    Loads the model once, and makes each window of pointers to it. Drops windows that damage
     the model or make it loop, asks the rest a few items and the better of them more, and judges
     the finalists on items that played no part in the choice. Run the same command again to continue
     an interrupted sweep.

@@ -409,14 +409,14 @@ class Llama:
         """The tokens of a text in UTF-8."""
         vocab = c_void_p(self._lib.llama_model_get_vocab(self._models[model]))
         n_most = len(payload) + 8
-        ids = (c_int32 * n_most)()
-        n = self._lib.llama_tokenize(
-            vocab, payload, c_int32(len(payload)), ids, c_int32(n_most), c_bool(special),
-            _YES,
-        )  # fmt: skip
-        if n < 0:
-            raise Failure(f"a text has {-n} tokens in {len(payload)} bytes")
-        return {"tokens": ids[:n]}
+        while True:
+            ids = (c_int32 * n_most)()
+            n = self._lib.llama_tokenize(
+                vocab, payload, c_int32(len(payload)), ids, c_int32(n_most), c_bool(special), _YES
+            )
+            if n >= 0:
+                return {"tokens": ids[:n]}
+            n_most = -n  # a space may have three bytes, each of them a token
 
     def pieces(self, model: int, tokens: list[int]) -> Json:
         """The bytes of each token in hexadecimal, and whether it ends a text."""
