@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from rys_gguf.checks.loops import Finding, judge, repeated_share
-from rys_gguf.engines.base import Engine, EngineOptions
+from rys_gguf.engines.base import LIVE, Engine, EngineOptions, Generation, Writing
 from rys_gguf.engines.find import open_engine
 from rys_gguf.engines.template import has_template
 
@@ -130,20 +130,34 @@ def run_smoke(
     reply as it arrives. Raises EngineFailed if the model does not load or a request fails.
     """
     chats = has_template(model, options)
-    replies = []
+    # An engine that writes side by side gets all prompts. A server would show nothing meanwhile.
+    at_once = max(1, len(prompts)) if options.kind == LIVE else 1
+    found: list[Reply] = []
     with open_engine(model, options) as engine:
-        for prompt in prompts:
-            replies.append(reply_to(engine, prompt, n_tokens, chats=chats))
-            progress(replies[-1])
-    return tuple(replies)
+        for start in range(0, len(prompts), at_once):
+            part = replies_to(engine, prompts[start : start + at_once], n_tokens, chats=chats)
+            for reply in part:
+                progress(reply)
+            found += part
+    return tuple(found)
 
 
-def reply_to(engine: Engine, prompt: Prompt, n_tokens: int, *, chats: bool) -> Reply:
-    """The reply of a running engine; `chats` says to use the chat template. Raises EngineFailed."""
-    if chats:
-        written = engine.chat(prompt.question, n_tokens, with_nll=True)
-    else:
-        written = engine.generate(prompt.as_text, n_tokens, with_nll=True)
+def replies_to(
+    engine: Engine, prompts: Sequence[Prompt], n_tokens: int, *, chats: bool
+) -> list[Reply]:
+    """A running engine's replies; `chats` says to use the chat template. Raises EngineFailed."""
+    written = engine.write(
+        [
+            Writing(
+                prompt.question if chats else prompt.as_text, n_tokens, chat=chats, with_nll=True
+            )
+            for prompt in prompts
+        ]
+    )
+    return [_reply(prompt, found) for prompt, found in zip(prompts, written, strict=True)]
+
+
+def _reply(prompt: Prompt, written: Generation) -> Reply:
     # Thoughts must not loop either.
     text = "\n".join(part for part in (written.thoughts, written.text) if part)
     return Reply(prompt.name, text, written.truncated, written.n_tokens, written.mean_nll)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rys_gguf.checks.smoke import PROMPTS, Reply, compare, reply_to
+from rys_gguf.checks.smoke import PROMPTS, Reply, compare, replies_to
 from rys_gguf.engines.base import Engine
 from rys_gguf.search.setup import Limits
 
@@ -86,7 +86,7 @@ def damage(distance: Divergence, limits: Limits) -> str | None:
 
 def replies(engine: Engine, *, chats: bool) -> tuple[Reply, ...]:
     """A model's replies in the loop stage."""
-    return tuple(reply_to(engine, prompt, _LOOP_TOKENS, chats=chats) for prompt in _LOOP_PROMPTS)
+    return tuple(replies_to(engine, _LOOP_PROMPTS, _LOOP_TOKENS, chats=chats))
 
 
 def n_loops(written: Sequence[Reply]) -> int:
