@@ -23,6 +23,7 @@ import gguf
 import numpy as np
 
 from rys_gguf import LayerMap, Model, Plan, Schedule, find_problems, make_plan, write_plan
+from rys_gguf.checks import edited
 from rys_gguf.checks import prove as proofs
 from rys_gguf.checks.variant import VariantPair
 from rys_gguf.engines.base import EngineOptions
@@ -289,7 +290,7 @@ def _proof(case: Case, variant: Path, source: Path, engine: DirectEngine) -> pro
     """A proof by the shortest and the longest prompt, which looks for no single output."""
     prompts = _prompts(source)
     with (
-        mock.patch.object(proofs, "open_engine", engine.open_engine),
+        mock.patch.object(edited, "open_engine", engine.open_engine),
         mock.patch.object(proofs, "make_prompts", return_value=[prompts[0], prompts[-1]]),
     ):
         pair = VariantPair(variant, source, case.layer_map)

@@ -18,7 +18,7 @@ from gguf.constants import GGMLQuantizationType
 
 from rys_gguf.errors import RysError
 from rys_gguf.files.copying import copy_bytes
-from rys_gguf.formats.header import Span, TensorInfo, encode_text
+from rys_gguf.formats.header import KV, Span, TensorInfo, encode_text
 from rys_gguf.formats.model import Model
 from rys_gguf.layers.rule import Architecture
 from rys_gguf.text import printable
@@ -40,8 +40,12 @@ _BEHIND = frozenset(name for name in _WRITERS if name.endswith("norm") and name 
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """New bytes for a span of a model's files; None stands for zeros."""
+    """New bytes for a tensor or for the value of a key, and where in the files these are.
 
+    None stands for zeros.
+    """
+
+    target: TensorInfo | KV
     span: Span
     data: bytes | None = None
 
@@ -67,7 +71,7 @@ def silence(model: Model, arch: Architecture, layers: Iterable[int]) -> Iterator
     f32 = np.dtype(np.float32).newbyteorder(model.header.byteorder)
     for layer in layers:
         tensors = model.layers[layer]
-        yield from (Edit(model.data(tensor).span) for tensor in residual_writers(tensors))
+        yield from (Edit(tensor, model.data(tensor).span) for tensor in residual_writers(tensors))
         for tensor in tensors:
             fill = fills.get(tensor.name.split(".", 2)[2])
             if fill is None:
@@ -76,7 +80,7 @@ def silence(model: Model, arch: Architecture, layers: Iterable[int]) -> Iterator
                 shown = f"{printable(tensor.name)} is {tensor.type_name}"
                 raise model.refuse(f"not provable this way: {shown}, expected F32")
             values = fill.values(int(np.prod(tensor.ne)))
-            yield Edit(model.data(tensor).span, np.asarray(values, f32).tobytes())
+            yield Edit(tensor, model.data(tensor).span, np.asarray(values, f32).tobytes())
 
 
 def _zeroed(model: Model, suffix: str) -> Edit | None:
@@ -89,7 +93,7 @@ def _zeroed(model: Model, suffix: str) -> Edit | None:
     stored = struct.pack(f"{order}Q", len(key)) + key + struct.pack(f"{order}I", kv.type) + kv.raw
     header = model.files[0].read(0, model.header.data_offset)
     offset = header.index(stored) + len(stored) - len(kv.raw)
-    return Edit(Span(offset, len(kv.raw)))
+    return Edit(kv, Span(offset, len(kv.raw)))
 
 
 def disturb(model: Model, layers: Iterable[int], silenced: Iterable[Edit]) -> Iterator[Edit]:
@@ -108,7 +112,7 @@ def disturb(model: Model, layers: Iterable[int], silenced: Iterable[Edit]) -> It
             if is_vector and span not in settled:
                 values = np.frombuffer(b"".join(model.read(span)), f32).copy()
                 values[::2] /= 2
-                yield Edit(span, values.tobytes())
+                yield Edit(tensor, span, values.tobytes())
 
 
 def nudge(model: Model, tensors: Collection[str], by: float) -> Iterator[Edit]:
@@ -120,7 +124,7 @@ def nudge(model: Model, tensors: Collection[str], by: float) -> Iterator[Edit]:
             if is_f32 and tensor.name.split(".", 2)[2] in tensors:
                 span = model.data(tensor).span
                 values = np.frombuffer(b"".join(model.read(span)), f32).astype(np.float64)
-                yield Edit(span, (values * (1 + by)).astype(f32).tobytes())
+                yield Edit(tensor, span, (values * (1 + by)).astype(f32).tobytes())
 
 
 @contextlib.contextmanager

@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
+from rys_gguf.checks.ablation import Edit
 from rys_gguf.engines.live.loaded import Loaded
 from rys_gguf.engines.live.session import HollowFile, Session
 from rys_gguf.errors import EngineFailed
+from rys_gguf.formats.header import KV
 from rys_gguf.formats.model import Model
-from rys_gguf.patch.hollow import Hollow, hollow, is_tied
+from rys_gguf.patch.hollow import Hollow, hollow, hollow_edited, is_tied
 from rys_gguf.patch.plan import Plan
 
 
@@ -22,15 +25,36 @@ def loaded_plan(session: Session, plan: Plan) -> Iterator[Loaded]:
 
     Raises EngineFailed where the engine cannot do that.
     """
-    if is_tied(plan.model) and session.holds_embedding_twice():
-        # Some architectures take no head of their own; their head is then the host's embedding.
-        with (
-            contextlib.suppress(EngineFailed),
-            loaded_hollow(session, plan.model, hollow(plan, untied=True)) as loaded,
-        ):
-            yield loaded
-            return
-    with loaded_hollow(session, plan.model, hollow(plan)) as loaded:
+    with _loaded(session, plan.model, partial(hollow, plan)) as loaded:
+        yield loaded
+
+
+@contextlib.contextmanager
+def loaded_edited(session: Session, model: Model, edits: Iterable[Edit]) -> Iterator[Loaded]:
+    """A model of a session that holds `model`, with edits that the held one does not get.
+
+    Raises EngineFailed where the engine cannot do that.
+    """
+    edits = tuple(edits)
+    tensors = {e.target.name: e.data for e in edits if not isinstance(e.target, KV)}
+    values = {
+        e.target.key: e.data or bytes(e.span.n_bytes) for e in edits if isinstance(e.target, KV)
+    }
+    with _loaded(session, model, partial(hollow_edited, model, tensors, values)) as loaded:
+        yield loaded
+
+
+@contextlib.contextmanager
+def _loaded(session: Session, model: Model, header: Callable[..., Hollow]) -> Iterator[Loaded]:
+    """The header that is made with or without `untied`, as a model."""
+    with contextlib.ExitStack() as stack:
+        loaded = None
+        if is_tied(model) and session.holds_embedding_twice():
+            # Some architectures take no head of their own; then it is the host's embedding.
+            with contextlib.suppress(EngineFailed):
+                loaded = stack.enter_context(loaded_hollow(session, model, header(untied=True)))
+        if loaded is None:
+            loaded = stack.enter_context(loaded_hollow(session, model, header(untied=False)))
         yield loaded
 
 
@@ -42,7 +66,8 @@ def loaded_hollow(session: Session, model: Model, header: Hollow) -> Iterator[Lo
     path = Path(name)
     try:
         header.write(model, path)
-        with session.variant(HollowFile(path, header.pairs, header.pattern)) as loaded:
+        file = HollowFile(path, header.pairs, header.pattern, header.twins)
+        with session.variant(file) as loaded:
             yield loaded
     finally:
         path.unlink(missing_ok=True)

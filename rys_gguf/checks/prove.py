@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rys_gguf.checks.ablation import Edit, disturb, edited_copy, nudge, require_room, silence
+from rys_gguf.checks.ablation import Edit, disturb, nudge, silence
+from rys_gguf.checks.edited import EditedModels, edited_models
 from rys_gguf.checks.paths import Lending, covering_paths, readers_of
 from rys_gguf.checks.variant import VariantPair
 from rys_gguf.engines.base import EngineOptions
-from rys_gguf.engines.find import open_engine
 from rys_gguf.errors import EngineFailed
 from rys_gguf.formats.model import Model
 from rys_gguf.layers.carry import ModelRules, metadata_of
@@ -124,11 +124,12 @@ def prove(
 ) -> Proof:
     """Compare the variant with its source along paths that cover every output layer.
 
-    Needs room for a copy of the larger file in `workdir` (default: beside the variant) and removes
-    the copy again. `tolerance` is in nats, for engines whose kernels are not bit-reproducible.
-    `say` gets a line about every step; `progress` gets 1 after each of `n_passes` loaded models.
-    Raises EngineFailed if a model does not load or answer, Refused for an architecture in which an
-    ablated layer does not pass its input on, RysError if the copy does not fit.
+    With a server it needs room for a copy of the larger file in `workdir` (default: beside the
+    variant) and removes the copy again; the live engine needs none. `tolerance` is in nats, for
+    engines whose kernels are not bit-reproducible. `say` gets a line about every step; `progress`
+    gets 1 after each of `n_passes` models. Raises EngineFailed if a model does not load or answer,
+    Refused for an architecture in which an ablated layer does not pass its input on, RysError if
+    the copy does not fit.
     """
     with Model(pair.variant) as variant, Model(pair.source) as source:
         rules = ModelRules.of(source, assume_uniform=True)
@@ -138,37 +139,31 @@ def prove(
         longest = max(map(len, prompts))
         options = dataclasses.replace(options, n_ctx=max(256, longest + 8))
         folder = Path(workdir) if workdir else Path(pair.variant).resolve().parent
-        n_bytes = max(variant.n_bytes, source.n_bytes)
-        free = require_room(folder, n_bytes)
-        say(f"silenced copies need {n_bytes} bytes, {free} are free")
-        runner = _Runner(rules.arch, prompts, n_probed(source), options, folder, progress)
         sides = _Sides(variant, source, pair.layer_map, _rescaled(variant, rules))
-        results = []
-        for path in _paths(variant, source, pair.layer_map, rules):
-            ablated = ", ".join(map(str, sides.ablated(path)))
-            say(f"silencing outputs {ablated or '(none)'}")
-            results.append(sides.compare(path, runner))
-        build = runner.build
-        differing: set[int] = set()
-        all_found = True
-        if failed := [r for r in results if not r.within(tolerance)]:
-            _require_silence(source, rules, runner, tolerance)
-            say("looking for the outputs that differ")
-            # The shortest prompt after which every failure shows is enough.
-            shortest = prompts[max(r.positions[0] for r in failed)]
-            runner = _Runner(rules.arch, [shortest], n_probed(source), options, folder)
-            for result in failed:
-                accepted = max(tolerance, result.rounding)
-                located = _differing(result.outputs, sides, runner, accepted)
-                all_found = all_found and len(located) < _MAX_LOCATED
-                differing |= located
+        with edited_models(options, [variant, source], folder, say) as models:
+            runner = _Runner(rules.arch, prompts, n_probed(source), models, progress)
+            results = sides.compare_all(_paths(variant, source, pair.layer_map, rules), runner, say)
+            build = runner.build
+            differing: set[int] = set()
+            all_found = True
+            if failed := [r for r in results if not r.within(tolerance)]:
+                _require_silence(source, rules, runner, tolerance)
+                say("looking for the outputs that differ")
+                # The shortest prompt after which every failure shows is enough.
+                shortest = prompts[max(r.positions[0] for r in failed)]
+                runner = _Runner(rules.arch, [shortest], n_probed(source), models)
+                for result in failed:
+                    accepted = max(tolerance, result.rounding)
+                    located = _differing(result.outputs, sides, runner, accepted)
+                    all_found = all_found and len(located) < _MAX_LOCATED
+                    differing |= located
         found = tuple(sorted(differing))
         counts = len(prompts), longest
         return Proof(tuple(results), *counts, build, found, all_found, sides.rescaled)
 
 
 def n_passes(pair: VariantPair) -> int:
-    """How many models a proof loads, unless it has to locate differing outputs."""
+    """How many models a proof asks, unless it has to locate differing outputs."""
     with Model(pair.variant) as variant, Model(pair.source) as source:
         rules = ModelRules.of(source, assume_uniform=True)
         return 2 * len(_paths(variant, source, pair.layer_map, rules))
@@ -257,15 +252,13 @@ class _Runner:
         arch: Architecture,
         prompts: list[list[int]],
         n_probed: int,
-        options: EngineOptions,
-        folder: Path,
+        models: EditedModels,
         progress: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._arch = arch
         self._prompts = prompts
         self._n_probed = n_probed
-        self._options = options
-        self._folder = folder
+        self._models = models
         self._progress = progress
         self._known: dict[object, npt.NDArray[np.float64]] = {}
         self.build = ""
@@ -286,16 +279,15 @@ class _Runner:
         n_ubatch: int | None,
         edits: Iterable[Edit] = (),
     ) -> npt.NDArray[np.float64]:
-        """The same, computed anew, for a copy with more edits."""
-        options = dataclasses.replace(self._options, n_ubatch=n_ubatch or self._options.n_ubatch)
+        """The same, computed anew, with more edits."""
         silenced = silence(model, self._arch, ablated)
         n = n_vocab(model)
-        with (
-            edited_copy(model, [*silenced, *edits], self._folder) as path,
-            open_engine(path, options) as engine,
-        ):
+        with self._models.open(model, [*silenced, *edits], n_ubatch) as engine:
             self.build = engine.build
-            rows = [engine.logprobs(ids, n, self._n_probed) for ids in self._prompts]
+            # One by one, so that both sides compute them alike; an engine that has made room for
+            # the longest has it for the others.
+            rows = [engine.logprobs(ids, n, self._n_probed) for ids in reversed(self._prompts)]
+            rows.reverse()
         if not all(np.isfinite(row).any() for row in rows):
             raise EngineFailed(f"{model.name}: its probabilities are not numbers")
         return np.stack(rows)
@@ -314,17 +306,38 @@ class _Sides:
         """The outputs that are not on a path."""
         return tuple(o for o in range(len(self.layer_map)) if o not in path)
 
+    def compare_all(
+        self, paths: Sequence[tuple[int, ...]], run: _Runner, say: Callable[[str], None]
+    ) -> list[PathResult]:
+        """`compare` for each path; the source is asked first, as changing models may take time."""
+        wanted = [self._of_source(path, run) for path in paths]
+        results = []
+        for path, want in zip(paths, wanted, strict=True):
+            say(f"silencing outputs {', '.join(map(str, self.ablated(path))) or '(none)'}")
+            results.append(self._compare(path, run, want))
+        return results
+
     def compare(self, path: tuple[int, ...], run: _Runner) -> PathResult:
         """Compare the two with only the layers of `path` left in."""
+        return self._compare(path, run, self._of_source(path, run))
+
+    def _of_source(self, path: tuple[int, ...], run: _Runner) -> npt.NDArray[np.float64]:
         kept = {self.layer_map[o] for o in path}
         dropped = tuple(n for n in range(self.source.n_trunk) if n not in kept)
+        return run(self.source, dropped, self._n_ubatch(path))
+
+    def _n_ubatch(self, path: tuple[int, ...]) -> int | None:
         # llama.cpp computes the last layer for the last token only, with another kernel than for
         # many tokens at once. Where that layer is ablated on one side only, computing one token at
         # a time makes the two sides use the same kernels.
-        same = (len(self.layer_map) - 1 in path) == (self.source.n_trunk - 1 in kept)
-        n_ubatch = None if same else 1
+        last_kept = self.source.n_trunk - 1 in {self.layer_map[o] for o in path}
+        return None if (len(self.layer_map) - 1 in path) == last_kept else 1
+
+    def _compare(
+        self, path: tuple[int, ...], run: _Runner, want: npt.NDArray[np.float64]
+    ) -> PathResult:
+        n_ubatch = self._n_ubatch(path)
         ablated = self.ablated(path)
-        want = run(self.source, dropped, n_ubatch)
         have = run(self.variant, ablated, n_ubatch)
         result = _compare(path, ablated, want, have)
         if result.exact or not self.rescaled:

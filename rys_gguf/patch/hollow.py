@@ -7,7 +7,7 @@ base's, so a variant takes no weights on disk, in memory or on a device.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -34,12 +34,14 @@ class Hollow:
     """A header, and where each tensor's data comes from.
 
     `pairs` are names of its tensors, each with the base's tensor of the same data. `own` are the
-    tensors that no base has, such as rescaled ones, with their bytes.
+    tensors that no base has, such as rescaled ones, with their bytes; those without bytes are
+    zeros. `twins` are names of tensors, each with one of `own` that has the same data.
     """
 
     header: Header
     pairs: tuple[tuple[str, str], ...]
     own: tuple[PlannedTensor, ...]
+    twins: tuple[tuple[str, str], ...] = ()
 
     @property
     def pattern(self) -> str:
@@ -73,13 +75,60 @@ def hollow(plan: Plan, *, untied: bool = False) -> Hollow:
     With `untied`, a model whose head is its embedding gets a head of its own, for a base that
     holds the embedding twice: for the host and for a device.
     """
-    model = plan.model
-    names = {t.data: t.source.name for t in plan.tensors if t.is_copy and t.source is not None}
-    tensors = list(plan.tensors)
+    return _hollow(plan.model, plan.header, plan.tensors, untied=untied)
+
+
+def hollow_edited(
+    model: Model,
+    tensors: Mapping[str, bytes | None],
+    values: Mapping[str, bytes],
+    *,
+    untied: bool = False,
+) -> Hollow:
+    """The header of a model as it is, for a base that is this model, with some edits.
+
+    `tensors` are new bytes by the name of a tensor, None for zeros; `values` are new values of
+    scalars by their key, as they are stored. `untied` is as for `hollow`.
+    """
+    kvs = (replace(kv, raw=values.get(kv.key, kv.raw)) for kv in model.header.kvs)
+    planned = (
+        PlannedTensor(t, t, (tensors[t.name] or b"") if t.name in tensors else model.data(t))
+        for t in model.header.tensors
+    )
+    header = replace(model.header, kvs=tuple(kvs))
+    return _zeros_once(_hollow(model, header, planned, untied=untied))
+
+
+def _zeros_once(whole: Hollow) -> Hollow:
+    """The same with twins: zeros of one kind and shape are read, and held on a device, once."""
+    own: list[PlannedTensor] = []
+    twins: list[tuple[str, str]] = []
+    held: dict[object, str] = {}
+    for tensor in whole.own:
+        info = tensor.target
+        kind = info.name.split(".", 2)[-1], info.type, info.ne
+        if not tensor.data and kind in held:
+            twins.append((info.name, held[kind]))
+        else:
+            own.append(tensor)
+            if not tensor.data:
+                held[kind] = info.name
+    return replace(whole, own=tuple(own), twins=tuple(twins))
+
+
+def _hollow(
+    model: Model, header: Header, planned: Iterable[PlannedTensor], *, untied: bool
+) -> Hollow:
+    tensors = list(planned)
+    names = {t.data: t.source.name for t in tensors if t.is_copy and t.source is not None}
     if untied:
-        tensors += _head(plan)
-    infos = _placed((t.target for t in tensors), plan.header.alignment)
-    header = replace(plan.header, kvs=tuple(_kvs(model, plan.header)), tensors=infos)
+        tensors += [
+            replace(t, target=replace(t.target, name=_HEAD))
+            for t in tensors
+            if t.target.name == _EMBEDDING
+        ]
+    infos = _placed((t.target for t in tensors), header.alignment)
+    header = replace(header, kvs=tuple(_kvs(model, header)), tensors=infos)
     placed = [replace(t, target=info) for t, info in zip(tensors, infos, strict=True)]
     pairs = tuple((t.target.name, names[t.data]) for t in placed if t.is_copy)
     return Hollow(header, pairs, tuple(t for t in placed if not t.is_copy))
@@ -89,12 +138,6 @@ def is_tied(model: Model) -> bool:
     """Whether the model's head is its embedding."""
     names = {t.name for t in model.globals}
     return _EMBEDDING in names and _HEAD not in names
-
-
-def _head(plan: Plan) -> Iterator[PlannedTensor]:
-    for tensor in plan.tensors:
-        if tensor.target.name == _EMBEDDING:
-            yield replace(tensor, target=replace(tensor.target, name=_HEAD))
 
 
 def _placed(tensors: Iterable[TensorInfo], alignment: int) -> tuple[TensorInfo, ...]:

@@ -16,7 +16,7 @@ from rys_gguf.formats.header import KV, Span
 from rys_gguf.layers.architectures import ARCHITECTURES
 from tests import tiny
 
-EDIT = Edit(Span(0, 4))
+EDIT = Edit(KV.of("general.name", GGUFValueType.UINT32, 0), Span(0, 4))
 WRITERS = ["attn_output.weight", "ffn_down.weight", "ffn_norm.weight"]
 
 

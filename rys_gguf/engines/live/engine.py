@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from rys_gguf.engines.base import EngineOptions, Generation, Question, Speed, Writing
 from rys_gguf.engines.live.loaded import Loaded, Logits
-from rys_gguf.engines.live.session import Session
+from rys_gguf.engines.live.session import UBATCH, Session
 from rys_gguf.errors import EngineFailed
 from rys_gguf.text import printable
 
@@ -29,7 +29,8 @@ class LiveEngine:
     """A model in a child process; see `Engine` for what its methods promise.
 
     By default it is the file `model`, in a session of its own. With a `session` it is a model of
-    that session, opened by `variant`; the session goes on when this engine ends.
+    that session, opened by `variant` or the session's base; the session goes on when this engine
+    ends. Of the options such a model has its own n_ubatch only.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class LiveEngine:
         self._session = session or Session(model, options)
         self._owns = session is None
         self._variant = variant
+        self._n_ubatch = options.n_ubatch or UBATCH
         self._stack = contextlib.ExitStack()
         self._loaded: Loaded | None = None
         self._closed = False
@@ -58,6 +60,7 @@ class LiveEngine:
             self._loaded = self._session.base
             if self._variant is not None:
                 self._loaded = self._stack.enter_context(self._variant(self._session))
+            self._loaded.compute_at_once(self._n_ubatch)
         except BaseException:
             self.close()
             raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -58,6 +58,13 @@ class Loaded:
         """Free the model and what belongs to it."""
         self._drop_context()
         self._link.ask("free", model=self.number)
+
+    def compute_at_once(self, n_ubatch: int) -> None:
+        """Compute as many tokens at once from now on."""
+        with self._lock:
+            if n_ubatch != self._sizes.n_ubatch:
+                self._drop_context()
+                self._sizes = replace(self._sizes, n_ubatch=n_ubatch)
 
     def logits(
         self, prompts: Sequence[Prompt], ids: Sequence[Sequence[int]] | None = None

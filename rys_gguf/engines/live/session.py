@@ -18,7 +18,8 @@ from rys_gguf.engines.server import ServerEngine
 from rys_gguf.errors import EngineFailed
 from rys_gguf.text import printable
 
-_UBATCH = 512
+# llama.cpp's default.
+UBATCH = 512
 _GPUS = (1, 2)  # GGML_BACKEND_DEVICE_TYPE_GPU and IGPU
 _WRONG_NUMBER = "wrong number of tensors"
 
@@ -28,12 +29,14 @@ class HollowFile:
     """A variant's file without data: where each tensor's data comes from in the base.
 
     `pairs` are names of its tensors with those of the base; `pattern` matches the names of all
-    tensors that have no data in the file.
+    tensors that have no data in the file. `twins` are names of its tensors, each with another of
+    its own that has the same data.
     """
 
     path: Path
     pairs: tuple[tuple[str, str], ...]
     pattern: str
+    twins: tuple[tuple[str, str], ...] = ()
 
 
 class Session:
@@ -137,6 +140,8 @@ class Session:
         """A variant of the base, which takes no weights. The file is not needed any more."""
         with self._loaded(file.path, file.pattern) as variant:
             self.point(variant, file.pairs)
+            if file.twins:
+                self.point(variant, file.twins, variant)
             yield variant
 
     @contextlib.contextmanager
@@ -145,9 +150,15 @@ class Session:
         with self._loaded(path, None) as loaded:
             yield loaded
 
-    def point(self, variant: Loaded, pairs: Sequence[tuple[str, str]]) -> None:
-        """Let each tensor of a variant have the data of the base's tensor in its pair."""
-        self.link.ask("point", model=variant.number, base=self.base.number, pairs=list(pairs))
+    def point(
+        self, variant: Loaded, pairs: Sequence[tuple[str, str]], origin: Loaded | None = None
+    ) -> None:
+        """Let each tensor of a variant have the data of the tensor in its pair.
+
+        That is one of the base if no other `origin` is named.
+        """
+        base = origin or self.base
+        self.link.ask("point", model=variant.number, base=base.number, pairs=list(pairs))
 
     @contextlib.contextmanager
     def _loaded(self, path: Path, pattern: str | None) -> Iterator[Loaded]:
@@ -168,7 +179,7 @@ class Session:
         )
         sizes = Sizes(
             self.options.n_ctx,
-            self.options.n_ubatch or _UBATCH,
+            self.options.n_ubatch or UBATCH,
             self.options.n_threads or physical_cores(),
             unified=self.has_gpu and not reply["recurrent"],
         )
