@@ -33,7 +33,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hypothesis import HealthCheck, Phase, given, seed, settings
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -41,7 +40,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from tests import tiny
 from tests.direct import DirectEngine
 from tests.random_maps import CLOSE, EXACT, OUTCOMES, OVER, WRONG, Case, Judgement, judge
-from tests.strategies import map_cases
+from tests.strategies import drawn
 
 # Cases of one architecture before the next has its turn.
 _TURN = 10
@@ -110,27 +109,8 @@ def _cases(archs: list[str], seed_: int, max_layers: int) -> Iterator[Case]:
     turn = 0
     while True:
         for arch in archs:
-            yield from _drawn(arch, f"{seed_}/{turn}/{arch}", max_layers)
+            yield from drawn(arch, _TURN, f"{seed_}/{turn}/{arch}", max_layers)
         turn += 1
-
-
-def _drawn(arch: str, seed_: str, max_layers: int) -> list[Case]:
-    cases: list[Case] = []
-
-    @seed(seed_)
-    @settings(
-        max_examples=_TURN,
-        database=None,
-        deadline=None,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(map_cases(arch, max_layers))
-    def collect(case: Case) -> None:
-        cases.append(case)
-
-    collect()
-    return cases
 
 
 def _row(case: Case, engine: DirectEngine) -> dict[str, Any]:

@@ -114,14 +114,20 @@ class Judgement:
 
 def judge(case: Case, engine: DirectEngine) -> Judgement:
     """Patch the model of a case by its map, and compare the files in the engine."""
-    # In memory where there is such a folder: the writer waits for the disk after every file.
+    with folder_in_memory() as folder:
+        return _judge(case, folder, engine)
+
+
+@contextlib.contextmanager
+def folder_in_memory() -> Iterator[Path]:
+    """A folder for a while, in memory if it can be: the writer waits for the disk at every file."""
     memory = _MEMORY if os.access(_MEMORY, os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="random-map-", dir=memory) as folder:
-        return _judge(case, Path(folder), engine)
+        yield Path(folder)
 
 
 def _judge(case: Case, folder: Path, engine: DirectEngine) -> Judgement:
-    source = _source(case, folder)
+    source = source_of(case, folder)
     try:
         engine.logits(source, _prompts(source)[-1])
     except (EngineFailed, RysError) as e:
@@ -141,7 +147,8 @@ def _judge(case: Case, folder: Path, engine: DirectEngine) -> Judgement:
         return _judge_variant(case, source, plan, engine)
 
 
-def _source(case: Case, folder: Path) -> Path:
+def source_of(case: Case, folder: Path) -> Path:
+    """Write the model of a case, in as many shards as it has."""
     whole = case.write(folder / "source.gguf")
     if case.n_shards == 1:
         return whole

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gguf.constants import GGMLQuantizationType, GGUFValueType
+from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from rys_gguf.formats.types import BLOCKS
@@ -289,6 +290,26 @@ def map_cases(draw: st.DrawFn, arch: str, max_layers: int = 130) -> Case:
         provenance=draw(st.booleans()),
         seed=draw(st.integers(0, 3)),
     )
+
+
+def drawn(arch: str, n: int, seed_: str, max_layers: int) -> list[Case]:
+    """`n` cases of an architecture, some fewer at times; equal arguments give equal cases."""
+    cases: list[Case] = []
+
+    @seed(seed_)
+    @settings(
+        max_examples=n,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(map_cases(arch, max_layers))
+    def collect(case: Case) -> None:
+        cases.append(case)
+
+    collect()
+    return cases
 
 
 @st.composite

@@ -165,7 +165,14 @@ class Loaded:
         need = _Need.of(batches, more)
         if self._context is None or not need.fits(self._context.need):
             self._drop_context()
-            self._context = _Context(self._link, self.number, need, self._sizes)
+            context = _Context(self._link, self.number, need, self._sizes)
+            if not context.has_memory:
+                context.free()
+                raise EngineFailed(
+                    f"{printable(self._name)}: the model has no memory of the tokens it has read, "
+                    f"and a live engine needs one"
+                )
+            self._context = context
         return self._context
 
     def _drop_context(self) -> None:
@@ -218,6 +225,8 @@ class _Context:
             unified=sizes.unified,
         )
         self._number = int(reply["context"])
+        # Encoders and diffusion models compute all tokens at once.
+        self.has_memory = bool(reply["has_memory"])
 
     def free(self) -> None:
         self._link.ask("free_context", context=self._number)
