@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
 import struct
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ _CHILD = Path(__file__).with_name("child")
 _LENGTHS = struct.Struct("<QQ")
 # Far above the logits of any batch: what announces more is not our child's reply.
 _MAX_BYTES = 1 << 34
+_MAX_JSON_BYTES = 1 << 28
+_PIECE_BYTES = 1 << 20
 # A reused graph of CUDA goes on computing with the weights that it was captured with
 # (ggml_cuda_graph_update_required, ggml/src/ggml-cuda/ggml-cuda.cu, b11549).
 _ENVIRONMENT = {"LLAMA_GRAPH_REUSE_DISABLE": "1"}
@@ -41,6 +44,7 @@ class Link:
         self._model = model
         self._lock = threading.Lock()
         self._closed = False
+        self._broken = ""
         ours, theirs = socket.socketpair()
         self._socket = ours
         self._socket.settimeout(seconds)
@@ -85,43 +89,76 @@ class Link:
             raise self.failure("is closed")
         text = json.dumps({"do": do, **fields}).encode()
         with self._lock:
+            if self._broken:
+                raise self.failure(self._broken)
             try:
                 self._socket.settimeout(seconds or self._seconds)
                 self._socket.sendall(_LENGTHS.pack(len(text), len(payload)) + text + payload)
-                n_json, n_raw = _LENGTHS.unpack(self._receive(_LENGTHS.size))
-                if n_json + n_raw > _MAX_BYTES:
-                    raise self.failure(f"announces a reply of {n_json + n_raw} bytes")
-                reply = json.loads(self._receive(n_json))
-                raw = self._receive(n_raw)
-            except TimeoutError as e:
-                raise self.failure(f"did not answer within {self._seconds:g} s") from e
-            except OSError as e:
-                if self._closed:
-                    raise self.failure("is closed") from e
-                self._process.require_alive(f"while it was asked to {do}", 1.0)
-                raise self.failure(f"broke off its answer: {e}") from e
-            except ValueError as e:
-                raise self.failure("answered with something that is not JSON") from e
+                reply, raw = self._reply()
+            except (OSError, ValueError, RecursionError, MemoryError) as e:
+                raise self._break(do, e, seconds or self._seconds) from e
         if "error" in reply:
-            log = [printable(str(line), 160) for line in reply.get("log") or ()][-10:]
-            shown = "".join(f"\n  | {line}" for line in log)
-            message = f"llama.cpp: {printable(str(reply['error']), 400)}"
-            raise EngineFailed(f"{message}; model {printable(self._model)}{shown}", log)
+            raise self._refusal(reply)
         return reply, raw
+
+    def _reply(self) -> tuple[Json, bytes]:
+        n_json, n_raw = _LENGTHS.unpack(self._receive(_LENGTHS.size))
+        if n_json > _MAX_JSON_BYTES or n_raw > _MAX_BYTES:
+            raise ValueError(f"announced a reply of {n_json + n_raw} bytes")
+        try:
+            reply = json.loads(self._receive(n_json))
+        except (ValueError, RecursionError):
+            raise ValueError("answered with something that is not JSON") from None
+        if not isinstance(reply, dict):
+            raise ValueError("answered with something that is no JSON object")  # noqa: TRY004
+        return reply, self._receive(n_raw)
+
+    def _break(self, do: str, error: Exception, seconds: float) -> EngineFailed:
+        """The error of a conversation that cannot go on: a late reply would answer the next."""
+        if self._closed:
+            return self.failure("is closed")
+        if isinstance(error, TimeoutError):
+            self._broken = f"did not answer within {seconds:g} s"
+        elif isinstance(error, OSError):
+            self._broken = f"broke off its answer: {error}"
+            try:
+                self._process.require_alive(f"while it was asked to {do}", 1.0)
+            except EngineFailed as e:
+                self._broken = "has ended"
+                return e
+        else:
+            self._broken = str(error) or "gave an answer that does not fit into memory"
+        self._process.stop()
+        return self.failure("is closed" if self._closed else self._broken)
+
+    def _refusal(self, reply: Json) -> EngineFailed:
+        """The error that says what llama.cpp did not do."""
+        lines = reply.get("log")
+        log = [printable(str(line), 160) for line in lines[-10:]] if isinstance(lines, list) else []
+        shown = "".join(f"\n  | {line}" for line in log)
+        message = f"llama.cpp: {printable(str(reply['error']), 400)}"
+        return EngineFailed(f"{message}; model {printable(self._model)}{shown}", log)
+
+    @contextlib.contextmanager
+    def reading(self, what: str) -> Iterator[None]:
+        """Raise EngineFailed if a reply about something does not have the expected form."""
+        try:
+            yield
+        except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as e:
+            raise self.failure(f"gave an answer about {what} that does not fit") from e
 
     def failure(self, what: str) -> EngineFailed:
         """The error that says what the child did, with its last log lines."""
         return self._process.failure(what)
 
     def _receive(self, n: int) -> bytes:
-        buffer = bytearray(n)
-        view = memoryview(buffer)
-        done = 0
-        while done < n:
-            more = self._socket.recv_into(view[done:])
+        # Memory grows with what comes, and not with what was announced.
+        buffer = bytearray()
+        while len(buffer) < n:
+            more = self._socket.recv(min(n - len(buffer), _PIECE_BYTES))
             if not more:
                 raise ConnectionResetError("the process has ended")
-            done += more
+            buffer += more
         return bytes(buffer)
 
 

@@ -165,7 +165,7 @@ class Loaded:
         need = _Need.of(batches, more)
         if self._context is None or not need.fits(self._context.need):
             self._drop_context()
-            context = _Context(self._link, self.number, need, self._sizes)
+            context = _Context(self._link, self.number, self.n_vocab, need, self._sizes)
             if not context.has_memory:
                 context.free()
                 raise EngineFailed(
@@ -211,8 +211,9 @@ class _Need:
 class _Context:
     """A context that has room for `need`."""
 
-    def __init__(self, link: Link, model: int, need: _Need, sizes: Sizes) -> None:
+    def __init__(self, link: Link, model: int, n_vocab: int, need: _Need, sizes: Sizes) -> None:
         self.need = need
+        self._n_vocab = n_vocab
         self._link = link
         n_ctx = _padded(need.n_tokens)
         if not sizes.unified:
@@ -224,9 +225,10 @@ class _Context:
             n_threads=sizes.n_threads,
             unified=sizes.unified,
         )
-        self._number = int(reply["context"])
-        # Encoders and diffusion models compute all tokens at once.
-        self.has_memory = bool(reply["has_memory"])
+        with link.reading("a context"):
+            self._number = int(reply["context"])
+            # Encoders and diffusion models compute all tokens at once.
+            self.has_memory = bool(reply["has_memory"])
 
     def free(self) -> None:
         self._link.ask("free_context", context=self._number)
@@ -238,13 +240,8 @@ class _Context:
         self._link.ask("clear", context=self._number)
         for wave in batch.waves:
             ends = [batch.prompts[s.sequence] for s in wave if s.ends]
-            raw = self._decode(batch, wave, [list(wanted[p]) for p in ends] if wanted else None)
-            at = 0
-            values = np.frombuffer(raw, np.float32)
-            for prompt in ends:
-                n = len(wanted[prompt]) if wanted else len(values) // len(ends)
-                yield prompt, values[at : at + n]
-                at += n
+            ids = [list(wanted[prompt]) for prompt in ends] if wanted else None
+            yield from zip(ends, self._decode(batch, wave, ids), strict=True)
             for segment in wave:
                 if segment.copies:
                     self._link.ask(
@@ -259,20 +256,15 @@ class _Context:
     ) -> dict[int, Logits]:
         """The logits after one more token each: (sequence, token, position)."""
         sequences, tokens, positions = zip(*steps, strict=True)
-        payload = np.array([*tokens, *positions, *sequences], np.int32).tobytes()
         n = len(steps)
-        _, raw = self._link.ask(
-            "decode",
-            payload,
-            context=self._number,
-            n=n,
-            outputs=list(range(n)),
-            ids=None if ids is None else n * [ids],
+        rows = self._rows(
+            [*tokens, *positions, *sequences], n, range(n), None if ids is None else n * [ids]
         )
-        rows = np.frombuffer(raw, np.float32).reshape(n, -1)
         return dict(zip(sequences, rows, strict=True))
 
-    def _decode(self, batch: Batch, wave: Sequence[Segment], ids: list[list[int]] | None) -> bytes:
+    def _decode(
+        self, batch: Batch, wave: Sequence[Segment], ids: list[list[int]] | None
+    ) -> list[Logits]:
         tokens: list[int] = []
         positions: list[int] = []
         sequences: list[int] = []
@@ -284,11 +276,30 @@ class _Context:
             sequences += n * [segment.sequence]
             if segment.ends:
                 outputs.append(len(tokens) - 1)
-        payload = np.array([*tokens, *positions, *sequences], np.int32).tobytes()
+        return self._rows([*tokens, *positions, *sequences], len(tokens), outputs, ids)
+
+    def _rows(
+        self,
+        numbers: Sequence[int],
+        n: int,
+        outputs: Sequence[int],
+        ids: list[list[int]] | None,
+    ) -> list[Logits]:
+        """Compute `n` tokens: the logits of each output, all of them or those of its `ids`."""
         _, raw = self._link.ask(
-            "decode", payload, context=self._number, n=len(tokens), outputs=outputs, ids=ids
+            "decode",
+            np.array(numbers, np.int32).tobytes(),
+            context=self._number,
+            n=n,
+            outputs=list(outputs),
+            ids=ids,
         )
-        return raw
+        counts = [self._n_vocab] * len(outputs) if ids is None else [len(some) for some in ids]
+        with self._link.reading("logits"):
+            values = np.frombuffer(raw, np.float32)
+            if len(values) != sum(counts):
+                raise ValueError("another number of logits")
+        return np.split(values, np.cumsum(counts)[:-1]) if counts else []
 
 
 def _padded(n: int) -> int:

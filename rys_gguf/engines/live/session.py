@@ -92,20 +92,30 @@ class Session:
         )
         if self._closed:  # by another thread just now, which found no process to stop
             self._link.close()
-        about, _ = self._link.ask("about", seconds=options.load_seconds)
+        try:
+            self._read_about()
+            self._base = self._load(self.model, None)
+        except BaseException:
+            self.close()
+            raise
+
+    def _read_about(self) -> None:
+        assert self._library is not None
+        about, _ = self.link.ask("about", seconds=self.options.load_seconds)
         self.about = about
-        gpus = [d["name"] for d in about["devices"] if d["type"] in _GPUS]
+        with self.link.reading("its devices"):
+            names = [printable(str(d["name"])) for d in about["devices"]]
+            gpus = [
+                name for name, d in zip(names, about["devices"], strict=True) if d["type"] in _GPUS
+            ]
+            build = printable(str(about["build"] or "unknown build"))
         if len(gpus) > 1:
             raise self._failure(
                 f"sees {len(gpus)} GPUs, and a live engine uses one: choose it with --gpus"
             )
         self.has_gpu = bool(gpus)
-        device = gpus[0] if gpus else about["devices"][0]["name"] if about["devices"] else "none"
-        self.build = (
-            f"{self._library.name} ({printable(about['build'] or 'unknown build')}) "
-            f"live on {printable(str(device))}"
-        )
-        self._base = self._load(self.model, None)
+        device = next(iter([*gpus, *names]), "none")
+        self.build = f"{self._library.name} ({build}) live on {device}"
 
     def require_running(self) -> None:
         """Start it unless it runs."""
@@ -177,24 +187,24 @@ class Session:
             n_gpu_layers=gpu_layers(self.options.arguments),
             hollow=pattern,
         )
+        with self.link.reading("a model"):
+            number, n_vocab = int(reply["model"]), int(reply["n_vocab"])
+            recurrent = bool(reply["recurrent"])
+            if n_vocab < 1:
+                raise ValueError("no tokens")
         sizes = Sizes(
             self.options.n_ctx,
             self.options.n_ubatch or UBATCH,
             self.options.n_threads or physical_cores(),
-            unified=self.has_gpu and not reply["recurrent"],
+            unified=self.has_gpu and not recurrent,
         )
-        return Loaded(
-            self.link,
-            int(reply["model"]),
-            n_vocab=int(reply["n_vocab"]),
-            sizes=sizes,
-            name=self.model.name,
-        )
+        return Loaded(self.link, number, n_vocab=n_vocab, sizes=sizes, name=self.model.name)
 
     def holds_embedding_twice(self) -> bool:
         """Whether the base has its embedding in host memory and on a device as well."""
         reply, _ = self.link.ask("tensors", model=self.base.number)
-        return len(reply.get("token_embd.weight", ())) > 1
+        with self.link.reading("tensors"):
+            return len(reply.get("token_embd.weight", ())) > 1
 
     # -- text ----------------------------------------------------------------------------------
 
@@ -206,14 +216,16 @@ class Session:
             model=self.base.number,
             special=special,
         )
-        return [int(token) for token in reply["tokens"]]
+        with self.link.reading("tokens"):
+            return [int(token) for token in reply["tokens"]]
 
     def piece(self, token: int) -> tuple[bytes, bool]:
         """The text of a token, and whether it ends a text."""
         if token not in self._pieces:
             reply, _ = self.link.ask("pieces", model=self.base.number, tokens=[token])
-            ((text, is_end),) = reply["pieces"]
-            self._pieces[token] = bytes.fromhex(text), bool(is_end)
+            with self.link.reading("tokens"):
+                ((text, is_end),) = reply["pieces"]
+                self._pieces[token] = bytes.fromhex(text), bool(is_end)
         return self._pieces[token]
 
     def templated(self, questions: Sequence[str]) -> list[str]:

@@ -20,7 +20,7 @@ import sys
 import threading
 from typing import Any
 
-from llama import Failure, Llama  # type: ignore[import-not-found]
+from llama import Llama  # type: ignore[import-not-found]
 from mapping import map_lazily  # type: ignore[import-not-found]
 
 Json = dict[str, Any]
@@ -53,7 +53,7 @@ def serve(connection: socket.socket, settings: Json) -> None:
                 reply = answer
             else:
                 reply, raw = {"seconds": llama.seconds}, answer
-        except (Failure, OSError, AttributeError, ValueError, LookupError) as e:
+        except Exception as e:  # noqa: BLE001 - whatever it is, the parent has to know
             reply = {"error": str(e) or type(e).__name__, "log": llama.errors if llama else []}
         text = json.dumps(reply).encode()
         connection.sendall(_LENGTHS.pack(len(text), len(raw)) + text + raw)

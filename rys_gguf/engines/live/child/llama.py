@@ -127,7 +127,7 @@ class Llama:
             getattr(lib, name).argtypes = [c_void_p]
 
     def _note(self, level: int, text: bytes, _: Any) -> None:
-        if level >= _ERROR_LEVEL:
+        if level == _ERROR_LEVEL:  # above it are the dots of a progress bar
             line = text.decode("utf-8", "replace").strip()
             self.errors = [*self.errors[-20:], line]
             sys.stderr.write(line + "\n")
