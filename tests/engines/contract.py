@@ -8,12 +8,13 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from rys_gguf.engines.base import Engine
+from rys_gguf.engines.base import Engine, Question, Writing
 from rys_gguf.errors import EngineFailed
 from tests import tiny
 
@@ -217,6 +218,53 @@ class EngineContract:
         assert speed.generation is not None
         assert 0 < speed.prompt < math.inf
         assert 0 < speed.generation < math.inf
+
+    # -- many at once --------------------------------------------------------------------------
+
+    def test_many_questions_have_the_answers_of_each(self, engine: Engine) -> None:
+        """In order, with different options, prompts that begin alike, and one asked twice."""
+        questions = [
+            Question((*PROMPT, 90 + n % 3), (40 + n, 41 + n, 77), same_prompt=n == 2)
+            for n in range(5)
+        ]
+        questions += [Question(tuple(PROMPT[:2]), (40, 41)), questions[0]]
+        got = engine.probabilities_of(questions)
+        assert len(got) == len(questions)
+        for question, values in zip(questions, got, strict=True):
+            want = engine.option_probabilities(question.tokens, question.options)
+            assert values == pytest.approx(want, abs=1e-4)
+        assert engine.probabilities_of([]) == []
+
+    def test_many_prompts_have_the_most_likely_tokens_of_each(self, engine: Engine) -> None:
+        """In order, whatever their lengths."""
+        prompts = [PROMPT, PROMPT[:2], [*PROMPT, 99, 98, 97], PROMPT]
+        got = engine.top_logprobs_of(prompts, 4)
+        for prompt, top in zip(prompts, got, strict=True):
+            want = engine.top_logprobs(prompt, 4)
+            assert top.keys() == want.keys()
+            assert [top[k] for k in want] == pytest.approx(list(want.values()), abs=1e-4)
+        assert engine.top_logprobs_of([], 4) == []
+
+    def test_many_texts_are_those_of_each(self, smol: Engine) -> None:
+        """Chats and continuations of different lengths, with and without a stop text."""
+        tasks = [
+            Writing(OPENING, 12, with_nll=True),
+            Writing(QUESTION, 9, chat=True, with_nll=True),
+            Writing(OPENING, 8, stop=(".", " is")),
+            Writing(QUESTION, 4),
+            Writing(OPENING, 12, with_nll=True),
+        ]
+        got = smol.write(tasks)
+        want = [
+            smol.generate(OPENING, 12, with_nll=True),
+            smol.chat(QUESTION, 9, with_nll=True),
+            smol.generate(OPENING, 8, stop=[".", " is"]),
+            smol.generate(QUESTION, 4),
+        ]
+        for one, other in zip(got, [*want, want[0]], strict=True):
+            assert replace(one, mean_nll=None) == replace(other, mean_nll=None)
+            assert one.mean_nll == pytest.approx(other.mean_nll, abs=1e-3)
+        assert smol.write([]) == []
 
     # -- failures ------------------------------------------------------------------------------
 

@@ -11,8 +11,12 @@ import numpy as np
 import pytest
 
 from rys_gguf import LayerMap, Model, make_plan
+from rys_gguf.checks.smoke import PROMPTS
+from rys_gguf.engines.base import LIVE, SERVER, EngineOptions, Generation, Writing
+from rys_gguf.engines.find import open_engine
 from rys_gguf.engines.live.session import Session
 from tests import tiny
+from tests.engines.contract import OPENING
 from tests.live_maps import (
     NO_MEMORY,
     OPTIONS,
@@ -86,3 +90,36 @@ def test_a_variant_with_other_weights_is_told_from_its_file(tmp_path: Path) -> N
         with session.variant(replace(file, pairs=tuple(swapped))) as variant:
             wrong = answers(variant)
     assert not any(map(np.array_equal, right, wrong))
+
+
+# -- texts ----------------------------------------------------------------------------------------
+
+
+def texts(model: Path, kind: str, tasks: list[Writing]) -> list[Generation]:
+    """What an engine of that kind writes."""
+    with open_engine(model, EngineOptions(kind=kind, n_ctx=256, n_threads=1)) as engine:
+        return engine.write(tasks)
+
+
+def test_it_writes_what_a_server_writes(smollm2: Path) -> None:
+    """To the prompts of a smoke test, with and without a template, up to a stop text or not."""
+    chosen = PROMPTS[1:5]
+    tasks = [Writing(p.question, 10, chat=True, with_nll=True) for p in chosen]
+    tasks += [Writing(p.as_text, 10, with_nll=True) for p in chosen[:2]]
+    tasks.append(Writing(OPENING, 12, stop=(",", "."), with_nll=True))
+    require_same_texts(smollm2, tasks)
+
+
+def test_it_writes_what_a_server_writes_with_a_large_vocabulary(gemma3: Path) -> None:
+    """Gemma 3 has windows, and tokens that are parts of a character."""
+    tasks = [Writing(PROMPTS[5].question, 10, chat=True, with_nll=True)]
+    tasks.append(Writing("\U0001f600\U0001f603\U0001f604 \U0001f64c", 8, with_nll=True))
+    require_same_texts(gemma3, tasks)
+
+
+def require_same_texts(model: Path, tasks: list[Writing]) -> None:
+    """Text, tokens and ending are the same, and mean nlls but for rounding."""
+    live, server = (texts(model, kind, tasks) for kind in (LIVE, SERVER))
+    for ours, theirs in zip(live, server, strict=True):
+        assert replace(ours, mean_nll=None) == replace(theirs, mean_nll=None)
+        assert ours.mean_nll == pytest.approx(theirs.mean_nll, abs=0.02)

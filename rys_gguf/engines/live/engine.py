@@ -251,11 +251,19 @@ class _Writer:
         if self._nlls is not None and not self._decoder.getstate()[0]:
             value = float(-_log_softmax(row)[token])
             self._nlls.append(value if np.isfinite(value) else np.inf)
-        found = [at for text in self._stop if (at := self._text.find(text)) >= 0]
+        found = [(at, text) for text in self._stop if (at := self._text.find(text)) >= 0]
         if found:
-            self._text = self._text[: min(found)]
+            at, text = min(found)
+            self._text = self._text[:at]
+            self._forget(text)
         self._ended = is_end or bool(found)
         return None if self._ended or self._n >= self.n_most else token
+
+    def _forget(self, stop: str) -> None:
+        # As llama-server, which reports no probabilities of as many tokens as the stop text has
+        # (send_final_response in tools/server/server-context.cpp, b11549).
+        if self._nlls:
+            del self._nlls[-len(self._session.tokenize(stop, special=False)) :]
 
     def generation(self) -> Generation:
         """All of it."""
