@@ -14,7 +14,10 @@ from rys_gguf.engines.interpreter import python_file, python_module
 from tests import tiny
 
 ROOT = Path(__file__).parents[2]
-NAMES = ("json", "os", "re", "runpy", "signal", "numpy", "gguf", "xllamacpp", "sitecustomize")
+NAMES = (
+    *("json", "os", "re", "runpy", "signal", "numpy", "gguf", "xllamacpp", "sitecustomize"),
+    *("llama", "mapping", "ctypes", "array", "socket", "struct", "threading", "select"),
+)
 
 
 @pytest.fixture
@@ -106,3 +109,27 @@ def test_commands_run_nothing_that_lies_beside_a_model(
     assert "Traceback" not in done.stderr
     # The tiny model writes gibberish, which smoke reports.
     assert done.returncode == (1 if arguments[0] == "smoke" else 0), done.stderr
+
+
+def test_the_live_engines_child_imports_nothing_from_the_current_folder(
+    hostile: Path, mark: Path, environment: dict[str, str]
+) -> None:
+    """Neither its own modules nor those of Python."""
+    model = tiny.write(hostile / "m.gguf", "llama", 2)
+    script = hostile.parent / "ask.py"
+    script.write_text(
+        "import sys\n"
+        "from rys_gguf.engines.base import LIVE, EngineOptions\n"
+        "from rys_gguf.engines.find import open_engine\n"
+        "with open_engine(sys.argv[1], EngineOptions(kind=LIVE, n_ctx=64)) as engine:\n"
+        "    print(len(engine.top_logprobs([1, 50], 3)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, script, model],
+        cwd=hostile,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert not mark.exists(), mark.read_text()
+    assert (done.stdout, done.stderr, done.returncode) == ("3\n", "", 0)

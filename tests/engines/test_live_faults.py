@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy._core import _multiarray_umath
 
 from rys_gguf import LayerMap, Model, make_plan
 from rys_gguf.engines.base import EngineOptions
@@ -31,6 +30,8 @@ from tests.engines.contract import wait_until
 from tests.live_maps import OPTIONS, hollow_file
 
 ROOT = Path(__file__).parents[2]
+# A shared library that is neither llama.cpp's nor a libstdc++.
+OTHER_LIBRARY = next(Path(np.__file__).parent.rglob("_multiarray_umath*.so"))
 PROMPTS = [(1, 50, 60), (1, 50, 61, 62)]
 
 
@@ -265,7 +266,7 @@ def test_a_file_that_is_no_llama_cpp_is_one_message(
     binary = library_in(tmp_path / "build")
     library = tmp_path / "build" / "libllama.so"
     if content is None:
-        shutil.copy(_multiarray_umath.__file__, library)
+        shutil.copy(OTHER_LIBRARY, library)
     else:
         library.write_bytes(content)
     error = failure_of(model, replace(OPTIONS, binary=binary))
@@ -278,7 +279,7 @@ def test_another_libstdcxx_is_one_message(model: Path, tmp_path: Path, name: str
     folder = tmp_path / "libraries"
     folder.mkdir()
     stub = folder / "libstdc++.so.6"
-    shutil.copy(_multiarray_umath.__file__, stub)
+    shutil.copy(OTHER_LIBRARY, stub)
     value = str(folder if name == "LD_LIBRARY_PATH" else stub)
     options = replace(OPTIONS, environment=((name, value),))
     assert ".so" in str(failure_of(model, options))

@@ -129,7 +129,7 @@ class Link:
         else:
             self._broken = str(error) or "gave an answer that does not fit into memory"
         self._process.stop()
-        return self.failure("is closed" if self._closed else self._broken)
+        return self.failure(self._broken)
 
     def _refusal(self, reply: Json) -> EngineFailed:
         """The error that says what llama.cpp did not do."""
