@@ -20,7 +20,7 @@ from typing import Any
 
 Json = dict[str, Any]
 
-_ERROR_LEVEL = 4  # GGML_LOG_LEVEL_ERROR
+_WARNING_LEVEL, _ERROR_LEVEL = 3, 4  # GGML_LOG_LEVEL_WARN and ERROR
 
 # Members of ggml_tensor, as offsets in bytes, which have not changed since 2023.
 _BUFFER, _NE, _DATA, _NAME, _EXTRA = 8, 16, 248, 256, 320
@@ -127,11 +127,11 @@ class Llama:
             getattr(lib, name).argtypes = [c_void_p]
 
     def _note(self, level: int, text: bytes, _: Any) -> None:
-        if level == _ERROR_LEVEL:  # above it are the dots of a progress bar
+        if level in (_WARNING_LEVEL, _ERROR_LEVEL):
             line = text.decode("utf-8", "replace").strip()
-            self.errors = [*self.errors[-20:], line]
-            sys.stderr.write(line + "\n")
-            sys.stderr.flush()
+            _log(line)
+            if level == _ERROR_LEVEL:
+                self.errors = [*self.errors[-20:], line]
 
     # -- the library ---------------------------------------------------------------------------
 
@@ -174,6 +174,7 @@ class Llama:
 
         Raises Failure.
         """
+        _log(f"load {path}")
         lib = self._lib
         params = lib.llama_model_default_params()
         if n_gpu_layers is not None or hollow is not None:
@@ -435,6 +436,12 @@ class Llama:
             is_end = bool(self._lib.llama_vocab_is_eog(vocab, c_int32(token)))
             found.append([buffer.raw[: max(0, n)].hex(), is_end])
         return {"pieces": found}
+
+
+def _log(line: str) -> None:
+    """Leave a line for the parent, which shows the last ones if this process ends."""
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
 
 
 def _word(address: int) -> int:
