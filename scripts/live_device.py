@@ -27,7 +27,8 @@ from rys_gguf.checks.pointers import loaded_plan
 from rys_gguf.engines.base import LIVE, EngineOptions
 from rys_gguf.engines.find import find_engine
 from rys_gguf.engines.live import link
-from rys_gguf.engines.live.loaded import Loaded, Logits
+from rys_gguf.engines.live.context import Logits
+from rys_gguf.engines.live.loaded import Loaded
 from rys_gguf.engines.live.session import Session
 from rys_gguf.formats.model import Model
 from rys_gguf.layers.schedule import Schedule

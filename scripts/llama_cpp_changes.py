@@ -156,10 +156,16 @@ def cited(source: str) -> tuple[str, list[str]]:
     return path, lines.split(",")
 
 
+def sources(table: Mapping[str, Architecture]) -> list[str]:
+    """All sources that the table names."""
+    found = (source for arch in table.values() for source in (arch.source, arch.tails))
+    return sorted(set(filter(None, found)))
+
+
 def cited_parts(table: Mapping[str, Architecture]) -> dict[str, list[str]]:
     """The files that the table names as its sources, and the lines of each."""
     found: dict[str, dict[str, None]] = {}
-    for path, lines in sorted(cited(arch.source) for arch in table.values()):
+    for path, lines in map(cited, sources(table)):
         found.setdefault(path, {}).update(dict.fromkeys(lines))
     return {path: list(lines) for path, lines in found.items()}
 
@@ -323,7 +329,7 @@ def report(changes: Changes, table: Mapping[str, Architecture]) -> Iterator[str]
 def moved(text: str, changes: Changes, table: Mapping[str, Architecture]) -> str:
     """The table's own source with the numbers of lines that are elsewhere now."""
     places = {**changes.changed, **changes.moved}
-    for source in {arch.source for arch in table.values()}:
+    for source in sources(table):
         path, lines = cited(source)
         now = ",".join(places.get((path, part)) or part for part in lines)
         text = text.replace(f'"{source}"', f'"{path}:{now}"')

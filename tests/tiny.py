@@ -1358,6 +1358,7 @@ ARCHITECTURES: dict[str, Arch] = {
     "llama": _plain(_PRE_NORMS | _qkv() | _ffn()),
     "qwen2": _plain(_PRE_NORMS | _qkv(bias=True) | _ffn()),
     "qwen3": _plain(_PRE_NORMS | _QK_NORMS | _qkv() | _ffn(), output=False),
+    "qwen3moe": _plain(_PRE_NORMS | _QK_NORMS | _qkv() | _moe(), _heads() | _moe_keys()),
     "minicpm": replace(_plain(_PRE_NORMS | _qkv() | _ffn()), keys=_minicpm_keys),
     "apertus": replace(
         _plain(_PRE_NORMS | _QK_NORMS | _qkv() | _ffn(gate=False)), keys=_apertus_keys

@@ -14,18 +14,20 @@ import os
 import platform
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from rys_gguf._version import __version__
+from rys_gguf.checks.distance import logit_distance
 from rys_gguf.checks.pointers import loaded_plan
 from rys_gguf.engines.base import LIVE, SERVER, EngineOptions
 from rys_gguf.engines.live.arguments import gpu_layers
+from rys_gguf.engines.live.context import Logits
 from rys_gguf.engines.live.library import find_library
-from rys_gguf.engines.live.loaded import Loaded, Logits
+from rys_gguf.engines.live.loaded import Loaded
 from rys_gguf.engines.live.session import Session
 from rys_gguf.errors import EngineFailed, RysError
 from rys_gguf.formats.model import Model
@@ -108,12 +110,12 @@ class _Written:
         write_plan(plan, path)
         with session.file(path) as loaded:
             self._logits = _ask(loaded)
-            self._tolerance = _distance(self._logits, _ask(loaded))
+            self._tolerance = logit_distance(self._logits, _ask(loaded))
         path.unlink()
 
     def require_same(self, variant: Loaded) -> None:
         """Raise EngineFailed unless a variant computes the same."""
-        distance = _distance(self._logits, _ask(variant))
+        distance = logit_distance(self._logits, _ask(variant))
         if not distance <= self._tolerance:
             raise EngineFailed(
                 f"{self._model.name}: the self-test of the live engine failed: {self._name} made "
@@ -136,13 +138,6 @@ def _ask(loaded: Loaded) -> list[Logits]:
 
     loaded.write(prompts[1:], [_N_STEPS], next_token)
     return rows
-
-
-def _distance(a: Sequence[Logits], b: Sequence[Logits]) -> float:
-    """The largest difference; 0 only if both are the same bit for bit."""
-    if all(np.array_equal(x, y, equal_nan=True) for x, y in zip(a, b, strict=True)):
-        return 0.0
-    return max(float(np.abs(x - y).max()) for x, y in zip(a, b, strict=True))
 
 
 def _short_plans(model: Model) -> tuple[Plan, Plan]:

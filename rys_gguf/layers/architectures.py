@@ -944,4 +944,23 @@ _ROWS = (
     ),
 )
 
-ARCHITECTURES = {arch.name: arch for arch in _ROWS}
+# Architecture.tails: where a graph says what its layers get (t_layer_inp), from the embeddings on,
+# which are the same whether they come from tokens or are given. Graphs that do more than that are
+# left out: deepseek4 routes by tokens and gives a mean of its streams, gemma4 has per-layer
+# embeddings and shared K/V, qwen4exp several streams, muse-glimmer a norm of the embeddings,
+# nanbeige loops, and minimax-01 a decay by position.
+_TAILS = {
+    "bailingmoe3": "src/models/bailingmoe3.cpp:215-247",
+    "gpt-oss": "src/models/openai-moe.cpp:66-76",
+    "k2-horizon": "src/models/k2-horizon.cpp:220-234",
+    "lfm2": "src/models/lfm2.cpp:287-303",
+    "llama": "src/models/llama.cpp:108-127",
+    "nemotron_h": "src/models/nemotron-h.cpp:196-205",
+    "qwen3": "src/models/qwen3.cpp:62-72",
+    "qwen35": "src/models/qwen35.cpp:149-160",
+    "qwen35moe": "src/models/qwen35moe.cpp:168-179",
+    "qwen3moe": "src/models/qwen3moe.cpp:71-81",
+    "qwen3next": "src/models/qwen3next.cpp:143-153",
+}
+
+ARCHITECTURES = {arch.name: replace(arch, tails=_TAILS.get(arch.name, "")) for arch in _ROWS}

@@ -263,6 +263,8 @@ class Architecture:
     that write to the residual stream; `zeroed` are scalars that it sets to 0 in both models.
     `unprovable` tells why a layer that writes zeros does not pass its input on, or why there is
     nothing to compare, where that is so.
+    `tails` says where llama.cpp gives the inputs of the layers, if they take nothing but these.
+    A window can then be computed from the base's inputs alone.
     """
 
     name: str
@@ -278,6 +280,7 @@ class Architecture:
     silenced: tuple[Fill, ...] = ()
     zeroed: tuple[str, ...] = ()
     unprovable: str = ""
+    tails: str = ""
 
 
 def lost_kinds(

@@ -81,6 +81,11 @@ class EngineContract:
         ids = engine.tokenize(text, special=False)
         assert bytes(n - 3 for n in ids).decode().replace("\u2581", " ") == f" {text}"
 
+    def test_a_text_may_have_more_tokens_than_bytes(self, engine: Engine) -> None:
+        """A space is three tokens here."""
+        text = 40 * " a"
+        assert len(engine.tokenize(text, special=False)) > len(text) + 40
+
     def test_special_tokens_come_in_front(self, engine: Engine) -> None:
         """The text's own tokens follow the token that begins a text, which is there by default."""
         ids = engine.tokenize("a b", special=False)

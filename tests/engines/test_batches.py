@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rys_gguf.engines.live.batches import Batch, Prompt, make_batches
-from rys_gguf.engines.live.loaded import Logits
+from rys_gguf.engines.live.context import Logits
 from rys_gguf.engines.live.session import Session
 from tests import tiny
 from tests.live_maps import OPTIONS

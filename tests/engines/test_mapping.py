@@ -11,7 +11,7 @@ import pytest
 
 from rys_gguf import LayerMap, Model, make_plan
 from rys_gguf.engines.live import link
-from rys_gguf.engines.live.loaded import Logits
+from rys_gguf.engines.live.context import Logits
 from rys_gguf.engines.live.session import HollowFile, Session
 from tests.engines.test_live_faults import use_child
 from tests.live_maps import OPTIONS, hollow_file

@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from rys_gguf.engines.base import EngineOptions
+from rys_gguf.engines.base import LIVE, EngineOptions
 from rys_gguf.errors import RysError
 from rys_gguf.search.executors import local, ray_cluster
 from rys_gguf.search.executors.base import JobLists, MakeExecutor
 from rys_gguf.search.executors.local import shares_of
+from rys_gguf.search.worker import cheapest_order
 from tests import tiny
 from tests.listening import descendants, listening_ports
 from tests.search.executor_contract import (
@@ -67,6 +68,14 @@ def test_jobs_that_follow_one_another_go_to_one_worker() -> None:
     assert [t.candidate.windows[0] for _ in range(3) if (t := lists.take(1))] == [*WINDOWS[4:7]]
     assert lists.take(0) is None
     assert not lists
+
+
+def test_windows_of_one_start_follow_one_another_in_a_live_engine() -> None:
+    """They share a tail there; with files they are left in the order of the sampler."""
+    mixed = jobs((0, 4), (1, 5), (0, 2), (1, 3))
+    live = cheapest_order(mixed, EngineOptions(kind=LIVE))
+    assert [job.candidate.windows for job in live] == [((0, 2),), ((0, 4),), ((1, 3),), ((1, 5),)]
+    assert cheapest_order(mixed, EngineOptions()) == mixed
 
 
 def test_threads_and_gpus_are_divided() -> None:

@@ -10,19 +10,42 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from rys_gguf.engines.base import EngineOptions, Generation, Question, Speed, Writing
-from rys_gguf.engines.live.loaded import Loaded, Logits
+from rys_gguf.engines.live.batches import Prompt
+from rys_gguf.engines.live.context import Logits
+from rys_gguf.engines.live.loaded import Loaded
 from rys_gguf.engines.live.session import UBATCH, Session
 from rys_gguf.errors import EngineFailed
 from rys_gguf.text import printable
 
-OpenModel = Callable[[Session], contextlib.AbstractContextManager[Loaded]]
-
 _THOUGHTS = re.compile(r"\s*<think>(.*?)</think>\s*", re.DOTALL)
+
+
+class Answers(Protocol):
+    """What a model in the child answers, as `Loaded` does it. Its methods raise EngineFailed."""
+
+    def logits(
+        self, prompts: Sequence[Prompt], ids: Sequence[Sequence[int]] | None = None
+    ) -> list[Logits]:
+        """The logits of the token after each prompt, all of them or those of its `ids`."""
+
+    def write(
+        self,
+        prompts: Sequence[Prompt],
+        limits: Sequence[int],
+        next_token: Callable[[int, Logits], int | None],
+        *,
+        n_wanted: int | None = None,
+    ) -> None:
+        """Continue each prompt by tokens that `next_token` chooses, until it gives None."""
+
+
+OpenModel = Callable[[Session], contextlib.AbstractContextManager[Answers]]
 
 
 class LiveEngine:
@@ -46,7 +69,7 @@ class LiveEngine:
         self._variant = variant
         self._n_ubatch = options.n_ubatch or UBATCH
         self._stack = contextlib.ExitStack()
-        self._loaded: Loaded | None = None
+        self._loaded: Answers | None = None
         self._closed = False
 
     def __enter__(self) -> LiveEngine:
@@ -57,10 +80,12 @@ class LiveEngine:
                 self._session.start()
             else:
                 self._session.require_running()
-            self._loaded = self._session.base
+            opened: Answers = self._session.base
             if self._variant is not None:
-                self._loaded = self._stack.enter_context(self._variant(self._session))
-            self._loaded.compute_at_once(self._n_ubatch)
+                opened = self._stack.enter_context(self._variant(self._session))
+            if isinstance(opened, Loaded):
+                opened.compute_at_once(self._n_ubatch)
+            self._loaded = opened
         except BaseException:
             self.close()
             raise
@@ -96,7 +121,7 @@ class LiveEngine:
         return EngineFailed(f"the engine {what}; model {printable(self.model.name)}")
 
     @property
-    def _open(self) -> Loaded:
+    def _open(self) -> Answers:
         loaded = self._loaded
         if loaded is None:
             raise self._failure("is closed" if self._closed else "was not started")

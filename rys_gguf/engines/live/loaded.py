@@ -3,39 +3,25 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
-import numpy as np
-import numpy.typing as npt
-
-from rys_gguf.engines.live.batches import Batch, Prompt, Segment, make_batches
+from rys_gguf.engines.live.batches import Batch, Prompt, make_batches
+from rys_gguf.engines.live.context import Context, Fed, Logits, Need, Sizes
 from rys_gguf.engines.live.link import Link
 from rys_gguf.errors import EngineFailed
 from rys_gguf.text import printable
-
-Logits = npt.NDArray[np.float32]
 
 # Tokens that are computed together: enough to be limited by arithmetic, few enough that attention,
 # which looks at all of a batch, costs little.
 _BATCH_TOKENS = 512
 _MAX_SEQUENCES = 64
 _MAX_WRITING = 16
-_CELLS = 256  # a KV cache is a multiple of as many tokens
 
 
-@dataclass(frozen=True, slots=True)
-class Sizes:
-    """The longest prompt allowed, the tokens computed at once, and the threads.
-
-    `unified` puts all sequences of a batch into one cache. That is faster on a GPU, which computes
-    few large batches best. Apart, as on a CPU, each sequence is computed as if it were alone.
-    """
-
-    n_ctx: int
-    n_ubatch: int
-    n_threads: int
-    unified: bool = False
+def batches_of(prompts: Sequence[Prompt]) -> tuple[Batch, ...]:
+    """The batches in which prompts are asked."""
+    return make_batches(prompts, _BATCH_TOKENS, _MAX_SEQUENCES)
 
 
 class Loaded:
@@ -48,9 +34,9 @@ class Loaded:
         self.number = number
         self.n_vocab = n_vocab
         self._link = link
-        self._sizes = sizes
+        self.sizes = sizes
         self._name = name
-        self._context: _Context | None = None
+        self._context: Context | None = None
         # The sequences of a context belong to one batch at a time.
         self._lock = threading.Lock()
 
@@ -62,9 +48,9 @@ class Loaded:
     def compute_at_once(self, n_ubatch: int) -> None:
         """Compute as many tokens at once from now on."""
         with self._lock:
-            if n_ubatch != self._sizes.n_ubatch:
+            if n_ubatch != self.sizes.n_ubatch:
                 self._drop_context()
-                self._sizes = replace(self._sizes, n_ubatch=n_ubatch)
+                self.sizes = replace(self.sizes, n_ubatch=n_ubatch)
 
     def logits(
         self, prompts: Sequence[Prompt], ids: Sequence[Sequence[int]] | None = None
@@ -73,23 +59,42 @@ class Loaded:
 
         The prompts are computed together.
         """
+        (rows,) = self.logits_from(lambda _: [None], prompts, ids)
+        return rows
+
+    def logits_from(
+        self,
+        inputs: Callable[[Batch], Sequence[Fed | None]],
+        prompts: Sequence[Prompt],
+        ids: Sequence[Sequence[int]] | None = None,
+    ) -> list[list[Logits]]:
+        """`logits` for each of the `inputs` of the first layer; None for the prompts themselves.
+
+        `inputs` gives as many for every batch.
+        """
         self._require(prompts, ids)
         wanted: dict[Prompt, dict[int, int]] = {}
         for n, prompt in enumerate(prompts):
             place = wanted.setdefault(prompt, {})
             for token in ids[n] if ids is not None else ():
                 place.setdefault(token, len(place))
-        found: dict[Prompt, Logits] = {}
-        batches = make_batches(prompts, _BATCH_TOKENS, _MAX_SEQUENCES)
+        found: list[dict[Prompt, Logits]] = []
+        batches = batches_of(prompts)
         with self._lock:
             for batch in batches:
                 context = self._context_for(batches)
-                found.update(context.run(batch, wanted if ids is not None else None))
+                for n, fed in enumerate(inputs(batch)):
+                    if n == len(found):
+                        found.append({})
+                    found[n].update(context.run(batch, wanted if ids is not None else None, fed))
         if ids is None:
-            return [found[prompt] for prompt in prompts]
+            return [[rows[prompt] for prompt in prompts] for rows in found]
         return [
-            found[prompt][[wanted[prompt][token] for token in ids[n]]]
-            for n, prompt in enumerate(prompts)
+            [
+                rows[prompt][[wanted[prompt][token] for token in ids[n]]]
+                for n, prompt in enumerate(prompts)
+            ]
+            for rows in found
         ]
 
     def write(
@@ -124,7 +129,7 @@ class Loaded:
 
     def _write_batch(
         self,
-        context: _Context,
+        context: Context,
         batch: Batch,
         numbers: Sequence[int],
         limits: Sequence[int],
@@ -140,7 +145,7 @@ class Loaded:
             for k, row in logits.items():
                 token = next_token(numbers[k], row)
                 place = len(batch.prompts[k]) + len(fed[k])
-                fits = len(fed[k]) + 1 < limits[numbers[k]] and place < self._sizes.n_ctx
+                fits = len(fed[k]) + 1 < limits[numbers[k]] and place < self.sizes.n_ctx
                 if token is not None and fits:
                     fed[k].append(token)
                     steps.append((k, token, place))
@@ -148,10 +153,10 @@ class Loaded:
 
     def _require(self, prompts: Sequence[Prompt], ids: Sequence[Sequence[int]] | None) -> None:
         for prompt in prompts:
-            if not 0 < len(prompt) <= self._sizes.n_ctx:
+            if not 0 < len(prompt) <= self.sizes.n_ctx:
                 raise EngineFailed(
                     f"{printable(self._name)}: a prompt has {len(prompt)} tokens, and the context "
-                    f"{self._sizes.n_ctx}"
+                    f"{self.sizes.n_ctx}"
                 )
         for token in (t for tokens in (*prompts, *(ids or ())) for t in tokens):
             if not 0 <= token < self.n_vocab:
@@ -160,12 +165,12 @@ class Loaded:
                     f"vocabulary"
                 )
 
-    def _context_for(self, batches: Sequence[Batch], more: int = 0) -> _Context:
+    def _context_for(self, batches: Sequence[Batch], more: int = 0) -> Context:
         """A context for the batches, and for as many `more` tokens of each prompt."""
-        need = _Need.of(batches, more)
+        need = Need.of(batches, more)
         if self._context is None or not need.fits(self._context.need):
             self._drop_context()
-            context = _Context(self._link, self.number, self.n_vocab, need, self._sizes)
+            context = Context(self._link, self.number, self.n_vocab, need, self.sizes)
             if not context.has_memory:
                 context.free()
                 raise EngineFailed(
@@ -179,128 +184,3 @@ class Loaded:
         if self._context is not None:
             context, self._context = self._context, None
             context.free()
-
-
-@dataclass(frozen=True, slots=True)
-class _Need:
-    """What batches take: tokens in all, tokens of the longest prompt, in a wave, and sequences."""
-
-    n_tokens: int
-    n_longest: int
-    n_widest: int
-    n_sequences: int
-
-    @classmethod
-    def of(cls, batches: Sequence[Batch], more: int) -> _Need:
-        return cls(
-            max(batch.n_tokens + more * len(batch.prompts) for batch in batches),
-            max(len(prompt) for batch in batches for prompt in batch.prompts) + more,
-            max(batch.n_widest for batch in batches),
-            max(len(batch.prompts) for batch in batches),
-        )
-
-    def fits(self, other: _Need) -> bool:
-        return (
-            self.n_tokens <= other.n_tokens
-            and self.n_longest <= other.n_longest
-            and self.n_widest <= other.n_widest
-            and self.n_sequences <= other.n_sequences
-        )
-
-
-class _Context:
-    """A context that has room for `need`."""
-
-    def __init__(self, link: Link, model: int, n_vocab: int, need: _Need, sizes: Sizes) -> None:
-        self.need = need
-        self._n_vocab = n_vocab
-        self._link = link
-        n_ctx = _padded(need.n_tokens)
-        if not sizes.unified:
-            n_ctx = need.n_sequences * _padded(need.n_longest)
-        reply, _ = link.ask(
-            "context",
-            model=model,
-            sizes=[n_ctx, max(need.n_widest, 32), sizes.n_ubatch, need.n_sequences],
-            n_threads=sizes.n_threads,
-            unified=sizes.unified,
-        )
-        with link.reading("a context"):
-            self._number = int(reply["context"])
-            # Encoders and diffusion models compute all tokens at once.
-            self.has_memory = bool(reply["has_memory"])
-
-    def free(self) -> None:
-        self._link.ask("free_context", context=self._number)
-
-    def run(
-        self, batch: Batch, wanted: dict[Prompt, dict[int, int]] | None
-    ) -> Iterator[tuple[Prompt, Logits]]:
-        """The logits after each prompt of a batch."""
-        self._link.ask("clear", context=self._number)
-        for wave in batch.waves:
-            ends = [batch.prompts[s.sequence] for s in wave if s.ends]
-            ids = [list(wanted[prompt]) for prompt in ends] if wanted else None
-            yield from zip(ends, self._decode(batch, wave, ids), strict=True)
-            for segment in wave:
-                if segment.copies:
-                    self._link.ask(
-                        "copy",
-                        context=self._number,
-                        sequence=segment.sequence,
-                        to=list(segment.copies),
-                    )
-
-    def step(
-        self, steps: Sequence[tuple[int, int, int]], ids: list[int] | None
-    ) -> dict[int, Logits]:
-        """The logits after one more token each: (sequence, token, position)."""
-        sequences, tokens, positions = zip(*steps, strict=True)
-        n = len(steps)
-        rows = self._rows(
-            [*tokens, *positions, *sequences], n, range(n), None if ids is None else n * [ids]
-        )
-        return dict(zip(sequences, rows, strict=True))
-
-    def _decode(
-        self, batch: Batch, wave: Sequence[Segment], ids: list[list[int]] | None
-    ) -> list[Logits]:
-        tokens: list[int] = []
-        positions: list[int] = []
-        sequences: list[int] = []
-        outputs: list[int] = []
-        for segment in wave:
-            n = segment.end - segment.start
-            tokens += batch.prompts[segment.sequence][segment.start : segment.end]
-            positions += range(segment.start, segment.end)
-            sequences += n * [segment.sequence]
-            if segment.ends:
-                outputs.append(len(tokens) - 1)
-        return self._rows([*tokens, *positions, *sequences], len(tokens), outputs, ids)
-
-    def _rows(
-        self,
-        numbers: Sequence[int],
-        n: int,
-        outputs: Sequence[int],
-        ids: list[list[int]] | None,
-    ) -> list[Logits]:
-        """Compute `n` tokens: the logits of each output, all of them or those of its `ids`."""
-        _, raw = self._link.ask(
-            "decode",
-            np.array(numbers, np.int32).tobytes(),
-            context=self._number,
-            n=n,
-            outputs=list(outputs),
-            ids=ids,
-        )
-        counts = [self._n_vocab] * len(outputs) if ids is None else [len(some) for some in ids]
-        with self._link.reading("logits"):
-            values = np.frombuffer(raw, np.float32)
-            if len(values) != sum(counts):
-                raise ValueError("another number of logits")
-        return np.split(values, np.cumsum(counts)[:-1]) if counts else []
-
-
-def _padded(n: int) -> int:
-    return (n + _CELLS - 1) // _CELLS * _CELLS

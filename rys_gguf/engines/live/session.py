@@ -11,9 +11,10 @@ from pathlib import Path
 
 from rys_gguf.engines.base import SERVER, EngineOptions
 from rys_gguf.engines.live.arguments import gpu_layers
+from rys_gguf.engines.live.context import Sizes
 from rys_gguf.engines.live.library import Library, find_library
 from rys_gguf.engines.live.link import Json, Link, physical_cores
-from rys_gguf.engines.live.loaded import Loaded, Sizes
+from rys_gguf.engines.live.loaded import Loaded
 from rys_gguf.engines.server import ServerEngine
 from rys_gguf.errors import EngineFailed
 from rys_gguf.text import printable

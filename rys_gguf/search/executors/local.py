@@ -13,7 +13,7 @@ from rys_gguf.engines.base import EngineOptions
 from rys_gguf.search.executors.base import JobLists, Outcome
 from rys_gguf.search.job import Job
 from rys_gguf.search.setup import Setup
-from rys_gguf.search.worker import Hosts, Worker
+from rys_gguf.search.worker import Hosts, Worker, cheapest_order
 
 # The variables that hide GPUs from an engine: those of CUDA, ROCm and ggml-vulkan.
 _GPU_VARIABLES = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "GGML_VK_VISIBLE_DEVICES")
@@ -85,7 +85,8 @@ class LocalExecutor:
             worker = Worker(self._setup, f"worker-{k}", self._options[k], self._hosts)
             self._workers.append(worker)
         if n:
-            self._threads = _Threads(self._workers[:n], JobLists(jobs, n))
+            lists = JobLists(cheapest_order(jobs, self._options[0]), n)
+            self._threads = _Threads(self._workers[:n], lists)
             with self._threads as threads:
                 yield from threads.outcomes()
 

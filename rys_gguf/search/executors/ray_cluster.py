@@ -27,7 +27,7 @@ from rys_gguf.errors import RysError
 from rys_gguf.search.executors.base import JobLists, Outcome
 from rys_gguf.search.job import Job
 from rys_gguf.search.setup import Setup
-from rys_gguf.search.worker import Hosts, Worker
+from rys_gguf.search.worker import Hosts, Worker, cheapest_order
 
 LOCAL = "local"
 # With 0, Ray takes the loopback address as this machine's. Read when Ray is imported.
@@ -209,7 +209,7 @@ class RayExecutor:
         if not jobs:
             return
         self._hire(min(self._n_workers, len(jobs)))
-        lists = JobLists(jobs, len(self._actors))
+        lists = JobLists(cheapest_order(jobs, self._options), len(self._actors))
         try:
             while lists or self._running:
                 while self._idle and lists:

@@ -42,6 +42,7 @@ _CONTEXT_DEFAULTS = (512, 2048, 512, 1)
 # Its last flags: embeddings, offload_kqv, no_perf, op_offload, swa_full, kv_unified.
 _CONTEXT_FLAGS = bytes([0, 1, 1, 1, 1, 0])
 _PARAMS_BYTES = 1024
+_ROPE_OF_FOUR = (8, 40)  # LLAMA_ROPE_TYPE_MROPE and IMROPE
 _YES, _NO = c_bool(1), c_bool(0)
 
 
@@ -99,6 +100,7 @@ class Llama:
         self._contexts: dict[int, c_void_p] = {}
         self._context_models: dict[int, c_void_p] = {}
         self._inputs: dict[tuple[str, int], bytes] = {}
+        self._kept_layers: dict[int, list[int]] = {}
         self._kept: list[Any] = []
         self._n_made = 0
 
@@ -295,6 +297,7 @@ class Llama:
         """Free a context."""
         self._lib.llama_free(self._contexts.pop(context))
         del self._context_models[context]
+        self._kept_layers.pop(context, None)
         return {}
 
     def clear(self, context: int) -> Json:
@@ -318,11 +321,12 @@ class Llama:
         function = getattr(self._lib, _SET_LAYER_INPUT)
         for layer in layers:
             function(self._contexts[context], c_uint32(layer), _YES)
+        self._kept_layers[context] = layers
         return {}
 
     def forget_inputs(self, key: str) -> Json:
-        """Drop the inputs that were kept under this key."""
-        self._inputs = {k: v for k, v in self._inputs.items() if k[0] != key}
+        """Drop the inputs that were kept under this key and its parts, KEY.0, KEY.1, ..."""
+        self._inputs = {k: v for k, v in self._inputs.items() if k[0].rpartition(".")[0] != key}
         return {}
 
     def decode(
@@ -332,35 +336,36 @@ class Llama:
         n: int,
         outputs: list[int],
         ids: list[list[int]] | None = None,
-        inputs: list[list[Any]] | None = None,
-        n_pos: int = 1,
-        keep: Json | None = None,
+        inputs: list[Any] | None = None,
+        keep: str | None = None,
     ) -> bytes:
         """One llama_decode; the logits of the `outputs`, all of them or those of the `ids` of each.
 
-        `payload` has, as int32, the tokens (none with `inputs`), the positions and the sequences.
-        `inputs` are instead (key, layer, first row, rows) of what was kept, with `n_pos` positions
-        for each token. `keep` says under which key to keep the inputs of which layers. Raises
-        Failure.
+        `payload` has, as int32, the tokens, the positions and the sequences. With `inputs`, which
+        are the key and the layer of inputs that were kept, these are computed instead of the
+        tokens. Under the key `keep` it keeps the inputs of the layers of `keep_inputs`, a row for
+        each token. Raises Failure.
         """
         lib = self._lib
         pointer = self._contexts[context]
         numbers = array.array("i")
         numbers.frombytes(payload)
-        address = numbers.buffer_info()[0]
-        n_tokens = 0 if inputs else n
-        sequences = address + 4 * (n_tokens + n_pos * n)
+        tokens = numbers.buffer_info()[0]
+        positions, sequences = tokens + 4 * n, tokens + 8 * n
         counts = (c_int32 * n)(*[1] * n)
         lists = (c_void_p * n)(*range(sequences, sequences + 4 * n, 4))
         wanted = (c_int8 * n)()
         for k in outputs:
             wanted[k] = 1
-        embd = self._gathered(inputs) if inputs else None
+        rows_in = places = None
+        if inputs is not None:
+            rows_in, places = self._fed(context, inputs, numbers[n : 2 * n])
+            positions = places.buffer_info()[0]
         batch = _Batch(
             n,
-            None if inputs else address,
-            ctypes.cast(embd, c_void_p) if embd is not None else None,
-            address + 4 * n_tokens,
+            tokens if rows_in is None else None,
+            rows_in,
+            positions,
             ctypes.addressof(counts),
             ctypes.addressof(lists),
             ctypes.addressof(wanted),
@@ -370,8 +375,8 @@ class Llama:
             raise Failure(f"llama_decode returned {code}")
         lib.llama_synchronize(pointer)
         self.seconds = time.perf_counter() - start
-        if keep:
-            self._keep(pointer, n, **keep)
+        if keep is not None:
+            self._keep(context, n, keep)
         vocab = c_void_p(lib.llama_model_get_vocab(self._context_models[context]))
         n_vocab = lib.llama_vocab_n_tokens(vocab)
         rows = []
@@ -385,24 +390,37 @@ class Llama:
                 rows.append(array.array("f", [row[i] for i in ids[number]]).tobytes())
         return b"".join(rows)
 
-    def _gathered(self, inputs: list[list[Any]]) -> Any:
-        width = None
-        pieces = []
-        for key, layer, first, n_rows, row_bytes in inputs:
-            width = row_bytes
-            kept = self._inputs[key, layer]
-            pieces.append(kept[first * width : (first + n_rows) * width])
-        raw = b"".join(pieces)
-        return ctypes.create_string_buffer(raw, len(raw))
+    def _fed(self, context: int, inputs: list[Any], positions: array.array[int]) -> Any:
+        """Kept inputs, and the positions that llama.cpp wants for embeddings in their place.
 
-    def _keep(self, context: c_void_p, n: int, key: str, layers: list[int], n_embd: int) -> None:
+        Embeddings have four positions a token in models with M-RoPE. A token is at its position in
+        the first three of them (llm_graph_input_pos::set_input, src/llama-graph.cpp, b11549).
+        """
+        key, layer = inputs
+        kept = self._inputs[key, layer]
+        model = self._context_models[context]
+        if len(kept) != len(positions) * self._row_bytes(model):
+            raise Failure("the inputs that were kept are of other tokens")
+        if self._lib.llama_model_rope_type(model) in _ROPE_OF_FOUR:
+            positions = 3 * positions + array.array("i", bytes(4 * len(positions)))
+        return ctypes.cast(c_char_p(kept), c_void_p), positions
+
+    def _keep(self, context: int, n: int, key: str) -> None:
+        """Rows are in the order of the batch, whatever parts it was computed in.
+
+        Source: llama_context::output_reorder in src/llama-context.cpp (b11434 and b11549).
+        """
         function = getattr(self._lib, _GET_LAYER_INPUT)
         function.restype = c_void_p
-        for layer in layers:
-            address = function(context, c_uint32(layer))
+        n_bytes = n * self._row_bytes(self._context_models[context])
+        for layer in self._kept_layers[context]:
+            address = function(self._contexts[context], c_uint32(layer))
             if not address:
                 raise Failure(f"it does not give the input of layer {layer}")
-            self._inputs[key, layer] = ctypes.string_at(address, 4 * n * n_embd)
+            self._inputs[key, layer] = ctypes.string_at(address, n_bytes)
+
+    def _row_bytes(self, model: c_void_p) -> int:
+        return 4 * int(self._lib.llama_model_n_embd(model))
 
     # -- text ----------------------------------------------------------------------------------
 

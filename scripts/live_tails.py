@@ -1,0 +1,147 @@
+"""Time windows computed as tails beside the same windows as whole variants, in one live engine.
+
+usage: python scripts/live_tails.py MODEL [--items 32] [--most 8] [--step 1] [--threads 2]
+
+Every window of 1 to --most layers that begins at every --step-th layer and ends before the last
+one is asked the first --items items of the product's suite: all windows of a start as tails, then
+each of them as a whole variant, so that what else the machine does meets both alike. Prints
+seconds and CPU-seconds of either way, and whether all logits are the same bit for bit; the exit
+code is 1 if they are not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from rys_gguf.checks.pointers import loaded_plan
+from rys_gguf.engines.base import LIVE, EngineOptions
+from rys_gguf.engines.live.context import Logits
+from rys_gguf.engines.live.engine import LiveEngine
+from rys_gguf.engines.live.session import Session
+from rys_gguf.engines.live.tails import Tails
+from rys_gguf.formats.model import Model
+from rys_gguf.layers.carry import ModelRules
+from rys_gguf.layers.layer_map import LayerMap
+from rys_gguf.patch.plan import make_plan
+from rys_gguf.patch.tail import tail_plan
+from rys_gguf.probes.requests import Compiler
+from rys_gguf.probes.suite import build_suite
+
+
+@dataclass
+class Asked:
+    """Prompts and the tokens of their options."""
+
+    prompts: list[tuple[int, ...]]
+    ids: list[tuple[int, ...]]
+
+
+class Clock:
+    """Seconds, and CPU-seconds of another process."""
+
+    def __init__(self, pid: int) -> None:
+        self._stat = Path(f"/proc/{pid}/stat")
+        self.wall = self.cpu = 0.0
+
+    def time(self, work: Callable[[], list[list[Logits]]]) -> list[list[Logits]]:
+        """Do the work, and add what it takes."""
+        start, used = time.monotonic(), self._used()
+        found = work()
+        self.wall += time.monotonic() - start
+        self.cpu += self._used() - used
+        return found
+
+    def _used(self) -> float:
+        fields = self._stat.read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def asked_of(engine: LiveEngine, n_items: int) -> Asked:
+    """The requests of the first items."""
+    compiler = Compiler(engine, chats=False)
+    requests = [r for item in build_suite().items[:n_items] for r in compiler.compile(item)]
+    ids = [tuple(token for _, tokens in r.options for token in tokens) for r in requests]
+    return Asked([r.tokens for r in requests], ids)
+
+
+class Race:
+    """Both ways over a model's windows."""
+
+    def __init__(self, model: Model, session: Session, asked: Asked) -> None:
+        self._model = model
+        self._session = session
+        self._asked = asked
+        self._rules = ModelRules.of(model)
+        self._tails = Tails(session, model.n_trunk, model.scalar("embedding_length"))
+        self.tail, self.whole = Clock(session.pid), Clock(session.pid)
+        self.n_windows = self.n_different = 0
+
+    def run(self, start: int, ends: Sequence[int]) -> None:
+        """The windows of one start."""
+        tails = self.tail.time(partial(self._as_tails, start, ends))
+        for end, rows in zip(ends, tails, strict=True):
+            (whole,) = self.whole.time(partial(self._as_variants, start, [end]))
+            same = all(np.array_equal(a, b) for a, b in zip(rows, whole, strict=True))
+            self.n_different += not same
+            self.n_windows += 1
+
+    def _as_tails(self, start: int, ends: Sequence[int]) -> list[list[Logits]]:
+        plan = tail_plan(self._model, self._rules, start)
+        if plan is None:
+            sys.exit(f"{self._model.name} has no tail from layer {start} on")
+        with loaded_plan(self._session, plan) as tail:
+            return self._tails.logits(tail, ends, self._asked.prompts, self._asked.ids)
+
+    def _as_variants(self, start: int, ends: Sequence[int]) -> list[list[Logits]]:
+        return [self._as_variant(start, end) for end in ends]
+
+    def _as_variant(self, start: int, end: int) -> list[Logits]:
+        layer_map = LayerMap.from_blocks([(start, end)], self._model.n_trunk)
+        plan = make_plan(self._model, layer_map, provenance=False, rules=self._rules)
+        with loaded_plan(self._session, plan) as variant:
+            return variant.logits(self._asked.prompts, self._asked.ids)
+
+
+def main() -> None:
+    """Race and print."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--items", type=int, default=32)
+    parser.add_argument("--most", type=int, default=8, help="layers of the longest window")
+    parser.add_argument("--step", type=int, default=1, help="every how many layers to begin")
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    options = EngineOptions(kind=LIVE, n_threads=args.threads)
+    with Model(args.model) as model:
+        session = Session(args.model, options)
+        try:
+            session.start()
+            with LiveEngine(args.model, options, session) as engine:
+                asked = asked_of(engine, args.items)
+            race = Race(model, session, asked)
+            last = model.n_trunk - 1
+            for start in range(0, last, args.step):
+                race.run(start, range(start + 1, min(last, start + args.most) + 1))
+        finally:
+            session.close()
+    n_tokens = sum(map(len, asked.prompts))
+    print(f"{race.n_windows} windows, {len(asked.prompts)} prompts of {n_tokens} tokens in all")
+    for name, clock in (("tails", race.tail), ("whole variants", race.whole)):
+        print(f"{name:<16}{clock.wall:9.1f} s{clock.cpu:9.1f} CPU-s")
+    tail, whole = race.tail, race.whole
+    print(f"{'ratio':<16}{tail.wall / whole.wall:9.2f}  {tail.cpu / whole.cpu:9.2f}")
+    print(f"windows with other logits: {race.n_different}")
+    sys.exit(race.n_different > 0)
+
+
+if __name__ == "__main__":
+    main()
