@@ -257,8 +257,9 @@ class Llama:
         for name, source in pairs:
             for target in targets.get(name, ()):
                 found = sources.get(source) or _missing(name, source)
-                # A tied embedding may be there twice, for the host and for a device.
-                origin = found[-1] if name == "output.weight" else found[0]
+                # A tied embedding may be there twice, for the host and, as a head, for a device.
+                is_head = name == "output.weight"
+                origin = next((f for f in found if self._is_host(f) != is_head), found[0])
                 if any(
                     ctypes.string_at(target + at, size) != ctypes.string_at(origin + at, size)
                     for at, size in ((0, 4), (_NE, _SHAPE_BYTES))
@@ -279,7 +280,9 @@ class Llama:
             raise Failure("its llama_context_params begin with something else")
         struct.pack_into("<4I", params.raw, 0, *sizes)
         raw = bytes(params.raw)
-        if unified and raw.count(_CONTEXT_FLAGS, 64, 256) == 1:
+        if unified:
+            if raw.count(_CONTEXT_FLAGS, 64, 256) != 1:
+                raise Failure("its llama_context_params have other flags")
             params.raw[raw.index(_CONTEXT_FLAGS, 64, 256) + 5] = 1
         context = c_void_p(lib.llama_init_from_model(self._models[model], params))
         if not context.value:
