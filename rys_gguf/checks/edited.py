@@ -16,9 +16,13 @@ from rys_gguf.engines.live.engine import LiveEngine
 from rys_gguf.engines.live.session import Session
 from rys_gguf.formats.model import Model
 
+# Where outputs are searched for, two models are asked in turns. Both are held, each in a process,
+# if their files together have at most as many bytes; a device may have no memory for larger ones.
+_MAX_HELD = 2 << 30
+
 
 class EditedModels(Protocol):
-    """Opens models with edits; one at a time."""
+    """Opens models with edits, one at a time."""
 
     def open(
         self, model: Model, edits: Iterable[Edit], n_ubatch: int | None
@@ -39,7 +43,8 @@ def edited_models(
     A server gets copies of the files in `folder`, for which there must be room. Raises RysError.
     """
     if options.kind == LIVE:
-        with contextlib.closing(_Pointers(options)) as pointers:
+        hold_all = sum(model.n_bytes for model in models) <= _MAX_HELD
+        with contextlib.closing(_Pointers(options, hold_all=hold_all)) as pointers:
             yield pointers
         return
     n_bytes = max(model.n_bytes for model in models)
@@ -66,36 +71,37 @@ class _Copies:
 
 
 class _Pointers:
-    """The model is loaded as it is; an edited one shares what is not edited.
+    """A model is loaded as it is; an edited one shares what is not edited.
 
-    Only the model that was opened last is loaded: there may be no memory for two.
+    If `hold_all` is off, only the model that was opened last is loaded.
     """
 
-    def __init__(self, options: EngineOptions) -> None:
+    def __init__(self, options: EngineOptions, *, hold_all: bool) -> None:
         self._options = options
-        self._model: Model | None = None
-        self._session: Session | None = None
+        self._hold_all = hold_all
+        self._sessions: dict[Path, Session] = {}
 
     @contextlib.contextmanager
     def open(self, model: Model, edits: Iterable[Edit], n_ubatch: int | None) -> Iterator[Engine]:
         """As EditedModels."""
         path = model.files[0].path
-        if self._session is None or self._model is not model:
-            self.close()
-            self._model, self._session = model, Session(path, self._options)
+        if path not in self._sessions:
+            if not self._hold_all:
+                self.close()
+            self._sessions[path] = Session(path, self._options)
         edits = tuple(edits)
         with LiveEngine(
             path,
             _with_ubatch(self._options, n_ubatch),
-            self._session,
+            self._sessions[path],
             (lambda session: loaded_edited(session, model, edits)) if edits else None,
         ) as engine:
             yield engine
 
     def close(self) -> None:
-        """End the process of the model that is loaded."""
-        if self._session is not None:
-            self._session.close()
+        """End the processes of the models that are loaded."""
+        while self._sessions:
+            self._sessions.popitem()[1].close()
 
 
 def _with_ubatch(options: EngineOptions, n_ubatch: int | None) -> EngineOptions:

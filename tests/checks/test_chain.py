@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from rys_gguf import (
     resolve_layer_map,
     unapply,
 )
+from rys_gguf.engines.base import LIVE, SERVER
 from tests import tiny
 from tests.engine import OPTIONS
 
@@ -43,8 +45,9 @@ def test_a_chain_is_proved_against_the_original_and_between(
     for source in chain[:-1]:
         with Model(chain[-1]) as variant, Model(source) as model:
             layer_map = resolve_layer_map(variant, model)
-        proof = prove(VariantPair(chain[-1], source, layer_map), OPTIONS)
-        assert proof.holds(), source.name
+        for kind in (SERVER, LIVE):
+            proof = prove(VariantPair(chain[-1], source, layer_map), replace(OPTIONS, kind=kind))
+            assert proof.holds(), (source.name, kind)
 
 
 def test_what_comes_back_with_another_header_runs_as_the_source(tmp_path: Path) -> None:

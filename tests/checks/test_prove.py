@@ -21,12 +21,15 @@ from rys_gguf.checks.ablation import edited_copy, nudge
 from rys_gguf.checks.prove import Proof, n_passes, prove
 from rys_gguf.checks.variant import VariantPair
 from rys_gguf.checks.verify import find_problems
+from rys_gguf.engines.base import LIVE, SERVER
 from rys_gguf.errors import Refused, RysError
 from rys_gguf.layers.architectures import ARCHITECTURES
 from tests import tiny
 from tests.command import command, leftovers, run
 from tests.engine import OPTIONS
 from tests.engines.stand_in import script
+
+BOTH_KINDS = pytest.mark.parametrize("kind", [SERVER, LIVE])
 
 
 @pytest.fixture
@@ -74,9 +77,10 @@ def fails_with_output(*args: str | Path) -> str:
     return done.stderr
 
 
+@BOTH_KINDS
 @pytest.mark.parametrize("spec", ["layers:0..3,6..11", "layers:5,4,3", "layers:0..11,0"])
 def test_maps_that_skip_or_reorder_are_proven_against_an_ablated_source(
-    tmp_path: Path, spec: str
+    tmp_path: Path, spec: str, kind: str
 ) -> None:
     """Layers the map drops are ablated in the source; reordered ones are proven one by one."""
     source = tiny.write(tmp_path / "m.gguf", "llama", 12)
@@ -84,7 +88,7 @@ def test_maps_that_skip_or_reorder_are_proven_against_an_ablated_source(
     with Model(source) as model:
         write_plan(make_plan(model, layer_map), tmp_path / "out.gguf")
     pair = VariantPair(tmp_path / "out.gguf", source, layer_map)
-    assert prove(pair, OPTIONS).holds()
+    assert prove(pair, replace(OPTIONS, kind=kind)).holds()
 
 
 GEMMA4: dict[str, dict[str, Any]] = {
@@ -111,23 +115,28 @@ def test_gemma_4_is_proven(tmp_path: Path, kind: str, spec: str) -> None:
     assert proof_of(tmp_path, "gemma4", spec, **GEMMA4[kind]).holds()
 
 
-def proof_of(folder: Path, arch: str, spec: str, n_layers: int = 12, **options: Any) -> Proof:
+def proof_of(
+    folder: Path, arch: str, spec: str, n_layers: int = 12, *, kind: str = SERVER, **options: Any
+) -> Proof:
     """The proof of what the product writes for a tiny model, after verify has accepted it."""
     source = tiny.write(folder / "m.gguf", arch, n_layers, **options)
     with Model(source) as model:
         layer_map = LayerMap.parse(spec, model.n_trunk)
         write_plan(make_plan(model, layer_map), folder / "out.gguf")
     assert not list(find_problems(folder / "out.gguf", source, spec))
-    return prove(VariantPair(folder / "out.gguf", source, layer_map), OPTIONS)
+    pair = VariantPair(folder / "out.gguf", source, layer_map)
+    return prove(pair, replace(OPTIONS, kind=kind))
 
 
-def test_a_gemma_4_that_borrows_from_other_layers_fails(tmp_path: Path) -> None:
+@BOTH_KINDS
+def test_a_gemma_4_that_borrows_from_other_layers_fails(tmp_path: Path, kind: str) -> None:
     """The copies of 2 and 3 stand where the last layers look for keys and values: 8 and 9 lent."""
     options = GEMMA4["E"]
     source = tiny.write(tmp_path / "m.gguf", "gemma4", 12, **options)
     layer_map = LayerMap.parse("layers:0..7,2,3,8..11", 12)
     naive = tiny.write(tmp_path / "o.gguf", "gemma4", 12, sources=layer_map.sources, **options)
-    assert prove(VariantPair(naive, source, layer_map), OPTIONS).differing == (10, 11, 12, 13)
+    proof = prove(VariantPair(naive, source, layer_map), replace(OPTIONS, kind=kind))
+    assert proof.differing == (10, 11, 12, 13)
 
 
 PROVABLE = sorted(
@@ -139,8 +148,9 @@ PROVABLE = sorted(
 SPECS = ("layers:0..3,3,8..11", "layers:0..11,4..11", "layers:0..3,0..11", "layers:0..5,0..11")
 
 
+@BOTH_KINDS
 @pytest.mark.parametrize("arch", PROVABLE)
-def test_a_silenced_layer_passes_its_input_on(tmp_path: Path, arch: str) -> None:
+def test_a_silenced_layer_passes_its_input_on(tmp_path: Path, arch: str, kind: str) -> None:
     """A source with layers silenced is a plain file without them, in every architecture we have."""
     source = tiny.write(tmp_path / "m.gguf", arch, 12)
     for spec in SPECS:
@@ -149,16 +159,22 @@ def test_a_silenced_layer_passes_its_input_on(tmp_path: Path, arch: str) -> None
             write_plan(make_plan(model, layer_map), tmp_path / "out.gguf")
             break
     assert (tmp_path / "out.gguf").exists(), "no map is legal"
-    proof = prove(VariantPair(tmp_path / "out.gguf", source, layer_map), OPTIONS)
+    pair = VariantPair(tmp_path / "out.gguf", source, layer_map)
+    proof = prove(pair, replace(OPTIONS, kind=kind))
     assert proof.holds(), proof
 
 
-@pytest.mark.parametrize("arch", PROVABLE)
-def test_another_model_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arch: str) -> None:
+@pytest.mark.parametrize(
+    ("arch", "kind"), [*((arch, SERVER) for arch in PROVABLE), ("qwen35", LIVE), ("gemma4", LIVE)]
+)
+def test_another_model_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arch: str, kind: str
+) -> None:
     """In no architecture a difference is blamed on layers that cannot be silenced."""
     monkeypatch.setattr("rys_gguf.checks.prove._MAX_LOCATED", 0)
     source, other = (tiny.write(tmp_path / f"{n}.gguf", arch, 8, seed=n) for n in range(2))
-    assert not prove(VariantPair(other, source, LayerMap(8, tuple(range(8)))), OPTIONS).holds()
+    pair = VariantPair(other, source, LayerMap.identity(8))
+    assert not prove(pair, replace(OPTIONS, kind=kind)).holds()
 
 
 @pytest.mark.parametrize(
@@ -172,15 +188,16 @@ def test_a_network_without_weights_is_silenced(
     assert proof_of(tmp_path, arch, "blocks:4,8", **options).holds()
 
 
+@BOTH_KINDS
 @pytest.mark.parametrize("arch", ["gemma4", "talkie"])
 def test_layers_that_cannot_be_silenced_are_not_called_different(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arch: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arch: str, kind: str
 ) -> None:
     """A table that lacks something that a layer writes with leads to no proof, and no verdict."""
     row = replace(ARCHITECTURES[arch], silenced=())
     monkeypatch.setitem(ARCHITECTURES, arch, row)
     with pytest.raises(Refused, match="not provable this way: its layers change what they pass on"):
-        proof_of(tmp_path, arch, "blocks:4,8")
+        proof_of(tmp_path, arch, "blocks:4,8", kind=kind)
 
 
 def test_a_rescaled_variant_is_proven_up_to_its_rounding(tmp_path: Path) -> None:
@@ -199,11 +216,19 @@ def test_a_rescaled_variant_is_proven_up_to_its_rounding(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("arch", "n_layers", "tensor"),
-    [("gemma3", 62, "attn_q_norm.weight"), ("gemma2", 46, "attn_q.scale")],
+    ("arch", "n_layers", "tensor", "kind"),
+    [
+        ("gemma3", 62, "attn_q_norm.weight", SERVER),
+        ("gemma2", 46, "attn_q.scale", LIVE),
+    ],
 )
 def test_a_wrong_rescale_fails(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arch: str, n_layers: int, tensor: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arch: str,
+    n_layers: int,
+    tensor: str,
+    kind: str,
 ) -> None:
     """The tolerance that follows from a rescale is far below what a wrong factor does."""
     monkeypatch.setattr("rys_gguf.checks.prove._MAX_LOCATED", 0)  # the search takes a minute
@@ -215,7 +240,8 @@ def test_a_wrong_rescale_fails(
     with Model(tmp_path / "right.gguf") as right:
         edits = nudge(right, [tensor], 0.03)
         with edited_copy(right, edits, tmp_path) as wrong:
-            proof = prove(VariantPair(wrong, source, layer_map), OPTIONS)
+            pair = VariantPair(wrong, source, layer_map)
+            proof = prove(pair, replace(OPTIONS, kind=kind))
     assert not proof.holds()
     assert min(r.max_difference / r.rounding for r in proof.results) > 2
 
@@ -308,7 +334,8 @@ def test_a_run_that_is_stopped_takes_its_engine_along(
     assert process.returncode == (-number if number == signal.SIGKILL else 128 + number)
 
 
-def test_a_model_without_numbers_is_no_proof(tmp_path: Path) -> None:
+@BOTH_KINDS
+def test_a_model_without_numbers_is_no_proof(tmp_path: Path, kind: str) -> None:
     """Two models that both give NaN do not count as equal."""
     source = tiny.write(tmp_path / "m.gguf", "llama", 4)
     tiny.break_numbers(source)
@@ -316,14 +343,15 @@ def test_a_model_without_numbers_is_no_proof(tmp_path: Path) -> None:
     with Model(source) as model:
         write_plan(make_plan(model, layer_map), tmp_path / "out.gguf")
     with pytest.raises(RysError, match="not numbers"):
-        prove(VariantPair(tmp_path / "out.gguf", source, layer_map), OPTIONS)
+        prove(VariantPair(tmp_path / "out.gguf", source, layer_map), replace(OPTIONS, kind=kind))
 
 
-def test_the_progress_counts_every_pass(pair: tuple[Path, Path]) -> None:
+@BOTH_KINDS
+def test_the_progress_counts_every_pass(pair: tuple[Path, Path], kind: str) -> None:
     """A proof that holds reports as many passes as were announced."""
     both = VariantPair(*pair, LayerMap.parse("blocks:3,9", 12))
     steps: list[int] = []
-    assert prove(both, OPTIONS, progress=steps.append).holds()
+    assert prove(both, replace(OPTIONS, kind=kind), progress=steps.append).holds()
     assert sum(steps) == n_passes(both) == 4
 
 
