@@ -18,7 +18,7 @@ from rys_gguf import Model, Plan, Schedule, make_plan, write_plan
 from rys_gguf.engines.base import LIVE, EngineOptions
 from rys_gguf.engines.live.loaded import Loaded
 from rys_gguf.engines.live.session import HollowFile, Session
-from rys_gguf.errors import EngineFailed, RysError
+from rys_gguf.errors import EngineFailed, Refused, RysError
 from rys_gguf.patch.hollow import hollow
 from tests.random_maps import Case, folder_in_memory, source_of
 from tests.strategies import drawn
@@ -86,9 +86,9 @@ def _compare(case: Case, folder: Path) -> Outcome:
     try:
         session.start()
         ours = answers(session.base)
-    except EngineFailed as e:
+    except (EngineFailed, Refused) as e:
         session.close()
-        return Outcome(NO_MEMORY if "has no memory" in str(e) else NO_BASE, str(e))
+        return Outcome(NO_MEMORY if isinstance(e, Refused) else NO_BASE, str(e))
     parts = _parts(case, plan)
     try:
         with session.variant(file) as variant:

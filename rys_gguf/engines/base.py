@@ -14,6 +14,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from rys_gguf.errors import Refused
+from rys_gguf.text import printable
+
 # The ways to run llama.cpp; "auto" is one of the others, once it is known whether the first works.
 LIVE, SERVER, AUTO = "live", "server", "auto"
 
@@ -90,6 +93,14 @@ class Speed:
 
     prompt: float | None
     generation: float | None
+
+
+def no_next_token(model: str) -> Refused:
+    """The refusal of a model without a memory of the tokens that it has read."""
+    return Refused(
+        f"{printable(model)}: llama-server predicts no next token with this model, as with any "
+        f"diffusion or embedding model; prove, smoke, validate, probe and sweep need one"
+    )
 
 
 class Engine(Protocol):

@@ -16,13 +16,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rys_gguf.engines.base import EngineOptions
+from rys_gguf.engines.base import EngineOptions, no_next_token
 from rys_gguf.engines.connection import Connection
 from rys_gguf.engines.interpreter import python_file
 from rys_gguf.engines.live.library import package_version
 from rys_gguf.engines.port import free_port, is_taken, stranger_at
 from rys_gguf.engines.process import EngineProcess
-from rys_gguf.errors import EngineFailed, Refused
+from rys_gguf.errors import EngineFailed
 from rys_gguf.text import printable, quoted
 
 _POLL_SECONDS = 0.02
@@ -121,11 +121,7 @@ class Server:
             process.require_alive(f"while it answered {path}")
             raise self.failure(f"broke off its answer to {path}: {e}") from e
         if status != http.HTTPStatus.OK and _NO_LOGITS in raw:
-            raise Refused(
-                f"{printable(self.model.name)}: llama-server predicts no next token with this "
-                f"model, as with any diffusion or embedding model; prove, smoke, validate, probe "
-                f"and sweep need one"
-            )
+            raise no_next_token(self.model.name)
         try:
             reply = json.loads(raw)
         except (ValueError, RecursionError) as e:

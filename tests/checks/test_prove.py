@@ -373,5 +373,9 @@ def test_a_model_without_a_next_token_is_one_message(tmp_path: Path, arch: str) 
             r"Error: (m|out)\.gguf: llama-server predicts no next token .* prove, smoke, .*",
             message,
         ), message
+    if not ARCHITECTURES[arch].unprovable:
+        layer_map = LayerMap.parse("blocks:2,4", 6)
+        with pytest.raises(Refused, match="llama-server predicts no next token"):
+            prove(VariantPair(out, source, layer_map), replace(OPTIONS, kind=LIVE))
     done = run("validate", out, "--source", source)
     assert re.findall(r"^(\w+) +open", done.stderr, re.MULTILINE) == ["load", "prove", "smoke"]

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from rys_gguf.engines.base import no_next_token
 from rys_gguf.engines.live.batches import Batch, Prompt, make_batches
 from rys_gguf.engines.live.context import Context, Fed, Logits, Need, Sizes
 from rys_gguf.engines.live.link import Link
@@ -27,7 +28,8 @@ def batches_of(prompts: Sequence[Prompt]) -> tuple[Batch, ...]:
 class Loaded:
     """One model of the child; `number` is what the child knows it by.
 
-    Every method raises EngineFailed.
+    Every method raises EngineFailed, and Refused if the model is of a kind that predicts no next
+    token.
     """
 
     def __init__(self, link: Link, number: int, *, n_vocab: int, sizes: Sizes, name: str) -> None:
@@ -173,10 +175,7 @@ class Loaded:
             context = Context(self._link, self.number, self.n_vocab, need, self.sizes)
             if not context.has_memory:
                 context.free()
-                raise EngineFailed(
-                    f"{printable(self._name)}: the model has no memory of the tokens it has read, "
-                    f"and a live engine needs one"
-                )
+                raise no_next_token(self._name)
             self._context = context
         return self._context
 
