@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from rys_gguf.checks.ladder import Report as Validation
     from rys_gguf.checks.ladder import validate
     from rys_gguf.checks.prove import Proof, prove
+    from rys_gguf.checks.self_test import choose_kind
     from rys_gguf.checks.smoke import LoopVerdict, Reply, run_smoke
     from rys_gguf.checks.smoke import compare as judge_smoke
     from rys_gguf.checks.variant import VariantPair
@@ -128,6 +129,7 @@ _HOMES = {
     "align": "patch.align",
     "apply": "patch.apply",
     "build_suite": "probes.suite",
+    "choose_kind": "checks.self_test",
     "choose_suites": "probes.choose",
     "compare": "stats.compare",
     "default_output": "patch.naming",
@@ -201,6 +203,7 @@ __all__ = [
     "align",
     "apply",
     "build_suite",
+    "choose_kind",
     "choose_suites",
     "compare",
     "default_output",
