@@ -6,14 +6,17 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from rys_gguf.engines.base import Engine, EngineOptions
+from rys_gguf.engines.base import LIVE, Engine, EngineOptions
 from rys_gguf.engines.find import open_engine
 from rys_gguf.engines.template import has_template
-from rys_gguf.probes.ask import Answer, answer, answer_line, ask
+from rys_gguf.probes.ask import Answer, answer_all, answer_line, ask_all
 from rys_gguf.probes.item import Item
 from rys_gguf.probes.preflight import require_answers, require_repeatable
 from rys_gguf.probes.requests import Compiler
 from rys_gguf.probes.score import best_constant
+
+# Items that a live engine is asked at once.
+_TOGETHER = 32
 
 
 def run_probe(
@@ -27,37 +30,39 @@ def run_probe(
 ) -> tuple[Answer, ...]:
     """The model's answers to the items, in their order.
 
-    `progress` is called with 1 after each item. Raises Unsuitable if the preflight finds that the
-    answers could show nothing, EngineFailed if an answer did not come.
+    `progress` is called with the number of items that were answered. Raises Unsuitable if the
+    preflight finds that the answers could show nothing, EngineFailed if an answer did not come.
     """
     chats = has_template(model, options)
     with open_engine(model, options) as engine:
         asking = _asking_in_words if generate else _asking_quickly
-        ask_item = asking(engine, items, chats=chats, preflight=preflight)
-        answers = []
-        for item in items:
-            answers.append(ask_item(item))
-            progress(1)
+        ask_some = asking(engine, items, chats=chats, preflight=preflight)
+        answers: list[Answer] = []
+        n = _TOGETHER if options.kind == LIVE else 1
+        for start in range(0, len(items), n):
+            some = items[start : start + n]
+            answers += ask_some(some)
+            progress(len(some))
     return tuple(answers)
 
 
 def _asking_in_words(
     engine: Engine, items: Sequence[Item], *, chats: bool, preflight: bool
-) -> Callable[[Item], Answer]:
+) -> Callable[[Sequence[Item]], list[Answer]]:
     if preflight:
         require_answers(engine, items, chats=chats)
     baseline = best_constant(items)
-    return lambda item: answer(engine, item, chats=chats, baseline=baseline)
+    return lambda some: answer_all(engine, some, chats=chats, baseline=baseline)
 
 
 def _asking_quickly(
     engine: Engine, items: Sequence[Item], *, chats: bool, preflight: bool
-) -> Callable[[Item], Answer]:
+) -> Callable[[Sequence[Item]], list[Answer]]:
     compiler = Compiler(engine, chats=chats)
     if preflight:
         require_repeatable(engine, items[:1], [compiler.compile(item) for item in items[:1]])
     baseline = best_constant(items)
-    return lambda item: ask(engine, item, compiler.compile(item), baseline)
+    return lambda some: ask_all(engine, some, [compiler.compile(item) for item in some], baseline)
 
 
 def dump_answers(answers: Iterable[Answer]) -> str:

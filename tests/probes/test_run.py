@@ -7,10 +7,12 @@ import math
 import os
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from rys_gguf.engines.base import LIVE
 from rys_gguf.probes.ask import answer_line
 from rys_gguf.probes.run import run_probe
 from rys_gguf.probes.suite import Suite, build_suite
@@ -41,7 +43,7 @@ def test_a_probe_of_a_real_model_keeps_every_answer(smollm2: Path, tmp_path: Pat
     assert [k["item"] for k in kept] == [i.id for i in items]
     assert row["n"] == len(kept)
     assert math.isclose(row["score"], sum(k["score"] for k in kept) / len(kept))
-    again = run_probe(smollm2, OPTIONS, items, preflight=False)
+    again = run_probe(smollm2, replace(OPTIONS, kind=LIVE), items, preflight=False)
     lines = [json.loads(json.dumps(answer_line(a))) for a in again]
     without_time = [{k: v for k, v in line.items() if k != "seconds"} for line in kept]
     assert [{k: v for k, v in line.items() if k != "seconds"} for line in lines] == without_time
