@@ -45,7 +45,8 @@ def pair(tmp_path: Path) -> tuple[Path, Path]:
 def test_prove_passes_on_what_apply_writes(pair: tuple[Path, Path]) -> None:
     """The command reports success and leaves no file behind."""
     out, source = pair
-    done = run("prove", out, "--source", source, "--threads", "1")
+    server = ("--engine", "server")
+    done = run("prove", out, "--source", source, "--threads", "1", *server)
     assert done.returncode == 0, done.stderr
     assert "every one of 18 outputs runs as its source" in done.stdout
     assert f"need {out.stat().st_size} bytes" in done.stderr
@@ -260,7 +261,8 @@ def test_a_full_disk_is_one_message(pair: tuple[Path, Path], small_disk: Path) -
     (small_disk / "fill").write_bytes(bytes(63 << 20))
     free = os.statvfs(small_disk)
     (small_disk / "more").write_bytes(bytes(free.f_bavail * free.f_frsize - (1 << 20) // 2))
-    message = fails_with_output("prove", out, "--source", source, "--workdir", small_disk)
+    call = ("prove", out, "--source", source, "--workdir", small_disk, "--engine", "server")
+    message = fails_with_output(*call)
     assert "--workdir" in message or "No space left" in message
     assert leftovers(small_disk, [small_disk / "fill", small_disk / "more"]) == set()
 
@@ -310,7 +312,7 @@ def test_a_run_that_is_stopped_takes_its_engine_along(
     out, source = pair
     for _ in range(4):
         with subprocess.Popen(
-            command("prove", out, "--source", source),
+            command("prove", out, "--source", source, "--engine", "server"),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         ) as process:
@@ -332,6 +334,45 @@ def test_a_run_that_is_stopped_takes_its_engine_along(
         if process.returncode:  # otherwise that engine was the last and the run was done
             break
     assert process.returncode == (-number if number == signal.SIGKILL else 128 + number)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_live_run_that_is_stopped_takes_its_engine_along(
+    pair: tuple[Path, Path], number: signal.Signals
+) -> None:
+    """Its process ends with the command, whatever ended that, and nothing is left beside it."""
+    out, source = pair
+    with subprocess.Popen(
+        command("prove", out, "--source", source, "--engine", "live"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        engine = live_engine_of(process)
+        process.send_signal(number)
+        try:
+            process.communicate(timeout=60)
+        finally:
+            process.kill()
+    deadline = time.monotonic() + 20
+    while Path(f"/proc/{engine}").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not Path(f"/proc/{engine}").exists()
+    if number != signal.SIGKILL:
+        assert leftovers(out.parent, [out, source]) == set()
+
+
+def live_engine_of(process: subprocess.Popen[bytes]) -> int:
+    """The pid of the first live engine that a command starts."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        for pid in children.read_text().split():
+            with contextlib.suppress(FileNotFoundError):
+                if b"live/child" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    return int(pid)
+        time.sleep(0.001)
+    raise AssertionError("no engine was seen")
 
 
 @BOTH_KINDS
