@@ -21,6 +21,10 @@ for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.S
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, signal.SIG_DFL)
 
+# Tests run side by side, and OpenMP's threads would wait for each other by spinning: an engine with
+# two threads beside another one takes seven times as long that way.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 ROOT = Path(__file__).parent.parent
 
 
