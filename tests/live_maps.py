@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from rys_gguf import Model, Plan, Schedule, make_plan, write_plan
+from rys_gguf import Model, Plan, write_plan
 from rys_gguf.engines.base import LIVE, EngineOptions
 from rys_gguf.engines.live.loaded import Loaded
 from rys_gguf.engines.live.session import HollowFile, Session
 from rys_gguf.errors import EngineFailed, Refused, RysError
 from rys_gguf.patch.hollow import hollow
-from tests.random_maps import Case, folder_in_memory, source_of
+from tests.random_maps import Case, folder_in_memory, plan_of, source_of
 from tests.strategies import drawn
 
 Array = npt.NDArray[np.float32]
@@ -71,12 +71,7 @@ def _compare(case: Case, folder: Path) -> Outcome:
     source = source_of(case, folder)
     with Model(source) as model:
         try:
-            plan = make_plan(
-                model,
-                case.layer_map,
-                schedule=Schedule(case.schedule),
-                provenance=case.provenance,
-            )
+            plan = plan_of(case, model)
         except RysError as e:
             return Outcome(REFUSED, str(e))
         limit = plan.header.n_data_bytes // 2 if case.split else None

@@ -136,15 +136,20 @@ def _judge(case: Case, folder: Path, engine: DirectEngine) -> Judgement:
         assert LayerMap.parse(case.layer_map.spec, case.n_layers) == case.layer_map
     with Model(source) as model:
         try:
-            plan = make_plan(
-                model,
-                case.layer_map,
-                schedule=Schedule(case.schedule),
-                provenance=case.provenance,
-            )
+            plan = plan_of(case, model)
         except RysError as refusal:
             return _judge_refusal(case, source, refusal, engine)
         return _judge_variant(case, source, plan, engine)
+
+
+def plan_of(case: Case, model: Model) -> Plan:
+    """The plan that a case asks for. Raises RysError."""
+    return make_plan(
+        model,
+        case.layer_map,
+        schedule=Schedule(case.schedule),
+        provenance=case.provenance,
+    )
 
 
 def source_of(case: Case, folder: Path) -> Path:

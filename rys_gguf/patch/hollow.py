@@ -14,12 +14,12 @@ from pathlib import Path
 from gguf.constants import GGUFValueType
 
 from rys_gguf.errors import OutputFailed
-from rys_gguf.formats.header import KV, Header, Span, TensorInfo
+from rys_gguf.formats.header import KV, Header, Span
 from rys_gguf.formats.model import Model
 from rys_gguf.formats.shards import SPLIT_KEYS, TensorData
 from rys_gguf.formats.vocabulary import n_tokens
 from rys_gguf.patch.plan import Plan
-from rys_gguf.patch.tensors import GatheredTensor, PlannedTensor
+from rys_gguf.patch.tensors import GatheredTensor, PlannedTensor, layout
 from rys_gguf.patch.writer import gathered
 from rys_gguf.text import printable
 
@@ -127,9 +127,9 @@ def _hollow(
             for t in tensors
             if t.target.name == _EMBEDDING
         ]
-    infos = _placed((t.target for t in tensors), header.alignment)
+    placed = layout(tensors, header.alignment)
+    infos = tuple(t.target for t in placed)
     header = replace(header, kvs=tuple(_kvs(model, header)), tensors=infos)
-    placed = [replace(t, target=info) for t, info in zip(tensors, infos, strict=True)]
     pairs = tuple((t.target.name, names[t.data]) for t in placed if t.is_copy)
     return Hollow(header, pairs, tuple(t for t in placed if not t.is_copy))
 
@@ -138,15 +138,6 @@ def is_tied(model: Model) -> bool:
     """Whether the model's head is its embedding."""
     names = {t.name for t in model.globals}
     return _EMBEDDING in names and _HEAD not in names
-
-
-def _placed(tensors: Iterable[TensorInfo], alignment: int) -> tuple[TensorInfo, ...]:
-    placed = []
-    offset = 0
-    for tensor in tensors:
-        placed.append(replace(tensor, offset=offset))
-        offset = (offset + tensor.n_bytes + alignment - 1) & -alignment
-    return tuple(placed)
 
 
 def _kvs(model: Model, header: Header) -> Iterator[KV]:

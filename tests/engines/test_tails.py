@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from rys_gguf import LayerMap, Model, make_plan
-from rys_gguf.checks import windows
+from rys_gguf.checks import opener
 from rys_gguf.checks.pointers import loaded_plan
 from rys_gguf.engines.base import LIVE, EngineOptions, Question
 from rys_gguf.engines.live.batches import Prompt
@@ -124,7 +124,7 @@ class _Opened:
 def opened(monkeypatch: pytest.MonkeyPatch) -> _Opened:
     """What a host opens."""
     spy = _Opened()
-    monkeypatch.setattr(windows, "loaded_plan", spy)
+    monkeypatch.setattr(opener, "loaded_plan", spy)
     return spy
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,8 @@ from rys_gguf.engines.live.batches import Batch, Prompt, Segment
 from rys_gguf.engines.live.link import Link
 
 Logits = npt.NDArray[np.float32]
+# What continues prompts: from a prompt's number and the logits after it to the next token, or None.
+NextToken = Callable[[int, Logits], int | None]
 
 _CELLS = 256  # a KV cache is a multiple of as many tokens
 

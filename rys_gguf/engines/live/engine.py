@@ -9,7 +9,6 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Protocol
 
 import numpy as np
@@ -17,7 +16,7 @@ import numpy.typing as npt
 
 from rys_gguf.engines.base import EngineOptions, Generation, Question, Speed, Writing
 from rys_gguf.engines.live.batches import Prompt
-from rys_gguf.engines.live.context import Logits
+from rys_gguf.engines.live.context import Logits, NextToken
 from rys_gguf.engines.live.loaded import Loaded
 from rys_gguf.engines.live.session import UBATCH, Session
 from rys_gguf.errors import EngineFailed
@@ -38,7 +37,7 @@ class Answers(Protocol):
         self,
         prompts: Sequence[Prompt],
         limits: Sequence[int],
-        next_token: Callable[[int, Logits], int | None],
+        next_token: NextToken,
         *,
         n_wanted: int | None = None,
     ) -> None:
@@ -91,12 +90,7 @@ class LiveEngine:
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
     def close(self) -> None:

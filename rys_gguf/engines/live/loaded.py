@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from rys_gguf.engines.base import no_next_token
 from rys_gguf.engines.live.batches import Batch, Prompt, make_batches
-from rys_gguf.engines.live.context import Context, Fed, Logits, Need, Sizes
+from rys_gguf.engines.live.context import Context, Fed, Logits, Need, NextToken, Sizes
 from rys_gguf.engines.live.link import Link
 from rys_gguf.errors import EngineFailed
 from rys_gguf.text import printable
@@ -103,7 +103,7 @@ class Loaded:
         self,
         prompts: Sequence[Prompt],
         limits: Sequence[int],
-        next_token: Callable[[int, Logits], int | None],
+        next_token: NextToken,
         *,
         n_wanted: int | None = None,
     ) -> None:
@@ -135,7 +135,7 @@ class Loaded:
         batch: Batch,
         numbers: Sequence[int],
         limits: Sequence[int],
-        next_token: Callable[[int, Logits], int | None],
+        next_token: NextToken,
         ids: list[int] | None,
     ) -> None:
         wanted = None if ids is None else dict.fromkeys(batch.prompts, dict.fromkeys(ids, 0))

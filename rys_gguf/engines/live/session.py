@@ -22,7 +22,6 @@ from rys_gguf.text import printable
 # llama.cpp's default.
 UBATCH = 512
 _GPUS = (1, 2)  # GGML_BACKEND_DEVICE_TYPE_GPU and IGPU
-_WRONG_NUMBER = "wrong number of tensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +51,6 @@ class Session:
         self.build = ""
         self.has_gpu = False
         self.about: Json = {}
-        self._library: Library | None = None
         self._link: Link | None = None
         self._base: Loaded | None = None
         self._texts: ServerEngine | None = None
@@ -87,21 +85,20 @@ class Session:
         if self._closed:
             raise self._failure("is closed")
         options = self.options
-        self._library = find_library(options.binary)
+        library = find_library(options.binary)
         self._link = Link(
-            self._library, self.model.name, dict(options.environment), options.answer_seconds
+            library, self.model.name, dict(options.environment), options.answer_seconds
         )
         if self._closed:  # by another thread just now, which found no process to stop
             self._link.close()
         try:
-            self._read_about()
+            self._read_about(library)
             self._base = self._load(self.model, None)
         except BaseException:
             self.close()
             raise
 
-    def _read_about(self) -> None:
-        assert self._library is not None
+    def _read_about(self, library: Library) -> None:
         about, _ = self.link.ask("about", seconds=self.options.load_seconds)
         self.about = about
         with self.link.reading("its devices"):
@@ -116,7 +113,7 @@ class Session:
             )
         self.has_gpu = bool(gpus)
         device = next(iter([*gpus, *names]), "none")
-        self.build = f"{self._library.name} ({build}) live on {device}"
+        self.build = f"{library.name} ({build}) live on {device}"
 
     def require_running(self) -> None:
         """Start it unless it runs."""

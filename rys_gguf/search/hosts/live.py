@@ -6,8 +6,8 @@ import contextlib
 import time
 from collections.abc import Iterator
 
+from rys_gguf.checks.opener import PlanOpener
 from rys_gguf.checks.self_test import require_live
-from rys_gguf.checks.windows import Windows
 from rys_gguf.engines.live.engine import LiveEngine
 from rys_gguf.engines.live.session import Session
 from rys_gguf.errors import EngineFailed
@@ -30,7 +30,7 @@ class LiveHost:
         self._place = place
         self._rules = ModelRules.of(place.model)
         self._session = Session(place.model.files[0].path, place.options)
-        self._windows = Windows(self._session)
+        self._opener = PlanOpener(self._session)
 
     @contextlib.contextmanager
     def open(self, layer_map: LayerMap) -> Iterator[Hosted]:
@@ -50,7 +50,7 @@ class LiveHost:
                 rules=self._rules,
             )
             seconds = time.monotonic() - start
-            engine = LiveEngine(path, options, self._session, lambda _: self._windows.open(plan))
+            engine = LiveEngine(path, options, self._session, lambda _: self._opener.open(plan))
             yield Hosted(engine, write_seconds=seconds)
         except EngineFailed:
             # Whatever it was, the next candidate gets a process that knows nothing of it.
@@ -63,5 +63,5 @@ class LiveHost:
 
     def close(self) -> None:
         """End the session."""
-        self._windows.close()
+        self._opener.close()
         self._session.close()

@@ -1,4 +1,4 @@
-"""Windows in a live session: as tails where that is possible, and as whole variants elsewhere."""
+"""Plans in a live session: windows as tails where possible, whole variants elsewhere."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from rys_gguf.checks.distance import logit_distance
 from rys_gguf.checks.pointers import loaded_plan
 from rys_gguf.engines.live.batches import Prompt
-from rys_gguf.engines.live.context import Logits
+from rys_gguf.engines.live.context import Logits, NextToken
 from rys_gguf.engines.live.engine import Answers
 from rys_gguf.engines.live.loaded import Loaded
 from rys_gguf.engines.live.session import Session
@@ -18,7 +18,7 @@ from rys_gguf.patch.plan import Plan
 from rys_gguf.patch.tail import tail_plan
 
 
-class Windows:
+class PlanOpener:
     """Opens plans of one model in a session; it holds the tail that was used last.
 
     The first window is computed in both ways. Unless the results are the same, no other is computed
@@ -151,7 +151,7 @@ class _Window:
         self,
         prompts: Sequence[Prompt],
         limits: Sequence[int],
-        next_token: Callable[[int, Logits], int | None],
+        next_token: NextToken,
         *,
         n_wanted: int | None = None,
     ) -> None:
