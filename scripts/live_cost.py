@@ -35,6 +35,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from rys_gguf.checks.self_test import require_live
 from rys_gguf.engines.base import LIVE, SERVER, EngineOptions
 from rys_gguf.engines.find import find_engine
+from rys_gguf.engines.live.kept import sessions_kept
 from rys_gguf.engines.live.link import Link
 from rys_gguf.formats.model import Model
 from rys_gguf.layers.schedule import Schedule
@@ -152,6 +153,7 @@ class Candidates:
     after: int | None
 
 
+@sessions_kept()
 def candidates(request: SweepRequest, chosen: Sequence[Candidate], n_items: int) -> Candidates:
     """Take the windows through the divergence texts and the first items."""
     with Model(request.model) as model:

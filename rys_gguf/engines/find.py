@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -25,6 +27,29 @@ def open_engine(model: str | os.PathLike[str], options: EngineOptions) -> Engine
     from rys_gguf.engines.server import ServerEngine
 
     return ServerEngine(model, options)
+
+
+@contextlib.contextmanager
+def open_kept_engine(model: str | os.PathLike[str], options: EngineOptions) -> Iterator[Engine]:
+    """An engine whose session is kept for the next user of the model, if it is a live one.
+
+    It has to be called within `engines.live.kept.sessions_kept`.
+    """
+    if options.kind != LIVE:
+        with open_engine(model, options) as engine:
+            yield engine
+        return
+    from rys_gguf.engines.live.engine import LiveEngine
+    from rys_gguf.engines.live.kept import keep_session, take_session
+
+    session = take_session(model, options)
+    try:
+        with LiveEngine(model, options, session) as engine:
+            yield engine
+    except BaseException:
+        session.close()
+        raise
+    keep_session(session)
 
 
 def find_engine(binary: str | os.PathLike[str] | None = None) -> Path | None:

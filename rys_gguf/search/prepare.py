@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from rys_gguf.engines.base import Engine
-from rys_gguf.engines.find import open_engine
+from rys_gguf.engines.find import open_kept_engine
 from rys_gguf.engines.template import has_template
 from rys_gguf.errors import RysError
 from rys_gguf.probes.preflight import require_answers, require_repeatable
@@ -61,7 +61,7 @@ def prepare(request: SweepRequest, progress: Callable[[], None] = lambda: None) 
     settings, options = request.settings, request.options
     chats = has_template(request.model, options)
     items = {SEARCH: request.suites[0].items, HELDOUT: request.suites[1].items}
-    with open_engine(request.model, options) as engine:
+    with open_kept_engine(request.model, options) as engine:
         compiler = Compiler(engine, chats=chats)
         requests = {}
         for name, members in items.items():

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Protocol
 
 from rys_gguf.engines.base import LIVE
+from rys_gguf.engines.live.kept import sessions_kept
 from rys_gguf.errors import RysError, Unsuitable
 from rys_gguf.formats.model import Model
 from rys_gguf.probes.item import dump
@@ -64,6 +65,8 @@ class Quiet:
         """Show nothing."""
 
 
+# The first worker goes on with the session in which the base was prepared.
+@sessions_kept()
 def run_sweep(
     request: SweepRequest,
     make_executor: MakeExecutor | None = None,

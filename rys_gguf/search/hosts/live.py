@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from rys_gguf.checks.opener import PlanOpener
 from rys_gguf.checks.self_test import require_live
 from rys_gguf.engines.live.engine import LiveEngine
-from rys_gguf.engines.live.session import Session
+from rys_gguf.engines.live.kept import take_session
 from rys_gguf.errors import EngineFailed
 from rys_gguf.layers.carry import ModelRules
 from rys_gguf.layers.layer_map import LayerMap
@@ -29,7 +29,7 @@ class LiveHost:
         require_live(place.model.files[0].path, place.options)
         self._place = place
         self._rules = ModelRules.of(place.model)
-        self._session = Session(place.model.files[0].path, place.options)
+        self._session = take_session(place.model.files[0].path, place.options)
         self._opener = PlanOpener(self._session)
 
     @contextlib.contextmanager
