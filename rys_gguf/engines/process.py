@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import os
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from queue import SimpleQueue
 
 from rys_gguf.errors import EngineFailed
 from rys_gguf.text import printable
@@ -27,8 +30,8 @@ class EngineProcess:
     """A running engine. `name` and `model` are what error messages call it.
 
     It inherits the file descriptors `inherited`, and then sees by itself when their other ends are
-    gone. Without any, Linux ends it together with the thread that started it. Raises EngineFailed
-    if the command cannot be started.
+    gone. Without any, Linux ends it when our process ends. Raises EngineFailed if the command
+    cannot be started.
     """
 
     def __init__(
@@ -46,8 +49,9 @@ class EngineProcess:
         # A file and not a pipe: the engine would stop at a full pipe unless somebody kept reading.
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed in stop()
         self._last_lines: list[str] = []
-        try:
-            self._process = subprocess.Popen(
+
+        def start() -> subprocess.Popen[bytes]:
+            return subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 # Without a backtrace an abort ends at once with its assertion as the last line.
@@ -58,10 +62,12 @@ class EngineProcess:
                 # Outside the terminal's process group Ctrl-C reaches only us; we stop the engine.
                 start_new_session=True,
                 # It makes one system call and nothing else, which is safe between fork and exec.
-                preexec_fn=_die_with_parent  # noqa: PLW1509
-                if sys.platform == "linux" and not inherited
-                else None,
+                preexec_fn=_die_with_parent if with_parent else None,  # noqa: PLW1509
             )
+
+        with_parent = sys.platform == "linux" and not inherited
+        try:
+            self._process = _in_lasting_thread(start) if with_parent else start()
         except OSError as e:
             self._log.close()
             raise EngineFailed(f"{printable(command[0])}: {e.strerror or e}") from e
@@ -144,3 +150,43 @@ def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
 def _die_with_parent() -> None:
     # prctl(PR_SET_PDEATHSIG, SIGKILL): an engine must not outlive a parent that was killed.
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
+def _in_lasting_thread(start: Callable[[], subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
+    """What `start` gives in a thread that lasts as long as we: to Linux that thread is the parent.
+
+    Whoever opened an engine in a thread of a pool would lose it together with that thread.
+    """
+    started: Future[subprocess.Popen[bytes]] = Future()
+
+    def run() -> None:
+        try:
+            started.set_result(start())
+        except BaseException as e:  # noqa: BLE001 - it is raised where it was asked for
+            started.set_exception(e)
+
+    _starts(os.getpid()).put(run)
+    try:
+        return started.result()
+    except KeyboardInterrupt:
+        started.add_done_callback(_kill_started)
+        raise
+
+
+def _kill_started(started: Future[subprocess.Popen[bytes]]) -> None:
+    if started.exception() is None:
+        started.result().kill()
+
+
+@functools.cache
+def _starts(_pid: int) -> SimpleQueue[Callable[[], None]]:
+    """What the starting thread of this process has to do; a fork has no threads but its own."""
+    queue: SimpleQueue[Callable[[], None]] = SimpleQueue()
+
+    def serve() -> None:
+        while True:
+            queue.get()()
+
+    # A daemon: it must not end before threads that still use their engines.
+    threading.Thread(target=serve, name="starts engines", daemon=True).start()
+    return queue

@@ -286,12 +286,17 @@ def test_arguments_after_the_dashes_need_a_server(pair: tuple[Path, Path]) -> No
     assert done.returncode == 2
 
 
+def children_of(process: subprocess.Popen[bytes]) -> list[str]:
+    """The pids of what its threads have started."""
+    threads = Path(f"/proc/{process.pid}/task").glob("*/children")
+    return [pid for children in threads for pid in children.read_text().split()]
+
+
 def engine_on_an_ablated_copy(process: subprocess.Popen[bytes], folder: Path) -> int:
     """The pid of the engine that a running `prove` has started on an ablated copy."""
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and process.poll() is None:
-        for pid in children.read_text().split():
+        for pid in children_of(process):
             # Before exec, the child is still a copy of the run, which waits for it.
             try:
                 started = b"child.py" in Path(f"/proc/{pid}/cmdline").read_bytes()
@@ -364,10 +369,9 @@ def test_a_live_run_that_is_stopped_takes_its_engine_along(
 
 def live_engine_of(process: subprocess.Popen[bytes]) -> int:
     """The pid of the first live engine that a command starts."""
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and process.poll() is None:
-        for pid in children.read_text().split():
+        for pid in children_of(process):
             with contextlib.suppress(FileNotFoundError):
                 if b"live/child" in Path(f"/proc/{pid}/cmdline").read_bytes():
                     return int(pid)

@@ -61,6 +61,8 @@ class Loaded:
 
         The prompts are computed together.
         """
+        if not prompts:
+            return []
         (rows,) = self.logits_from(lambda _: [None], prompts, ids)
         return rows
 
@@ -72,7 +74,7 @@ class Loaded:
     ) -> list[list[Logits]]:
         """`logits` for each of the `inputs` of the first layer; None for the prompts themselves.
 
-        `inputs` gives as many for every batch.
+        `inputs` gives as many for every batch, at least one.
         """
         self._require(prompts, ids)
         wanted: dict[Prompt, dict[int, int]] = {}
