@@ -8,13 +8,8 @@ import numpy as np
 import pytest
 
 from rys_gguf import LayerMap, Model, Schedule, make_plan, write_plan
-from rys_gguf.checks.prove import prove
-from rys_gguf.checks.variant import VariantPair
-from rys_gguf.engines.base import EngineOptions
 from rys_gguf.engines.find import open_engine
 from rys_gguf.errors import EngineFailed
-from rys_gguf.layers.carry import ModelRules, metadata_of
-from rys_gguf.layers.rule import Architecture
 from tests import tiny
 from tests.engine import OPTIONS, logprobs
 
@@ -60,21 +55,6 @@ def test_smollm2_generates_after_the_patch(smollm2: Path, tmp_path: Path) -> Non
     with open_engine(out, OPTIONS) as engine:
         answer = engine.generate("The capital of France is", 16)
     assert len(answer.text.split()) >= 3
-
-
-def test_the_real_gemma3_is_bit_exact_with_its_schedule_and_not_without(
-    gemma3: Path, tmp_path: Path
-) -> None:
-    """blocks:5,8 is exact with an explicit schedule; copied without any rule it is not."""
-    layer_map = LayerMap.parse("blocks:5,8", 18)
-    explicit, naive = tmp_path / "explicit.gguf", tmp_path / "naive.gguf"
-    with Model(gemma3) as model:
-        write_plan(make_plan(model, layer_map, schedule=Schedule.EXPLICIT), explicit)
-        ruleless = ModelRules(Architecture(model.architecture, (), ""), metadata_of(model))
-        write_plan(make_plan(model, layer_map, rules=ruleless), naive)
-    options = EngineOptions(n_threads=2)
-    assert prove(VariantPair(explicit, gemma3, layer_map), options).holds()
-    assert not prove(VariantPair(naive, gemma3, layer_map), options).holds()
 
 
 def test_a_file_that_does_not_load_fails_with_the_engines_log(tmp_path: Path) -> None:
