@@ -4,8 +4,9 @@ usage: python scripts/live_tails.py MODEL [--items 32] [--most 8] [--step 1] [--
 
 Every window of 1 to --most layers that begins at every --step-th layer and ends before the last
 one is asked the first --items items of the product's suite: all windows of a start as tails, then
-each of them as a whole variant, so that what else the machine does meets both alike. Prints
-seconds and CPU-seconds of either way, and whether all logits are the same bit for bit; the exit
+each of them as a whole variant, all items in batches and then one prompt after the other, so that
+what else the machine does meets all alike. Prints seconds and CPU-seconds of each way, the share of
+layers that a tail computes, and whether all logits of batches are the same bit for bit; the exit
 code is 1 if they are not.
 """
 
@@ -19,6 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -36,6 +38,8 @@ from rys_gguf.patch.tail import tail_plan
 from rys_gguf.probes.requests import Compiler
 from rys_gguf.probes.suite import build_suite
 
+T = TypeVar("T")
+
 
 @dataclass
 class Asked:
@@ -52,7 +56,7 @@ class Clock:
         self._stat = Path(f"/proc/{pid}/stat")
         self.wall = self.cpu = 0.0
 
-    def time(self, work: Callable[[], list[list[Logits]]]) -> list[list[Logits]]:
+    def time(self, work: Callable[[], T]) -> T:
         """Do the work, and add what it takes."""
         start, used = time.monotonic(), self._used()
         found = work()
@@ -82,17 +86,20 @@ class Race:
         self._asked = asked
         self._rules = ModelRules.of(model)
         self._tails = Tails(session, model.n_trunk, model.scalar("embedding_length"))
-        self.tail, self.whole = Clock(session.pid), Clock(session.pid)
-        self.n_windows = self.n_different = 0
+        self.tail, self.whole, self.single = (Clock(session.pid) for _ in range(3))
+        self.n_windows = self.n_different = self.n_layers = self.n_whole_layers = 0
 
     def run(self, start: int, ends: Sequence[int]) -> None:
         """The windows of one start."""
         tails = self.tail.time(partial(self._as_tails, start, ends))
         for end, rows in zip(ends, tails, strict=True):
-            (whole,) = self.whole.time(partial(self._as_variants, start, [end]))
+            whole = self.whole.time(partial(self._as_variant, start, end))
+            self.single.time(partial(self._as_variant, start, end, at_once=False))
             same = all(np.array_equal(a, b) for a, b in zip(rows, whole, strict=True))
             self.n_different += not same
             self.n_windows += 1
+            self.n_layers += self._model.n_trunk - start
+            self.n_whole_layers += self._model.n_trunk + end - start
 
     def _as_tails(self, start: int, ends: Sequence[int]) -> list[list[Logits]]:
         plan = tail_plan(self._model, self._rules, start)
@@ -101,14 +108,14 @@ class Race:
         with loaded_plan(self._session, plan) as tail:
             return self._tails.logits(tail, ends, self._asked.prompts, self._asked.ids)
 
-    def _as_variants(self, start: int, ends: Sequence[int]) -> list[list[Logits]]:
-        return [self._as_variant(start, end) for end in ends]
-
-    def _as_variant(self, start: int, end: int) -> list[Logits]:
+    def _as_variant(self, start: int, end: int, *, at_once: bool = True) -> list[Logits]:
         layer_map = LayerMap.from_blocks([(start, end)], self._model.n_trunk)
         plan = make_plan(self._model, layer_map, provenance=False, rules=self._rules)
+        prompts, ids = self._asked.prompts, self._asked.ids
         with loaded_plan(self._session, plan) as variant:
-            return variant.logits(self._asked.prompts, self._asked.ids)
+            if at_once:
+                return variant.logits(prompts, ids)
+            return [variant.logits([p], [i])[0] for p, i in zip(prompts, ids, strict=True)]
 
 
 def main() -> None:
@@ -135,10 +142,14 @@ def main() -> None:
             session.close()
     n_tokens = sum(map(len, asked.prompts))
     print(f"{race.n_windows} windows, {len(asked.prompts)} prompts of {n_tokens} tokens in all")
-    for name, clock in (("tails", race.tail), ("whole variants", race.whole)):
-        print(f"{name:<16}{clock.wall:9.1f} s{clock.cpu:9.1f} CPU-s")
-    tail, whole = race.tail, race.whole
-    print(f"{'ratio':<16}{tail.wall / whole.wall:9.2f}  {tail.cpu / whole.cpu:9.2f}")
+    print(f"layers of tails and of whole variants: {race.n_layers / race.n_whole_layers:.3f}")
+    print(
+        "| way | wall | CPU | tails' share of wall | of CPU |\n| --- | ---: | ---: | ---: | ---: |"
+    )
+    ways = ("tails", race.tail), ("whole variants", race.whole), ("one by one", race.single)
+    for name, clock in ways:
+        wall, cpu = race.tail.wall / clock.wall, race.tail.cpu / clock.cpu
+        print(f"| {name} | {clock.wall:.1f} s | {clock.cpu:.1f} s | {wall:.2f} | {cpu:.2f} |")
     print(f"windows with other logits: {race.n_different}")
     sys.exit(race.n_different > 0)
 

@@ -78,18 +78,6 @@ def test_a_rule_the_table_lacks_ends_at_prove(tmp_path: Path) -> None:
     assert "do not run as their sources" in report.rungs[-1].shows
 
 
-def test_a_real_model_passes_every_rung(smollm2: Path, tmp_path: Path) -> None:
-    """SmolLM2 with its middle repeated passes four rungs; the report is saved."""
-    out = tmp_path / "out.gguf"
-    assert run("apply", smollm2, "--blocks", "12,14", "-o", out).returncode == 0
-    code, report, messages = climb(out, smollm2)
-    assert rungs(report) == [(n, "passed") for n in ("verify", "load", "prove", "smoke")]
-    assert code == 0
-    assert report["spec"] == "blocks:12,14"
-    assert len(report["rungs"][3]["details"]["prompts"]) >= 6
-    assert "next:" in messages
-
-
 def test_the_progress_counts_every_step(source: Path, tmp_path: Path) -> None:
     """A validation up to the smoke test reports the steps that were announced for it."""
     layer_map = LayerMap.parse("blocks:3,9", 12)
