@@ -20,22 +20,9 @@ from rys_gguf.errors import RysError
 from rys_gguf.files.copying import copy_bytes
 from rys_gguf.formats.header import KV, Span, TensorInfo, encode_text
 from rys_gguf.formats.model import Model
+from rys_gguf.layers.residual import residual_writers
 from rys_gguf.layers.rule import Architecture
 from rys_gguf.text import printable
-
-# The tensors whose products are added to the residual stream, by their name after `blk.N.`
-# (gguf-py/gguf/constants.py; read off the graphs in src/models). Their biases, and the norms and
-# scales behind them, write there as well. ffn_norm is one of them because llama.cpp runs a
-# feed-forward network without weights (build_ffn of null tensors) where a graph expects other
-# tensors than the loader takes: ernie4_5-moe with a step above 1, refact with experts.
-_WRITERS = frozenset({
-    "attn_output", "attn_output_b", "attn_out", "cross_attn_output", "ffn_norm", "ffn_down",
-    "ffn_down_exps", "ffn_down_shexp", "ffn_down_chexps", "ssm_out", "shortconv.out_proj",
-    "time_mix_output", "channel_mix_value", "proj", "ple_value", "post_attention_norm",
-    "post_ffw_norm", "attn_post_norm", "ffn_post_norm", "laurel_post_norm", "per_layer_post_norm",
-})  # fmt: skip
-# A norm of zeros gives zeros, except for its bias. In front of a network it has to be zero itself.
-_BEHIND = frozenset(name for name in _WRITERS if name.endswith("norm") and name != "ffn_norm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +35,6 @@ class Edit:
     target: TensorInfo | KV
     span: Span
     data: bytes | None = None
-
-
-def residual_writers(tensors: Iterable[TensorInfo]) -> Iterator[TensorInfo]:
-    """The tensors of a layer that must be zero for the layer to pass its input on."""
-    for tensor in tensors:
-        name, _, kind = tensor.name.split(".", 2)[2].rpartition(".")
-        if not name:
-            name, kind = kind, ""
-        if name in _WRITERS and (name not in _BEHIND or kind == "bias"):
-            yield tensor
 
 
 def silence(model: Model, arch: Architecture, layers: Iterable[int]) -> Iterator[Edit]:

@@ -11,6 +11,7 @@ from gguf.constants import GGMLQuantizationType
 from rys_gguf.checks.comparison import Comparison, Fault
 from rys_gguf.files.source import Progress, first_difference
 from rys_gguf.formats.header import Span, TensorInfo, layer_of, rename
+from rys_gguf.layers.residual import damped_tensors
 from rys_gguf.layers.rule import Rescale
 from rys_gguf.text import printable
 
@@ -94,10 +95,12 @@ def _expected_layer(
     """The tensors of one output block; `rescales` are the rules' changes of data, by tensor."""
     source = pair.source
     f32 = np.dtype(np.float32).newbyteorder(pair.out.header.byteorder)
+    damped = _damped(pair, out, block)
     for tensor in source.layers[block]:
         info = replace(tensor, name=rename(tensor.name, out))
         origin = f"source {printable(tensor.name)}"
-        _, factors = rescales.get(tensor.name.split(".", 2)[2], (None, ()))
+        suffix = tensor.name.split(".", 2)[2]
+        _, factors = rescales.get(suffix, damped.get(suffix, (None, ())))
         if not factors:
             yield _Expected(info, origin, tensor)
         else:
@@ -111,6 +114,33 @@ def _expected_layer(
             literal = np.asarray(factors[:1], f32).tobytes()
             info = TensorInfo(f"blk.{out}.{name}", (1,), int(GGMLQuantizationType.F32), 0, 4)
             yield _Expected(info, "the rule for its layer count", literal=literal)
+    for name, (n, factors) in damped.items():
+        if n:
+            scale = np.ones(n, f32)
+            for factor in factors:
+                scale = (scale * factor).astype(f32)
+            info = TensorInfo(f"blk.{out}.{name}", (n,), int(GGMLQuantizationType.F32), 0, 4 * n)
+            yield _Expected(info, "the damping of its layer", literal=scale.tobytes())
+
+
+def _damped(
+    pair: Comparison, out: int, block: int
+) -> dict[str, tuple[int, tuple[np.float32, ...]]]:
+    """What damps an output: by tensor how many values of it the source lacks, and the factors.
+
+    Each of the factors is that of a step, and each step rounds.
+    """
+    factors = []
+    for step in reversed(pair.steps):
+        if out >= len(step):
+            return {}  # an MTP block
+        factors.append(step.damp(out))
+        out = step[out]
+    rounding = tuple(np.float32(factor) for factor in reversed(factors) if factor != 1)
+    if not rounding:
+        return {}
+    tensors = damped_tensors(pair.source, pair.rules.arch, block)
+    return {damped.tensor: (damped.n_new, rounding) for damped in tensors}
 
 
 def _rescales(pair: Comparison) -> _Rescales:

@@ -65,19 +65,29 @@ def inspect(model: Path, as_json: bool) -> None:
         _say_notes(loading_notes(opened.header))
 
 
+_damp_option = click.option(
+    "--damp", type=click.FloatRange(0, 1), default=1.0, metavar="X",
+    help="Let each copy add X times what its source adds to the residual stream: 0.5 is half of "
+    "it, 0 nothing. A layer's first pass stays as it is.",
+)  # fmt: skip
+
+
 @click.command()
 @click.argument("model", type=MODEL)
 @layer_options
+@_damp_option
 @plan_options
 @full_option
 @json_option
-def plan(model: Path, layers: LayerSpec, options: PlanOptions, full: bool, as_json: bool) -> None:
+def plan(
+    model: Path, layers: LayerSpec, damp: float, options: PlanOptions, full: bool, as_json: bool
+) -> None:
     """Show what apply would write.
 
     Shows the map, the changes to the header, sizes and memory. Reads no tensor data, so a model
     of 500 GB takes no longer than a small one.
     """
-    with _planned(model, layers, options) as planned:
+    with _planned(model, layers, damp, options) as planned:
         _show_plan(planned, full=full, as_json=as_json)
 
 
@@ -93,6 +103,7 @@ class _WriteOptions:
 @click.command()
 @click.argument("model", type=MODEL)
 @layer_options
+@_damp_option
 @plan_options
 @handing_over(
     "write",
@@ -113,6 +124,7 @@ class _WriteOptions:
 def apply(
     model: Path,
     layers: LayerSpec,
+    damp: float,
     options: PlanOptions,
     write: _WriteOptions,
     dry_run: bool,
@@ -123,7 +135,7 @@ def apply(
 
     The output appears under its name only once it is complete. The source is never changed.
     """
-    with _planned(model, layers, options) as planned:
+    with _planned(model, layers, damp, options) as planned:
         if dry_run:
             _show_plan(planned, full=full, as_json=as_json)
         else:
@@ -182,12 +194,12 @@ def diff(a: Path, b: Path, full: bool, as_json: bool) -> None:
 
 
 @contextlib.contextmanager
-def _planned(path: Path, layers: LayerSpec, options: PlanOptions) -> Iterator[Plan]:
+def _planned(path: Path, layers: LayerSpec, damp: float, options: PlanOptions) -> Iterator[Plan]:
     spec = layers.required()
     with Model(path) as model:
         yield make_plan(
             model,
-            parse_spec(model, spec),
+            parse_spec(model, spec, damp),
             schedule=options.schedule,
             provenance=options.provenance,
             assume_uniform=options.assume_uniform,

@@ -170,7 +170,7 @@ def plan_json(planned: Plan, *, full: bool = False) -> dict[str, Any]:
         "n_mtp": planned.model.n_mtp,
         "layer_map": layer_map.sources,
         "runs": [
-            {"out": r.out, "source": r.source, "n_layers": r.n_layers}
+            {"out": r.out, "source": r.source, "n_layers": r.n_layers, "damp": r.damp}
             for r in layer_map.stretches()
         ],
         "seam": layer_map.seams(),

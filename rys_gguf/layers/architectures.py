@@ -12,7 +12,7 @@ import numpy as np
 from gguf.constants import GGUFValueType
 
 from rys_gguf.formats.limits import MAX_LAYERS
-from rys_gguf.layers.rule import Architecture, Fill, Metadata, Rescale
+from rys_gguf.layers.rule import Architecture, Damper, Fill, Metadata, Rescale
 from rys_gguf.layers.rules import (
     Anchored,
     BoundToPreceding,
@@ -963,4 +963,108 @@ _TAILS = {
     "qwen3next": "src/models/qwen3next.cpp:143-153",
 }
 
-ARCHITECTURES = {arch.name: replace(arch, tails=_TAILS.get(arch.name, "")) for arch in _ROWS}
+
+def _scaled(*writers: str) -> tuple[Damper, ...]:
+    """Linear layers whose products llama.cpp multiplies by `blk.N.{writer}.scale`.
+
+    llama-model.cpp:1662-1736 loads these tensors for every architecture, but each graph decides
+    which of them it hands to build_attn, build_ffn and build_moe_ffn: a scale that a graph does not
+    read is loaded, and does nothing.
+    """
+    return tuple(Damper(f"{writer}.scale", (writer,)) for writer in writers)
+
+
+def _normed(
+    ffn: tuple[str, ...] = ("ffn_down",), mixer: tuple[str, ...] = ("attn_output",)
+) -> tuple[Damper, ...]:
+    """Norms behind both halves of a layer: they undo a scale in front, and their weights damp."""
+    return (
+        Damper("post_attention_norm.weight", mixer),
+        Damper("post_ffw_norm.weight", ffn),
+    )
+
+
+_ANY_FFN = ("ffn_down", "ffn_down_exps", "ffn_down_shexp")
+
+# Architecture.dampers, and where a graph reads them. Left out are graphs that read no scale of
+# their feed-forward networks (most), and:
+# - nanbeige: the passes behind the first share the layers as they were before scales were loaded;
+# - deepseek4, glm5-next, qwen4exp and gemma3n: their layers also mix several streams.
+_DAMPED = {
+    "afmoe": (_normed(_ANY_FFN), "src/models/afmoe.cpp:187-260"),
+    "bitnet": (_scaled("attn_output", "ffn_down"), "src/models/bitnet.cpp:27-43,106-143"),
+    "cohere2": (_scaled("attn_output", "ffn_down"), "src/models/cohere2.cpp:106-133"),
+    "exaone4": (_normed(), "src/models/exaone4.cpp:147-164"),
+    "gemma-embedding": (_normed(), "src/models/gemma-embedding.cpp:135-157"),
+    "gemma2": (_normed(), "src/models/gemma2.cpp:118-147"),
+    "gemma3": (_normed(), "src/models/gemma3.cpp:160-189"),
+    "gemma4": (
+        (*_normed(_ANY_FFN), Damper("post_norm.weight", ("proj",))),
+        "src/models/gemma4.cpp:290-404",
+    ),
+    "glm4": (_normed(), "src/models/glm4.cpp:140-165"),
+    "grok": (
+        (
+            Damper("attn_output_norm.weight", ("attn_output",)),
+            Damper("layer_output_norm.weight", _ANY_FFN),
+            Damper("post_ffw_norm.weight", _ANY_FFN),
+        ),
+        "src/models/grok.cpp:70-79,143-191",
+    ),
+    "llama": (
+        _scaled("attn_output", "ffn_down", "ffn_down_exps"),
+        "src/models/llama.cpp:168-223",
+    ),
+    "mamba": (_scaled("ssm_out"), "src/models/mamba-base.cpp:144"),
+    "mamba2": (_scaled("ssm_out"), "src/models/mamba-base.cpp:299"),
+    "mellum": (_scaled("attn_output", "ffn_down_exps"), "src/models/mellum.cpp:155-193"),
+    "mistral3": (
+        _scaled("attn_output", "ffn_down", "ffn_down_exps"),
+        "src/models/mistral3.cpp:158-213",
+    ),
+    "nemotron_h": (
+        _scaled("attn_output", "ssm_out", *_ANY_FFN),
+        "src/models/nemotron-h.cpp:208-223,275-336; src/models/mamba-base.cpp:299",
+    ),
+    "nemotron_h_moe": (
+        _scaled("attn_output", "ssm_out", *_ANY_FFN),
+        "src/models/nemotron-h.cpp:208-223,275-336; src/models/mamba-base.cpp:299",
+    ),
+    "olmo2": (_normed(), "src/models/olmo2.cpp:157-180"),
+    "plamo2": (_normed(mixer=("attn_output", "ssm_out")), "src/models/plamo2.cpp:151-177"),
+    "plamo3": (_normed(), "src/models/plamo3.cpp:150-173"),
+    "qwen3": (_scaled("attn_output", "ffn_down"), "src/models/qwen3.cpp:110-136"),
+    "qwen35": (
+        _scaled("attn_output", "ssm_out", "ffn_down"),
+        "src/models/qwen35.cpp:181-199,343,475,488-493",
+    ),
+    "qwen35moe": (
+        _scaled("attn_output", "ssm_out", "ffn_down_exps", "ffn_down_shexp"),
+        "src/models/qwen35moe.cpp:200-218,353,485,498-545",
+    ),
+    "qwen3moe": (_scaled("attn_output", "ffn_down_exps"), "src/models/qwen3moe.cpp:119-155"),
+    # No scale of ssm_out is read, but nothing else stands behind its norm.
+    "qwen3next": (
+        (
+            *_scaled("attn_output", "ffn_down_exps", "ffn_down_shexp"),
+            Damper("ssm_norm.weight", ("ssm_out",)),
+        ),
+        "src/models/qwen3next.cpp:174-192,308,549-556,569-612",
+    ),
+    # What a layer adds of the embeddings counts as well.
+    "talkie": (
+        (
+            *_scaled("attn_output", "ffn_down"),
+            Damper("layer_output_scale.weight", ("layer_output_scale",)),
+        ),
+        "src/models/talkie.cpp:94-127",
+    ),
+}
+
+
+def _with_tables(arch: Architecture) -> Architecture:
+    dampers, damping = _DAMPED.get(arch.name, ((), ""))
+    return replace(arch, tails=_TAILS.get(arch.name, ""), dampers=dampers, damping=damping)
+
+
+ARCHITECTURES = {arch.name: _with_tables(arch) for arch in _ROWS}

@@ -7,6 +7,9 @@ of the bytes all follow from it. There are two notations, both found in publishe
     blocks:2,4;6,8          several windows, all in source coordinates
     layers:0..11,8..23      the whole path, ends included
 
+In both, `@0.5` behind a part damps it: these outputs add half of what their sources add to the
+residual stream.
+
 `notations` reads them, and answers other notations. The map tells where layers come from, not how
 they run: the output runs 0, 1, 2, ... and never jumps back.
 """
@@ -30,15 +33,21 @@ _LABEL_LENGTH = 48
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """`n_layers` outputs from `out`, whose sources are consecutive from `source`."""
+    """`n_layers` outputs from `out`, whose sources are consecutive from `source`.
+
+    All of them are damped by `damp`.
+    """
 
     out: int
     source: int
     n_layers: int
+    damp: float = 1.0
 
     def __str__(self) -> str:
+        damped = "" if self.damp == 1 else f", damped by {self.damp:g}"
         return (
             f"output {span(self.out, self.n_layers)} <- source {span(self.source, self.n_layers)}"
+            f"{damped}"
         )
 
 
@@ -46,15 +55,27 @@ class Stretch:
 class LayerMap:
     """`sources[out]` is the source layer of output layer `out`; `n_source` layers exist.
 
-    The map covers main (trunk) layers only; it leaves out a multi-token-prediction tail.
-    Raises InvalidLayerMap for an empty map, a source out of range, or more than 512 outputs or
-    source layers.
+    `damping[out]`, from 0 to 1, multiplies what output layer `out` adds to the residual stream; it
+    is empty if all are 1. The map covers main (trunk) layers only; it leaves out a
+    multi-token-prediction tail.
+    Raises InvalidLayerMap for an empty map, a source or a factor out of range, or more than 512
+    outputs or source layers.
     """
 
     n_source: int
     sources: tuple[int, ...]
+    damping: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
+        if len(self.damping) not in (0, len(self.sources)):
+            raise InvalidLayerMap(
+                f"{len(self.damping)} factors damp the {len(self.sources)} layers of the map"
+            )
+        for out, factor in enumerate(self.damping):
+            if not 0 <= factor <= 1:
+                raise InvalidLayerMap(f"output {out} is damped by {factor:g}, expected 0 to 1")
+        if all(factor == 1 for factor in self.damping):
+            object.__setattr__(self, "damping", ())
         if not self.sources:
             raise InvalidLayerMap("the layer map is empty: a model needs at least one layer")
         if len(self.sources) > MAX_LAYERS:
@@ -77,13 +98,17 @@ class LayerMap:
         return cls(n_source, tuple(range(n_source)))
 
     @classmethod
-    def from_blocks(cls, windows: Iterable[tuple[int, int]], n_source: int) -> LayerMap:
+    def from_blocks(
+        cls, windows: Iterable[tuple[int, int] | tuple[int, int, float]], n_source: int
+    ) -> LayerMap:
         """Insert a copy of each half-open window (i, j) after the last output copy of layer j-1.
 
+        A third number damps that copy.
         LayerMap.from_blocks([(2, 4)], 6).sources == (0, 1, 2, 3, 2, 3, 4, 5)
         """
         sources = list(range(n_source))
-        for i, j in windows:
+        damping = [1.0] * n_source
+        for i, j, *damp in windows:
             if not 0 <= i < j <= n_source:
                 raise InvalidLayerMap(
                     f"blocks:{i},{j}: need 0 <= i < j <= {n_source}, the model has layers "
@@ -91,11 +116,12 @@ class LayerMap:
                 )
             after = len(sources) - sources[::-1].index(j - 1)
             sources[after:after] = range(i, j)
+            damping[after:after] = (damp or [1.0]) * (j - i)
             if len(sources) > MAX_LAYERS:
                 raise InvalidLayerMap(
                     f"blocks:{i},{j} makes {len(sources)} layers; llama.cpp stops at {MAX_LAYERS}"
                 )
-        return cls(n_source, tuple(sources))
+        return cls(n_source, tuple(sources), tuple(damping))
 
     @classmethod
     def parse(cls, spec: str, n_source: int) -> LayerMap:
@@ -108,7 +134,8 @@ class LayerMap:
         if kind == "blocks":
             result = cls.from_blocks(notations.windows(spec, n_source), n_source)
         elif kind == "layers":
-            result = cls(n_source, tuple(notations.path(spec, n_source)))
+            path = notations.path(spec, n_source)
+            result = cls(n_source, tuple(s for s, _ in path), tuple(damp for _, damp in path))
         else:
             raise notations.unknown(spec, n_source)
         if result.is_identity:
@@ -125,8 +152,31 @@ class LayerMap:
 
     @property
     def is_identity(self) -> bool:
-        """Whether every output is the source layer of the same number."""
-        return self.sources == tuple(range(self.n_source))
+        """Whether every output is the source layer of the same number, undamped."""
+        return self.sources == tuple(range(self.n_source)) and not self.damping
+
+    @property
+    def undamped(self) -> LayerMap:
+        """The same layers, each of which adds all that its source adds."""
+        return LayerMap(self.n_source, self.sources)
+
+    def damp(self, out: int) -> float:
+        """What multiplies that which an output adds to the residual stream; 1 if nothing does."""
+        return self.damping[out] if self.damping else 1.0
+
+    def damped(self, factor: float) -> LayerMap:
+        """The same with every output damped whose source another output before it has.
+
+        LayerMap.parse("blocks:2,4", 6).damped(0.5) == LayerMap.parse("blocks:2,4@0.5", 6)
+        Raises InvalidLayerMap if no layer is repeated, the map is damped, or the factor is not from
+        0 to 1.
+        """
+        if self.damping:
+            raise InvalidLayerMap(f"{self.spec} is damped already")
+        if len(set(self.sources)) == len(self.sources):
+            raise InvalidLayerMap(f"{self.spec} repeats no layer: there is no copy to damp")
+        damping = (factor if s in self.sources[:out] else 1.0 for out, s in enumerate(self.sources))
+        return LayerMap(self.n_source, self.sources, tuple(damping))
 
     @property
     def n_added(self) -> int:
@@ -150,20 +200,27 @@ class LayerMap:
         for source in self.sources:
             passes.append(seen[source])
             seen[source] += 1
-        return self._split(
-            lambda out: (
-                passes[out] == passes[out - 1] and self.sources[out] == self.sources[out - 1] + 1
-            )
+        return self._split(lambda out: passes[out] == passes[out - 1])
+
+    def _split(self, follows: Callable[[int], bool] = lambda _: True) -> tuple[Stretch, ...]:
+        """Stretches of consecutive sources that are damped alike, and follow one another."""
+        starts = [
+            out
+            for out, source in enumerate(self.sources)
+            if out == 0
+            or source != self.sources[out - 1] + 1
+            or self.damp(out) != self.damp(out - 1)
+            or not follows(out)
+        ]
+        stops = [*starts[1:], len(self.sources)]
+        return tuple(
+            Stretch(a, self.sources[a], b - a, self.damp(a))
+            for a, b in zip(starts, stops, strict=True)
         )
 
-    def _split(self, follows: Callable[[int], bool]) -> tuple[Stretch, ...]:
-        starts = [out for out in range(len(self.sources)) if out == 0 or not follows(out)]
-        stops = [*starts[1:], len(self.sources)]
-        return tuple(Stretch(a, self.sources[a], b - a) for a, b in zip(starts, stops, strict=True))
-
     def path(self) -> tuple[Stretch, ...]:
-        """The fewest stretches of consecutive sources."""
-        return self._split(lambda out: self.sources[out] == self.sources[out - 1] + 1)
+        """The fewest stretches of consecutive sources that are damped alike."""
+        return self._split()
 
     def seams(self) -> tuple[tuple[int, int], ...]:
         """(output, source) on both sides of every place where one stretch ends and the next starts.
@@ -182,7 +239,7 @@ class LayerMap:
         """The half-open windows that give this map when inserted; None if no windows do.
 
         They are worked out from the map, not kept from its spec, so that equal maps have equal
-        windows however they were written.
+        windows however they were written. A damped map has none.
         """
         path = self.path()
         windows = tuple((b.source, a.source + a.n_layers) for a, b in itertools.pairwise(path))
@@ -197,32 +254,46 @@ class LayerMap:
     @property
     def spec(self) -> str:
         """The canonical spec: equal maps have equal specs, however they were written."""
-        windows = self.windows()
-        if windows:
-            return "blocks:" + ";".join(f"{i},{j}" for i, j in windows)
+        if windows := self._damped_windows():
+            return "blocks:" + ";".join(f"{i},{j}{_at(damp)}" for i, j, damp in windows)
         return "layers:" + ",".join(
-            span(stretch.source, stretch.n_layers) for stretch in self.path()
+            span(stretch.source, stretch.n_layers) + _at(stretch.damp) for stretch in self.path()
         )
+
+    def _damped_windows(self) -> tuple[tuple[int, int, float], ...]:
+        """The windows that give this map with copies that are damped alike; empty if none do."""
+        factors = {factor for factor in self.damping if factor != 1} or {1.0}
+        plain = self.undamped.windows()
+        if not plain or len(factors) > 1:
+            return ()
+        (factor,) = factors
+        windows = tuple((i, j, factor) for i, j in plain)
+        return windows if LayerMap.from_blocks(windows, self.n_source) == self else ()
 
     @property
     def label(self) -> str:
         """The map's name in published file names, ends included: `rys_8-11` for blocks:8,12.
 
-        A map that no windows give is named by its path, or by its length and a checksum of its
-        spec if the path is too long for a file name.
+        A damped copy is named with its factor, as in `rys_8-11x0.5`. A map that no windows give is
+        named by its path, or by its length and a checksum of its spec if the path is too long for a
+        file name.
         """
-        windows = self.windows()
-        parts = (
-            [f"{i}-{j - 1}" for i, j in windows]
-            if windows
-            else [
-                span(stretch.source, stretch.n_layers).replace("..", "-") for stretch in self.path()
-            ]
-        )
-        label = "_".join(parts if windows else ["path", *parts])
+        if windows := self._damped_windows():
+            parts = [f"{i}-{j - 1}{_at(damp, 'x')}" for i, j, damp in windows]
+        else:
+            parts = ["path"]
+            for stretch in self.path():
+                name = span(stretch.source, stretch.n_layers).replace("..", "-")
+                parts.append(name + _at(stretch.damp, "x"))
+        label = "_".join(parts)
         if len(label) > _LABEL_LENGTH:
             label = f"{len(self)}L_{zlib.crc32(self.spec.encode()):08x}"
         return f"rys_{label}"
+
+
+def _at(damp: float, sign: str = "@") -> str:
+    """What damps a part of a spec, so that it reads back as the same number."""
+    return "" if damp == 1 else f"{sign}{damp!r}".removesuffix(".0")
 
 
 def join_blocks(values: Sequence[str]) -> str:

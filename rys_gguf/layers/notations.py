@@ -5,6 +5,8 @@
     layers:0..11,8..23              the whole path, ends included
     layers:..11,8..                 an open range begins at the first or ends at the last layer
     layers:0..9,10..13x3,14..23     a range, or a layer, that is passed three times in all
+    blocks:8,12@0.5                 a copy that adds half of what its sources add
+    layers:0..11,8..11@0.5,12..23   the same as a path
 
 Sources: RYS src/core/layer_config.py (windows, lists in brackets), exllamav3 util/misc.py
 (paths with open ranges), llm-circuit-finder layer_path.py (paths).
@@ -14,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rys_gguf.errors import InvalidLayerMap
 from rys_gguf.formats.limits import MAX_LAYERS
@@ -24,6 +26,7 @@ from rys_gguf.text import printable, quoted
 _N = "[0-9]{1,9}"
 _PAIR = re.compile(rf"\s*({_N})\s*,\s*({_N})\s*")
 _PASSES = re.compile(rf"\s*(?:({_N})|({_N})?\s*\.\.\s*({_N})?)\s*(?:x\s*({_N}))?\s*")
+_DAMP = re.compile(r"\s*((?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e-?[0-9]+)?)\s*", re.ASCII)
 _REPEATED_PAIR = re.compile(rf"[(\[]?\s*({_N})\s*,\s*({_N})\s*[)\]]?\s*[x*]\s*({_N})")
 _BRACKETED_PAIR = re.compile(rf"[(\[]\s*({_N})\s*,\s*({_N})\s*[)\]]")
 _CLOSED = re.compile(rf"({_N})\s*(?:-|\.\.)\s*({_N})")
@@ -41,22 +44,27 @@ _MOST_SPELLED_OUT = 32
 _LEAST_LIST = 3
 
 
-def windows(spec: str, n_source: int) -> list[tuple[int, int]]:
-    """The half-open windows of a spec `blocks:...`, in its order.
+def windows(spec: str, n_source: int) -> list[tuple[int, int, float]]:
+    """The half-open windows of a spec `blocks:...`, in its order, and what damps each.
 
     Raises InvalidLayerMap, pointing at the faulty part and saying what to write instead.
     """
-    return [_window(part) for part in _Part.split(spec, n_source, ";")]
+    divided = [part.undamped() for part in _Part.split(spec, n_source, ";")]
+    return [(*_window(part), damp) for part, damp in divided]
 
 
-def path(spec: str, n_source: int) -> list[int]:
-    """The source layers of a spec `layers:...`, in its order. Raises InvalidLayerMap as above."""
-    layers: list[int] = []
-    parts = [(part, *_stretch(part)) for part in _path_parts(spec, n_source)]
-    for part, stretch, n_times in parts:
+def path(spec: str, n_source: int) -> list[tuple[int, float]]:
+    """The source layers of a spec `layers:...`, in its order, and what damps each.
+
+    Raises InvalidLayerMap as above.
+    """
+    layers: list[tuple[int, float]] = []
+    divided = [part.undamped() for part in _path_parts(spec, n_source)]
+    parts = [(part, *_stretch(part)) for part, _ in divided]
+    for (part, stretch, n_times), (_, damp) in zip(parts, divided, strict=True):
         if len(layers) + len(stretch) * n_times > MAX_LAYERS:
             raise part.error(f"more than {MAX_LAYERS} layers, llama.cpp's limit")
-        layers.extend([*stretch] * n_times)
+        layers.extend([(layer, damp) for layer in stretch] * n_times)
     if all(n_times > 1 for _, _, n_times in parts):
         _demand_the_rest(parts, n_source)
     return layers
@@ -110,6 +118,14 @@ class _Part:
             parts.append(_Part(self.spec, self.n_source, start, text))
             start += len(text) + len(separator)
         return parts
+
+    def undamped(self) -> tuple[_Part, float]:
+        """This part without `@` and its factor, and the factor; 1 if there is none."""
+        text, at, factor = self.text.partition("@")
+        match = _DAMP.fullmatch(factor)
+        if at and (match is None or float(match[1]) > 1):
+            raise self.error(f"{quoted(factor.strip())} damps nothing: expected @ and 0 to 1")
+        return replace(self, text=text), float(match[1]) if match else 1.0
 
     def error(self, what: str, hint: str = "") -> InvalidLayerMap:
         text = f"layer spec: {what}; the model has layers 0..{self.n_source - 1}"

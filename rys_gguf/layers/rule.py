@@ -245,6 +245,18 @@ class Fill:
 
 
 @dataclass(frozen=True, slots=True)
+class Damper:
+    """An F32 tensor `blk.N.{tensor}` that multiplies all that `writers` add to the residual stream.
+
+    A writer is a linear layer, `blk.N.{writer}.weight`. A tensor `{writer}.scale` counts as ones in
+    a file that does not have it.
+    """
+
+    tensor: str
+    writers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Architecture:
     """One entry of the table: an architecture's rules and where they stand in llama.cpp's source.
 
@@ -265,6 +277,8 @@ class Architecture:
     nothing to compare, where that is so.
     `tails` says where llama.cpp gives the inputs of the layers, if they take nothing but these.
     A window can then be computed from the base's inputs alone.
+    `dampers` are the tensors that damp a layer, and `damping` says where llama.cpp reads them; a
+    layer with a writer that none of them multiplies cannot be damped.
     """
 
     name: str
@@ -281,6 +295,8 @@ class Architecture:
     zeroed: tuple[str, ...] = ()
     unprovable: str = ""
     tails: str = ""
+    dampers: tuple[Damper, ...] = ()
+    damping: str = ""
 
 
 def lost_kinds(

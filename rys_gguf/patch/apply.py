@@ -20,6 +20,7 @@ def apply(  # noqa: PLR0913 - all but three can only be given by name
     spec: str,
     output: str | os.PathLike[str] | None = None,
     *,
+    damp: float = 1.0,
     schedule: Schedule = Schedule.PORTABLE,
     provenance: bool = True,
     assume_uniform: bool = False,
@@ -29,14 +30,15 @@ def apply(  # noqa: PLR0913 - all but three can only be given by name
 ) -> Written:
     """Write the variant of the model file `source` that `spec` describes, such as "blocks:10,14".
 
-    It goes to `output`, or beside the source under the name that `default_output` gives. The other
-    arguments are those of `make_plan` and `write_plan`, and so are the errors; a spec that does not
-    fit the model raises InvalidLayerMap.
+    `damp` multiplies what its copies add to the residual stream. The file goes to `output`, or
+    beside the source under the name that `default_output` gives. The other arguments are those of
+    `make_plan` and `write_plan`, and so are the errors; a spec that does not fit the model raises
+    InvalidLayerMap.
     """
     with Model(source) as model:
         plan = make_plan(
             model,
-            parse_spec(model, spec),
+            parse_spec(model, spec, damp),
             schedule=schedule,
             provenance=provenance,
             assume_uniform=assume_uniform,
@@ -48,10 +50,14 @@ def apply(  # noqa: PLR0913 - all but three can only be given by name
         )  # fmt: skip
 
 
-def parse_spec(model: Model, spec: str) -> LayerMap:
-    """The map that a spec describes on a model. Raises InvalidLayerMap, naming the model."""
+def parse_spec(model: Model, spec: str, damp: float = 1.0) -> LayerMap:
+    """The map that a spec describes on a model, with its copies damped.
+
+    Raises InvalidLayerMap, naming the model.
+    """
     try:
-        return LayerMap.parse(spec, model.n_trunk)
+        layer_map = LayerMap.parse(spec, model.n_trunk)
+        return layer_map if damp == 1 else layer_map.damped(damp)
     except InvalidLayerMap as e:
         first, newline, picture = str(e).partition("\n")
         n = model.n_mtp

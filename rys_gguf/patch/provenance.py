@@ -2,7 +2,8 @@
 
 `rys.spec`, `rys.layer_map`, `rys.source` and `rys.source_layers` lead to the original model, the
 base, also where a variant was patched again. Then `rys.step.*` leads to the immediate source, and
-`rys.parent.*` is that source's own record as it stood there. What a plan changes in the header is
+`rys.parent.*` is that source's own record as it stood there. A damped map has the factors of its
+layers beside it, as `rys.damping` and `rys.step.damping`. What a plan changes in the header is
 kept for `unapply`: the old value of KEY as `rys.was.KEY`, the names of new keys in `rys.added`, and
 in `rys.shards` how many tensors each file of a split source held.
 """
@@ -38,7 +39,9 @@ _STEP = "rys.step."
 _PARENT, _WAS = KEPT_FOR_UNDO
 _NAME = "general.name"
 
+_MAP, _DAMPING = "layer_map", "damping"
 _STRING, _ARRAY, _INT32 = GGUFValueType.STRING, GGUFValueType.ARRAY, GGUFValueType.INT32
+_FLOAT64 = GGUFValueType.FLOAT64
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,8 @@ def compose(first: LayerMap, second: LayerMap) -> LayerMap:
         raise InvalidLayerMap(
             f"{second.spec} is for {second.n_source} layers, {first.spec} makes {len(first)}"
         )
-    return LayerMap(first.n_source, tuple(first[s] for s in second.sources))
+    damping = (second.damp(out) * first.damp(s) for out, s in enumerate(second.sources))
+    return LayerMap(first.n_source, tuple(first[s] for s in second.sources), tuple(damping))
 
 
 # -- writing -------------------------------------------------------------------------------------
@@ -139,7 +143,9 @@ def _map_and_source(
     prefix: str, layer_map: LayerMap, source: Sequence[str], order: ByteOrder
 ) -> Iterator[KV]:
     yield KV.of(prefix + "spec", _STRING, layer_map.spec, byteorder=order)
-    yield KV.of(prefix + "layer_map", _ARRAY, layer_map.sources, byteorder=order, item_type=_INT32)
+    yield KV.of(prefix + _MAP, _ARRAY, layer_map.sources, byteorder=order, item_type=_INT32)
+    if factors := layer_map.damping:
+        yield KV.of(prefix + _DAMPING, _ARRAY, factors, byteorder=order, item_type=_FLOAT64)
     yield KV.of(prefix + "source", _ARRAY, source, byteorder=order, item_type=_STRING)
 
 
@@ -180,19 +186,19 @@ def origins(header: Header) -> tuple[Origin, ...]:
     found: list[Origin] = []
     steps: tuple[LayerMap, ...] = ()
     prefix = PROVENANCE
-    while f"{prefix}step.layer_map" in kvs:
-        parent = kvs.get(f"{prefix}parent.layer_map")
+    while f"{prefix}step.{_MAP}" in kvs:
+        parent = kvs.get(f"{prefix}parent.{_MAP}")
         n_parent = parent.n_items if parent else 0
-        steps = (_map_at(kvs, f"{prefix}step.layer_map", n_parent), *steps)
+        steps = (_map_at(kvs, f"{prefix}step.", n_parent), *steps)
         found.append(Origin(_source_at(kvs, f"{prefix}step.source"), steps, is_base=False))
         prefix += "parent."
     n_base = _n_layers(kvs)
     base = Origin(
         _source_at(kvs, SOURCE_KEY),
-        (_map_at(kvs, f"{prefix}layer_map", n_base), *steps),
+        (_map_at(kvs, prefix, n_base), *steps),
         is_base=True,
     )
-    recorded = _map_at(kvs, MAP_KEY, n_base)
+    recorded = _map_at(kvs, PROVENANCE, n_base)
     if base.layer_map != recorded:
         raise InvalidLayerMap(
             f"is {recorded.spec}, but the steps on record make {base.layer_map.spec}"
@@ -225,7 +231,7 @@ def origin_of(header: Header, source: Model) -> Origin | None:
     origin = exact or (alike or found)[-1]
     first, *rest = origin.steps
     # Version 0.1.0 did not record how many layers its source had.
-    return replace(origin, steps=(LayerMap(n, first.sources), *rest))
+    return replace(origin, steps=(replace(first, n_source=n), *rest))
 
 
 def recorded_map(header: Header, n_source: int) -> LayerMap | None:
@@ -234,7 +240,7 @@ def recorded_map(header: Header, n_source: int) -> LayerMap | None:
     Raises InvalidLayerMap if the record is not a map of `n_source` layers.
     """
     kvs = {kv.key: kv for kv in header.kvs}
-    return _map_at(kvs, MAP_KEY, n_source) if MAP_KEY in kvs else None
+    return _map_at(kvs, PROVENANCE, n_source) if MAP_KEY in kvs else None
 
 
 def recorded_source(header: Header) -> tuple[str, str, str] | None:
@@ -295,13 +301,19 @@ def knows_all_layers(header: Header) -> bool:
     return is_windows or header.get(LAYERS_KEY) is not None
 
 
-def _map_at(kvs: Mapping[str, KV], key: str, n_source: int) -> LayerMap:
-    kv = kvs.get(key)
+def _map_at(kvs: Mapping[str, KV], prefix: str, n_source: int) -> LayerMap:
+    kv, factors = kvs.get(prefix + _MAP), kvs.get(prefix + _DAMPING)
     if kv is None:
-        raise InvalidLayerMap(f"{key} is missing")
+        raise InvalidLayerMap(f"{prefix}{_MAP} is missing")
     if kv.item_type != _INT32 or isinstance(kv.raw, Span):
         raise InvalidLayerMap(f"is {kv.type_name}, expected ARRAY[INT32]")
-    return LayerMap(n_source, tuple(kv.value))
+    if factors is None:
+        return LayerMap(n_source, tuple(kv.value))
+    if factors.item_type != _FLOAT64 or isinstance(factors.raw, Span):
+        raise InvalidLayerMap(
+            f"its {prefix}{_DAMPING} is {factors.type_name}, expected ARRAY[FLOAT64]"
+        )
+    return LayerMap(n_source, tuple(kv.value), tuple(factors.value))
 
 
 def _source_at(kvs: Mapping[str, KV], key: str) -> tuple[str, str, str] | None:

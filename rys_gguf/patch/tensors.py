@@ -22,6 +22,7 @@ from rys_gguf.formats.model import Model
 from rys_gguf.formats.shards import TensorData
 from rys_gguf.formats.types import tensor_bytes
 from rys_gguf.layers.layer_map import LayerMap
+from rys_gguf.layers.residual import damped_tensors
 from rys_gguf.layers.rule import Architecture, Rescale
 from rys_gguf.text import quoted
 
@@ -43,6 +44,20 @@ class GatheredTensor:
     n_slices: int
     slice_bytes: int
     gather: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """In an output block the F32 tensor `blk.N.{tensor}` is multiplied by `factor`.
+
+    With `n_new` it gets a new tensor of that name instead, behind `blk.N.{behind}`: the factor, so
+    many times.
+    """
+
+    tensor: str
+    factor: float
+    n_new: int
+    behind: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +95,13 @@ def plan_tensors(
 
     Tensors of one layer that stand together stay together: each such group is followed by its
     copies. Otherwise the source's order of layers is kept; many files sort them as text.
-    Raises Refused for a tensor that cannot be renamed, gathered or rescaled.
+    Raises Refused for a tensor that cannot be renamed, gathered or rescaled, and for a layer that
+    cannot be damped.
     """
     _require_rescalable(model, scales)
+    everywhere = tuple(
+        _Change(r.tensor, factor, int(r.new), _weight_of(r)) for r, factor in scales.items()
+    )
     slices = dict(arch.gathered)
     tensors: list[PlannedTensor] = []
     for group in _groups(model):
@@ -91,8 +110,11 @@ def plan_tensors(
             tensors += (_of_the_model(model, layer_map, t, slices.get(t.name)) for t in group)
             continue
         for out in _outputs(model, layer_map, layer):
+            changes: tuple[_Change, ...] = ()
+            if out < len(layer_map):
+                changes = (*everywhere, *_damping(model, arch, layer, layer_map.damp(out)))
             for source in group:
-                tensors += _of_a_layer(model, source, out, scales if out < len(layer_map) else {})
+                tensors += _of_a_layer(model, source, out, changes)
     return layout(tensors, model.header.output_alignment)
 
 
@@ -143,8 +165,15 @@ def _of_the_model(
     return PlannedTensor(target, source, gathered)
 
 
+def _damping(model: Model, arch: Architecture, layer: int, factor: float) -> Iterator[_Change]:
+    """What damps a layer by a factor."""
+    if factor != 1:
+        for damped in damped_tensors(model, arch, layer):
+            yield _Change(damped.tensor, factor, damped.n_new, damped.behind)
+
+
 def _of_a_layer(
-    model: Model, source: TensorInfo, out: int, scales: Mapping[Rescale, float]
+    model: Model, source: TensorInfo, out: int, changes: Iterable[_Change]
 ) -> Iterator[PlannedTensor]:
     """What one source tensor becomes in output block `out`: itself, perhaps with a scale."""
     name = rename(source.name, out)
@@ -156,13 +185,14 @@ def _of_a_layer(
     suffix = source.name.split(".", 2)[2]
     data: TensorData | bytes = model.data(source)
     added = []
-    for rescale, factor in scales.items():
-        if not rescale.new and suffix == rescale.tensor:
-            data = rescaled(model, source, factor)
-        elif rescale.new and suffix == _weight_of(rescale):
-            info = TensorInfo(f"blk.{out}.{rescale.tensor}", (1,), _F32, 0, 4)
-            value = struct.pack(model.header.byteorder + "f", factor)
-            added.append(PlannedTensor(info, None, value))
+    for change in changes:
+        if not change.n_new and suffix == change.tensor:
+            data = rescaled(model, source, change.factor)
+        elif change.n_new and suffix == change.behind:
+            n = change.n_new
+            info = TensorInfo(f"blk.{out}.{change.tensor}", (n,), _F32, 0, 4 * n)
+            values = struct.pack(f"{model.header.byteorder}{n}f", *[change.factor] * n)
+            added.append(PlannedTensor(info, None, values))
     yield PlannedTensor(replace(source, name=name), source, data)
     yield from added
 
