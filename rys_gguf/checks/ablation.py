@@ -14,15 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from gguf.constants import GGMLQuantizationType
 
 from rys_gguf.errors import RysError
 from rys_gguf.files.copying import copy_bytes
 from rys_gguf.formats.header import KV, Span, TensorInfo, encode_text
 from rys_gguf.formats.model import Model
-from rys_gguf.layers.residual import residual_writers
+from rys_gguf.layers.layer_map import LayerMap
+from rys_gguf.layers.residual import damped_tensors, residual_writers
 from rys_gguf.layers.rule import Architecture
 from rys_gguf.text import printable
+
+# Each step that damps a tensor rounds it, by at most 2^-24 of it.
+_ROUNDING = 2.0**-20
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +107,62 @@ def nudge(model: Model, tensors: Collection[str], by: float) -> Iterator[Edit]:
                 span = model.data(tensor).span
                 values = np.frombuffer(b"".join(model.read(span)), f32).astype(np.float64)
                 yield Edit(tensor, span, (values * (1 + by)).astype(f32).tobytes())
+
+
+def redamp(
+    variant: Model, source: Model, layer_map: LayerMap, arch: Architecture, factor: float
+) -> Iterator[Edit]:
+    """The edits that damp the damped outputs of a variant by `factor` instead.
+
+    Raises Refused if the variant lacks a tensor that damps.
+    """
+    f32 = np.dtype(np.float32).newbyteorder(variant.header.byteorder)
+    for out, damped in enumerate(layer_map.damping):
+        if damped != 1:
+            for tensor, values in _dampers(variant, source, layer_map, arch, out):
+                data = (values * factor).astype(f32).tobytes()
+                yield Edit(tensor, variant.data(tensor).span, data)
+
+
+def misdamped(
+    variant: Model, source: Model, layer_map: LayerMap, arch: Architecture
+) -> Iterator[int]:
+    """The outputs of a variant that are damped by another factor than the map says.
+
+    Raises as `redamp`.
+    """
+    f32 = np.dtype(np.float32).newbyteorder(variant.header.byteorder)
+    for out, factor in enumerate(layer_map.damping):
+        for tensor, values in (
+            _dampers(variant, source, layer_map, arch, out) if factor != 1 else ()
+        ):
+            have = np.frombuffer(b"".join(variant.read(variant.data(tensor).span)), f32)
+            if not np.allclose(have, values * factor, rtol=_ROUNDING, atol=0):
+                yield out
+                break
+
+
+def _dampers(
+    variant: Model, source: Model, layer_map: LayerMap, arch: Architecture, out: int
+) -> Iterator[tuple[TensorInfo, npt.NDArray[np.float64]]]:
+    """The tensors that damp an output, and the values that would not."""
+    held = {t.name.split(".", 2)[2]: t for t in variant.layers[out]}
+    layer = layer_map[out]
+    original = {t.name.split(".", 2)[2]: t for t in source.layers[layer]}
+    f32 = np.dtype(np.float32).newbyteorder(source.header.byteorder)
+    for damped in damped_tensors(source, arch, layer):
+        tensor = held.get(damped.tensor)
+        n = damped.n_new or int(np.prod(original[damped.tensor].ne))
+        if tensor is None or tensor.type != GGMLQuantizationType.F32 or np.prod(tensor.ne) != n:
+            raise variant.refuse(
+                f"blk.{out}.{damped.tensor}, which damps output {out}, is missing or is not of "
+                f"{n} F32 numbers; verify tells more"
+            )
+        values = np.ones(n)
+        if not damped.n_new:
+            raw = b"".join(source.read(source.data(original[damped.tensor]).span))
+            values = np.frombuffer(raw, f32).astype(np.float64)
+        yield tensor, values
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rys_gguf._version import __version__
-from rys_gguf.checks.prove import describe_difference, n_passes, prove
+from rys_gguf.checks.prove import describe_difference, n_passes, prove, runs_as
 from rys_gguf.checks.smoke import PROMPTS, compare, run_smoke
 from rys_gguf.checks.smoke_report import as_json
 from rys_gguf.checks.variant import VariantPair
@@ -139,9 +139,9 @@ class _Climb:
         )
         layer_map = self.pair.layer_map
         if not proof.holds(self.tolerance):
-            return "failed", describe_difference(proof, layer_map), proof.as_json()
+            return "failed", describe_difference(proof, layer_map, self.tolerance), proof.as_json()
         how = proof.precision(self.tolerance)
-        shows = f"each of {len(layer_map)} outputs runs as its source, {how}"
+        shows = f"each of {len(layer_map)} outputs {runs_as(layer_map)}, {how}"
         return "passed", shows, proof.as_json()
 
     def smoke(self) -> _Outcome:

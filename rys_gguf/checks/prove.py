@@ -5,21 +5,25 @@ sources ascend, zero-ablate every other output of the variant and every other la
 and the two must give the same distribution, bit for bit on one machine. A few such paths contain
 every output between them, which proves originals and copies alike. This needs no knowledge of
 layer schedules, so it also finds what the table of rules lacks and what an engine does not read.
+
+A damped output is compared as it would be undamped. Damped by 0 instead, all of them together must
+do what they do silenced: then the engine multiplies all that they add, and by what the file says.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from rys_gguf.checks.ablation import Edit, disturb, nudge, silence
+from rys_gguf.checks.ablation import Edit, disturb, misdamped, nudge, redamp, silence
 from rys_gguf.checks.edited import EditedModels, edited_models
 from rys_gguf.checks.paths import Lending, covering_paths, readers_of
 from rys_gguf.checks.variant import VariantPair
@@ -29,6 +33,8 @@ from rys_gguf.formats.model import Model
 from rys_gguf.layers.carry import ModelRules, metadata_of
 from rys_gguf.layers.layer_map import LayerMap
 from rys_gguf.layers.rule import Architecture
+
+BIT_FOR_BIT = "bit for bit"
 
 _SEED = 20240
 # Finding an output that differs takes a few more passes; the first few outputs tell enough.
@@ -78,7 +84,9 @@ class Proof:
 
     `differing` are the outputs that do not run as their sources; they are located only where a
     comparison failed. `all_found` is False if there may be more of them. `rescaled` are the tensors
-    of each layer that the plan had to rescale.
+    of each layer that the plan had to rescale. `damped` compares the variant whose damped outputs
+    are damped by 0 with the one where they are ablated, and `misdamped` are the outputs that the
+    file damps by another factor than the map says.
     """
 
     results: tuple[PathResult, ...]
@@ -88,15 +96,21 @@ class Proof:
     differing: tuple[int, ...] = ()
     all_found: bool = True
     rescaled: tuple[str, ...] = ()
+    damped: PathResult | None = None
+    misdamped: tuple[int, ...] = ()
 
     def holds(self, tolerance: float = 0.0) -> bool:
         """Whether every difference is within `tolerance` nats; 0 demands bit-exactness."""
-        return all(r.within(tolerance) for r in self.results)
+        return not self.misdamped and all(r.within(tolerance) for r in self._all_results)
+
+    @property
+    def _all_results(self) -> tuple[PathResult, ...]:
+        return (*self.results, self.damped) if self.damped else self.results
 
     def precision(self, tolerance: float = 0.0) -> str:
         """How exactly a proof that holds does, in words."""
-        if all(result.exact for result in self.results):
-            return "bit for bit"
+        if all(result.exact for result in self._all_results):
+            return BIT_FOR_BIT
         rounding = max(result.rounding for result in self.results)
         if rounding > tolerance:
             tensors = " and ".join(self.rescaled)
@@ -141,8 +155,10 @@ def prove(
         folder = Path(workdir) if workdir else Path(pair.variant).resolve().parent
         sides = _Sides(variant, source, pair.layer_map, _rescaled(variant, rules))
         with edited_models(options, [variant, source], folder, say) as models:
-            runner = _Runner(rules.arch, prompts, n_probed(source), models, progress)
+            damping = partial(_damping, variant, source, pair.layer_map, rules.arch)
+            runner = _Runner(rules.arch, prompts, n_probed(source), models, damping, progress)
             results = sides.compare_all(_paths(variant, source, pair.layer_map, rules), runner, say)
+            damped = sides.compare_damped(runner, say)
             build = runner.build
             differing: set[int] = set()
             all_found = True
@@ -151,7 +167,7 @@ def prove(
                 say("looking for the outputs that differ")
                 # The shortest prompt after which every failure shows is enough.
                 shortest = prompts[max(r.positions[0] for r in failed)]
-                runner = _Runner(rules.arch, [shortest], n_probed(source), models)
+                runner = _Runner(rules.arch, [shortest], n_probed(source), models, damping)
                 for result in failed:
                     accepted = max(tolerance, result.rounding)
                     located = _differing(result.outputs, sides, runner, accepted)
@@ -159,14 +175,30 @@ def prove(
                     differing |= located
         found = tuple(sorted(differing))
         counts = len(prompts), longest
-        return Proof(tuple(results), *counts, build, found, all_found, sides.rescaled)
+        wrong = tuple(misdamped(variant, source, pair.layer_map, rules.arch))
+        return Proof(
+            tuple(results), *counts, build, found, all_found, sides.rescaled, damped, wrong
+        )
 
 
 def n_passes(pair: VariantPair) -> int:
     """How many models a proof asks, unless it has to locate differing outputs."""
     with Model(pair.variant) as variant, Model(pair.source) as source:
         rules = ModelRules.of(source, assume_uniform=True)
-        return 2 * len(_paths(variant, source, pair.layer_map, rules))
+        n_damped = 2 if pair.layer_map.damping else 0
+        return 2 * len(_paths(variant, source, pair.layer_map, rules)) + n_damped
+
+
+def _damping(
+    variant: Model,
+    source: Model,
+    layer_map: LayerMap,
+    arch: Architecture,
+    model: Model,
+    factor: float,
+) -> Iterator[Edit]:
+    """The edits that damp what is damped in `model`, one of the two, by `factor` instead."""
+    return redamp(variant, source, layer_map, arch, factor) if model is variant else iter(())
 
 
 def _paths(
@@ -203,8 +235,18 @@ def _rescaled(variant: Model, rules: ModelRules) -> tuple[str, ...]:
     return tuple(rescale.tensor for rescale in rescales)
 
 
-def describe_difference(proof: Proof, layer_map: LayerMap) -> str:
+def runs_as(layer_map: LayerMap) -> str:
+    """What a proof that holds shows of every output, as a verb and its object."""
+    return "runs as its source" + ", damped where the map says so" * bool(layer_map.damping)
+
+
+def describe_difference(proof: Proof, layer_map: LayerMap, tolerance: float = 0.0) -> str:
     """A clause that says which outputs differ."""
+    if proof.misdamped:
+        named = ", ".join(f"{out} (by {layer_map.damp(out):g})" for out in proof.misdamped)
+        return f"is not damped as its map says in output {named}"
+    if all(r.within(tolerance) for r in proof.results):
+        return "is damped by tensors that this engine does not read, or that do not reach all"
     if not proof.differing:
         return "does not compute what its map says, but no single output can be blamed"
     named = ", ".join(f"{out} (source {layer_map[out]})" for out in proof.differing)
@@ -253,22 +295,24 @@ class _Runner:
         prompts: list[list[int]],
         n_probed: int,
         models: EditedModels,
+        damping: Callable[[Model, float], Iterable[Edit]],
         progress: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._arch = arch
         self._prompts = prompts
         self._n_probed = n_probed
         self._models = models
+        self._damping = damping
         self._progress = progress
         self._known: dict[object, npt.NDArray[np.float64]] = {}
         self.build = ""
 
     def __call__(
-        self, model: Model, ablated: tuple[int, ...], n_ubatch: int | None
+        self, model: Model, ablated: tuple[int, ...], n_ubatch: int | None, damp: float = 1.0
     ) -> npt.NDArray[np.float64]:
-        key = (id(model), ablated, n_ubatch)
+        key = (id(model), ablated, n_ubatch, damp)
         if key not in self._known:
-            self._known[key] = self.run(model, ablated, n_ubatch)
+            self._known[key] = self.run(model, ablated, n_ubatch, damp=damp)
         self._progress(1)
         return self._known[key]
 
@@ -278,11 +322,12 @@ class _Runner:
         ablated: tuple[int, ...],
         n_ubatch: int | None,
         edits: Iterable[Edit] = (),
+        damp: float = 1.0,
     ) -> npt.NDArray[np.float64]:
         """The same, computed anew, with more edits."""
-        silenced = silence(model, self._arch, ablated)
+        edits = [*self._damping(model, damp), *silence(model, self._arch, ablated), *edits]
         n = n_vocab(model)
-        with self._models.open(model, [*silenced, *edits], n_ubatch) as engine:
+        with self._models.open(model, edits, n_ubatch) as engine:
             self.build = engine.build
             # One by one, so that both sides compute them alike; an engine that has made room for
             # the longest has it for the others.
@@ -316,6 +361,16 @@ class _Sides:
             say(f"silencing outputs {', '.join(map(str, self.ablated(path))) or '(none)'}")
             results.append(self._compare(path, run, want))
         return results
+
+    def compare_damped(self, run: _Runner, say: Callable[[str], None]) -> PathResult | None:
+        """The variant with its damped outputs damped by 0, and silenced; None if it has none."""
+        damped = tuple(o for o, factor in enumerate(self.layer_map.damping) if factor != 1)
+        if not damped:
+            return None
+        say(f"damping outputs {', '.join(map(str, damped))} by 0")
+        want, have = run(self.variant, damped, None), run(self.variant, (), None, 0.0)
+        rest = tuple(o for o in range(len(self.layer_map)) if o not in damped)
+        return _compare(rest, damped, want, have)
 
     def compare(self, path: tuple[int, ...], run: _Runner) -> PathResult:
         """Compare the two with only the layers of `path` left in."""

@@ -11,7 +11,13 @@ import click
 
 from rys_gguf.checks.ladder import Report, Rung, n_steps
 from rys_gguf.checks.ladder import validate as climb
-from rys_gguf.checks.prove import Proof, describe_difference, n_passes
+from rys_gguf.checks.prove import (
+    BIT_FOR_BIT,
+    Proof,
+    describe_difference,
+    n_passes,
+    runs_as,
+)
 from rys_gguf.checks.prove import prove as run_proof
 from rys_gguf.checks.self_test import choose_kind
 from rys_gguf.checks.smoke import PROMPTS, run_smoke
@@ -81,7 +87,8 @@ def prove(
     else:
         echo(_proof_lines(proof, pair.layer_map, tolerance))
     if not proof.holds(tolerance):
-        raise RysError(f"{printable(variant.name)}: {describe_difference(proof, pair.layer_map)}")
+        fault = describe_difference(proof, pair.layer_map, tolerance)
+        raise RysError(f"{printable(variant.name)}: {fault}")
 
 
 @click.command()
@@ -209,10 +216,13 @@ def _proof_lines(proof: Proof, layer_map: LayerMap, tolerance: float) -> Iterato
         exact = "bit-exact" if result.exact else f"{result.max_difference:.3g} nats apart"
         silenced = ", ".join(map(str, result.ablated)) or "none"
         yield f"silenced {silenced}: {exact}"
+    if damped := proof.damped:
+        exact = "bit-exact" if damped.exact else f"{damped.max_difference:.3g} nats apart"
+        yield f"damped by 0 instead of silenced, {', '.join(map(str, damped.ablated))}: {exact}"
     if proof.holds(tolerance):
-        all_exact = all(result.exact for result in proof.results)
-        within = "" if all_exact else f" {proof.precision(tolerance)}"
+        precision = proof.precision(tolerance)
+        within = "" if precision == BIT_FOR_BIT else f" {precision}"
         yield (
-            f"every one of {len(layer_map)} outputs runs as its source{within} "
+            f"every one of {len(layer_map)} outputs {runs_as(layer_map)}{within} "
             f"({proof.n_positions} positions, up to {proof.longest} tokens)"
         )

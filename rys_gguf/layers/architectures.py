@@ -974,24 +974,23 @@ def _scaled(*writers: str) -> tuple[Damper, ...]:
     return tuple(Damper(f"{writer}.scale", (writer,)) for writer in writers)
 
 
+_ANY_FFN = ("ffn_down", "ffn_down_exps", "ffn_down_shexp")
+
+
 def _normed(
-    ffn: tuple[str, ...] = ("ffn_down",), mixer: tuple[str, ...] = ("attn_output",)
+    *, ffn: tuple[str, ...] = ("ffn_down",), recurrent: bool = False, kind: str = ".weight"
 ) -> tuple[Damper, ...]:
     """Norms behind both halves of a layer: they undo a scale in front, and their weights damp."""
-    return (
-        Damper("post_attention_norm.weight", mixer),
-        Damper("post_ffw_norm.weight", ffn),
-    )
+    mixers = ("attn_output", "ssm_out") if recurrent else ("attn_output",)
+    return Damper(f"post_attention_norm{kind}", mixers), Damper(f"post_ffw_norm{kind}", ffn)
 
-
-_ANY_FFN = ("ffn_down", "ffn_down_exps", "ffn_down_shexp")
 
 # Architecture.dampers, and where a graph reads them. Left out are graphs that read no scale of
 # their feed-forward networks (most), and:
 # - nanbeige: the passes behind the first share the layers as they were before scales were loaded;
 # - deepseek4, glm5-next, qwen4exp and gemma3n: their layers also mix several streams.
 _DAMPED = {
-    "afmoe": (_normed(_ANY_FFN), "src/models/afmoe.cpp:187-260"),
+    "afmoe": (_normed(ffn=_ANY_FFN), "src/models/afmoe.cpp:187-260"),
     "bitnet": (_scaled("attn_output", "ffn_down"), "src/models/bitnet.cpp:27-43,106-143"),
     "cohere2": (_scaled("attn_output", "ffn_down"), "src/models/cohere2.cpp:106-133"),
     "exaone4": (_normed(), "src/models/exaone4.cpp:147-164"),
@@ -999,7 +998,7 @@ _DAMPED = {
     "gemma2": (_normed(), "src/models/gemma2.cpp:118-147"),
     "gemma3": (_normed(), "src/models/gemma3.cpp:160-189"),
     "gemma4": (
-        (*_normed(_ANY_FFN), Damper("post_norm.weight", ("proj",))),
+        (*_normed(ffn=_ANY_FFN), Damper("post_norm.weight", ("proj",))),
         "src/models/gemma4.cpp:290-404",
     ),
     "glm4": (_normed(), "src/models/glm4.cpp:140-165"),
@@ -1031,8 +1030,8 @@ _DAMPED = {
         "src/models/nemotron-h.cpp:208-223,275-336; src/models/mamba-base.cpp:299",
     ),
     "olmo2": (_normed(), "src/models/olmo2.cpp:157-180"),
-    "plamo2": (_normed(mixer=("attn_output", "ssm_out")), "src/models/plamo2.cpp:151-177"),
-    "plamo3": (_normed(), "src/models/plamo3.cpp:150-173"),
+    "plamo2": (_normed(recurrent=True, kind=""), "src/models/plamo2.cpp:151-177"),
+    "plamo3": (_normed(kind=""), "src/models/plamo3.cpp:150-173"),
     "qwen3": (_scaled("attn_output", "ffn_down"), "src/models/qwen3.cpp:110-136"),
     "qwen35": (
         _scaled("attn_output", "ssm_out", "ffn_down"),

@@ -61,7 +61,7 @@ def refusal(
         return model.refuse(f"no layers of '{name}' can be repeated: " + "\n  ".join(final))
     lines = [f"{layer_map.spec} would not compute what it says (schedule {schedule.value})"]
     lines += [conflict.text for conflict in conflicts]
-    windows = layer_map.windows() or ()
+    windows = layer_map.undamped.windows() or ()
     if len(windows) == 1:
         nearest = nearest_windows(rules, windows[0], schedule)
         n = model.n_trunk

@@ -27,7 +27,8 @@ from rys_gguf.formats.vocabulary import require_vocabulary
 from rys_gguf.layers.carry import ModelRules
 from rys_gguf.layers.complete import require_complete
 from rys_gguf.layers.layer_map import LayerMap
-from rys_gguf.layers.rule import Metadata
+from rys_gguf.layers.residual import damped_tensors
+from rys_gguf.layers.rule import Architecture, Metadata
 from rys_gguf.layers.schedule import Schedule
 from rys_gguf.layers.windows import refusal
 from rys_gguf.patch.counts import recounted, size_notes
@@ -97,6 +98,7 @@ def make_plan(
     carried = rules.carry(layer_map, schedule)
     if carried.conflicts:
         raise refusal(model, rules, layer_map, schedule, carried.conflicts)
+    _require_unread(model, rules, carried.target, layer_map)
     layer_notes = require_complete(model, rules.arch)
     require_vocabulary(model)
     memory = added_memory(model, rules.meta, layer_map)
@@ -111,13 +113,37 @@ def make_plan(
     header = Header(
         model.header.version, model.header.byteorder, kvs, tuple(t.target for t in tensors)
     )
-    notes = [*carried.notes, *layer_notes, *_file_notes(model, header)]
+    notes = [*carried.notes, *layer_notes, *_damping_notes(model, rules.arch, layer_map)]
+    notes += _file_notes(model, header)
     if provenance and model.header.get(MAP_KEY) is not None and not valid_origins(model):
         notes.append(
             f"the record in {model.name} does not fit it; the new one leads to this file, not to "
             f"the model that it was made from"
         )
     return Plan(model, rules, layer_map, schedule, header, tensors, memory, tuple(notes))
+
+
+def _require_unread(model: Model, rules: ModelRules, target: Metadata, layer_map: LayerMap) -> None:
+    """Raise Refused if a layer reads more of a damped one than what that adds to the residual."""
+    for rule in rules.arch.rules:
+        for out, lenders in rule.readers(target).items():
+            for lender in lenders:
+                if layer_map.damp(lender) != 1:
+                    raise model.refuse(
+                        f"output {lender} cannot be damped: output {out} also reads what it "
+                        f"computes besides the residual stream, which no factor reaches"
+                    )
+
+
+def _damping_notes(model: Model, arch: Architecture, layer_map: LayerMap) -> Iterator[str]:
+    """Which tensors damp the layers, and how many these are."""
+    damped = [layer_map[out] for out, factor in enumerate(layer_map.damping) if factor != 1]
+    found = {d for layer in set(damped) for d in damped_tensors(model, arch, layer)}
+    if damped:
+        n = len(damped)
+        names = " and ".join(f"blk.N.{name}" for name in sorted({d.tensor for d in found}))
+        known = "; older engines do not know all of these" if any(d.n_new for d in found) else ""
+        yield f"{n} layer{'s' * (n != 1)} damped by {names}{known}"
 
 
 def _file_notes(model: Model, header: Header) -> Iterator[str]:

@@ -24,6 +24,7 @@ from rys_gguf.formats.model import Model
 from rys_gguf.formats.shards import shard_path
 from rys_gguf.layers.carry import ModelRules
 from rys_gguf.layers.layer_map import LayerMap
+from rys_gguf.layers.residual import damped_tensors
 from rys_gguf.layers.rule import Metadata
 from rys_gguf.layers.schedule import Schedule
 from rys_gguf.patch.align import MAX_ALIGNMENT
@@ -183,24 +184,37 @@ def _levels(model: Model, found: Sequence[Origin]) -> Iterator[Metadata]:
 def _inverse(model: Model, found: Sequence[Origin], n_steps: int, n_trunk: int) -> LayerMap:
     """For each layer of the source an output that is a copy of it. Raises Refused if one has none.
 
-    Copies of a layer that the source had several times are as good as one another.
+    Copies of a layer that the source had several times are as good as one another, but for those
+    that are damped.
     """
     origin = found[n_steps - 1]
-    outputs = {source: out for out, source in reversed(list(enumerate(origin.layer_map.sources)))}
+    outputs = _first_outputs(origin.layer_map)
     if not origin.is_base:
         base = found[-1]
-        kept = {layer: out for out, layer in reversed(list(enumerate(base.layer_map.sources)))}
+        kept = _first_outputs(base.layer_map)
         before = _reduce(base.steps[: len(base.steps) - n_steps])
-        outputs = {k: kept[layer] for k, layer in enumerate(before.sources) if layer in kept} | (
-            outputs
-        )
+        outputs = {
+            k: kept[layer]
+            for k, layer in enumerate(before.sources)
+            if layer in kept and before.damp(k) == 1
+        } | outputs
     missing = [n for n in range(n_trunk) if n not in outputs]
     if missing:
+        does = "drops or damps" if found[-1].layer_map.damping else "drops"
         raise model.refuse(
-            f"{_named(origin)} cannot be given back: the map drops its layer"
+            f"{_named(origin)} cannot be given back: the map {does} its layer"
             f"{'s' * (len(missing) > 1)} {_ranges(missing)}, which the file does not hold"
         )
     return LayerMap(model.n_trunk, tuple(outputs[n] for n in range(n_trunk)))
+
+
+def _first_outputs(layer_map: LayerMap) -> dict[int, int]:
+    """The first undamped output of each layer that has one."""
+    outputs: dict[int, int] = {}
+    for out, source in enumerate(layer_map.sources):
+        if layer_map.damp(out) == 1:
+            outputs.setdefault(source, out)
+    return outputs
 
 
 def _in_order_of_the_source(
@@ -400,14 +414,20 @@ def _named(origin: Origin) -> str:
 def _copies(undo: Undo) -> Iterator[tuple[TensorInfo, TensorInfo]]:
     """Pairs of tensors that are the same in outputs which are copies of one layer."""
     layers = undo.model.layers
+    arch = ModelRules.of(undo.model, assume_uniform=True).arch
+    origin = undo.origin.layer_map
     for n, out in enumerate(undo.layer_map.sources):
         kept = {t.name.split(".", 2)[2]: t for t in layers[out]}
-        for other in undo.origin.layer_map.outputs_of(n):
+        for other in origin.outputs_of(n):
             if other == out:
                 continue
+            is_damped = origin.damp(other) != 1
+            damped = damped_tensors(undo.model, arch, other) if is_damped else ()
+            differing = {d.tensor for d in damped}
             for tensor in layers[other]:
-                twin = kept.get(tensor.name.split(".", 2)[2])
-                if twin is not None and twin.n_bytes == tensor.n_bytes:
+                suffix = tensor.name.split(".", 2)[2]
+                twin = kept.get(suffix)
+                if twin and twin.n_bytes == tensor.n_bytes and suffix not in differing:
                     yield twin, tensor
 
 
