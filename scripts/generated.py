@@ -32,6 +32,16 @@ def architectures() -> str:
     return "\n".join(lines) + "\n"
 
 
+def dampers() -> str:
+    """One row per architecture whose layers can be damped."""
+    lines = ["| architecture | tensors `blk.N.` that damp a layer |", "| --- | --- |"]
+    for arch in sorted(ARCHITECTURES.values(), key=lambda a: a.name):
+        if arch.dampers:
+            tensors = ", ".join(f"`{damper.tensor}`" for damper in arch.dampers)
+            lines.append(f"| `{arch.name}` | {tensors} |")
+    return "\n".join(lines) + "\n"
+
+
 def commands() -> str:
     """The help of every command, as a terminal shows it."""
     parts = []
@@ -102,5 +112,9 @@ def _box(x: int, y: int, source: int) -> str:
 
 
 # The marked parts of pages, by the name in the mark; and whole files, by their path.
-PARTS: dict[str, Callable[[], str]] = {"architectures": architectures, "commands": commands}
+PARTS: dict[str, Callable[[], str]] = {
+    "architectures": architectures,
+    "dampers": dampers,
+    "commands": commands,
+}
 FILES: dict[str, Callable[[], str]] = {"docs/images/repeat.svg": layer_picture}

@@ -57,6 +57,15 @@ SHARED: dict[str, tuple[str, ...]] = {
         "::get_rope_factors",
         "llama_prec_policy::load(",
         "llama_model_chat_template(",
+        # The scales of linear layers.
+        "for (int i = 0; i < n_layer_all; ++i) {",
+    ),
+    # Where scales multiply.
+    "src/llama-graph.cpp": (
+        "::build_lora_mm(",
+        "::build_lora_mm_id(",
+        "::build_ffn(",
+        "::build_norm(",
     ),
     "ggml/include/ggml.h": ("enum ggml_type {",),
     "ggml/src/ggml.c": ("type_traits[GGML_TYPE_COUNT]",),
@@ -158,7 +167,9 @@ def cited(source: str) -> tuple[str, list[str]]:
 
 def sources(table: Mapping[str, Architecture]) -> list[str]:
     """All sources that the table names."""
-    found = (source for arch in table.values() for source in (arch.source, arch.tails))
+    found = (
+        source for arch in table.values() for source in (arch.source, arch.tails, arch.damping)
+    )
     return sorted(set(filter(None, found)))
 
 

@@ -319,6 +319,12 @@ def _plain(layer: Tensors, keys: dict[str, Any] | None = None, *, output: bool =
     return Arch(all_keys, lambda _b, _n: layer, _ends(output=output))
 
 
+_SUB_NORMS = _norms("attn_sub_norm") | _norms("ffn_sub_norm", width=_FF)
+_BITNET = _PRE_NORMS | _SUB_NORMS | _qkv() | _ffn()
+# Gate and up are one tensor.
+_GLM4 = _PRE_NORMS | _POST_NORMS | _qkv() | _ffn(gate=False) | {"ffn_up.weight": (N_EMBD, 2 * _FF)}
+
+
 def _minicpm_keys(build: Build) -> dict[str, Any]:
     """Option residual_scale=None: the key is absent, and the layer count decides."""
     scale = build.option("residual_scale", 0.5)
@@ -759,22 +765,32 @@ def _ssm_keys(rank: int) -> dict[str, Any]:
     }
 
 
+_DT_RANK = 4
+_MAMBA = {
+    "ssm_in.weight": (N_EMBD, 2 * _INNER),
+    "ssm_conv1d.weight": (4, _INNER),
+    "ssm_conv1d.bias": (_INNER,),
+    "ssm_x.weight": (_INNER, _DT_RANK + 2 * _SSM_STATE),
+    "ssm_dt.weight": (_DT_RANK, _INNER),
+    "ssm_dt.bias": (_INNER,),
+    "ssm_a": (_SSM_STATE, _INNER),
+    "ssm_d": (_INNER,),
+    "ssm_out.weight": (_INNER, N_EMBD),
+}
+
+
 def _jamba() -> Arch:
-    rank = 4
-    mamba = {
-        "ssm_in.weight": (N_EMBD, 2 * _INNER),
-        "ssm_conv1d.weight": (4, _INNER),
-        "ssm_conv1d.bias": (_INNER,),
-        "ssm_x.weight": (_INNER, rank + 2 * _SSM_STATE),
-        "ssm_dt_norm.weight": (rank,),
+    norms = {
+        "ssm_dt_norm.weight": (_DT_RANK,),
         **_norms("ssm_b_norm", "ssm_c_norm", width=_SSM_STATE),
-        "ssm_dt.weight": (rank, _INNER),
-        "ssm_dt.bias": (_INNER,),
-        "ssm_a": (_SSM_STATE, _INNER),
-        "ssm_d": (_INNER,),
-        "ssm_out.weight": (_INNER, N_EMBD),
     }
-    return _hybrid(mamba, _ssm_keys(rank), _qkv(), _PRE_NORMS | _ffn())
+    return _hybrid(_MAMBA | norms, _ssm_keys(_DT_RANK), _qkv(), _PRE_NORMS | _ffn())
+
+
+def _recurrent(mixer: Tensors, keys: dict[str, Any]) -> Arch:
+    """Layers of a mixer alone."""
+    none = {".attention.layer_norm_rms_epsilon": 1e-5, ".attention.head_count": 0}
+    return Arch(lambda _: none | keys, lambda _b, _n: _norms("attn_norm") | mixer, _ends())
 
 
 def _mamba2(heads: int) -> Tensors:
@@ -1359,6 +1375,9 @@ ARCHITECTURES: dict[str, Arch] = {
     "qwen2": _plain(_PRE_NORMS | _qkv(bias=True) | _ffn()),
     "qwen3": _plain(_PRE_NORMS | _QK_NORMS | _qkv() | _ffn(), output=False),
     "qwen3moe": _plain(_PRE_NORMS | _QK_NORMS | _qkv() | _moe(), _heads() | _moe_keys()),
+    "mistral3": _plain(_PRE_NORMS | _qkv() | _ffn()),
+    "bitnet": _plain(_BITNET, output=False),
+    "glm4": _plain(_GLM4, {".rope.dimension_count": _HEAD}),
     "minicpm": replace(_plain(_PRE_NORMS | _qkv() | _ffn()), keys=_minicpm_keys),
     "apertus": replace(
         _plain(_PRE_NORMS | _QK_NORMS | _qkv() | _ffn(gate=False)), keys=_apertus_keys
@@ -1393,6 +1412,8 @@ ARCHITECTURES: dict[str, Arch] = {
     "hy_v4": _hy_v4(),
     "qwen4exp": _qwen4exp(),
     "jamba": _jamba(),
+    "mamba": _recurrent(_MAMBA, _ssm_keys(_DT_RANK)),
+    "mamba2": _recurrent(_mamba2(2), _ssm_keys(2)),
     "granitehybrid": _granitehybrid(),
     "lfm2": _lfm2(),
     "nemotron_h": _nemotron_h(),

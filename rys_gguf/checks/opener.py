@@ -30,19 +30,19 @@ class PlanOpener:
         self._trust = Trust()
         self._base: Loaded | None = None
         self._tails: Tails | None = None
-        self._start: int | None = None
+        self._start: tuple[int, int, float] | None = None
         self._tail: Loaded | None = None
         self._stack = contextlib.ExitStack()
 
     @contextlib.contextmanager
     def open(self, plan: Plan) -> Iterator[Answers]:
         """What a plan would write, as a model of the session. Raises EngineFailed."""
-        windows = plan.layer_map.windows() or ()
+        windows = plan.layer_map.damped_windows()
         # llama.cpp does not give what comes out of the last layer.
-        inside = [(i, j) for i, j in windows if j < plan.model.n_trunk]
+        inside = [window for window in windows if window[1] < plan.model.n_trunk]
         if len(windows) == len(inside) == 1 and self._trust.allows:
-            ((start, end),) = inside
-            tail, tails = self._tail_from(plan, start)
+            ((start, end, damp),) = inside
+            tail, tails = self._tail_from(plan, start, 0 if damp == 1 else end, damp)
             if tail is not None:
                 with _Window(tails, tail, end, self._trust, lambda: self._whole(plan)) as window:
                     yield window
@@ -58,20 +58,25 @@ class PlanOpener:
     def _whole(self, plan: Plan) -> contextlib.AbstractContextManager[Loaded]:
         return loaded_plan(self._session, plan)
 
-    def _tail_from(self, plan: Plan, start: int) -> tuple[Loaded | None, Tails]:
-        """The layers from one on; None where that is no model, or the engine gives no inputs."""
+    def _tail_from(
+        self, plan: Plan, start: int, end: int, damp: float
+    ) -> tuple[Loaded | None, Tails]:
+        """The layers from one on, damped below `end`.
+
+        None where that is no model, or the engine gives no inputs.
+        """
         model, session = plan.model, self._session
         if self._tails is None or self._base is not session.base:
             self._base, self._start = session.base, None
             self._tails = Tails(session, model.n_trunk, model.scalar("embedding_length"))
-        if start != self._start:
+        if (start, end, damp) != self._start:
             self.close()
             gives_inputs = session.about["gives_layer_inputs"]
-            found = tail_plan(model, plan.rules, start) if gives_inputs else None
+            found = tail_plan(model, plan.rules, start, end, damp) if gives_inputs else None
             if found is not None:
                 with contextlib.suppress(EngineFailed):  # the whole variant may still be loaded
                     self._tail = self._stack.enter_context(self._whole(found))
-            self._start = start
+            self._start = start, end, damp
         return self._tail, self._tails
 
 

@@ -52,3 +52,5 @@ def _full_lines(e: Entry) -> Iterator[str]:
     yield f"  portable   {e.portable}"
     yield f"  explicit   {e.explicit}"
     yield f"  source     {where_read(e.source, e.llama_cpp)}"
+    if e.dampers:
+        yield f"  damped by  {', '.join(e.dampers)} ({e.damping})"

@@ -988,7 +988,9 @@ def _normed(
 # Architecture.dampers, and where a graph reads them. Left out are graphs that read no scale of
 # their feed-forward networks (most), and:
 # - nanbeige: the passes behind the first share the layers as they were before scales were loaded;
+# - gemma4 and gemma-embedding2: layer_output_scale multiplies what a layer passes on as well;
 # - deepseek4, glm5-next, qwen4exp and gemma3n: their layers also mix several streams.
+# mamba-base.cpp:144,299 scales what the mixers of mamba, mamba2 and nemotron_h give.
 _DAMPED = {
     "afmoe": (_normed(ffn=_ANY_FFN), "src/models/afmoe.cpp:187-260"),
     "bitnet": (_scaled("attn_output", "ffn_down"), "src/models/bitnet.cpp:27-43,106-143"),
@@ -997,10 +999,6 @@ _DAMPED = {
     "gemma-embedding": (_normed(), "src/models/gemma-embedding.cpp:135-157"),
     "gemma2": (_normed(), "src/models/gemma2.cpp:118-147"),
     "gemma3": (_normed(), "src/models/gemma3.cpp:160-189"),
-    "gemma4": (
-        (*_normed(ffn=_ANY_FFN), Damper("post_norm.weight", ("proj",))),
-        "src/models/gemma4.cpp:290-404",
-    ),
     "glm4": (_normed(), "src/models/glm4.cpp:140-165"),
     "grok": (
         (
@@ -1014,8 +1012,8 @@ _DAMPED = {
         _scaled("attn_output", "ffn_down", "ffn_down_exps"),
         "src/models/llama.cpp:168-223",
     ),
-    "mamba": (_scaled("ssm_out"), "src/models/mamba-base.cpp:144"),
-    "mamba2": (_scaled("ssm_out"), "src/models/mamba-base.cpp:299"),
+    "mamba": (_scaled("ssm_out"), "src/models/mamba.cpp:98-118"),
+    "mamba2": (_scaled("ssm_out"), "src/models/mamba.cpp:98-118"),
     "mellum": (_scaled("attn_output", "ffn_down_exps"), "src/models/mellum.cpp:155-193"),
     "mistral3": (
         _scaled("attn_output", "ffn_down", "ffn_down_exps"),
@@ -1023,11 +1021,11 @@ _DAMPED = {
     ),
     "nemotron_h": (
         _scaled("attn_output", "ssm_out", *_ANY_FFN),
-        "src/models/nemotron-h.cpp:208-223,275-336; src/models/mamba-base.cpp:299",
+        "src/models/nemotron-h.cpp:208-223,275-336",
     ),
     "nemotron_h_moe": (
         _scaled("attn_output", "ssm_out", *_ANY_FFN),
-        "src/models/nemotron-h.cpp:208-223,275-336; src/models/mamba-base.cpp:299",
+        "src/models/nemotron-h.cpp:208-223,275-336",
     ),
     "olmo2": (_normed(), "src/models/olmo2.cpp:157-180"),
     "plamo2": (_normed(recurrent=True, kind=""), "src/models/plamo2.cpp:151-177"),

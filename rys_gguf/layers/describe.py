@@ -127,7 +127,8 @@ def _n_lengths(n_layers: int) -> int:
 class Entry:
     """One architecture of the table: its rules, and what a window respects under each schedule.
 
-    `source` is a file and its lines in the build `llama_cpp`.
+    `source` is a file and its lines in the build `llama_cpp`. `dampers` are the tensors of a layer
+    that damp it, read in the lines of `damping`; there are none where no layer can be damped.
     """
 
     name: str
@@ -137,6 +138,8 @@ class Entry:
     source: str
     llama_cpp: str
     unprovable: str
+    dampers: tuple[str, ...]
+    damping: str
 
     @property
     def verdict(self) -> str:
@@ -157,6 +160,8 @@ def entry(arch: Architecture) -> Entry:
         arch.source,
         CHECKED_AGAINST,
         arch.unprovable,
+        tuple(damper.tensor for damper in arch.dampers),
+        arch.damping,
     )
 
 

@@ -254,14 +254,17 @@ class LayerMap:
     @property
     def spec(self) -> str:
         """The canonical spec: equal maps have equal specs, however they were written."""
-        if windows := self._damped_windows():
-            return "blocks:" + ";".join(f"{i},{j}{_at(damp)}" for i, j, damp in windows)
+        if windows := self.damped_windows():
+            return "blocks:" + ";".join(f"{i},{j}{at(damp)}" for i, j, damp in windows)
         return "layers:" + ",".join(
-            span(stretch.source, stretch.n_layers) + _at(stretch.damp) for stretch in self.path()
+            span(stretch.source, stretch.n_layers) + at(stretch.damp) for stretch in self.path()
         )
 
-    def _damped_windows(self) -> tuple[tuple[int, int, float], ...]:
-        """The windows that give this map with copies that are damped alike; empty if none do."""
+    def damped_windows(self) -> tuple[tuple[int, int, float], ...]:
+        """The windows that give this map with copies that are damped alike, and by what.
+
+        The factor is 1 where nothing is damped. Empty if no windows give this map.
+        """
         factors = {factor for factor in self.damping if factor != 1} or {1.0}
         plain = self.undamped.windows()
         if not plain or len(factors) > 1:
@@ -278,20 +281,20 @@ class LayerMap:
         named by its path, or by its length and a checksum of its spec if the path is too long for a
         file name.
         """
-        if windows := self._damped_windows():
-            parts = [f"{i}-{j - 1}{_at(damp, 'x')}" for i, j, damp in windows]
+        if windows := self.damped_windows():
+            parts = [f"{i}-{j - 1}{at(damp, 'x')}" for i, j, damp in windows]
         else:
             parts = ["path"]
             for stretch in self.path():
                 name = span(stretch.source, stretch.n_layers).replace("..", "-")
-                parts.append(name + _at(stretch.damp, "x"))
+                parts.append(name + at(stretch.damp, "x"))
         label = "_".join(parts)
         if len(label) > _LABEL_LENGTH:
             label = f"{len(self)}L_{zlib.crc32(self.spec.encode()):08x}"
         return f"rys_{label}"
 
 
-def _at(damp: float, sign: str = "@") -> str:
+def at(damp: float, sign: str = "@") -> str:
     """What damps a part of a spec, so that it reads back as the same number."""
     return "" if damp == 1 else f"{sign}{damp!r}".removesuffix(".0")
 

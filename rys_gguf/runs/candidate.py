@@ -6,10 +6,10 @@ import re
 from dataclasses import dataclass
 
 from rys_gguf.errors import InvalidLayerMap
-from rys_gguf.layers.layer_map import LayerMap
+from rys_gguf.layers.layer_map import LayerMap, at
 from rys_gguf.text import printable, quoted
 
-_STRETCH = re.compile(r"([0-9]{1,4})(?:-([0-9]{1,4}))?", re.ASCII)
+_STRETCH = re.compile(r"([0-9]{1,4})(?:-([0-9]{1,4}))?(?:@([0-9.e-]{1,24}))?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,7 @@ class Candidate:
         Raises InvalidLayerMap if the text is not a key, or names layers that the model lacks.
         """
         sources: list[int] = []
+        damping: list[float] = []
         for part in key.split(","):
             match = _STRETCH.fullmatch(part)
             if match is None:
@@ -36,7 +37,8 @@ class Candidate:
                     f"0..{n_layers - 1}"
                 )
             sources.extend(range(first, last + 1))
-        candidate = cls(LayerMap(n_layers, tuple(sources)))
+            damping.extend([_factor(match[3], key)] * (last + 1 - first))
+        candidate = cls(LayerMap(n_layers, tuple(sources), tuple(damping)))
         if candidate.key != key:
             raise InvalidLayerMap(f"{quoted(key)}: expected {candidate.key} for this path")
         return candidate
@@ -48,9 +50,17 @@ class Candidate:
 
     @property
     def key(self) -> str:
-        """The path in few characters, such as `0-11,8-29`: the candidate's name in a run folder."""
+        """The path in few characters, such as `0-11,8-29`: the candidate's name in a run folder.
+
+        What damps a part stands behind it, as in `0-11,8-11@0.5,12-29`.
+        """
         return ",".join(
-            f"{run.source}-{run.source + run.n_layers - 1}" if run.n_layers > 1 else f"{run.source}"
+            (
+                f"{run.source}-{run.source + run.n_layers - 1}"
+                if run.n_layers > 1
+                else f"{run.source}"
+            )
+            + at(run.damp)
             for run in self.layer_map.path()
         )
 
@@ -67,7 +77,7 @@ class Candidate:
     @property
     def windows(self) -> tuple[tuple[int, int], ...]:
         """The half-open windows that are repeated; empty for the base and for other paths."""
-        return () if self.is_base else self.layer_map.windows() or ()
+        return () if self.is_base else self.layer_map.undamped.windows() or ()
 
     @property
     def window(self) -> tuple[int, int] | None:
@@ -79,3 +89,11 @@ class Candidate:
     def n_added(self) -> int:
         """How many layers more than the base it has; negative for a path that drops some."""
         return self.layer_map.n_added
+
+
+def _factor(text: str | None, key: str) -> float:
+    """What damps a part of a key."""
+    try:
+        return 1.0 if text is None else float(text)
+    except ValueError as e:
+        raise InvalidLayerMap(f"{quoted(key)}: {quoted(text or '')} is no number") from e
