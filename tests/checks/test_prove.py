@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ import pytest
 
 from rys_gguf import LayerMap, Model, Schedule, make_plan, write_plan
 from rys_gguf.checks.ablation import edited_copy, nudge
-from rys_gguf.checks.prove import Proof, n_passes, prove
+from rys_gguf.checks.prove import Proof, describe_difference, n_passes, prove
 from rys_gguf.checks.variant import VariantPair
 from rys_gguf.checks.verify import find_problems
 from rys_gguf.engines.base import LIVE, SERVER
@@ -245,6 +246,62 @@ def test_a_wrong_rescale_fails(
             proof = prove(pair, replace(OPTIONS, kind=kind))
     assert not proof.holds()
     assert min(r.max_difference / r.rounding for r in proof.results) > 2
+
+
+@BOTH_KINDS
+@pytest.mark.parametrize(
+    ("arch", "spec"),
+    [("llama", "blocks:3,5@0.5"), ("gemma3", "blocks:0,6@0.3"), ("qwen35moe", "blocks:4,8@0")],
+)
+def test_damped_copies_are_proven(tmp_path: Path, arch: str, spec: str, kind: str) -> None:
+    """Undamped they run as their sources, and damped by 0 they pass their input on."""
+    proof = proof_of(tmp_path, arch, spec, kind=kind)
+    assert proof.holds()
+    assert proof.precision() == "bit for bit"
+    assert proof.damped is not None
+    assert proof.damped.ablated == tuple(
+        out for out, factor in enumerate(LayerMap.parse(spec, 12).damping) if factor != 1
+    )
+
+
+def test_scales_that_the_engine_does_not_read_are_no_proof(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A table that is wrong about them: llama.cpp loads the scale of the network, and no more."""
+    row = replace(ARCHITECTURES["qwen2"], dampers=ARCHITECTURES["qwen3"].dampers)
+    monkeypatch.setitem(ARCHITECTURES, "qwen2", row)
+    proof = proof_of(tmp_path, "qwen2", "blocks:3,5@0.5", kind=LIVE)
+    assert all(result.exact for result in proof.results)
+    assert not proof.holds()
+    said = describe_difference(proof, LayerMap.parse("blocks:3,5@0.5", 12))
+    assert said.startswith("is damped by tensors that this engine does not read")
+
+
+def test_another_factor_than_that_of_the_map_is_no_proof(tmp_path: Path) -> None:
+    """The outputs are named."""
+    source = tiny.write(tmp_path / "m.gguf", "llama", 6)
+    out = tmp_path / "out.gguf"
+    layer_map = LayerMap.parse("blocks:2,4@0.5", 6)
+    with Model(source) as model:
+        write_plan(make_plan(model, layer_map), tmp_path / "right.gguf")
+    with Model(tmp_path / "right.gguf") as right:
+        (scale,) = (t for t in right.layers[5] if t.name == "blk.5.ffn_down.scale")
+        raw = bytearray((tmp_path / "right.gguf").read_bytes())
+        start = right.data(scale).span.offset
+        raw[start : start + 4] = struct.pack("<f", 0.6)
+    out.write_bytes(raw)
+    assert fails_with_output("prove", out, "--source", source, "--threads", "1").endswith(
+        "is not damped as its map says in output 5 (by 0.5)\n"
+    )
+
+
+def test_a_damped_output_without_its_tensors_is_refused(tmp_path: Path) -> None:
+    """A plain copy is no damped one."""
+    source = tiny.write(tmp_path / "m.gguf", "llama", 6)
+    out = tmp_path / "out.gguf"
+    assert run("apply", source, "--blocks", "2,4", "-o", out).returncode == 0
+    call = ("prove", out, "--source", source, "--blocks", "2,4@0.5", "--threads", "1")
+    assert "which damps output 4, is missing" in fails_with_output(*call)
 
 
 def test_an_architecture_without_a_proof_is_refused(tmp_path: Path) -> None:

@@ -109,3 +109,35 @@ def test_the_tail_of_a_model_is_named_beside_its_layers(tmp_path: Path) -> None:
 def test_a_missing_model_is_one_line(tmp_path: Path) -> None:
     """A missing model gives one line and no traceback."""
     assert "No such file" in refused("inspect", tmp_path / "none.gguf")
+
+
+def test_damp_lets_copies_add_less(model: Path, tmp_path: Path) -> None:
+    """The plan and the name of the file say by what, and the variant verifies."""
+    text = done("plan", model, "--blocks", "2,4", "--damp", "0.5").stdout
+    assert text.startswith("m.gguf  blocks:2,4@0.5  schedule portable")
+    assert "  output 4..5 <- source 2..3, damped by 0.5" in text
+    assert "+ rys.damping  [1, 1, 1, 1, 0.5, 0.5, 1, 1] (ARRAY[FLOAT64, 8])" in text
+    written = done("apply", model, "--blocks", "2,4", "--damp", "0.5")
+    out = model.with_name("m-rys_2-3x0.5.gguf")
+    assert written.stdout == f"{out}\n"
+    assert "note: 2 layers damped by blk.N.attn_output.scale and blk.N.ffn_down" in written.stderr
+    done("verify", out, "--source", model)
+    runs = data("plan", model, "--blocks", "2,4@0.5")["runs"]
+    assert [run["damp"] for run in runs] == [1, 0.5, 1]
+
+
+def test_what_cannot_be_damped_is_one_message(model: Path, tmp_path: Path) -> None:
+    """No copy, no such factor, damped already, and an architecture without scales."""
+    half = ("--damp", "0.5")
+    assert "repeats no layer: there is no copy to damp" in refused(
+        "apply", model, "--layers", "0..3", *half
+    )
+    assert "'--damp': 2.0 is not in the range" in refused(
+        "plan", model, "--blocks", "2,4", "--damp", "2", code=2
+    )
+    assert "is damped already" in refused("plan", model, "--blocks", "2,4@0.1", *half)
+    other = tiny.write(tmp_path / "q.gguf", "qwen2", 6)
+    assert refused("apply", other, "--blocks", "2,4", *half).endswith(
+        "source layer 2 cannot be damped: in qwen2 llama.cpp multiplies nothing into all that "
+        "blk.2.attn_output adds (no layer of it can; see docs/architectures.md)"
+    )

@@ -155,6 +155,19 @@ def test_a_host_asks_windows_of_one_start_through_one_tail(host: LiveHost, opene
     assert [len(layer_map) for layer_map in opened.maps[2:]] == [N + 1, N + 2, N + 3, N + 4]
 
 
+def test_a_damped_window_has_a_tail_of_its_own(host: LiveHost, opened: _Opened) -> None:
+    """Its copies are the first layers of it; the scores are those of the whole variant."""
+    specs = ["blocks:3,5@0.5", "blocks:3,5", "blocks:3,6@0.5", "blocks:3,6@0.25"]
+    found = [_asked(host, spec) for spec in specs]
+    assert [len(layer_map) for layer_map in opened.maps] == [N - 3, N + 2, *[N - 3] * 3]
+    assert [layer_map.damping[:4] for layer_map in opened.maps if len(layer_map) < N] == [
+        (0.5, 0.5, 1, 1), (), (0.5, 0.5, 0.5, 1), (0.25, 0.25, 0.25, 1),
+    ]  # fmt: skip
+    with patch.object(LayerMap, "windows", return_value=None):
+        assert found == [_asked(host, spec) for spec in specs]
+    assert len({str(scores) for scores in found}) == len(specs)
+
+
 def test_what_is_no_window_inside_is_a_whole_variant(host: LiveHost, opened: _Opened) -> None:
     """Several windows, one at the end, fewer layers: no tail computes these."""
     for spec in ("blocks:2,4;5,6", f"blocks:3,{N}", "layers:0..3,5..7"):

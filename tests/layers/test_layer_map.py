@@ -133,6 +133,8 @@ def test_repeated_blocks_options_join_into_one_spec() -> None:
         ("blocks:7,11;7,11", "rys_7-10_7-10"),
         ("layers:0..11,8..23", "rys_8-11"),
         ("layers:0..2,5..23", "rys_path_0-2_5-23"),
+        ("blocks:8,12@0.5", "rys_8-11x0.5"),
+        ("layers:0..2,5@0,6..23", "rys_path_0-2_5x0_6-23"),
     ],
 )
 def test_labels_are_those_of_published_files(spec: str, label: str) -> None:
@@ -141,9 +143,11 @@ def test_labels_are_those_of_published_files(spec: str, label: str) -> None:
 
 
 maps = st.integers(1, 40).flatmap(
-    lambda n: st.lists(st.integers(0, n - 1), min_size=1, max_size=60).map(
-        lambda sources: LayerMap(n, tuple(sources))
-    )
+    lambda n: st.lists(
+        st.tuples(st.integers(0, n - 1), st.sampled_from([1.0, 1.0, 0.5, 0.0]) | st.floats(0, 1)),
+        min_size=1,
+        max_size=60,
+    ).map(lambda path: LayerMap(n, tuple(s for s, _ in path), tuple(damp for _, damp in path)))
 )
 
 
@@ -221,3 +225,59 @@ def test_a_map_is_a_sequence_of_sources() -> None:
     assert layer_map.outputs_of(2) == (2, 4)
     assert LayerMap.parse("layers:0", 6).n_added == -5
     assert LayerMap.identity(3).is_identity
+
+
+@pytest.mark.parametrize(
+    ("spec", "damping"),
+    [
+        ("blocks:2,4@0.5", (1, 1, 1, 1, 0.5, 0.5, 1, 1)),
+        ("blocks:2,4 @ .5", (1, 1, 1, 1, 0.5, 0.5, 1, 1)),
+        ("layers:..3,2..3@0.5,4..", (1, 1, 1, 1, 0.5, 0.5, 1, 1)),
+        ("blocks:2,4@0;5,6@0.25", (1, 1, 1, 1, 0, 0, 1, 1, 0.25)),
+        ("layers:0,1x2@1e-05", (1, 1e-05, 1e-05)),
+        ("blocks:2,4@1", ()),
+    ],
+)
+def test_at_a_factor_a_part_is_damped(spec: str, damping: tuple[float, ...]) -> None:
+    """All outputs of that part are, and no other."""
+    assert LayerMap.parse(spec, 6).damping == damping
+
+
+@pytest.mark.parametrize("factor", ["", "1.5", "-1", "half", "nan", "1e9", "0.5.5"])
+def test_a_factor_is_a_number_from_0_to_1(factor: str) -> None:
+    """The message shows it."""
+    with pytest.raises(InvalidLayerMap, match="damps nothing: expected @ and 0 to 1"):
+        LayerMap.parse(f"blocks:2,4@{factor}", 6)
+
+
+@given(maps, st.floats(0, 1, exclude_max=True))
+def test_every_pass_but_the_first_is_damped(layer_map: LayerMap, factor: float) -> None:
+    """However the passes came about."""
+    plain = layer_map.undamped
+    if len(set(plain.sources)) == len(plain.sources):
+        with pytest.raises(InvalidLayerMap, match="there is no copy to damp"):
+            plain.damped(factor)
+        return
+    damped = plain.damped(factor)
+    for out, source in enumerate(plain.sources):
+        is_first = plain.outputs_of(source)[0] == out
+        assert damped.damp(out) == (1 if is_first else factor)
+    with pytest.raises(InvalidLayerMap, match="is damped already"):
+        damped.damped(factor)
+
+
+def test_windows_that_are_damped_alike_stay_windows() -> None:
+    """Others are a path."""
+    assert LayerMap.parse("blocks:2,4;3,5", 6).damped(0.5).spec == "blocks:2,4@0.5;3,5@0.5"
+    assert LayerMap.parse("blocks:2,4@0.5;4,5", 6).spec == "layers:0..3,2..3@0.5,4,4..5"
+    assert LayerMap.parse("blocks:2,4@0.5", 6).windows() is None
+
+
+@pytest.mark.parametrize(
+    ("damping", "message"),
+    [((1.0,), "1 factors damp the 2 layers"), ((1.0, 2.0), "output 1 is damped by 2, expected")],
+)
+def test_each_output_has_a_factor_from_0_to_1(damping: tuple[float, ...], message: str) -> None:
+    """A map made without a spec is checked as well."""
+    with pytest.raises(InvalidLayerMap, match=message):
+        LayerMap(2, (0, 1), damping)

@@ -83,6 +83,18 @@ void llama_prec_policy::load(llama_model_loader & ml, const llama_model & model)
 }
 const char * llama_model_chat_template(const llama_model * model, const char * name) {
 }
+        for (int i = 0; i < n_layer_all; ++i) {
+        }
+""",
+    "src/llama-graph.cpp": """\
+ggml_tensor * llm_graph_context::build_lora_mm(ggml_tensor * w) const {
+}
+ggml_tensor * llm_graph_context::build_lora_mm_id(ggml_tensor * w) const {
+}
+ggml_tensor * llm_graph_context::build_norm(ggml_tensor * cur) const {
+}
+ggml_tensor * llm_graph_context::build_ffn(ggml_tensor * cur) const {
+}
 """,
     "src/llama-model.h": "#define LLAMA_LOAD_LOCALS \\\n    int a; \\\n    int b;\nint c;\n",
     "src/models/plain.cpp": "one\ntwo\nthree\nfour\nfive\n",

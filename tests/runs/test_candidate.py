@@ -14,8 +14,10 @@ from rys_gguf.runs.candidate import Candidate
 @given(st.integers(1, 40), st.data())
 def test_a_key_is_the_map(n: int, data: st.DataObject) -> None:
     """Any map is found again by its key, however far it jumps about."""
-    sources = data.draw(st.lists(st.integers(0, n - 1), min_size=1, max_size=80))
-    candidate = Candidate(LayerMap(n, tuple(sources)))
+    factors = st.sampled_from([1.0, 1.0, 0.5]) | st.floats(0, 1)
+    path = st.lists(st.tuples(st.integers(0, n - 1), factors), min_size=1, max_size=80)
+    sources, damping = zip(*data.draw(path), strict=True)
+    candidate = Candidate(LayerMap(n, sources, damping))
     assert Candidate.from_key(candidate.key, n) == candidate
 
 
@@ -29,6 +31,10 @@ def test_what_a_candidate_tells_of_itself() -> None:
     assert (two.windows, two.window, two.n_added) == (((2, 4), (8, 12)), None, 6)
     path = Candidate(LayerMap.parse("layers:0..3,8..29", 30))
     assert (path.windows, path.window, path.n_added) == ((), None, -4)
+    damped = Candidate(LayerMap.parse("blocks:8,12@0.5", 30))
+    assert (damped.key, damped.spec, damped.window) == (
+        "0-11,8-11@0.5,12-29", "blocks:8,12@0.5", (8, 12),
+    )  # fmt: skip
     base = Candidate.base(30)
     assert (base.key, base.spec, base.windows, base.n_added) == ("0-29", "base", (), 0)
     assert base.is_base
@@ -38,7 +44,7 @@ def test_what_a_candidate_tells_of_itself() -> None:
 @pytest.mark.parametrize(
     "key",
     ["", "0-11,", "0-30", "30", "5-3", "0-0", "00-29", "0-11,12-29", "0..29", "-1", "0-99999",
-     "0-29\n", "٣"],
+     "0-29\n", "٣", "0-11@0.50,12-29", "0-29@2", "0-29@", "0-29@1", "0-29@0.5.5", "0-29@-"],
 )  # fmt: skip
 def test_other_texts_are_no_key(key: str) -> None:
     """Among them other ways to write a map: a candidate has one key."""
