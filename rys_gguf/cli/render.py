@@ -33,17 +33,20 @@ def plan_lines(planned: Plan, disk: str | None = None, *, full: bool) -> Iterato
         yield f"seam     {seam}"
     yield "header"
     yield from _header_lines(diff_plan(planned), full=full)
-    names = [(t.target.name, t.source.name if t.source else "(new)") for t in planned.tensors]
+    names = [(t.target.name, t.source.name) for t in planned.tensors if t.source]
     n_renamed = sum(name != source for name, source in names)
     n_copies = len(names) - len({source for _, source in names})
     copies = "1 tensor is a copy" if n_copies == 1 else f"{n_copies} tensors are copies"
     yield f"  {copies}, {n_renamed} have a different name from their source"
-    if changed := [t.target.name for t in planned.tensors if not t.is_copy]:
+    if changed := [t for t in planned.tensors if t.source and not t.is_copy]:
         yield f"  {len(changed)} tensors hold data different from their source's"
+    if added := [t for t in planned.tensors if not t.source]:
+        yield f"  {len(added)} tensor{'s are' if len(added) > 1 else ' is'} new"
     if full:
-        for name, source in names:
-            if name != source:
-                yield f"    {printable(name)} <- {printable(source)}"
+        for tensor in planned.tensors:
+            source_name = tensor.source.name if tensor.source else "(new)"
+            if tensor.target.name != source_name:
+                yield f"    {printable(tensor.target.name)} <- {printable(source_name)}"
     memory = planned.memory
     parts = [f"{size(memory.weights, sign=True)} weights"]
     if memory.kv_per_token:

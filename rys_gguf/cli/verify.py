@@ -10,6 +10,8 @@ from rys_gguf.checks.verify import find_problems, n_compared_bytes, source_role
 from rys_gguf.cli.options import MODEL, LayerSpec, json_option, layer_options
 from rys_gguf.cli.output import echo, echo_json
 from rys_gguf.cli.progress import Progress
+from rys_gguf.formats.model import Model
+from rys_gguf.patch.provenance import resolve_layer_map
 from rys_gguf.text import printable
 
 
@@ -39,5 +41,10 @@ def verify(variant: Path, source: Path, layers: LayerSpec, as_json: bool) -> Non
         n = len(problems)
         raise click.ClickException(f"{name}: {n} problem{'s' * (n != 1)} found")
     if not as_json:
+        with Model(variant) as out, Model(source) as base:
+            layer_map = resolve_layer_map(out, base, layers.text)
+        as_its_source = "its source, damped where the map says so" if layer_map.damping else (
+            "its source"
+        )  # fmt: skip
         against = f" (compared with {printable(source.name)}, {role})" if role else ""
-        click.echo(f"{name}: every layer is its source, nothing else changed{against}")
+        click.echo(f"{name}: every layer is {as_its_source}, nothing else changed{against}")
