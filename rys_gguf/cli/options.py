@@ -185,6 +185,12 @@ layer_options: Decorator[Any] = handing_over(
     *foreign_options,
 )  # fmt: skip
 
+damp_option: Decorator[Any] = click.option(
+    "--damp", type=click.FloatRange(0, 1), default=1.0, metavar="X",
+    help="Let each copy add X times what its source adds to the residual stream: 0.5 is half of "
+    "it, 0 nothing. A layer's first pass stays as it is.",
+)  # fmt: skip
+
 
 # -- plans ---------------------------------------------------------------------------------------
 

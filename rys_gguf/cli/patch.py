@@ -15,6 +15,7 @@ from rys_gguf.cli.options import (
     LayerSpec,
     Parsed,
     PlanOptions,
+    damp_option,
     force_option,
     full_option,
     handing_over,
@@ -65,17 +66,10 @@ def inspect(model: Path, as_json: bool) -> None:
         _say_notes(loading_notes(opened.header))
 
 
-_damp_option = click.option(
-    "--damp", type=click.FloatRange(0, 1), default=1.0, metavar="X",
-    help="Let each copy add X times what its source adds to the residual stream: 0.5 is half of "
-    "it, 0 nothing. A layer's first pass stays as it is.",
-)  # fmt: skip
-
-
 @click.command()
 @click.argument("model", type=MODEL)
 @layer_options
-@_damp_option
+@damp_option
 @plan_options
 @full_option
 @json_option
@@ -103,7 +97,7 @@ class _WriteOptions:
 @click.command()
 @click.argument("model", type=MODEL)
 @layer_options
-@_damp_option
+@damp_option
 @plan_options
 @handing_over(
     "write",

@@ -14,6 +14,7 @@ from rys_gguf.cli.options import (
     FILE,
     MODEL,
     Parsed,
+    damp_option,
     engine_options_with_context,
     handing_over,
     json_option,
@@ -63,6 +64,7 @@ class SearchOptions:
     plan_name: str
     windows: Path | None
     sizes: tuple[int, ...]
+    damp: float
     schedule: str
     finalists: int
     generate: bool
@@ -75,7 +77,8 @@ class SearchOptions:
         """Which windows are tried."""
         from rys_gguf.search.settings import SweepPlan
 
-        return SweepPlan("list" if self.windows else self.plan_name, self.sizes, self.windows)
+        name = "list" if self.windows else self.plan_name
+        return SweepPlan(name, self.sizes, self.windows, self.damp)
 
     @property
     def settings(self) -> Settings:
@@ -108,6 +111,7 @@ _search_options = handing_over(
         "--sizes", type=Parsed("numbers", _numbers), default="8,4", show_default=True,
         help="Window lengths in layers: of the first and the second pass, or all of the map.",
     ),
+    damp_option,
     schedule_option,
     click.option(
         "--finalists", type=click.IntRange(1, 8), default=3, show_default=True,

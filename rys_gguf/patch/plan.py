@@ -98,7 +98,7 @@ def make_plan(
     carried = rules.carry(layer_map, schedule)
     if carried.conflicts:
         raise refusal(model, rules, layer_map, schedule, carried.conflicts)
-    _require_unread(model, rules, carried.target, layer_map)
+    require_dampable(model, rules, carried.target, layer_map)
     layer_notes = require_complete(model, rules.arch)
     require_vocabulary(model)
     memory = added_memory(model, rules.meta, layer_map)
@@ -123,8 +123,13 @@ def make_plan(
     return Plan(model, rules, layer_map, schedule, header, tensors, memory, tuple(notes))
 
 
-def _require_unread(model: Model, rules: ModelRules, target: Metadata, layer_map: LayerMap) -> None:
-    """Raise Refused if a layer reads more of a damped one than what that adds to the residual."""
+def require_dampable(
+    model: Model, rules: ModelRules, target: Metadata, layer_map: LayerMap
+) -> None:
+    """Raise Refused if some factor of a map would not reach all that its layer adds.
+
+    `target` is the metadata of the output.
+    """
     for rule in rules.arch.rules:
         for out, lenders in rule.readers(target).items():
             for lender in lenders:
@@ -133,6 +138,8 @@ def _require_unread(model: Model, rules: ModelRules, target: Metadata, layer_map
                         f"output {lender} cannot be damped: output {out} also reads what it "
                         f"computes besides the residual stream, which no factor reaches"
                     )
+    for layer in {s for out, s in enumerate(layer_map.sources) if layer_map.damp(out) != 1}:
+        damped_tensors(model, rules.arch, layer)
 
 
 def _damping_notes(model: Model, arch: Architecture, layer_map: LayerMap) -> Iterator[str]:

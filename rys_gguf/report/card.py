@@ -125,11 +125,13 @@ def _plain(text: str) -> Markup:
 def _summary(variant: Model, source: Model | None, layer_map: LayerMap) -> Markup:
     recorded = recorded_source(variant.header)
     name = source.name if source else recorded[0] if recorded else ""
-    windows = layer_map.windows() or ()
+    windows = layer_map.damped_windows()
     passes = Counter(layer_map.sources)
     path = (
-        " and ".join(f"layers {i} to {j - 1}" for i, j in windows) + " run twice"
-        if windows and all(passes[k] == 2 for i, j in windows for k in range(i, j))  # noqa: PLR2004
+        " and ".join(f"layers {i} to {j - 1}" for i, j, _ in windows)
+        + " run twice"
+        + (f", the second time damped by {windows[0][2]:g}" if layer_map.damping else "")
+        if windows and all(passes[k] == 2 for i, j, _ in windows for k in range(i, j))  # noqa: PLR2004
         else f"its layers run as {layer_map.spec}"
     )
     # A recorded map does not tell how many layers at the source's end it leaves out.

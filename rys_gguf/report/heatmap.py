@@ -143,7 +143,11 @@ def _cell(trial: Trial, gain: Gain | None) -> Cell | None:
 def _heatmap(
     evidence: Evidence, name: str, title: str, measured: Iterable[Cell | None], *, signed: bool
 ) -> Heatmap:
-    cells = [cell for cell in measured if cell]
+    # Of a window that was tried with several factors, the best has its place.
+    first: dict[tuple[int, int], Cell] = {}
+    for cell in filter(None, measured):
+        first.setdefault(cell.window, cell)
+    cells = list(first.values())
     fit = [cell for cell in cells if cell.value is not None and cell.state not in HATCHED]
     best = None
     if fit and signed:
@@ -159,7 +163,7 @@ def illegal_windows(info: RunInfo) -> Iterator[tuple[tuple[int, int], str]]:
     """The single windows that the sweep did not try, with the rule that forbids each."""
     for refused in info.illegal:
         try:
-            windows = LayerMap.parse(refused.spec, info.model.n_layers).windows() or ()
+            windows = LayerMap.parse(refused.spec, info.model.n_layers).undamped.windows() or ()
         except InvalidLayerMap:
             continue
         if len(windows) == 1:

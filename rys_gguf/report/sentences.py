@@ -197,13 +197,13 @@ def apply_command(verdict: Verdict, model: str) -> str:
     """The command that writes the window, to paste into a POSIX shell."""
     # A name that cannot be printed cannot be pasted either.
     is_plain = printable(model, sys.maxsize) == model
-    windows = verdict.trial.candidate.windows
-    spec = verdict.trial.candidate.spec.partition(":")[2]
-    blocks = " ".join(f"--blocks {i},{j}" for i, j in windows)
-    return (
-        f"rys-gguf apply {shlex.quote(model) if model and is_plain else 'MODEL'} "
-        f"{blocks or f'--layers {shlex.quote(printable(spec))}'}"
+    kind, _, spec = verdict.trial.candidate.spec.partition(":")
+    layers = (
+        " ".join(f"--blocks {window}" for window in spec.split(";"))
+        if kind == "blocks"
+        else f"--layers {shlex.quote(printable(spec))}"
     )
+    return f"rys-gguf apply {shlex.quote(model) if model and is_plain else 'MODEL'} {layers}"
 
 
 def _rounded(n: float) -> int:

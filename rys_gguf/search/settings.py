@@ -43,11 +43,15 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class SweepPlan:
-    """The windows to try: "two-pass" (two sizes), "map" (all of `sizes`) or "list" (of a file)."""
+    """The windows to try: "two-pass" (two sizes), "map" (all of `sizes`) or "list" (of a file).
+
+    `damp` multiplies what their copies add to the residual stream.
+    """
 
     name: str
     sizes: tuple[int, ...]
     windows: Path | None = None
+    damp: float = 1.0
 
     def as_json(self) -> dict[str, Any]:
         """The plan as plain values, part of a run's identity; a file counts by its content."""
@@ -56,6 +60,8 @@ class SweepPlan:
             "name": self.name,
             "sizes": list(self.sizes) if self.windows is None else None,
             "windows": digest(text) if text is not None else None,
+            # Runs from before there were damped copies say nothing of them.
+            **({} if self.damp == 1 else {"damp": self.damp}),
         }
 
 

@@ -6,12 +6,14 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from rys_gguf.errors import InvalidLayerMap, RysError
+from rys_gguf.errors import InvalidLayerMap, Refused, RysError
 from rys_gguf.files.text_file import read_text
 from rys_gguf.formats.model import Model
 from rys_gguf.layers.carry import ModelRules
 from rys_gguf.layers.layer_map import LayerMap
+from rys_gguf.layers.residual import damped_tensors
 from rys_gguf.layers.schedule import Schedule
+from rys_gguf.patch.plan import require_dampable
 from rys_gguf.runs.candidate import Candidate
 from rys_gguf.runs.records import IllegalWindow
 from rys_gguf.text import printable
@@ -31,17 +33,38 @@ class Selection:
 
 
 class Windows:
-    """The windows of one model: which are legal, and why the others are not."""
+    """The windows of one model: which are legal, and why the others are not.
 
-    def __init__(self, model: Model, schedule: Schedule) -> None:
+    Their copies are damped by `damp`.
+    """
+
+    def __init__(self, model: Model, schedule: Schedule, damp: float = 1.0) -> None:
         self.n_layers = model.n_trunk
+        self._model = model
         self._rules = ModelRules.of(model)
         self._schedule = schedule
+        self._damp = damp
 
     def rule_against(self, layer_map: LayerMap) -> str | None:
         """Why a map would not compute what it says, or None if it would."""
-        conflicts = self._rules.carry(layer_map, self._schedule).conflicts
-        return conflicts[0].text if conflicts else None
+        carried = self._rules.carry(layer_map, self._schedule)
+        if carried.conflicts:
+            return carried.conflicts[0].text
+        try:
+            require_dampable(self._model, self._rules, carried.target, layer_map)
+        except Refused as e:
+            return str(e)
+        return None
+
+    def parse(self, spec: str) -> LayerMap:
+        """The map of a spec, damped as all windows are unless it says itself what damps it.
+
+        Raises InvalidLayerMap.
+        """
+        layer_map = LayerMap.parse(spec, self.n_layers)
+        if self._damp == 1 or layer_map.damping:
+            return layer_map
+        return layer_map.damped(self._damp)
 
     def choose(self, maps: Iterable[LayerMap]) -> Selection:
         """Sort maps into candidates and illegal ones; each map counts once."""
@@ -61,13 +84,15 @@ class Windows:
         """The windows of `size` layers that begin at `starts`, as far as the model has them."""
         for i in starts:
             if 0 <= i <= self.n_layers - size:
-                yield LayerMap.from_blocks([(i, i + size)], self.n_layers)
+                yield LayerMap.from_blocks([(i, i + size, self._damp)], self.n_layers)
 
     def legal_size(self, wanted: int) -> int:
         """The window length nearest to `wanted` of which some window is legal.
 
-        Raises RysError if no window of the model is.
+        Raises RysError if no window of the model is, Refused if no layer can be damped.
         """
+        if self._damp != 1 and not self._rules.arch.dampers:
+            damped_tensors(self._model, self._rules.arch, 0)
         for size in sorted(range(1, self.n_layers + 1), key=lambda n: (abs(n - wanted), -n)):
             if any(self.rule_against(m) is None for m in self.of_size(size, range(self.n_layers))):
                 return size
@@ -126,7 +151,7 @@ def listed(windows: Windows, path: str | os.PathLike[str]) -> Selection:
         if ":" not in spec:
             spec = f"blocks:{spec}"
         try:
-            maps.append(LayerMap.parse(spec, windows.n_layers))
+            maps.append(windows.parse(spec))
         except InvalidLayerMap as e:
             raise RysError(f"{printable(path)}, line {number}: {e}") from e
     if not maps:

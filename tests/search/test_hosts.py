@@ -171,6 +171,9 @@ MAPS = st.one_of(
         lambda w: LayerMap.from_blocks([(w[0], min(6, w[0] + w[1]))], 6)
     ),
     st.lists(st.integers(0, 5), min_size=1, max_size=9).map(lambda s: LayerMap(6, tuple(s))),
+    st.lists(
+        st.tuples(st.integers(0, 5), st.sampled_from([1.0, 0.5, 0.25])), min_size=1, max_size=9
+    ).map(lambda path: LayerMap(6, tuple(s for s, _ in path), tuple(damp for _, damp in path))),
 )
 
 

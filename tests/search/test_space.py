@@ -9,6 +9,7 @@ import pytest
 from rys_gguf import Model
 from rys_gguf.errors import RysError
 from rys_gguf.layers.schedule import Schedule
+from rys_gguf.search.settings import SweepPlan
 from rys_gguf.search.space import Windows, coarse, every, fine, listed, most_fine
 from tests import tiny
 
@@ -89,3 +90,38 @@ def test_a_map_has_every_window_of_its_sizes(windows: Windows) -> None:
     expected = {(i, i + d) for d in (2, 3) for i in range(16 - d + 1)}
     assert {c.window for c in chosen.candidates} == expected
     assert len(chosen.candidates) == len(expected)
+
+
+def test_all_windows_are_damped_alike(tmp_path: Path) -> None:
+    """But for those of a file that say themselves what damps them."""
+    with Model(tiny.write(tmp_path / "m.gguf", "llama", 8)) as model:
+        windows = Windows(model, Schedule.PORTABLE, 0.5)
+    assert [c.spec for c in coarse(windows, 6, 2).candidates] == [
+        "blocks:0,6@0.5",
+        "blocks:2,8@0.5",
+    ]
+    path = tmp_path / "w.txt"
+    path.write_text("2,4\n2,4@0.25\n2,4@0.5\nlayers:0..5,5..\n")
+    assert [c.spec for c in listed(windows, path).candidates] == [
+        "blocks:2,4@0.5", "blocks:2,4@0.25", "blocks:5,6@0.5",
+    ]  # fmt: skip
+    path.write_text("2,4\nlayers:0..5\n")
+    with pytest.raises(RysError, match=r"w\.txt, line 2: .*there is no copy to damp"):
+        listed(windows, path)
+
+
+def test_windows_that_cannot_be_damped_are_illegal(tmp_path: Path) -> None:
+    """With the tensor that nothing multiplies; a whole model of them has no window."""
+    with Model(tiny.write(tmp_path / "q.gguf", "qwen2", 8)) as model:
+        windows = Windows(model, Schedule.PORTABLE, 0.5)
+    chosen = coarse(windows, 6, 2)
+    assert not chosen.candidates
+    assert "nothing into all that blk.0.attn_output adds" in chosen.illegal[0].rule
+    with pytest.raises(RysError, match="no layer of it can"):
+        windows.legal_size(6)
+
+
+def test_only_a_damped_plan_says_so() -> None:
+    """So that runs of earlier versions go on."""
+    assert "damp" not in SweepPlan("map", (4,)).as_json()
+    assert SweepPlan("map", (4,), damp=0.5).as_json()["damp"] == 0.5

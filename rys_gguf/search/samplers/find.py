@@ -25,7 +25,8 @@ def rounds_of(request: SweepRequest) -> Rounds:
 def sampler_of(request: SweepRequest, model: Model) -> Sampler:
     """The sampler of a request. Raises RysError if there is no legal window to try."""
     halving = Halving(Candidate.base(model.n_trunk).key, rounds_of(request))
-    return make_sampler(request.plan, Windows(model, request.settings.schedule), halving)
+    windows = Windows(model, request.settings.schedule, request.plan.damp)
+    return make_sampler(request.plan, windows, halving)
 
 
 def make_sampler(plan: SweepPlan, windows: Windows, halving: Halving) -> Sampler:
