@@ -814,17 +814,33 @@ def _granitehybrid() -> Arch:
     return _hybrid(_mamba2(heads), keys, _qkv(), _PRE_NORMS | _ffn())
 
 
-def _nemotron_h() -> Arch:
+_LATENT = 16
+
+
+def _latent_moe() -> Tensors:
+    """Experts without gates on a narrower input, and a shared one on the whole."""
+    return {
+        "ffn_gate_inp.weight": (N_EMBD, _EXPERTS),
+        "exp_probs_b.bias": (_EXPERTS,),
+        "ffn_latent_down.weight": (N_EMBD, _LATENT),
+        "ffn_latent_up.weight": (_LATENT, N_EMBD),
+        "ffn_up_exps.weight": (_LATENT, _EXPERT_FF, _EXPERTS),
+        "ffn_down_exps.weight": (_EXPERT_FF, _LATENT, _EXPERTS),
+        **_ffn("_shexp", _EXPERT_FF, gate=False),
+    }
+
+
+def _nemotron_h(ffn: Tensors, more: dict[str, Any]) -> Arch:
     """Each layer is one part of a block: recurrent, attention or FFN, in turn."""
     heads = 2
-    parts = (_mamba2(heads), _qkv(), _ffn(gate=False))
+    parts = (_mamba2(heads), _qkv(), ffn)
 
     def keys(build: Build) -> dict[str, Any]:
         part = {
             ".attention.head_count_kv": build.per_layer(lambda n: _KV_HEADS if n % 3 == 1 else 0),
             ".feed_forward_length": build.per_layer(lambda n: _FF if n % 3 == 2 else 0),
         }
-        return _heads() | _ssm_keys(heads) | part | {".attention.layer_norm_epsilon": 1e-5}
+        return _heads() | _ssm_keys(heads) | part | {".attention.layer_norm_epsilon": 1e-5} | more
 
     return Arch(keys, lambda _, n: _norms("attn_norm") | parts[n % 3], _ends())
 
@@ -1416,7 +1432,10 @@ ARCHITECTURES: dict[str, Arch] = {
     "mamba2": _recurrent(_mamba2(2), _ssm_keys(2)),
     "granitehybrid": _granitehybrid(),
     "lfm2": _lfm2(),
-    "nemotron_h": _nemotron_h(),
+    "nemotron_h": _nemotron_h(_ffn(gate=False), {}),
+    "nemotron_h_moe": _nemotron_h(
+        _latent_moe(), _moe_keys(_EXPERT_FF) | {".moe_latent_size": _LATENT}
+    ),
     "bailingmoe3": _bailingmoe3(),
     "glm5-next": _glm5_next(),
     "deepseek4": _deepseek4(),

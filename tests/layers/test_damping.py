@@ -22,7 +22,7 @@ N = 8
 PROMPT = (1, 50, 60, 70, 81, *range(90, 110))
 DAMPED = [arch for arch in tiny.ARCHITECTURES if ARCHITECTURES[arch].dampers]
 # Rows without a tiny model; they were tried on other models with random weights.
-BY_HAND = {"grok", "nemotron_h_moe", "plamo2"}
+BY_HAND = {"grok", "plamo2"}
 # Where no norm stands behind the weights, smaller ones do what smaller factors do.
 BY_SCALES = [
     arch for arch in DAMPED if not any("post_" in d.tensor for d in ARCHITECTURES[arch].dampers)
