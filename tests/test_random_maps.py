@@ -30,6 +30,7 @@ def engine() -> Iterator[DirectEngine]:
         yield engine
 
 
+@pytest.mark.no_cover  # many times the same lines, which would take three times as long
 @pytest.mark.parametrize("arch", sorted(tiny.ARCHITECTURES))
 @settings(
     max_examples=5,

@@ -140,6 +140,7 @@ def variants(data: st.DataObject, base: Path, folder: Path) -> Iterator[Path]:
         path = out
 
 
+@pytest.mark.no_cover  # many times the same lines, which would take three times as long
 @settings(max_examples=30)
 @given(data=st.data())
 def test_any_chain_verifies_and_comes_back(bases: list[Path], data: st.DataObject) -> None:
