@@ -1450,3 +1450,5 @@ ARCHITECTURES: dict[str, Arch] = {
 WITHOUT_NEXT_TOKEN = frozenset({
     "bert", "gemma-embedding", "gemma-embedding2", "llada", "modern-bert"
 })  # fmt: skip
+# Their layers are made of the parts of others: tests that take time leave them out.
+LIKE_OTHERS = frozenset({"bitnet", "glm4", "mamba", "mamba2", "mistral3", "nemotron_h_moe"})
