@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from gguf.constants import GGMLQuantizationType
 
 from rys_gguf.errors import RysError
@@ -22,7 +21,13 @@ from rys_gguf.files.copying import copy_bytes
 from rys_gguf.formats.header import KV, Span, TensorInfo, encode_text
 from rys_gguf.formats.model import Model
 from rys_gguf.layers.layer_map import LayerMap
-from rys_gguf.layers.residual import damped_tensors, residual_writers
+from rys_gguf.layers.residual import (
+    Values,
+    damped_tensors,
+    f32_values,
+    residual_writers,
+    scale_of_all,
+)
 from rys_gguf.layers.rule import Architecture
 from rys_gguf.text import printable
 
@@ -119,9 +124,8 @@ def redamp(
     f32 = np.dtype(np.float32).newbyteorder(variant.header.byteorder)
     for out, damped in enumerate(layer_map.damping):
         if damped != 1:
-            for tensor, values in _dampers(variant, source, layer_map, arch, out):
-                data = (values * factor).astype(f32).tobytes()
-                yield Edit(tensor, variant.data(tensor).span, data)
+            for tensor, values in _damping(variant, source, layer_map, arch, out, factor):
+                yield Edit(tensor, variant.data(tensor).span, values.astype(f32).tobytes())
 
 
 def misdamped(
@@ -131,38 +135,40 @@ def misdamped(
 
     Raises as `redamp`.
     """
-    f32 = np.dtype(np.float32).newbyteorder(variant.header.byteorder)
     for out, factor in enumerate(layer_map.damping):
-        for tensor, values in (
-            _dampers(variant, source, layer_map, arch, out) if factor != 1 else ()
+        wanted = _damping(variant, source, layer_map, arch, out, factor) if factor != 1 else ()
+        if not all(
+            np.allclose(f32_values(variant, tensor), values, rtol=_ROUNDING, atol=0)
+            for tensor, values in wanted
         ):
-            have = np.frombuffer(b"".join(variant.read(variant.data(tensor).span)), f32)
-            if not np.allclose(have, values * factor, rtol=_ROUNDING, atol=0):
-                yield out
-                break
+            yield out
 
 
-def _dampers(
-    variant: Model, source: Model, layer_map: LayerMap, arch: Architecture, out: int
-) -> Iterator[tuple[TensorInfo, npt.NDArray[np.float64]]]:
-    """The tensors that damp an output, and the values that would not."""
+def _damping(
+    variant: Model,
+    source: Model,
+    layer_map: LayerMap,
+    arch: Architecture,
+    out: int,
+    factor: float,
+) -> Iterator[tuple[TensorInfo, Values]]:
+    """The tensors of an output that damp it, and their values for a factor."""
     held = {t.name.split(".", 2)[2]: t for t in variant.layers[out]}
     layer = layer_map[out]
     original = {t.name.split(".", 2)[2]: t for t in source.layers[layer]}
-    f32 = np.dtype(np.float32).newbyteorder(source.header.byteorder)
-    for damped in damped_tensors(source, arch, layer):
+    tensors = damped_tensors(source, arch, layer)
+    of_all = scale_of_all(source, layer, tensors)
+    for damped in tensors:
         tensor = held.get(damped.tensor)
-        n = damped.n_new or int(np.prod(original[damped.tensor].ne))
-        if tensor is None or tensor.type != GGMLQuantizationType.F32 or np.prod(tensor.ne) != n:
+        n = damped.n_new
+        values = np.ones(n, np.float32) if n else f32_values(source, original[damped.tensor])
+        is_f32 = tensor is not None and tensor.type == GGMLQuantizationType.F32
+        if tensor is None or not is_f32 or np.prod(tensor.ne) != values.size:
             raise variant.refuse(
                 f"blk.{out}.{damped.tensor}, which damps output {out}, is missing or is not of "
-                f"{n} F32 numbers; verify tells more"
+                f"{values.size} F32 numbers; verify tells more"
             )
-        values = np.ones(n)
-        if not damped.n_new:
-            raw = b"".join(source.read(source.data(original[damped.tensor]).span))
-            values = np.frombuffer(raw, f32).astype(np.float64)
-        yield tensor, values
+        yield tensor, damped.values(values, factor, of_all)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from gguf.constants import GGMLQuantizationType
 from rys_gguf.checks.comparison import Comparison, Fault
 from rys_gguf.files.source import Progress, first_difference
 from rys_gguf.formats.header import Span, TensorInfo, layer_of, rename
-from rys_gguf.layers.residual import damped_tensors
+from rys_gguf.layers.residual import Values, damped_tensors, f32_values, scale_of_all
 from rys_gguf.layers.rule import Rescale
 from rys_gguf.text import printable
 
@@ -100,8 +100,11 @@ def _expected_layer(
         info = replace(tensor, name=rename(tensor.name, out))
         origin = f"source {printable(tensor.name)}"
         suffix = tensor.name.split(".", 2)[2]
-        _, factors = rescales.get(suffix, damped.get(suffix, (None, ())))
-        if not factors:
+        _, factors = rescales.get(suffix, (None, ()))
+        if suffix in damped:
+            literal = damped[suffix].astype(f32).tobytes()
+            yield _Expected(info, f"{origin}, damped", literal=literal)
+        elif not factors:
             yield _Expected(info, origin, tensor)
         else:
             raw = b"".join(source.read(source.data(tensor).span))
@@ -114,33 +117,37 @@ def _expected_layer(
             literal = np.asarray(factors[:1], f32).tobytes()
             info = TensorInfo(f"blk.{out}.{name}", (1,), int(GGMLQuantizationType.F32), 0, 4)
             yield _Expected(info, "the rule for its layer count", literal=literal)
-    for name, (n, factors) in damped.items():
-        if n:
-            scale = np.ones(n, f32)
-            for factor in factors:
-                scale = (scale * factor).astype(f32)
-            info = TensorInfo(f"blk.{out}.{name}", (n,), int(GGMLQuantizationType.F32), 0, 4 * n)
-            yield _Expected(info, "the damping of its layer", literal=scale.tobytes())
+    held = {tensor.name.split(".", 2)[2] for tensor in source.layers[block]}
+    for name in damped.keys() - held:
+        scale = damped[name].astype(f32)
+        n = scale.size
+        info = TensorInfo(f"blk.{out}.{name}", (n,), int(GGMLQuantizationType.F32), 0, 4 * n)
+        yield _Expected(info, "the damping of its layer", literal=scale.tobytes())
 
 
-def _damped(
-    pair: Comparison, out: int, block: int
-) -> dict[str, tuple[int, tuple[np.float32, ...]]]:
-    """What damps an output: by tensor how many values of it the source lacks, and the factors.
-
-    Each of the factors is that of a step, and each step rounds.
-    """
+def _damped(pair: Comparison, out: int, block: int) -> dict[str, Values]:
+    """The values that damp an output, by tensor; those of each step round."""
     factors = []
     for step in reversed(pair.steps):
         if out >= len(step):
             return {}  # an MTP block
         factors.append(step.damp(out))
         out = step[out]
-    rounding = tuple(np.float32(factor) for factor in reversed(factors) if factor != 1)
-    if not rounding:
+    if all(factor == 1 for factor in factors):
         return {}
-    tensors = damped_tensors(pair.source, pair.rules.arch, block)
-    return {damped.tensor: (damped.n_new, rounding) for damped in tensors}
+    source = pair.source
+    tensors = damped_tensors(source, pair.rules.arch, block)
+    of_all = scale_of_all(source, block, tensors)
+    held = {t.name.split(".", 2)[2]: t for t in source.layers[block]}
+    values = {
+        d.tensor: np.ones(d.n_new, np.float32) if d.n_new else f32_values(source, held[d.tensor])
+        for d in tensors
+    }
+    for factor in reversed(factors):
+        if factor != 1:
+            values = {d.tensor: d.values(values[d.tensor], factor, of_all) for d in tensors}
+            of_all = next((float(values[d.tensor][0]) for d in tensors if d.of_all), 1.0)
+    return values
 
 
 def _rescales(pair: Comparison) -> _Rescales:

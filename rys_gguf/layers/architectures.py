@@ -985,10 +985,15 @@ def _normed(
     return Damper(f"post_attention_norm{kind}", mixers), Damper(f"post_ffw_norm{kind}", ffn)
 
 
+_GEMMA4_DAMPERS = (
+    *_normed(ffn=_ANY_FFN),
+    Damper("post_norm.weight", ("proj",)),
+    Damper("layer_output_scale.weight", ("layer_output_scale",), of_all=True),
+)
+
 # Architecture.dampers, and where a graph reads them. Left out are graphs that read no scale of
 # their feed-forward networks (most), and:
 # - nanbeige: the passes behind the first share the layers as they were before scales were loaded;
-# - gemma4 and gemma-embedding2: layer_output_scale multiplies what a layer passes on as well;
 # - deepseek4, glm5-next, qwen4exp and gemma3n: their layers also mix several streams.
 # mamba-base.cpp:144,299 scales what the mixers of mamba, mamba2 and nemotron_h give.
 _DAMPED = {
@@ -997,8 +1002,10 @@ _DAMPED = {
     "cohere2": (_scaled("attn_output", "ffn_down"), "src/models/cohere2.cpp:106-133"),
     "exaone4": (_normed(), "src/models/exaone4.cpp:147-164"),
     "gemma-embedding": (_normed(), "src/models/gemma-embedding.cpp:135-157"),
+    "gemma-embedding2": (_GEMMA4_DAMPERS, "src/models/gemma-embedding2.cpp:149-197"),
     "gemma2": (_normed(), "src/models/gemma2.cpp:118-147"),
     "gemma3": (_normed(), "src/models/gemma3.cpp:160-189"),
+    "gemma4": (_GEMMA4_DAMPERS, "src/models/gemma4.cpp:290-404"),
     "glm4": (_normed(), "src/models/glm4.cpp:140-165"),
     "grok": (
         (

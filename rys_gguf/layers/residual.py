@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+from gguf.constants import GGMLQuantizationType
+
 from rys_gguf.errors import Refused
 from rys_gguf.formats.header import TensorInfo
 from rys_gguf.formats.model import Model
 from rys_gguf.layers.rule import Architecture, Damper
-from rys_gguf.text import printable
+from rys_gguf.text import printable, quoted
 
 # The tensors whose products are added to the residual stream, by their name after `blk.N.`
 # (gguf-py/gguf/constants.py; read off the graphs in src/models). Their biases, and the norms and
@@ -31,6 +35,10 @@ _DAMPED = _WRITERS - {"ffn_norm"} | {"layer_output_scale"}
 # ffn_down in front of it (build_ffn).
 _BIASED_BEHIND = frozenset({"attn_output", "ffn_down_exps"})
 _EXPERTS = "_exps"
+# Far above any vector of a model: rescaled tensors are held in memory.
+_MAX_BYTES = 1 << 24
+
+Values = npt.NDArray[np.float32]
 
 
 def residual_writers(tensors: Iterable[TensorInfo]) -> Iterator[TensorInfo]:
@@ -48,12 +56,27 @@ class Damped:
     """A tensor `blk.N.{tensor}` that damps a layer when it is multiplied.
 
     With `n_new` the file does not have it: it is a vector of that many ones then, behind the tensor
-    `blk.N.{behind}`.
+    `blk.N.{behind}`. `of_all`: as that of a Damper.
     """
 
     tensor: str
     n_new: int = 0
     behind: str = ""
+    of_all: bool = False
+
+    def values(self, old: Values, damp: float, of_all: float) -> Values:
+        """The tensor's values in a layer that is damped by `damp`; they round to F32.
+
+        `of_all` is the number s that multiplies the sum x + a of the layer's input and what it
+        adds; 1 if there is none. So the layer adds s (x + a) - x to x. A part d of that is left by
+        another number, 1 + d (s - 1), if a is multiplied by d s and divided by that number.
+        """
+        if damp == 1:
+            return old
+        passed = 1 + damp * (of_all - 1)
+        if self.of_all:
+            return np.full_like(old, passed)
+        return np.asarray(old * np.float32(damp * of_all / passed), np.float32)
 
 
 def damped_tensors(model: Model, arch: Architecture, layer: int) -> tuple[Damped, ...]:
@@ -68,15 +91,42 @@ def damped_tensors(model: Model, arch: Architecture, layer: int) -> tuple[Damped
         if damper is None:
             raise _refusal(model, arch, layer, writer)
         if damper.tensor in tensors or damper.tensor != f"{writer}.scale":
-            found[damper.tensor] = Damped(damper.tensor)
+            found[damper.tensor] = Damped(damper.tensor, of_all=damper.of_all)
         else:
             weight = tensors[f"{writer}.weight"]
-            n = weight.ne[2] if writer.endswith(_EXPERTS) else 1
+            n = weight.ne[2] if writer.endswith(_EXPERTS) and len(weight.ne) > 2 else 1  # noqa: PLR2004
             found[damper.tensor] = Damped(damper.tensor, n, f"{writer}.weight")
         bias = f"{writer}.bias"
         if damper.tensor == f"{writer}.scale" and bias in tensors and writer in _BIASED_BEHIND:
             found[bias] = Damped(bias)
     return tuple(found.values())
+
+
+def scale_of_all(model: Model, layer: int, damped: Iterable[Damped]) -> float:
+    """The number among the tensors that damp a layer which multiplies all that the layer gives.
+
+    1 if there is none. Raises Refused if it is no number above 0 in F32.
+    """
+    names = {f"blk.{layer}.{d.tensor}" for d in damped if d.of_all}
+    for tensor in model.layers[layer]:
+        if tensor.name in names:
+            value = f32_values(model, tensor)
+            if value.size != 1 or not 0 < value[0] < np.inf:
+                raise model.refuse(f"{printable(tensor.name)} is not a number above 0")
+            return float(value[0])
+    return 1.0
+
+
+def f32_values(model: Model, tensor: TensorInfo) -> Values:
+    """The values of an F32 vector. Raises Refused for another tensor."""
+    if tensor.type != GGMLQuantizationType.F32 or tensor.n_bytes > _MAX_BYTES:
+        raise model.refuse(
+            f"tensor {quoted(tensor.name)} is {tensor.type_name} of {tensor.n_bytes} bytes; "
+            f"only vectors in F32 can be rescaled"
+        )
+    dtype = np.dtype(np.float32).newbyteorder(model.header.byteorder)
+    raw = b"".join(model.read(model.data(tensor).span))
+    return np.frombuffer(raw, dtype).astype(np.float32)
 
 
 def _writers(tensors: Iterable[TensorInfo]) -> Iterator[str]:

@@ -249,11 +249,13 @@ class Damper:
     """An F32 tensor `blk.N.{tensor}` that multiplies all that `writers` add to the residual stream.
 
     A writer is a linear layer, `blk.N.{writer}.weight`. A tensor `{writer}.scale` counts as ones in
-    a file that does not have it.
+    a file that does not have it. With `of_all` the tensor is a number that multiplies the sum of
+    the layer's input and all that the layer adds to it.
     """
 
     tensor: str
     writers: tuple[str, ...]
+    of_all: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from gguf.constants import GGMLQuantizationType
@@ -22,13 +22,11 @@ from rys_gguf.formats.model import Model
 from rys_gguf.formats.shards import TensorData
 from rys_gguf.formats.types import tensor_bytes
 from rys_gguf.layers.layer_map import LayerMap
-from rys_gguf.layers.residual import damped_tensors
+from rys_gguf.layers.residual import Values, damped_tensors, f32_values, scale_of_all
 from rys_gguf.layers.rule import Architecture, Rescale
 from rys_gguf.text import quoted
 
 _F32 = int(GGMLQuantizationType.F32)
-# Far above any vector of a model: rescaled tensors are held in memory.
-_MAX_RESCALED_BYTES = 1 << 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +46,15 @@ class GatheredTensor:
 
 @dataclass(frozen=True, slots=True)
 class _Change:
-    """In an output block the F32 tensor `blk.N.{tensor}` is multiplied by `factor`.
+    """In an output block the F32 tensor `blk.N.{tensor}` gets the values that `change` makes of it.
 
-    With `n_new` it gets a new tensor of that name instead, behind `blk.N.{behind}`: the factor, so
-    many times.
+    With `n_new` it is a new tensor, made of so many ones, behind `blk.N.{behind}`.
     """
 
     tensor: str
-    factor: float
-    n_new: int
-    behind: str
+    change: Callable[[Values], Values]
+    n_new: int = 0
+    behind: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +97,8 @@ def plan_tensors(
     """
     _require_rescalable(model, scales)
     everywhere = tuple(
-        _Change(r.tensor, factor, int(r.new), _weight_of(r)) for r, factor in scales.items()
+        _Change(r.tensor, partial(_times, factor), int(r.new), _weight_of(r))
+        for r, factor in scales.items()
     )
     slices = dict(arch.gathered)
     tensors: list[PlannedTensor] = []
@@ -165,11 +163,18 @@ def _of_the_model(
     return PlannedTensor(target, source, gathered)
 
 
+def _times(factor: float, values: Values) -> Values:
+    return np.asarray(values * np.float32(factor), np.float32)
+
+
 def _damping(model: Model, arch: Architecture, layer: int, factor: float) -> Iterator[_Change]:
     """What damps a layer by a factor."""
     if factor != 1:
-        for damped in damped_tensors(model, arch, layer):
-            yield _Change(damped.tensor, factor, damped.n_new, damped.behind)
+        damped = damped_tensors(model, arch, layer)
+        of_all = scale_of_all(model, layer, damped)
+        for d in damped:
+            change = partial(d.values, damp=factor, of_all=of_all)
+            yield _Change(d.tensor, change, d.n_new, d.behind)
 
 
 def _of_a_layer(
@@ -187,12 +192,12 @@ def _of_a_layer(
     added = []
     for change in changes:
         if not change.n_new and suffix == change.tensor:
-            data = rescaled(model, source, change.factor)
+            data = _stored(model, change.change(f32_values(model, source)))
         elif change.n_new and suffix == change.behind:
             n = change.n_new
             info = TensorInfo(f"blk.{out}.{change.tensor}", (n,), _F32, 0, 4 * n)
-            values = struct.pack(f"{model.header.byteorder}{n}f", *[change.factor] * n)
-            added.append(PlannedTensor(info, None, values))
+            values = change.change(np.ones(n, np.float32))
+            added.append(PlannedTensor(info, None, _stored(model, values)))
     yield PlannedTensor(replace(source, name=name), source, data)
     yield from added
 
@@ -216,13 +221,5 @@ def _require_rescalable(model: Model, scales: Mapping[Rescale, float]) -> None:
             )
 
 
-def rescaled(model: Model, tensor: TensorInfo, factor: float) -> bytes:
-    """The data of an F32 vector multiplied by `factor`. Raises Refused for another tensor."""
-    if tensor.type != _F32 or tensor.n_bytes > _MAX_RESCALED_BYTES:
-        raise model.refuse(
-            f"tensor {quoted(tensor.name)} is {tensor.type_name} of {tensor.n_bytes} bytes; "
-            f"only vectors in F32 can be rescaled"
-        )
-    dtype = np.dtype(np.float32).newbyteorder(model.header.byteorder)
-    values = np.frombuffer(b"".join(model.read(model.data(tensor).span)), dtype)
-    return bytes((values * np.float32(factor)).astype(dtype).tobytes())
+def _stored(model: Model, values: Values) -> bytes:
+    return values.astype(np.dtype(np.float32).newbyteorder(model.header.byteorder)).tobytes()

@@ -251,7 +251,12 @@ def test_a_wrong_rescale_fails(
 @BOTH_KINDS
 @pytest.mark.parametrize(
     ("arch", "spec"),
-    [("llama", "blocks:3,5@0.5"), ("gemma3", "blocks:0,6@0.3"), ("qwen35moe", "blocks:4,8@0")],
+    [
+        ("llama", "blocks:3,5@0.5"),
+        ("gemma3", "blocks:0,6@0.3"),
+        ("qwen35moe", "blocks:4,8@0"),
+        ("gemma4", "blocks:2,4@0.3"),
+    ],
 )
 def test_damped_copies_are_proven(tmp_path: Path, arch: str, spec: str, kind: str) -> None:
     """Undamped they run as their sources, and damped by 0 they pass their input on."""

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rys_gguf import LayerMap, Model, Plan, Refused, Schedule, find_problems, make_plan, write_plan
 from rys_gguf.checks.ablation import edited_copy, redamp
 from rys_gguf.layers.architectures import ARCHITECTURES
-from rys_gguf.layers.residual import residual_writers
+from rys_gguf.layers.residual import Damped, residual_writers
 from rys_gguf.layers.rules import CountSwitch
 from tests import tiny
 from tests.direct import DirectEngine
@@ -21,6 +24,10 @@ from tests.direct import DirectEngine
 N = 8
 PROMPT = (1, 50, 60, 70, 81, *range(90, 110))
 DAMPED = [arch for arch in tiny.ARCHITECTURES if ARCHITECTURES[arch].dampers]
+OPTIONS: dict[str, list[dict[str, Any]]] = {
+    "gemma4": [{}, {"per_layer_input": False, "keys_as_values": True, "experts": True}],
+}
+CASES = [(arch, options) for arch in DAMPED for options in OPTIONS.get(arch, [{}])]
 # Rows without a tiny model; they were tried on other models with random weights.
 BY_HAND = {"grok", "plamo2"}
 # Where no norm stands behind the weights, smaller ones do what smaller factors do.
@@ -78,12 +85,12 @@ def test_every_row_of_the_table_was_tried() -> None:
     assert {arch.name for arch in ARCHITECTURES.values() if arch.dampers} == {*DAMPED, *BY_HAND}
 
 
-@pytest.mark.parametrize("arch", DAMPED)
+@pytest.mark.parametrize(("arch", "options"), CASES)
 def test_at_0_it_is_the_base_and_at_1_the_plain_copy(
-    tmp_path: Path, engine: DirectEngine, arch: str
+    tmp_path: Path, engine: DirectEngine, arch: str, options: dict[str, Any]
 ) -> None:
     """Bit for bit, for a prompt and for tokens one by one; in between it is neither."""
-    source = tiny.write(tmp_path / "m.gguf", arch, N)
+    source = tiny.write(tmp_path / "m.gguf", arch, N, **options)
     with Model(source) as model:
         plan = damped_plan(model, 0.25)
         layer_map = plan.layer_map
@@ -153,7 +160,6 @@ def require_halves(source: Path, engine: DirectEngine, folder: Path) -> None:
     [
         ("qwen2", "attn_output"),  # no scale of its network is read
         ("jamba", "ffn_down"),
-        ("gemma4", "attn_output"),  # layer_output_scale multiplies what it passes on as well
         ("qwen4exp", "ssm_out"),
     ],
 )
@@ -173,6 +179,30 @@ def test_a_layer_whose_keys_others_read_is_not_damped(tmp_path: Path) -> None:
     with Model(source) as model, pytest.raises(Refused) as caught:
         make_plan(model, layer_map, schedule=Schedule.EXPLICIT)
     assert "cannot be damped: output 10 also reads what it computes" in str(caught.value)
+
+
+@given(st.floats(0.01, 10), st.floats(0, 1), st.floats(-9, 9), st.floats(-9, 9))
+def test_a_number_of_all_is_damped_towards_one(s: float, d: float, x: float, a: float) -> None:
+    """What a layer makes of its input x and its own a differs from x by d times as much."""
+    number = Damped("layer_output_scale.weight", of_all=True).values(
+        np.array([s], np.float32), d, s
+    )
+    norm = Damped("post_ffw_norm.weight").values(np.ones(1, np.float32), d, s)
+    damped = float(number[0]) * (x + float(norm[0]) * a) - x
+    assert damped == pytest.approx(d * (s * (x + a) - x), rel=1e-4, abs=1e-4)
+
+
+@pytest.mark.parametrize("number", [0.0, -1.0, np.inf])
+def test_a_number_that_is_not_above_zero_is_refused(tmp_path: Path, number: float) -> None:
+    """There would be nothing to divide by."""
+    source = tiny.write(tmp_path / "m.gguf", "gemma4", N)
+    raw = bytearray(source.read_bytes())
+    for tensor in gguf.GGUFReader(source).tensors:
+        if tensor.name == "blk.2.layer_output_scale.weight":
+            raw[tensor.data_offset : tensor.data_offset + 4] = np.float32(number).tobytes()
+    source.write_bytes(raw)
+    with Model(source) as model, pytest.raises(Refused, match="is not a number above 0"):
+        make_plan(model, LayerMap.parse("blocks:2,3@0.5", N), schedule=Schedule.EXPLICIT)
 
 
 def test_no_tensor_both_damps_and_makes_up_for_the_layer_count() -> None:

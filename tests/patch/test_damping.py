@@ -62,7 +62,7 @@ def test_norms_are_multiplied_in_the_copies_alone(tmp_path: Path) -> None:
             assert np.array_equal(after[f"blk.{n}.{name}"], want)
 
 
-@pytest.mark.parametrize("arch", ["llama", "gemma3", "qwen35moe"])
+@pytest.mark.parametrize("arch", ["llama", "gemma3", "gemma4", "qwen35moe"])
 def test_chains_of_damped_copies_verify_and_come_back(tmp_path: Path, arch: str) -> None:
     """Against every model on the way, and byte for byte; the second step damps a copy again."""
     window = "0,6" if arch == "gemma3" else "4,8"

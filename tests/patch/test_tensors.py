@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 
 from rys_gguf import LayerMap, Model, Refused
 from rys_gguf.formats.header import Header, TensorInfo, padded
+from rys_gguf.layers.residual import f32_values
 from rys_gguf.layers.rule import Architecture, Rescale
 from rys_gguf.patch.tensors import (
     GatheredTensor,
     PlannedTensor,
     layout,
     plan_tensors,
-    rescaled,
 )
 from tests import tiny
 from tests.disk import finish
@@ -233,4 +233,4 @@ def test_only_vectors_in_f32_are_rescaled(tmp_path: Path) -> None:
     with Model(path) as opened:
         up = next(t for t in opened.layers[0] if "ffn_up" in t.name)
         with pytest.raises(Refused, match=r"is Q8_0 of .* only vectors in F32 can be rescaled"):
-            rescaled(opened, up, 2.0)
+            f32_values(opened, up)
