@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
 
-from rys_gguf import LayerMap, Model, make_plan
+from rys_gguf import LayerMap, Model, make_plan, write_plan
 from rys_gguf.checks.smoke import PROMPTS
 from rys_gguf.engines.base import LIVE, SERVER, EngineOptions, Generation, Writing
 from rys_gguf.engines.find import open_engine
@@ -25,6 +26,7 @@ from tests.live_maps import (
     answers,
     compare,
     hollow_file,
+    of_file,
     outcomes,
 )
 from tests.random_maps import Case
@@ -39,6 +41,23 @@ def session_of(path: Path) -> Iterator[Session]:
         yield session
     finally:
         session.close()
+
+
+@pytest.mark.parametrize("quantize", [None, gguf.GGMLQuantizationType.Q4_0])
+@pytest.mark.parametrize("arch", ["llama", "gemma4", "qwen35moe"])
+def test_damped_copies_hold_their_scales_themselves(
+    tmp_path: Path, arch: str, quantize: gguf.GGMLQuantizationType | None
+) -> None:
+    """The live variant computes what its file computes: only these few numbers are its own."""
+    source = tiny.write(tmp_path / "m.gguf", arch, 8, quantize=quantize)
+    with Model(source) as model:
+        plan = make_plan(model, LayerMap.parse("blocks:0,4@0.3", 8))
+        out = write_plan(plan, tmp_path / "out.gguf").paths[0]
+        file = hollow_file(plan, tmp_path / "hollow.gguf")
+        assert sum(not tensor.is_copy for tensor in plan.tensors) < 20
+    with session_of(source) as session, session.variant(file) as variant:
+        live = answers(variant)
+    assert all(map(np.array_equal, live, of_file(out)))
 
 
 @pytest.mark.parametrize(
