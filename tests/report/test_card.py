@@ -203,6 +203,13 @@ def test_the_path_is_drawn(source: Path) -> None:
     assert "layers 2 to 3 and layers 10 to 11 run twice" in several
 
 
+def test_a_damped_copy_is_said_to_be_one(source: Path) -> None:
+    """In the sentence, and in the map."""
+    text = text_of(make(source, "10,14@0.5"), source, spec="blocks:10,14@0.5")
+    assert "layers 10 to 13 run twice, the second time damped by 0.5" in text
+    assert "`blocks:10,14@0.5`" in text
+
+
 def test_what_runs_more_than_twice_or_not_at_all_is_not_said_to_run_twice(source: Path) -> None:
     """Then the map says it all; and without the source only what the file itself tells."""
     thrice = make(source, "8,12", "8,12")

@@ -8,6 +8,7 @@ import re
 
 import pytest
 
+from rys_gguf.layers.layer_map import LayerMap
 from rys_gguf.report.sentences import (
     SEARCH_ONLY,
     apply_command,
@@ -21,6 +22,7 @@ from rys_gguf.report.sentences import (
     score_text,
     verdict_sentence,
 )
+from rys_gguf.runs.candidate import Candidate
 from rys_gguf.stats.evidence import Evidence
 from rys_gguf.stats.paired import Interval, NoiseLine
 from rys_gguf.stats.verdict import NO_EVIDENCE, Verdict, verdicts
@@ -131,6 +133,11 @@ def test_a_better_window_is_one_command_away() -> None:
     assert step.commands == ("rys-gguf apply 'my models/tiny.gguf' --blocks 10,14",)
     assert apply_command(found[0], "a\x1b.gguf") == "rys-gguf apply MODEL --blocks 10,14"
     assert apply_command(found[0], "") == "rys-gguf apply MODEL --blocks 10,14"
+    damped = Candidate(LayerMap.parse("blocks:2,4;8,10", 24).damped(0.5))
+    trial = dataclasses.replace(found[0].trial, candidate=damped)
+    assert apply_command(dataclasses.replace(found[0], trial=trial), "m.gguf") == (
+        "rys-gguf apply m.gguf --blocks 2,4@0.5 --blocks 8,10@0.5"
+    )
 
 
 def test_an_unproven_gain_is_told_the_items_it_takes() -> None:
