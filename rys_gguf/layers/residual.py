@@ -28,8 +28,8 @@ _WRITERS = frozenset({
 })  # fmt: skip
 # A norm of zeros gives zeros, except for its bias. In front of a network it has to be zero itself.
 _BEHIND = frozenset(name for name in _WRITERS if name.endswith("norm") and name != "ffn_norm")
-# What damping has to multiply: these, but for a norm in front of a network, and a factor that is
-# zero for no layer that passes its input on (Architecture.silenced).
+# What damping has to reach: all of these but the norm in front of a network, and the number that
+# multiplies a layer's output, or the embeddings that it adds (silenced by Architecture.silenced).
 _DAMPED = _WRITERS - {"ffn_norm"} | {"layer_output_scale"}
 # llama-graph.cpp adds these biases behind the scale (build_attn, build_moe_ffn), and that of
 # ffn_down in front of it (build_ffn).
