@@ -65,6 +65,7 @@ class Answer:
             "item": self.item.id,
             "family": self.item.family,
             "topic": self.item.topic,
+            "cluster": self.item.common,
             "binary": self.scored.binary,
             "status": self.status,
             "score": self.score,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import re
 from dataclasses import dataclass
 
 VERSION = 2  # of the generators; any change of their items needs a new one
@@ -24,6 +25,14 @@ class Place:
     index: int
     name: str
     share: slice
+
+
+def wording(text: str) -> str:
+    """A text as a template has it: every digit is a #.
+
+    wording("What is 12 plus 7?") == "What is ## plus #?"
+    """
+    return re.sub("[0-9]", "#", text)
 
 
 def item_random(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
 LETTERS = tuple("ABCDEFGH")
@@ -40,7 +40,12 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """What all items have. `level` 0 suits models below 500M parameters, 3 those from 20B."""
+    """What all items have. `level` 0 suits models below 500M parameters, 3 those from 20B.
+
+    Answers to items that have something in common are alike, and count for less than as many
+    others. `template` names the wording that the generator filled in, `event` what happens in it:
+    both follow from the generator's version. `cluster` is a user's own name for what is in common.
+    """
 
     kind: ClassVar[str] = ""
     id: str
@@ -48,6 +53,14 @@ class Item:
     topic: str
     level: int
     question: str
+    template: str = ""
+    event: str = ""
+    cluster: str = ""
+
+    @property
+    def common(self) -> str:
+        """What the item has in common with others of its family; its own id if nothing."""
+        return self.cluster or self.event or self.template or self.id
 
     @property
     def gold(self) -> Any:
@@ -68,8 +81,9 @@ class Item:
         raise NotImplementedError
 
     def as_json(self) -> dict[str, Any]:
-        """The item as a JSON object."""
-        return {"kind": self.kind, **asdict(self)}
+        """The item as a JSON object, without what it has in common where that is nothing."""
+        fields = {"kind": self.kind, **asdict(self)}
+        return {k: v for k, v in fields.items() if v or k not in ("template", "event", "cluster")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,3 +237,8 @@ KINDS: dict[str, type[Item]] = {c.kind: c for c in (Choice, Number, Ratings, Con
 def dump(items: Iterable[Item]) -> str:
     """Items as lines of JSON, the same bytes for the same items."""
     return "".join(json.dumps(i.as_json(), ensure_ascii=False) + "\n" for i in items)
+
+
+def dump_asked(items: Iterable[Item]) -> str:
+    """`dump` without what follows from the version of the generator: what a suite's id is of."""
+    return dump(replace(item, template="", event="") for item in items)

@@ -154,7 +154,7 @@ _TEXTS = _Rule("a list of texts", _are_texts)
 _NAME = _Rule(f"a text of 1 to {MAX_NAME} characters", _is_name)
 _INTEGER = _Rule(f"an integer of at most {_MAX_DIGITS} digits", _is_integer)
 _RULES = {
-    **dict.fromkeys(("id", "family", "topic"), _NAME),
+    **dict.fromkeys(("id", "family", "topic", "template", "event", "cluster"), _NAME),
     **dict.fromkeys(("question", "other", "emotion", "answer"), _TEXT),
     **dict.fromkeys(("texts", "emotions"), _TEXTS),
     "options": _Rule(f"a list of texts of 1 to {MAX_NAME} characters", _are_names),

@@ -24,7 +24,7 @@ from typing import Any
 from rys_gguf.probes.draw import Place, item_random
 from rys_gguf.probes.families import arithmetic as math
 from rys_gguf.probes.families import emotions, reasoning
-from rys_gguf.probes.item import DIGITS, Choice, Contrast, Item, Number, Ratings, dump
+from rys_gguf.probes.item import DIGITS, Choice, Contrast, Item, Number, Ratings, dump_asked
 from rys_gguf.probes.item_file import load
 from rys_gguf.probes.names import FAMILIES, LEVELS, SIZES, SPLITS
 from rys_gguf.probes.score import (
@@ -63,7 +63,7 @@ class Suite:
     @cached_property
     def suite_id(self) -> str:
         """A hash of all items in their order: only equal suites have equal ids."""
-        return hashlib.sha256(dump(self.items).encode()).hexdigest()[:16]
+        return hashlib.sha256(dump_asked(self.items).encode()).hexdigest()[:16]
 
     @cached_property
     def families(self) -> tuple[str, ...]:

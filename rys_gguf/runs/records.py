@@ -84,6 +84,7 @@ class StageResult(Struct, frozen=True, kw_only=True):
 class ItemAnswer(Struct, frozen=True, kw_only=True):
     """A line of items.jsonl: the answer of one candidate to one item in one stage.
 
+    `cluster` names what the item has in common with others of its family; older runs did not know.
     `score` and `soft_score` are None if the answer could not be read. The `score` of a `binary`
     answer is 0 or 1. `probabilities` has an object for each forward pass, and `response` the text
     of a generated answer.
@@ -95,6 +96,7 @@ class ItemAnswer(Struct, frozen=True, kw_only=True):
     item: Name
     family: Name
     topic: Name = ""
+    cluster: Name | msgspec.UnsetType = msgspec.UNSET
     binary: bool = False
     status: Literal["ok", "no_answer", "truncated"] = "ok"
     score: Score | None = None
@@ -105,6 +107,11 @@ class ItemAnswer(Struct, frozen=True, kw_only=True):
     probabilities: tuple[dict[Name, Probability], ...] = ()
     n_tokens: Count = 0
     seconds: Seconds = 0.0
+
+    @property
+    def common(self) -> str:
+        """The cluster, or the item's own name."""
+        return self.item if isinstance(self.cluster, msgspec.UnsetType) else self.cluster
 
     @property
     def is_read(self) -> bool:

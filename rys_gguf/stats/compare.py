@@ -195,7 +195,7 @@ def _kept(families: Families, info: RunInfo) -> tuple[Kept, ...]:
                 baseline,
                 kind,
                 p.mean,
-                interval([difference]),
+                interval([p.sample]),
                 _retention(a - baseline, b - baseline),
                 test,
             )
@@ -211,7 +211,7 @@ def _kept(families: Families, info: RunInfo) -> tuple[Kept, ...]:
         baseline,
         "mean",
         overall(families),
-        interval([p.difference for p in families.values()]),
+        interval([p.sample for p in families.values()]),
         _retention(a - baseline, b - baseline),
         None,
     )
@@ -246,8 +246,8 @@ def _gains(
 
 
 def _gain(label: str, families: list[tuple[Pairs, Pairs]]) -> GainInBoth:
-    a, b = [p.difference for p, _ in families], [p.difference for _, p in families]
-    gain_a, gain_b = (float(np.mean([x.mean() for x in xs])) for xs in (a, b))
+    a, b = [p.sample for p, _ in families], [p.sample for _, p in families]
+    gain_a, gain_b = (float(np.mean([x.mean for x in xs])) for xs in (a, b))
     interval_a = interval(a)
     return GainInBoth(
         label,
@@ -256,6 +256,6 @@ def _gain(label: str, families: list[tuple[Pairs, Pairs]]) -> GainInBoth:
         gain_b,
         interval_a,
         interval(b),
-        interval([y - x for x, y in zip(a, b, strict=True)]),
+        interval([y.minus(x) for x, y in zip(a, b, strict=True)]),
         gain_b / gain_a if interval_a.low > 0 else None,
     )

@@ -12,11 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from rys_gguf.extras import load
-
-Floats = npt.NDArray[np.float64]
+from rys_gguf.stats.clusters import Floats, Sample, estimate
 
 N_RESAMPLES = 10_000
 ALPHA = 0.05
@@ -64,44 +62,26 @@ class NoiseLine:
     factor: float
 
 
-def bootstrap(samples: Sequence[Floats], n_resamples: int = N_RESAMPLES) -> Interval:
-    """95 % percentile interval of the mean of the samples' means, resampled within each sample.
+def interval(samples: Sequence[Sample], level: float = 1 - ALPHA) -> Interval:
+    """Interval of the mean over families of mean differences, one sample for each family.
 
-    One sample gives the plain bootstrap of a mean, several samples the stratified one.
-    """
-    if any(len(x) < 2 for x in samples):  # noqa: PLR2004 - one item has no spread
-        return NO_INTERVAL
-
-    def mean_of_means(*resampled: Floats, axis: int = -1) -> Floats:
-        return np.asarray(np.mean([np.mean(x, axis=axis) for x in resampled], axis=0))
-
-    ends = (
-        _scipy("stats")
-        .bootstrap(
-            tuple(samples),
-            mean_of_means,
-            n_resamples=n_resamples,
-            batch=_CHUNK,
-            method="percentile",
-            vectorized=True,
-            rng=np.random.default_rng(_SEED),
-        )
-        .confidence_interval
-    )
-    return Interval(float(ends.low), float(ends.high))
-
-
-def interval(differences: Sequence[Floats], n_resamples: int = N_RESAMPLES) -> Interval:
-    """95 % interval of the mean over families of mean differences, one array for each family.
-
-    Where no item differs a bootstrap sees no spread and gives a point. Yet none in n is compatible
+    By Student's t with the errors and the degrees of freedom of `stats.clusters`. Where no item
+    differs no spread is seen, and that would give a point. Yet none in n clusters is compatible
     with a fraction up to the upper end of Wilson's interval, in either direction: the interval is
     widened by it, by each such family's share.
     """
-    resampled = bootstrap(differences, n_resamples)
-    same = [len(x) for x in differences if not np.any(x)]
-    margin = sum(wilson(0, n).high for n in same) / max(1, len(differences))
-    return Interval(resampled.low - margin, resampled.high + margin)
+    found = estimate(samples)
+    if not math.isfinite(found.error):
+        return NO_INTERVAL
+    margin = sum(_unseen(s) for s in samples) / max(1, len(samples))
+    if found.error:
+        margin += float(_scipy("stats").t.ppf((1 + level) / 2, found.freedom)) * found.error
+    return Interval(found.mean - margin, found.mean + margin)
+
+
+def _unseen(sample: Sample) -> float:
+    """The fraction of items that may differ though none did; 0 if some did."""
+    return 0.0 if np.any(sample.values) else wilson(0, sample.n_clusters).high
 
 
 def mcnemar(wins: int, losses: int) -> McNemar:
@@ -145,8 +125,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def flipped(parts: Floats, n_flips: int = N_RESAMPLES, seed: int = _SEED) -> Floats:
     """Sums of each row of `parts` [K, n] under random signs per column: [n_flips, K].
 
-    If window and base were exchangeable, each item's difference could as well have the other sign.
-    A column has one sign in all rows: windows that fail on the same items stay correlated.
+    If window and base were exchangeable, the difference of each cluster of items could as well have
+    the other sign (Canay, Romano and Shaikh 2017). A column has one sign in all rows: windows that
+    fail on the same items stay correlated.
     """
     rng = np.random.default_rng(seed)
     sums = np.empty((n_flips, len(parts)))
@@ -166,9 +147,9 @@ def sign_flip_p(parts: Floats, n_flips: int = N_RESAMPLES) -> float:
 
 
 def noise_line(parts: Floats, n_flips: int = N_RESAMPLES) -> NoiseLine:
-    """The noise line of K windows from `parts` [K, n], what each item adds to each difference.
+    """The noise line of K windows from `parts` [K, n], what each cluster adds to each difference.
 
-    An item that a window was not asked is 0 in its row.
+    A cluster that a window was not asked is 0 in its row.
     """
     errors = standard_errors(parts)
     moving = parts[errors > 0]
@@ -190,36 +171,29 @@ def standard_errors(parts: Floats) -> Floats:
     return np.asarray(np.sqrt((parts**2).sum(axis=1)))
 
 
-def detectable_effect(n: int, discordance: float) -> float | None:
-    """The gain that a paired test of `n` right-or-wrong items finds with 80 % power at 5 %.
+def detectable(error: float, freedom: float = math.inf, alpha: float = ALPHA) -> float:
+    """The true mean that a test at `alpha` finds with 80 % power, by its standard error.
 
-    `discordance` is the fraction of items on which window and base differ. Normal approximation
-    (Connor 1987): 155 items at 0.2 find 10 points. None if no gain is large enough.
+    The error is one that is estimated with some degrees of freedom: Student's t takes the place of
+    the normal law in both quantiles (Bloom 1995).
     """
-    norm = _scipy("stats").norm
-    z_test, z_power = float(norm.ppf(1 - ALPHA / 2)), float(norm.ppf(POWER))
-
-    def excess(gain: float) -> float:
-        spread = math.sqrt(max(0.0, discordance - gain**2))
-        return z_test * math.sqrt(discordance) + z_power * spread - gain * math.sqrt(n)
-
-    if not 0 < discordance <= 1 or excess(discordance) > 0:
-        return None
-    return float(_scipy("optimize").brentq(excess, 0.0, discordance))
+    return sum(_quantiles(freedom, alpha)) * error
 
 
-def detectable_mean(standard_error: float, around: Interval) -> float:
-    """The mean difference that is found with 80 % power at 5 %, for any kind of score.
+def detectable_mean(around: Interval, freedom: float) -> float:
+    """`detectable` by the 95 % interval around a mean, which it is never less than half of.
 
-    Where no item differs the standard error is 0, though the true difference may not be: the error
-    that fits the width of the interval `around` the difference is used instead. The result is
-    never below half that width, and 0 if neither is known.
+    It is 0 if the interval is infinite.
     """
-    norm = _scipy("stats").norm
-    z_test, z_power = float(norm.ppf(1 - ALPHA / 2)), float(norm.ppf(POWER))
     half = (around.high - around.low) / 2
-    error = max(standard_error, half / z_test) if math.isfinite(half) else standard_error
-    return (z_test + z_power) * error
+    for_test, for_power = _quantiles(freedom, ALPHA)
+    return half * (1 + for_power / for_test) if math.isfinite(half) else 0.0
+
+
+def _quantiles(freedom: float, alpha: float) -> tuple[float, float]:
+    """How many standard errors a test at `alpha` takes, and 80 % power on top of it."""
+    t = _scipy("stats").t
+    return float(t.ppf(1 - alpha / 2, freedom)), float(t.ppf(POWER, freedom))
 
 
 def _scipy(module: str) -> Any:

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from rys_gguf.runs.records import ItemAnswer
-from rys_gguf.stats.paired import Floats
+from rys_gguf.stats.clusters import Floats, Sample
 
 Field = Literal["score", "soft_score"]
 # The name of the mean over families, beside those of the families.
@@ -21,8 +21,9 @@ OVERALL = "overall"
 class Pairs:
     """The items of one family that both base and window answered, in the same order.
 
-    `n_asked` counts all items that both were asked, with a score or without. `base_parsed` and
-    `window_parsed` count those whose answers could be read.
+    `clusters` names what each item has in common with others of the family, and is empty where none
+    has anything. `n_asked` counts all items that both were asked, with a score or without.
+    `base_parsed` and `window_parsed` count those whose answers could be read.
     """
 
     items: tuple[str, ...]
@@ -32,6 +33,12 @@ class Pairs:
     n_asked: int
     base_parsed: int
     window_parsed: int
+    clusters: tuple[str, ...] = ()
+
+    @property
+    def sample(self) -> Sample:
+        """The differences with their clusters."""
+        return Sample.of(self.difference, self.clusters or None)
 
     @property
     def difference(self) -> Floats:
@@ -76,6 +83,8 @@ def _pairs(asked: Sequence[tuple[ItemAnswer, ItemAnswer]], field: Field) -> Pair
         len(asked),
         sum(a.is_read for a, _ in asked),
         sum(b.is_read for _, b in asked),
+        # The base was asked first: what it recorded holds for all of the run.
+        tuple(a.common for a, *_ in scored),
     )
 
 
@@ -92,23 +101,24 @@ def overall(families: Families) -> float:
 def parts_of(
     families: Families, weights: Mapping[str, float] | None = None
 ) -> dict[tuple[str, str], float]:
-    """What each item adds to the overall difference, by family and item.
+    """What each cluster of items adds to the overall difference, by family and cluster.
 
     `weights` are those of the families; without them every family counts the same.
     """
     equal = 1 / max(1, len(families))
-    return {
-        (family, item): float(x) * (weights[family] if weights else equal) / len(p.items)
-        for family, p in families.items()
-        for item, x in zip(p.items, p.difference, strict=True)
-    }
+    parts: dict[tuple[str, str], float] = defaultdict(float)
+    for family, p in families.items():
+        scale = (weights[family] if weights else equal) / len(p.items)
+        for cluster, x in zip(p.clusters or p.items, p.difference, strict=True):
+            parts[family, cluster] += float(x) * scale
+    return dict(parts)
 
 
 def parts_matrix(rows: Sequence[Mapping[tuple[str, str], float]]) -> Floats:
-    """`parts_of` K candidates as a matrix [K, n]; 0 where a candidate was not asked an item."""
-    items = {item: n for n, item in enumerate(dict.fromkeys(i for row in rows for i in row))}
-    parts = np.zeros((len(rows), len(items)))
+    """`parts_of` K candidates as a matrix [K, n]; 0 where a candidate was not asked a cluster."""
+    places = {part: n for n, part in enumerate(dict.fromkeys(i for row in rows for i in row))}
+    parts = np.zeros((len(rows), len(places)))
     for k, row in enumerate(rows):
-        for item, x in row.items():
-            parts[k, items[item]] = x
+        for part, x in row.items():
+            parts[k, places[part]] = x
     return parts

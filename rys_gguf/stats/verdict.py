@@ -8,7 +8,6 @@ by luck.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,16 +15,15 @@ import numpy as np
 
 from rys_gguf.runs.stage import GENERATE, SPEED, Stage
 from rys_gguf.runs.trial import Trial
+from rys_gguf.stats.clusters import Floats, estimate
 from rys_gguf.stats.evidence import Evidence
 from rys_gguf.stats.paired import (
     ALPHA,
     N_RESAMPLES,
     NO_INTERVAL,
-    Floats,
     Interval,
     McNemar,
     NoiseLine,
-    detectable_effect,
     detectable_mean,
     holm,
     interval,
@@ -57,8 +55,7 @@ class Effect:
     """One measured difference, window minus base; `holm_p` is corrected for all tests of a report.
 
     `base` and `window` are the scores themselves, with intervals where items are right or wrong.
-    `detectable` is the true difference that as many items would show in four cases out of five: of
-    items that are right or wrong by McNemar's test, which counts those that differ.
+    `detectable` is the true difference that as many items would show in four cases out of five.
     """
 
     name: str
@@ -185,7 +182,7 @@ def judge(
     judged = {}
     for key, families in readable_only.items():
         overall_effect, *effects = (
-            _effect(name, of, p_values[key, name], holm_p[key, name], n_resamples)
+            _effect(name, of, p_values[key, name], holm_p[key, name])
             for name, of in ((OVERALL, families), *((f, {f: p}) for f, p in families.items()))
         )
         asked = finalists[key]
@@ -351,17 +348,19 @@ def _parsed(asked: Families) -> tuple[float, float]:
 
 
 def _p_value(pairs: Pairs, n_resamples: int) -> float:
-    test = _mcnemar(pairs)
-    return test.p if test else sign_flip_p(pairs.difference, n_resamples)
+    # McNemar's test is exact for items that have nothing in common.
+    if pairs.binary and pairs.sample.are_single:
+        return _mcnemar(pairs).p
+    return sign_flip_p(pairs.sample.sums, n_resamples)
 
 
-def _effect(name: str, families: Families, p: float, adjusted: float, n_resamples: int) -> Effect:
+def _effect(name: str, families: Families, p: float, adjusted: float) -> Effect:
     if not families:
         return Effect(name, 0, 0.0, 0.0, None, None, 0.0, NO_INTERVAL, p, adjusted, 0.0, None)
     alone = next(iter(families.values())) if name != OVERALL else None
-    around = interval([f.difference for f in families.values()], n_resamples)
-    equal = dict.fromkeys(families, 1 / len(families))
-    test = _mcnemar(alone) if alone else None
+    samples = [f.sample for f in families.values()]
+    around = interval(samples)
+    test = _mcnemar(alone) if alone and alone.binary else None
     return Effect(
         name,
         sum(len(f.items) for f in families.values()),
@@ -373,23 +372,16 @@ def _effect(name: str, families: Families, p: float, adjusted: float, n_resample
         around,
         p,
         adjusted,
-        _detectable(test, len(alone.items) if alone else 0)
-        or detectable_mean(_error(families, equal), around),
+        detectable_mean(around, estimate(samples).freedom),
         test,
     )
-
-
-def _detectable(test: McNemar | None, n: int) -> float | None:
-    return detectable_effect(n, (test.wins + test.losses) / n) if test else None
 
 
 def _of_right(scores: Floats) -> Interval:
     return wilson(int(scores.sum()), len(scores))
 
 
-def _mcnemar(pairs: Pairs) -> McNemar | None:
-    if not pairs.binary:
-        return None
+def _mcnemar(pairs: Pairs) -> McNemar:
     difference = pairs.difference
     return mcnemar(int((difference > 0).sum()), int((difference < 0).sum()))
 
@@ -400,10 +392,9 @@ def _mean(families: Families, weights: Mapping[str, float]) -> float:
 
 
 def _error(families: Families, weights: Mapping[str, float]) -> float:
-    """Standard error of the weighted sum of the families' mean differences."""
-    variances = (
-        weights[family] ** 2 * float(p.difference.var(ddof=1)) / len(p.items)
-        for family, p in families.items()
-        if len(p.items) > 1
-    )
-    return math.sqrt(sum(variances))
+    """Standard error of the weighted sum of the families' mean differences.
+
+    A family of a single cluster, which has no spread, adds nothing.
+    """
+    spread = {family: p.sample for family, p in families.items() if p.sample.n_clusters > 1}
+    return estimate(list(spread.values()), [weights[family] for family in spread]).error

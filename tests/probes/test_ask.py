@@ -78,8 +78,8 @@ def test_the_line_of_an_answer_keeps_its_keys() -> None:
     engine = FakeEngine()
     line = answer_line(ask(engine, YES, Compiler(engine, chats=False).compile(YES)))
     assert list(line) == [
-        "scoring", "item", "family", "topic", "binary", "status", "score", "credit", "parsed",
-        "gold", "response", "probabilities", "n_tokens", "seconds",
+        "scoring", "item", "family", "topic", "cluster", "binary", "status", "score", "credit",
+        "parsed", "gold", "response", "probabilities", "n_tokens", "seconds",
     ]  # fmt: skip
     assert line["probabilities"] == [{"yes": 0.5, "no": 0.5}]
     assert line["scoring"] == "quick"

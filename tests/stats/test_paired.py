@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats  # type: ignore[import-untyped]
 
 from rys_gguf import extras
 from rys_gguf.errors import RysError
+from rys_gguf.stats.clusters import Sample, estimate
 from rys_gguf.stats.paired import (
     Interval,
     McNemar,
     NoiseLine,
-    bootstrap,
-    detectable_effect,
+    detectable,
     detectable_mean,
     flipped,
     holm,
@@ -57,21 +58,6 @@ def test_wilson_known() -> None:
     assert wilson(0, 0) == Interval(0.0, 1.0)
 
 
-@pytest.mark.parametrize(
-    ("n", "discordance", "gain"),
-    [(155, 0.2, 0.1), (626, 0.2, 0.05), (57, 0.3, 0.2), (234, 0.3, 0.1), (940, 0.3, 0.05)],
-)
-def test_detectable_effect_known(n: int, discordance: float, gain: float) -> None:
-    """Items for 80 % power, read the other way round."""
-    assert detectable_effect(n, discordance) == pytest.approx(gain, abs=0.001)
-
-
-def test_no_effect_is_detectable() -> None:
-    """Too few items for even an effect on every discordant one, or none at all."""
-    assert detectable_effect(5, 0.2) is None
-    assert detectable_effect(100, 0.0) is None
-
-
 def test_holm_known() -> None:
     """Step-down, monotone, at most 1, in the order given."""
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
@@ -89,23 +75,22 @@ def test_holm_properties(p_values: list[float]) -> None:
     assert [q for _, q in ranked] == sorted(adjusted)
 
 
-def test_bootstrap_of_a_mean_is_the_normal_interval() -> None:
-    """For many items the percentile interval is mean +- 1.96 SE."""
-    x = np.random.default_rng(3).normal(0.1, 0.5, 500)
-    result = bootstrap([x])
-    half = 1.96 * x.std(ddof=1) / math.sqrt(len(x))
-    assert result.low == pytest.approx(x.mean() - half, abs=0.006)
-    assert result.high == pytest.approx(x.mean() + half, abs=0.006)
-    assert result == bootstrap([x]), "the seed is fixed"
+def test_the_interval_of_a_mean_is_that_of_student() -> None:
+    """Items that have nothing in common: scipy's one-sample t, also for a few."""
+    x = np.random.default_rng(3).normal(0.1, 0.5, 12)
+    found = interval([Sample.of(x)])
+    known = stats.ttest_1samp(x, 0).confidence_interval()
+    assert (found.low, found.high) == pytest.approx((known.low, known.high))
 
 
-def test_bootstrap_is_stratified() -> None:
+def test_every_family_counts_the_same() -> None:
     """A large family does not outvote a small one, and its certainty does not cover for it."""
-    many, few = np.full(1000, 1.0), np.array([0.0, 1.0] * 10)
-    result = bootstrap([many, few])
+    many, few = Sample.of(np.full(1000, 1.0)), Sample.of(np.array([0.0, 1.0] * 10))
+    result = interval([many, few])
     assert 0.5 < result.low < 0.70
     assert 0.80 < result.high < 1.0
-    assert bootstrap([many, np.array([0.5])]).low == -math.inf, "one item has no spread"
+    alone = interval([many, Sample.of(np.array([0.5]))])
+    assert alone.low == -math.inf, "one item has no spread"
 
 
 def test_sign_flip_agrees_with_mcnemar() -> None:
@@ -151,11 +136,10 @@ def test_missing_scipy_names_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
         mcnemar(3, 1)
 
 
-def test_an_interval_is_a_bootstrap_where_items_differ() -> None:
-    """And wider where none does: as many may differ as Wilson's upper end of none in n."""
-    moving = np.array([0.0, 1.0, -1.0, 1.0, 0.0] * 10)
-    assert interval([moving]) == bootstrap([moving])
-    still = np.zeros(17)
+def test_an_interval_is_wider_where_no_item_differs() -> None:
+    """As many may differ as Wilson's upper end of none in as many clusters."""
+    moving = Sample.of(np.array([0.0, 1.0, -1.0, 1.0, 0.0] * 10))
+    still = Sample.of(np.zeros(17))
     assert (interval([still]).low, interval([still]).high) == pytest.approx(
         (-0.184, 0.184), abs=5e-4
     )
@@ -163,17 +147,35 @@ def test_an_interval_is_a_bootstrap_where_items_differ() -> None:
     half = wilson(0, 17).high / 2
     assert both.low == pytest.approx(alone.low / 2 - half, abs=1e-3)
     assert both.high == pytest.approx(alone.high / 2 + half, abs=1e-3)
+    pairs = Sample.of(np.zeros(34), [str(k // 2) for k in range(34)])
+    assert interval([pairs]) == interval([still])
 
 
-@given(st.floats(0, 0.2), st.floats(-1, 1), st.floats(0, 1))
+@given(st.floats(-1, 1), st.floats(0, 1), st.floats(1, 500))
 def test_what_can_be_detected_is_never_less_than_half_the_interval(
-    error: float, low: float, width: float
+    low: float, width: float, freedom: float
 ) -> None:
     """A sentence that names both does not contradict itself."""
     around = Interval(low, low + width)
-    result = detectable_mean(error, around)
-    assert result >= (around.high - around.low) / 2
-    assert result >= 2.8 * error * (1 - 1e-9)
-    assert detectable_mean(error, Interval(-math.inf, math.inf)) == pytest.approx(
-        2.8016 * error, rel=1e-4
+    assert detectable_mean(around, freedom) >= (around.high - around.low) / 2
+    assert detectable_mean(Interval(-math.inf, math.inf), freedom) == 0
+
+
+def test_what_can_be_detected_is_what_a_test_finds() -> None:
+    """155 items that differ on a fifth find ten points (Connor 1987); by interval or by error."""
+    error = math.sqrt(0.2 / 155)
+    assert detectable(error) == pytest.approx(0.1, abs=0.001)
+    x = np.random.default_rng(1).normal(0, 1, 30)
+    found = estimate([Sample.of(x)])
+    assert detectable_mean(interval([Sample.of(x)]), found.freedom) == pytest.approx(
+        detectable(found.error, found.freedom)
     )
+
+
+@pytest.mark.parametrize("n", [8, 20, 100])
+def test_power_is_eighty_percent(n: int) -> None:
+    """By simulation of t tests: the gain that `detectable` names is found in 80 of 100."""
+    gain = detectable(1 / math.sqrt(n), n - 1)
+    x = np.random.default_rng(n).normal(gain, 1, (4000, n))
+    found = (stats.ttest_1samp(x, 0, axis=1).pvalue <= 0.05).mean()
+    assert found == pytest.approx(0.8, abs=0.025)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from msgspec import UNSET, structs
 
 from rys_gguf.runs.records import ItemAnswer
 from rys_gguf.runs.stage import FINAL
@@ -79,3 +80,19 @@ def test_parts_add_up_to_the_overall_difference() -> None:
     assert sum(weighted.values()) == pytest.approx(0.9 * 0.5 + 0.1 * 0.5)
     matrix = parts_matrix([parts_of(families), {("math", "c"): 1.0}])
     assert np.array_equal(matrix, [[0.25, 0.0, 0.25], [0.0, 0.0, 1.0]])
+
+
+def test_clusters_are_those_that_the_base_recorded() -> None:
+    """An item of an older run is its own; parts are the sums of clusters."""
+    answers = {
+        key: ItemAnswer(
+            candidate="x", stage=FINAL, item=key, family="math", score=1.0, soft_score=1.0,
+            cluster=cluster,
+        )
+        for key, cluster in (("a", "sums"), ("b", "sums"), ("c", UNSET))
+    }  # fmt: skip
+    wrong = {key: structs.replace(a, score=0.0, cluster="other") for key, a in answers.items()}
+    families = pair(answers, wrong)
+    assert families["math"].clusters == ("sums", "sums", "c")
+    assert families["math"].sample.n_clusters == 2
+    assert parts_of(families) == pytest.approx({("math", "sums"): -2 / 3, ("math", "c"): -1 / 3})

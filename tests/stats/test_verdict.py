@@ -10,8 +10,9 @@ import pytest
 
 from rys_gguf.runs.stage import FINAL
 from rys_gguf.stats import verdict
+from rys_gguf.stats.clusters import Floats
 from rys_gguf.stats.evidence import Evidence
-from rys_gguf.stats.paired import Floats, wilson
+from rys_gguf.stats.paired import wilson
 from rys_gguf.stats.pairs import OVERALL, Families, Pairs
 from rys_gguf.stats.ranking import rank
 from tests.fake_runs import WINNER, FakeRun, make_run, name_of

@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable
 from math import isqrt
 
-from rys_gguf.probes.draw import Place
+from rys_gguf.probes.draw import Place, wording
 from rys_gguf.probes.item import Number
 
 FAMILY = "math"
@@ -129,12 +129,14 @@ def make(rng: random.Random, place: Place) -> Number:
         what, answer = draw(rng)
         if str(answer)[0] == first:
             break
+    question = template.format(what)
     return Number(
         id=place.name,
         family=FAMILY,
         topic=place.topic,
         level=place.level,
-        question=template.format(what),
+        question=question,
+        template=wording(question),
         answer=answer,
         partial=True,
     )

@@ -95,10 +95,10 @@ def _rules(level: int, names: Sequence[str], act: str) -> list[tuple[str, _Rule]
     ]
 
 
-def _difference(rng: random.Random, level: int, index: int) -> tuple[str, str]:
+def _difference(rng: random.Random, level: int, index: int) -> tuple[str, str, str]:
     """A rule, who acted, and whether one person's act mattered; at level 0 what happened.
 
-    Returns the text and its answer, as `_intention` does.
+    Returns the text, its answer and the device, as `_intention` does with what was done.
     """
     thing, does, did, did_not, may, act = rng.choice(_DEVICES)
     names = rng.sample(NAMES, max(2, level + 1))
@@ -128,11 +128,11 @@ def _difference(rng: random.Random, level: int, index: int) -> tuple[str, str]:
         first, _, more = does.partition(" ")
         verb = base.get(first, first.removesuffix("s"))
         lines.append(f"Did {what} {verb} {more}".strip() + "?")
-        return " ".join(lines), wanted
+        return " ".join(lines), wanted, thing
     lines.append(f"{thing} {did if happened else did_not}.")
     lines += [rng.choice(_ASIDES).format(rng.choice(names))] * (level >= 2)
     lines.append(rng.choice(_CHANGES).format(names[target]))
-    return " ".join(lines), wanted
+    return " ".join(lines), wanted, thing
 
 
 # What somebody did and two effects of it. Either may be the aim: the text says which.
@@ -165,7 +165,7 @@ _BOTH_AIMED = (
 )
 
 
-def _intention(rng: random.Random, level: int, index: int) -> tuple[str, str]:
+def _intention(rng: random.Random, level: int, index: int) -> tuple[str, str, str]:
     """A stated aim, a side effect, and whether one of the two was intended."""
     did, *effects = rng.choice(_AIMS)
     aim, side = rng.sample(effects, 2)
@@ -179,10 +179,11 @@ def _intention(rng: random.Random, level: int, index: int) -> tuple[str, str]:
     own, other = (aim, side) if asked == a else (side, aim)
     what = own if wanted == "yes" else other
     question = rng.choice(("Was it {}'s aim to {}?", "Did {} do it in order to {}?"))
-    return f"{text}{asides} {question.format(asked, what)}", wanted
+    return f"{text}{asides} {question.format(asked, what)}", wanted, did
 
 
 def make(rng: random.Random, place: Place) -> Item:
     """One item; two in three are about outcomes, one in three is about intentions."""
     tell = _intention if place.index // 2 % 3 == 2 else _difference
-    return choice(place, *tell(rng, place.level, place.index))
+    text, answer, about = tell(rng, place.level, place.index)
+    return choice(place, text, answer, template=about)

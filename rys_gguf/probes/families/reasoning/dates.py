@@ -10,7 +10,7 @@ from collections.abc import Callable
 from datetime import date, timedelta
 from math import prod
 
-from rys_gguf.probes.draw import Place
+from rys_gguf.probes.draw import Place, wording
 from rys_gguf.probes.families.reasoning.puzzle import choice, with_answer
 from rys_gguf.probes.families.words import NAMES, ORDINALS
 from rys_gguf.probes.item import LETTERS, Item
@@ -121,8 +121,8 @@ def _grid(
 
 def _dated(
     rng: random.Random, level: int, say: Callable[[date], str]
-) -> tuple[str, date, list[date]] | None:
-    """A question, the right date and all options, or None if this draw cannot be used.
+) -> tuple[str, str, date, list[date]] | None:
+    """A text, a question, the right date and all options, or None if this draw cannot be used.
 
     Whether it can be used may depend on the set of options, but not on which of them is right.
     """
@@ -156,7 +156,7 @@ def _dated(
         expected = prod(n for n, (_, m) in zip(shape, by, strict=True) if m)
         if not (months and expected == 1) and len({(d.year, d.month) for d in dates}) > expected:
             return None
-    return f"{text} {question}", right, dates
+    return text, question, right, dates
 
 
 def make(rng: random.Random, place: Place) -> Item:
@@ -164,6 +164,7 @@ def make(rng: random.Random, place: Place) -> Item:
     say = rng.choice(_SHORT if place.level == 0 else _FORMATS)
     while (drawn := _dated(rng, place.level, say)) is None:
         pass
-    question, right, dates = drawn
+    text, question, right, dates = drawn
     texts = with_answer(rng, say(right), [say(d) for d in dates if d != right], place.index)
-    return choice(place, question, LETTERS[texts.index(say(right))], texts)
+    answer = LETTERS[texts.index(say(right))]
+    return choice(place, f"{text} {question}", answer, texts, template=wording(question))

@@ -155,4 +155,5 @@ def make(rng: random.Random, place: Place) -> Item:
     question = words[6].format(nth=ORDINALS[asked])
     texts = with_answer(rng, right, [x for x in names if x != right], place.index)
     answer = LETTERS[texts.index(right)]
-    return choice(place, f"{intro} {told}. {question}", answer, texts)
+    asked_text = f"{intro} {told}. {question}"
+    return choice(place, asked_text, answer, texts, template=words[6])

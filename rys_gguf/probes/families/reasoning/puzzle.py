@@ -11,14 +11,20 @@ from rys_gguf.probes.item import LETTERS, YES_NO, Choice
 FAMILY = "reasoning"
 
 
-def choice(place: Place, question: str, answer: str, texts: Sequence[str] = ()) -> Choice:
-    """An item to be answered with one of the texts, or with yes or no where there are none."""
+def choice(
+    place: Place, question: str, answer: str, texts: Sequence[str] = (), *, template: str
+) -> Choice:
+    """An item to be answered with one of the texts, or with yes or no where there are none.
+
+    `template` names the wording within the topic.
+    """
     return Choice(
         id=place.name,
         family=FAMILY,
         topic=place.topic,
         level=place.level,
         question=question,
+        template=f"{place.topic}: {template}",
         answer=answer,
         options=LETTERS[: len(texts)] if texts else YES_NO,
         texts=tuple(texts),

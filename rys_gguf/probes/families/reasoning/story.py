@@ -88,6 +88,7 @@ def make(rng: random.Random, place: Place) -> Item:
         topic=place.topic,
         level=level,
         question=" ".join(lines),
+        template=f"{place.topic}: {', '.join(sorted(kind for kind, *_ in steps))}",
         answer=have,
         texts=tuple(texts),
     )

@@ -68,5 +68,6 @@ def make(rng: random.Random, place: Place) -> Item:
             break
     start = rng.choice(_START)
     face = "" if turning else " Always face the same way."
-    text = f"{start}{face} {' '.join(told)} {rng.choice(_BACK)}"
-    return choice(place, text, wanted)
+    back_asked = rng.choice(_BACK)
+    text = f"{start}{face} {' '.join(told)} {back_asked}"
+    return choice(place, text, wanted, template=f"{start}{face} {back_asked}")
