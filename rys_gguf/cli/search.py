@@ -67,6 +67,7 @@ class SearchOptions:
     damp: float
     schedule: str
     finalists: int
+    detect: float | None
     generate: bool
     no_preflight: bool
     max_divergence: float
@@ -116,6 +117,11 @@ _search_options = handing_over(
     click.option(
         "--finalists", type=click.IntRange(1, 8), default=3, show_default=True,
         help="How many windows are judged on held-out items.",
+    ),
+    click.option(
+        "--detect", type=click.FloatRange(0, 100, min_open=True), metavar="POINTS",
+        help="Ask as many held-out items as show a true gain of so many points in four sweeps out "
+        "of five.  [default: by --suite-size]",
     ),
     click.option("--generate", is_flag=True, help="Let the finalists answer in words as well."),
     preflight_option,
@@ -225,14 +231,20 @@ def sweep(
     from rys_gguf.search.dry_run import dry_lines
     from rys_gguf.search.identity import kind_of
     from rys_gguf.search.settings import SweepRequest
+    from rys_gguf.search.sized import require_generated, sized
     from rys_gguf.search.study import run_sweep
+    from rys_gguf.stats.looks import looks_at
 
     if workers.ray is not None:
         require("--ray", "ray")
     suites = choose_suites(model, items)
+    if search.detect is not None:
+        require_generated(items)
+        suites = suites[0], sized(suites[1], search.detect / 100, search.finalists, items.seed)
+    settings = replace(search.settings, looks=looks_at(len(suites[1].items)))
     folder = run_options.folder(model)
     command = shlex.join(["rys-gguf", *sys.argv[1:]])
-    request = SweepRequest(model, folder, search.plan, search.settings, suites, engine, command)
+    request = SweepRequest(model, folder, search.plan, settings, suites, engine, command)
     if run_options.dry_run:
         echo(dry_lines(request))
         return

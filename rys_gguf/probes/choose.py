@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rys_gguf.errors import InvalidOptions, RysError
 from rys_gguf.formats.model import Model
-from rys_gguf.probes.names import FAMILIES, level_for
+from rys_gguf.probes.names import FAMILIES, HELDOUT_SIZES, SIZES, level_for
 from rys_gguf.probes.suite import Suite, build_suite
 from rys_gguf.text import printable
 
@@ -77,9 +77,10 @@ def _generated_suites(model: str | os.PathLike[str], options: SuiteOptions) -> t
     for names, level in options.levels:
         levels |= dict.fromkeys((name for name in names if name in everything), level)
     search, heldout = (
-        build_suite(
-            options.suite_size, levels=levels, seed=options.seed, split=split, families=families
+        build_suite(levels=levels, seed=options.seed, split=split, families=families, counts=counts)
+        for split, families, counts in (
+            ("search", options.families, SIZES[options.suite_size]),
+            ("heldout", everything, HELDOUT_SIZES[options.suite_size]),
         )
-        for split, families in (("search", options.families), ("heldout", everything))
     )
     return search, heldout

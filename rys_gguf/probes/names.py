@@ -8,6 +8,12 @@ SIZES: dict[str, dict[str, int]] = {
     "standard": {"math": 64, "eq": 48, "reasoning": 200},
     "validate": {"math": 120, "eq": 96, "reasoning": 400},
 }
+# Items that judge the finalists. The mean over families is most certain with as many of each.
+HELDOUT_SIZES: dict[str, dict[str, int]] = {
+    "quick": SIZES["quick"],
+    "standard": dict.fromkeys(FAMILIES, 360),
+    "validate": dict.fromkeys(FAMILIES, 900),
+}
 SPLITS = ("search", "heldout", "audit")
 LEVELS = (0, 1, 2, 3)
 # Characters in the name of an item, a family, a topic or an option. The path of 512 layers, which

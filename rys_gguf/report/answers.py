@@ -37,11 +37,12 @@ def answers(
     room = _MAX_BYTES
     for key in list(dict.fromkeys(keys))[:_MAX_CANDIDATES]:
         trial = evidence.trials[key]
-        stages = {}
+        stages: dict[str, Any] = {}
         for stage in sorted(trial.answers):
-            stages[str(stage)] = _by_item(trial.answers[stage])
-            if str(stage) not in base:
-                base[str(stage)] = _by_item(evidence.base.answers.get(stage, {}))
+            # All looks at the held-out items are one list to a reader.
+            name = str(FINAL if stage.is_look else stage)
+            stages.setdefault(name, {}).update(_by_item(trial.answers[stage]))
+            base.setdefault(name, {}).update(_by_item(evidence.base.answers.get(stage, {})))
             for item, answer in trial.answers[stage].items():
                 about.setdefault(shown(item), _about(answer, questions))
         room -= len(json.dumps(stages))

@@ -9,14 +9,17 @@ from functools import total_ordering
 from rys_gguf.text import quoted
 
 # As results.jsonl spells them, in the order in which a candidate goes through them.
-_ROUND = "round"
-_NAMES = ("damage", _ROUND, "loops", "final", "generate", "speed")
-_NUMBERED = re.compile(_ROUND + r"([1-9][0-9]{0,3})", re.ASCII)
+_ROUND, _FINAL = "round", "final"
+_NAMES = ("damage", _ROUND, "loops", _FINAL, "generate", "speed")
+_COUNTED = (_ROUND, _FINAL)
+_NUMBERED = re.compile(r"(round|final)([1-9][0-9]{0,3})", re.ASCII)
 
 
 @total_ordering
 class Stage:
-    """One stage; `number` counts the rounds of the search from 1, and is 0 for all others.
+    """One stage; `number` counts rounds and looks at held-out items from 1, and is 0 for others.
+
+    The first look is called "final", as it was when there was one look.
 
     Stages sort as a candidate goes through them. `str(stage)` is its name in a run folder.
     """
@@ -25,7 +28,7 @@ class Stage:
     __slots__ = ("_name", "_number")
 
     def __init__(self, name: str, number: int = 0) -> None:
-        if name not in _NAMES or (name == _ROUND) != (number > 0):
+        if name not in _NAMES or (name in _COUNTED) != (number > 0):
             raise ValueError(f"{quoted(name, 20)} is not a stage of a sweep")
         self._name = name
         self._number = number
@@ -36,18 +39,21 @@ class Stage:
 
         Stage.parse("round2") == round_stage(2)
         """
-        if match := _NUMBERED.fullmatch(text):
-            return cls(_ROUND, int(match[1]))
+        if text == _FINAL:
+            return cls(_FINAL, 1)
+        match = _NUMBERED.fullmatch(text)
+        if match and text != f"{_FINAL}1":
+            return cls(match[1], int(match[2]))
         return cls(text)
 
     @property
     def name(self) -> str:
-        """Its kind: all rounds have the same."""
+        """Its kind: all rounds have the same, and all looks."""
         return self._name
 
     @property
     def number(self) -> int:
-        """Which round it is, from 1; 0 for other stages."""
+        """Which round or look it is, from 1; 0 for other stages."""
         return self._number
 
     @property
@@ -55,8 +61,13 @@ class Stage:
         """Whether it is one of the search's rounds, whose answers candidates are ranked by."""
         return self._name == _ROUND
 
+    @property
+    def is_look(self) -> bool:
+        """Whether it asks held-out items by probability."""
+        return self._name == _FINAL
+
     def __str__(self) -> str:
-        return f"{self._name}{self._number or ''}"
+        return self._name if self == FINAL else f"{self._name}{self._number or ''}"
 
     def __repr__(self) -> str:
         return f"Stage({str(self)!r})"
@@ -79,8 +90,8 @@ class Stage:
 DIVERGENCE = Stage("damage")
 # Whether its answers end in loops: a filter for finalists.
 LOOPS = Stage("loops")
-# Held-out items, by probability and as generated answers.
-FINAL = Stage("final")
+# Held-out items, by probability (the first look at them) and as generated answers.
+FINAL = Stage(_FINAL, 1)
 GENERATE = Stage("generate")
 SPEED = Stage("speed")
 
@@ -88,6 +99,11 @@ SPEED = Stage("speed")
 def round_stage(number: int) -> Stage:
     """The search's round of that number, from 1."""
     return Stage(_ROUND, number)
+
+
+def look_stage(number: int) -> Stage:
+    """The look at held-out items of that number, from 1."""
+    return Stage(_FINAL, number)
 
 
 class Status(str, Enum):

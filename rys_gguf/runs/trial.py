@@ -72,6 +72,11 @@ class Trial:
         """The rounds it got through, in order."""
         return tuple(s for s in self.stages if s.is_round and self.status(s) is Status.OK)
 
+    @property
+    def looks(self) -> tuple[Stage, ...]:
+        """The looks at held-out items it got through, in order."""
+        return tuple(s for s in self.stages if s.is_look and self.status(s) is Status.OK)
+
     def status(self, stage: Stage) -> Status | None:
         """How a stage ended, None if it is not over."""
         result = self.results.get(stage)

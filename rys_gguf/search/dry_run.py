@@ -15,6 +15,7 @@ from rys_gguf.search.samplers.base import Sampler
 from rys_gguf.search.samplers.find import rounds_of, sampler_of
 from rys_gguf.search.samplers.rounds import Rounds
 from rys_gguf.search.settings import SweepRequest
+from rys_gguf.search.sized import sight_lines
 from rys_gguf.text import printable, size
 
 _CHARACTERS_PER_TOKEN = 4
@@ -46,6 +47,7 @@ def dry_lines(request: SweepRequest) -> Iterator[str]:
     ends = ", ".join(map(str, rounds.ends))
     yield f"items: {ends} of {n} in successive rounds; {rounds.n_finalists} finalists"
     yield from _effort(request, sampler, rounds)
+    yield from sight_lines(request)
 
 
 def _effort(request: SweepRequest, sampler: Sampler, rounds: Rounds) -> Iterator[str]:

@@ -13,11 +13,14 @@ from rys_gguf.errors import RysError
 from rys_gguf.probes.item import Item
 from rys_gguf.probes.preflight import require_room
 from rys_gguf.runs.candidate import Candidate
-from rys_gguf.runs.stage import FINAL, GENERATE, LOOPS, SPEED
+from rys_gguf.runs.stage import FINAL, GENERATE, LOOPS, SPEED, look_stage
 from rys_gguf.runs.trial import Trial, Trials
 from rys_gguf.search.job import HELDOUT, SEARCH, Batch, Job, Step, batch_left
 from rys_gguf.search.samplers.base import Sampler
 from rys_gguf.search.samplers.rounds import Rounds
+from rys_gguf.stats.looks import look_ends
+from rys_gguf.stats.pairs import at_looks
+from rys_gguf.stats.verdict import judge, undecided
 
 
 class Phase(Protocol):
@@ -27,11 +30,16 @@ class Phase(Protocol):
         """The jobs to run now; None once the phase is over."""
 
 
-def final_steps(n_heldout: int, *, generate: bool) -> tuple[Step, ...]:
-    """The stages that ask all held-out items: by probability and, if asked for, in words."""
+def final_steps(
+    n_heldout: int, *, generate: bool, looks: Sequence[float] = (1.0,)
+) -> tuple[Step, ...]:
+    """The stages that ask held-out items: a part in each look and, if asked for, all in words."""
     items = tuple(range(n_heldout))
-    stages = (FINAL, GENERATE) if generate else (FINAL,)
-    return tuple(Step(stage, HELDOUT, items) for stage in stages)
+    ends = (0, *look_ends(n_heldout, looks))
+    steps = tuple(
+        Step(look_stage(n), HELDOUT, items[ends[n - 1] : ends[n]]) for n in range(1, len(ends))
+    )
+    return (*steps, Step(GENERATE, HELDOUT, items)) if generate else steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,16 +87,51 @@ def _require_ok(trial: Trial, step: Step) -> None:
 
 @dataclass(frozen=True, slots=True)
 class FinalPhase:
-    """Takes the sampler's best through the held-out items, until enough do not loop."""
+    """Takes the sampler's best through the held-out items, until enough do not loop.
 
+    `steps` are those of `final_steps`, for looks at these fractions of the items. All finalists are
+    asked the items of the first look; those that are still undecided are asked more.
+    """
+
+    base: Candidate
     sampler: Sampler
     steps: tuple[Step, ...]
     n_finalists: int
+    looks: tuple[float, ...] = (1.0,)
 
     def next(self, trials: Trials) -> Batch | None:
-        """As many candidates as there are finalists missing, on files as `apply` writes them."""
-        batch, _ = self._chosen(trials)
-        return batch
+        """As many candidates as there are finalists missing, on files as `apply` writes them.
+
+        Then the next look at those that are open, and at last what all of them say in words.
+        """
+        batch, finalists = self._chosen(trials)
+        if batch is not None or not finalists:
+            return batch
+        for look in range(1, len(self.looks)):
+            if batch := self._look(finalists, look, trials):
+                return batch
+        return batch_left("finalists", [self._job(c, self._in_words) for c in finalists], trials)
+
+    @property
+    def _in_words(self) -> tuple[Step, ...]:
+        return self.steps[len(self.looks) :]
+
+    def _job(self, candidate: Candidate, steps: Sequence[Step]) -> Job:
+        return Job(candidate, tuple(steps), as_written=True)
+
+    def _look(self, finalists: Sequence[Candidate], look: int, trials: Trials) -> Batch | None:
+        """What is left of the look after look `look`."""
+        base = trials[self.base.key]
+        # What was asked in a later look must not change what this one follows from.
+        shown = {c.key: at_looks(base, trials[c.key])[:look] for c in finalists}
+        still = undecided(judge(shown, self.looks), look, self.looks)
+        step = self.steps[look]
+        jobs = [
+            self._job(c, [step])
+            for c in finalists
+            if c.key in still and trials[c.key].is_ok(self.steps[look - 1].stage)
+        ]
+        return batch_left(f"finalists, look {look + 1}", jobs, trials)
 
     def finalists(self, trials: Trials) -> list[Candidate]:
         """The candidates that answered the held-out items, best of the search first."""
@@ -100,8 +143,9 @@ class FinalPhase:
         finalists: list[Candidate] = []
         while (n_missing := self.n_finalists - len(finalists)) and ranked:
             tried, ranked = ranked[:n_missing], ranked[n_missing:]
-            steps = (Step(LOOPS), *self.steps)
-            jobs = [Job(c, steps, as_written=True) for c in tried]
+            # Where there is one look, all of a finalist is asked while its engine runs.
+            steps = (Step(LOOPS), *(self.steps[:1] if len(self.looks) > 1 else self.steps))
+            jobs = [self._job(c, steps) for c in tried]
             if batch := batch_left("finalists", jobs, trials):
                 return batch, finalists
             finalists += [c for c in tried if trials[c.key].is_ok(FINAL)]
@@ -131,13 +175,14 @@ def phases(
     *,
     generate: bool = False,
     preflight: bool = True,
+    looks: tuple[float, ...] = (1.0,),
 ) -> tuple[BasePhase, Sampler, FinalPhase, SpeedPhase]:
     """All phases of a sweep in order; each begins once the one before is over.
 
     `suites` are the search items and the held-out items.
     """
-    last = final_steps(len(suites[1]), generate=generate)
+    last = final_steps(len(suites[1]), generate=generate, looks=looks)
     items = {SEARCH: tuple(suites[0]), HELDOUT: tuple(suites[1])}
-    final = FinalPhase(sampler, last, rounds.n_finalists)
+    final = FinalPhase(base, sampler, last, rounds.n_finalists, looks)
     before = BasePhase(base, (*rounds.steps, *last), items, preflight)
     return before, sampler, final, SpeedPhase(base, final)

@@ -20,7 +20,8 @@ class Settings:
 
     `shares` are the fractions of the suite that have been asked after each round. After each round
     the better `keep` of the candidates go on, but at least `n_finalists`. `max_divergence` is in
-    nats, `min_agreement` a fraction of next words.
+    nats, `min_agreement` a fraction of next words. `looks` are the fractions of the held-out items
+    that finalists have been asked when it is decided who is asked more.
     """
 
     schedule: Schedule = Schedule.PORTABLE
@@ -31,14 +32,20 @@ class Settings:
     min_agreement: float = 0.5
     generate: bool = False
     preflight: bool = True
+    looks: tuple[float, ...] = (1.0,)
 
     def as_json(self) -> dict[str, Any]:
         """The settings as plain values. They are part of a run's identity: keep the names."""
-        return {
+        plain = {
             **dataclasses.asdict(self),
             "schedule": self.schedule.value,
             "shares": list(self.shares),
+            "looks": list(self.looks),
         }
+        if len(self.looks) == 1:
+            # Runs from before there was more than one say nothing of it.
+            del plain["looks"]
+        return plain
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,7 @@ from rys_gguf.search.prepare import Prepared, prepare
 from rys_gguf.search.room import require_room
 from rys_gguf.search.samplers.find import rounds_of, sampler_of
 from rys_gguf.search.settings import SweepRequest
+from rys_gguf.search.sized import sight_lines
 from rys_gguf.text import printable
 
 
@@ -93,7 +94,7 @@ def run_sweep(
         if request.options.kind != LIVE and not (request.folder / INFO).exists():
             # A live engine writes no files. A run that is there may be over, and need no room.
             require_room(model, sampler.first.candidates, request.folder)
-    for note in sampler.notes:
+    for note in (*sampler.notes, *sight_lines(request)):
         watcher.say(f"note: {note}")
     prepared = _prepared(request, watcher)
     identity["engine"] = engine_identity(request.options, prepared.build)
@@ -105,7 +106,7 @@ def run_sweep(
         run.forget_failed(None if retry_failed else base.key)
         parts = phases(
             base, sampler, rounds, (suites[0], suites[1]),
-            generate=settings.generate, preflight=settings.preflight,
+            generate=settings.generate, preflight=settings.preflight, looks=settings.looks,
         )  # fmt: skip
         try:
             with (

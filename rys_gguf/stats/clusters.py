@@ -95,12 +95,15 @@ def estimate(samples: Sequence[Sample], weights: Sequence[float] | None = None) 
         moved = (sample.sums - sample.sizes * sample.mean) / len(sample)
         part = weight**2 * float((moved**2 / (1 - share)).sum())
         variance += part
-        by_freedom += part**2 / _freedom(share)
+        by_freedom += part**2 / freedom_of(share)
     # Welch (1947) adds up variances that have degrees of freedom of their own.
     return Estimate(mean, math.sqrt(variance), variance**2 / by_freedom if by_freedom else math.inf)
 
 
-def _freedom(share: Floats) -> float:
-    """Satterthwaite's degrees of freedom of the variance of a mean: G - 1 for G equal clusters."""
+def freedom_of(share: Floats) -> float:
+    """Satterthwaite's degrees of freedom of the variance of a mean: G - 1 for G equal clusters.
+
+    `share` are the clusters' shares of the items, at least two.
+    """
     pull = share**2 / (1 - share)
     return 1 / float((share**2).sum() + pull.sum() ** 2 - (pull**2).sum())

@@ -161,7 +161,7 @@ def _common_stage(a: Evidence, b: Evidence) -> tuple[str, tuple[Stage, ...], tup
     """The name of what is compared, and the stages of each run that make it up."""
     for stage in (GENERATE, FINAL):
         if all(e.base.answers.get(stage) for e in (a, b)):
-            return str(stage), (stage,), (stage,)
+            return str(stage), a.stages_of(stage), b.stages_of(stage)
     return SEARCH, a.rounds, b.rounds
 
 

@@ -50,6 +50,19 @@ class Evidence:
         asked = {stage for trial in self.trials.values() for stage in trial.answers}
         return tuple(sorted(stage for stage in asked if stage.is_round))
 
+    @property
+    def looks(self) -> tuple[float, ...]:
+        """The looks that were planned, as fractions of the held-out items."""
+        settings = self.info.identity.get("settings")
+        planned = settings.get("looks") if isinstance(settings, dict) else None
+        return tuple(map(float, planned)) if isinstance(planned, list) and planned else (1.0,)
+
+    def stages_of(self, stage: Stage) -> tuple[Stage, ...]:
+        """All looks that were taken if `stage` is one of them, otherwise that stage."""
+        if not stage.is_look:
+            return (stage,)
+        return tuple(sorted({s for t in self.trials.values() for s in t.answers if s.is_look}))
+
     def answers(self, key: str, stages: Iterable[Stage]) -> dict[str, ItemAnswer]:
         """A candidate's answers in some stages, by item."""
         trial = self.trials.get(key)

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from rys_gguf.runs.records import ItemAnswer
+from rys_gguf.runs.trial import Trial
 from rys_gguf.stats.clusters import Floats, Sample
 
 Field = Literal["score", "soft_score"]
@@ -67,6 +68,15 @@ def pair(
         if item in window:
             asked[a.family].append((a, window[item]))
     return {family: _pairs(both, field) for family, both in asked.items()}
+
+
+def at_looks(base: Trial, trial: Trial) -> list[Families]:
+    """Base and window on what both were asked up to each look at held-out items."""
+    stages = [stage for stage in trial.looks if base.answers.get(stage)]
+    return [
+        pair(base.answers_in(stages[:n]), trial.answers_in(stages[:n]))
+        for n in range(1, len(stages) + 1)
+    ]
 
 
 def _pairs(asked: Sequence[tuple[ItemAnswer, ItemAnswer]], field: Field) -> Pairs:

@@ -8,15 +8,17 @@ by luck.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from rys_gguf.runs.stage import GENERATE, SPEED, Stage
+from rys_gguf.runs.stage import FINAL, GENERATE, SPEED, Stage
 from rys_gguf.runs.trial import Trial
 from rys_gguf.stats.clusters import Floats, estimate
 from rys_gguf.stats.evidence import Evidence
+from rys_gguf.stats.looks import is_open, level_shares, over_looks
 from rys_gguf.stats.paired import (
     ALPHA,
     N_RESAMPLES,
@@ -37,6 +39,7 @@ from rys_gguf.stats.pairs import (
     OVERALL,
     Families,
     Pairs,
+    at_looks,
     overall,
     parts_matrix,
     parts_of,
@@ -54,6 +57,7 @@ _PARSE_GAP = 0.05
 class Effect:
     """One measured difference, window minus base; `holm_p` is corrected for all tests of a report.
 
+    `error` is the standard error of `difference`. `p` holds for all looks that were taken.
     `base` and `window` are the scores themselves, with intervals where items are right or wrong.
     `detectable` is the true difference that as many items would show in four cases out of five.
     """
@@ -65,6 +69,7 @@ class Effect:
     base_interval: Interval | None
     window_interval: Interval | None
     difference: float
+    error: float
     interval: Interval
     p: float
     holm_p: float
@@ -98,7 +103,8 @@ class Verdict:
     `search_gain` and `held_out_gain` are soft scores over the base, with the ranking's weights, of
     the families that both asked: a fraction of 1. `controls` are families that only finalists were
     asked. `length` is that of its generated answers in tokens, as a multiple of the base's.
-    `speed_spread` is the fraction by which speeds of one model differed between turns.
+    `speed_spread` is the fraction by which speeds of one model differed between turns. `asked` is
+    the fraction of the held-out items that it was asked: a clear case is asked fewer.
     """
 
     trial: Trial
@@ -111,6 +117,7 @@ class Verdict:
     controls: tuple[str, ...] = ()
     length: float | None = None
     speed_spread: float | None = None
+    asked: float = 1.0
 
     @property
     def is_speed_uncertain(self) -> bool:
@@ -165,35 +172,60 @@ class SearchRanking:
 
 
 def judge(
-    finalists: Mapping[str, Families], *, n_resamples: int = N_RESAMPLES
+    finalists: Mapping[str, Sequence[Families]],
+    looks: Sequence[float] = (1.0,),
+    *,
+    n_resamples: int = N_RESAMPLES,
 ) -> dict[str, Judgement]:
     """Judge all finalists of a run together: they share one correction.
 
-    Finalists without a common item with the base are left out.
+    Each has what it was asked up to each look; `looks` are all that are planned, as fractions of
+    the held-out items. Finalists without a common item with the base are left out.
     """
-    readable_only = {key: readable(families) for key, families in finalists.items() if families}
+    asked = {key: shown[-1] for key, shown in finalists.items() if shown and shown[-1]}
+    readable_only = {key: readable(families) for key, families in asked.items()}
     p_values: dict[tuple[str, str], float] = {}
     for key, families in readable_only.items():
-        parts = np.array(list(parts_of(families).values()))
-        p_values[key, OVERALL] = sign_flip_p(parts, n_resamples)
-        for family, pairs in families.items():
-            p_values[key, family] = _p_value(pairs, n_resamples)
-    holm_p = dict(zip(p_values, holm(list(p_values.values())), strict=True))
+        for name in (OVERALL, *families):
+            at_looks = [_p_value(shown, name, n_resamples) for shown in finalists[key]]
+            p_values[key, name] = over_looks(at_looks, looks)
+    shares = [
+        level_shares(len(readable_only), max(1, len(readable_only[key])))[name != OVERALL]
+        for key, name in p_values
+    ]
+    holm_p = dict(zip(p_values, holm(list(p_values.values()), shares), strict=True))
     judged = {}
     for key, families in readable_only.items():
         overall_effect, *effects = (
             _effect(name, of, p_values[key, name], holm_p[key, name])
             for name, of in ((OVERALL, families), *((f, {f: p}) for f, p in families.items()))
         )
-        asked = finalists[key]
         judged[key] = Judgement(
-            _word(overall_effect, effects, asked),
+            _word(overall_effect, effects, asked[key]),
             overall_effect,
             tuple(effects),
-            _parsed(asked),
+            _parsed(asked[key]),
             len(p_values),
         )
     return judged
+
+
+def undecided(judged: Mapping[str, Judgement], look: int, looks: Sequence[float]) -> list[str]:
+    """The finalists of which more items may show a gain, after so many of the planned looks.
+
+    A finalist that is better is not asked more, and neither is one that hardly can be any more.
+    """
+    keys = []
+    for key, judgement in judged.items():
+        one, each = level_shares(len(judged), max(1, len(judgement.families)))
+        shared = [(judgement.overall, one), *((effect, each) for effect in judgement.families)]
+        may_gain = any(
+            is_open(effect.difference, effect.error, look, looks, ALPHA * share)
+            for effect, share in shared
+        )
+        if may_gain and judgement.word != BETTER:
+            keys.append(key)
+    return keys
 
 
 def verdicts(evidence: Evidence) -> tuple[Verdict, ...]:
@@ -201,7 +233,12 @@ def verdicts(evidence: Evidence) -> tuple[Verdict, ...]:
     stage = evidence.judged_stage()
     if stage is None:
         return ()
-    judged = judge({key: evidence.pairs(key, [stage]) for key in evidence.finalists(stage)})
+    keys = evidence.finalists(stage)
+    if stage == FINAL:
+        shown = {key: at_looks(evidence.base, evidence.trials[key]) for key in keys}
+        judged = judge(shown, evidence.looks)
+    else:
+        judged = judge({key: [evidence.pairs(key, [stage])] for key in keys})
     ranked = {r.trial.key: r for r in rank(evidence.base, evidence.windows).order}
     # Equal ones stay in the order of the ranking; the log's may be another one in every run.
     keys = sorted(
@@ -215,7 +252,7 @@ def _verdict(
     evidence: Evidence, key: str, stage: Stage, judgement: Judgement, ranked: Ranked | None
 ) -> Verdict:
     trial = evidence.trials[key]
-    held_out = readable(evidence.pairs(key, [stage], "soft_score"))
+    held_out = readable(evidence.pairs(key, evidence.stages_of(stage), "soft_score"))
     weights = ranked.weights if ranked else {}
     both = [family for family in held_out if family in weights]
     search_gain = held_out_gain = None
@@ -233,6 +270,9 @@ def _verdict(
         tuple(family for family in held_out if weights and family not in weights),
         answer_length(evidence, trial) if stage == GENERATE else None,
         speed_spread(trial),
+        evidence.looks[len(trial.looks) - 1]
+        if 0 < len(trial.looks) <= len(evidence.looks)
+        else 1.0,
     )
 
 
@@ -347,7 +387,14 @@ def _parsed(asked: Families) -> tuple[float, float]:
     return n_base / n, n_window / n
 
 
-def _p_value(pairs: Pairs, n_resamples: int) -> float:
+def _p_value(families: Families, name: str, n_resamples: int) -> float:
+    """That of a family, or of the mean over all of them; 1 without a readable answer."""
+    known = readable(families)
+    if name == OVERALL:
+        return sign_flip_p(np.array(list(parts_of(known).values())), n_resamples)
+    if name not in known:
+        return 1.0
+    pairs = known[name]
     # McNemar's test is exact for items that have nothing in common.
     if pairs.binary and pairs.sample.are_single:
         return _mcnemar(pairs).p
@@ -356,10 +403,12 @@ def _p_value(pairs: Pairs, n_resamples: int) -> float:
 
 def _effect(name: str, families: Families, p: float, adjusted: float) -> Effect:
     if not families:
-        return Effect(name, 0, 0.0, 0.0, None, None, 0.0, NO_INTERVAL, p, adjusted, 0.0, None)
+        return Effect(
+            name, 0, 0.0, 0.0, None, None, 0.0, math.inf, NO_INTERVAL, p, adjusted, 0.0, None
+        )
     alone = next(iter(families.values())) if name != OVERALL else None
     samples = [f.sample for f in families.values()]
-    around = interval(samples)
+    around, found = interval(samples), estimate(samples)
     test = _mcnemar(alone) if alone and alone.binary else None
     return Effect(
         name,
@@ -369,10 +418,11 @@ def _effect(name: str, families: Families, p: float, adjusted: float) -> Effect:
         _of_right(alone.base) if alone and alone.binary else None,
         _of_right(alone.window) if alone and alone.binary else None,
         overall(families),
+        found.error,
         around,
         p,
         adjusted,
-        detectable_mean(around, estimate(samples).freedom),
+        detectable_mean(around, found.freedom),
         test,
     )
 

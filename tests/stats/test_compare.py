@@ -79,14 +79,14 @@ def test_the_interval_is_that_of_the_report(run: FakeRun) -> None:
     evidence = Evidence(run)
     key = name_of(WINNER)
     families = evidence.pairs(key, [FINAL])
-    judged = judge({"a": families})["a"]
+    judged = judge({"a": [families]})["a"]
     gains = of(compare(run, run.copy()), "blocks:10,14").gains
     for gain, effect in zip(gains, (judged.overall, *judged.families), strict=True):
         assert (gain.family, gain.a, gain.interval_a) == (
             effect.name, pytest.approx(effect.difference), effect.interval,
         )  # fmt: skip
     base = evidence.answers(evidence.base.key, [FINAL])
-    same = judge({"a": pair(base, base)})["a"]
+    same = judge({"a": [pair(base, base)]})["a"]
     kept = compare(run, run.copy()).candidates[0].kept
     for row, effect in zip(kept, (same.overall, *same.families), strict=True):
         assert (row.change, row.interval) == (0.0, effect.interval)

@@ -18,7 +18,7 @@ from rys_gguf.stats.ranking import rank
 from tests.fake_runs import WINNER, FakeRun, make_run, name_of
 
 
-def finalists(rng: np.random.Generator, gains: Mapping[str, float]) -> dict[str, Families]:
+def finalists(rng: np.random.Generator, gains: Mapping[str, float]) -> dict[str, list[Families]]:
     """200 right-or-wrong and 100 graded items; every answer is a fresh draw, all share the base."""
     ease = rng.beta(1.2, 1.2, 200)
     right = (rng.random(200) < ease).astype(float)
@@ -27,10 +27,12 @@ def finalists(rng: np.random.Generator, gains: Mapping[str, float]) -> dict[str,
     for name, gain in gains.items():
         answers = (rng.random(200) < np.clip(ease + gain, 0, 1)).astype(float)
         grades = graded + rng.normal(gain, 0.3, 100)
-        result[name] = {
-            "reasoning": pairs(right, answers, binary=True),
-            "eq": pairs(graded, grades, binary=False),
-        }
+        result[name] = [
+            {
+                "reasoning": pairs(right, answers, binary=True),
+                "eq": pairs(graded, grades, binary=False),
+            }
+        ]
     return result
 
 
@@ -81,7 +83,7 @@ def ones(n: int, right: int) -> Floats:
 
 def word(**families: Pairs) -> str:
     """The verdict on one finalist."""
-    return verdict.judge({"a": families})["a"].word
+    return verdict.judge({"a": [families]})["a"].word
 
 
 def test_words() -> None:
@@ -132,7 +134,7 @@ def test_a_loss_that_is_certain_in_one_family_is_said() -> None:
     rng = np.random.default_rng(0)
     graded = rng.normal(0, 1, 40)
     other = pairs(graded, graded + rng.normal(0.05, 1, 40), binary=False)
-    judged = verdict.judge({"a": {"reasoning": down, "eq": other}})["a"]
+    judged = verdict.judge({"a": [{"reasoning": down, "eq": other}]})["a"]
     assert not judged.overall.significant
     assert judged.word == verdict.WORSE
 
@@ -158,10 +160,10 @@ def test_a_planted_winner_is_told_with_its_price() -> None:
 
 def test_scores_of_right_or_wrong_items_have_intervals() -> None:
     """Wilson's, of the score itself; graded items and the mean over families have none."""
-    judged = verdict.judge({"a": {
+    judged = verdict.judge({"a": [{
         "reasoning": pairs(ones(17, 4), ones(17, 9), binary=True),
         "eq": pairs(ones(17, 4), ones(17, 9), binary=False),
-    }})["a"]  # fmt: skip
+    }]})["a"]  # fmt: skip
     reasoning, eq = judged.families
     assert reasoning.base_interval == wilson(4, 17)
     assert reasoning.window_interval == wilson(9, 17)
@@ -281,7 +283,7 @@ def noisy(run: FakeRun, seed: int) -> FakeRun:
 def test_an_interval_and_what_can_be_detected_agree() -> None:
     """Where nothing differs, too: what the interval allows is not said to be seen."""
     same = pairs(ones(70, 30), ones(70, 30), binary=True)
-    overall = verdict.judge({"a": {"x": same}})["a"].overall
+    overall = verdict.judge({"a": [{"x": same}]})["a"].overall
     assert overall.difference == 0
     assert overall.interval.high == pytest.approx(0.052, abs=5e-4)
     assert overall.detectable > overall.interval.high
