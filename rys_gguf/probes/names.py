@@ -11,7 +11,7 @@ SIZES: dict[str, dict[str, int]] = {
 # Items that judge the finalists. The mean over families is most certain with as many of each.
 HELDOUT_SIZES: dict[str, dict[str, int]] = {
     "quick": SIZES["quick"],
-    "standard": dict.fromkeys(FAMILIES, 360),
+    "standard": dict.fromkeys(FAMILIES, 400),
     "validate": dict.fromkeys(FAMILIES, 900),
 }
 SPLITS = ("search", "heldout", "audit")

@@ -73,6 +73,11 @@ def _verdict_sentences(verdict: Verdict) -> Iterator[str]:
         f"{on_items(verdict.stage)}, Holm p {_equals(overall.holm_p)} over "
         f"{judgement.n_tests} tests)."
     )
+    if verdict.asked < 1:
+        yield (
+            f"It was asked {verdict.asked:.0%} of the held-out items: the others could hardly "
+            f"have changed the verdict."
+        )
     if judgement.word == FORMAT_CHANGE:
         base, window = judgement.parsed
         yield (

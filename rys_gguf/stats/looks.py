@@ -21,6 +21,9 @@ _LEAST_ITEMS = 400
 # A finalist goes on while its chance of a claim in the end is at least this, if it has the gain
 # that all items would find with 80 % power.
 _LEAST_CHANCE = 0.2
+# A gain of so many standard errors is not asked about any further. One that has only just crossed
+# the line at an early look did so by luck as well, and would be reported too large.
+_CLEAR = 4.5
 _NORMAL = NormalDist()
 
 
@@ -32,7 +35,7 @@ def looks_at(n_items: int) -> tuple[float, ...]:
 def look_ends(n_items: int, looks: Sequence[float]) -> tuple[int, ...]:
     """How many held-out items have been asked after each look.
 
-    look_ends(1080, (0.25, 0.5, 1.0)) == (270, 540, 1080)
+    look_ends(1200, (0.25, 0.5, 1.0)) == (300, 600, 1200)
     """
     return tuple(round(n_items * share) for share in looks)
 
@@ -43,7 +46,10 @@ def spent(looks: Sequence[float]) -> tuple[float, ...]:
     spent((0.25, 0.5, 1.0)) is about (0.002, 0.11, 0.888)
     """
     edge = _NORMAL.inv_cdf(1 - ALPHA / 2)
-    total = [2 * (1 - _NORMAL.cdf(edge / math.sqrt(share))) / ALPHA for share in looks]
+    total = [
+        2 * (1 - _NORMAL.cdf(edge / math.sqrt(share))) / ALPHA if share < 1 else 1.0
+        for share in looks
+    ]
     return tuple(after - before for before, after in zip((0.0, *total), total, strict=False))
 
 
@@ -58,6 +64,11 @@ def level_shares(n_finalists: int, n_families: int) -> tuple[float, float]:
     Half of the level is for the overall tests, which the verdicts are about first.
     """
     return 1 / (2 * n_finalists), 1 / (2 * n_finalists * n_families)
+
+
+def is_clear(difference: float, error: float) -> bool:
+    """Whether a gain is so far above its error that more items would tell its user nothing new."""
+    return difference >= _CLEAR * error
 
 
 def is_open(

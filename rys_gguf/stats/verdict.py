@@ -18,7 +18,7 @@ from rys_gguf.runs.stage import FINAL, GENERATE, SPEED, Stage
 from rys_gguf.runs.trial import Trial
 from rys_gguf.stats.clusters import Floats, estimate
 from rys_gguf.stats.evidence import Evidence
-from rys_gguf.stats.looks import is_open, level_shares, over_looks
+from rys_gguf.stats.looks import is_clear, is_open, level_shares, over_looks
 from rys_gguf.stats.paired import (
     ALPHA,
     N_RESAMPLES,
@@ -211,9 +211,9 @@ def judge(
 
 
 def undecided(judged: Mapping[str, Judgement], look: int, looks: Sequence[float]) -> list[str]:
-    """The finalists of which more items may show a gain, after so many of the planned looks.
+    """The finalists of which more items may say something new, after so many of the planned looks.
 
-    A finalist that is better is not asked more, and neither is one that hardly can be any more.
+    One that hardly can gain any more is not asked more, and neither is one that is clearly better.
     """
     keys = []
     for key, judgement in judged.items():
@@ -223,7 +223,10 @@ def undecided(judged: Mapping[str, Judgement], look: int, looks: Sequence[float]
             is_open(effect.difference, effect.error, look, looks, ALPHA * share)
             for effect, share in shared
         )
-        if may_gain and judgement.word != BETTER:
+        is_better = judgement.word == BETTER
+        if may_gain and not (
+            is_better and is_clear(judgement.overall.difference, judgement.overall.error)
+        ):
             keys.append(key)
     return keys
 
