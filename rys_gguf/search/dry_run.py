@@ -46,8 +46,8 @@ def dry_lines(request: SweepRequest) -> Iterator[str]:
     n = len(request.suites[0].items)
     ends = ", ".join(map(str, rounds.ends))
     yield f"items: {ends} of {n} in successive rounds; {rounds.n_finalists} finalists"
-    yield from _effort(request, sampler, rounds)
     yield from sight_lines(request)
+    yield from _effort(request, sampler, rounds)
 
 
 def _effort(request: SweepRequest, sampler: Sampler, rounds: Rounds) -> Iterator[str]:

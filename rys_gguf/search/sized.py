@@ -32,7 +32,7 @@ def sized(heldout: Suite, gain: float, n_finalists: int, seed: int) -> Suite:
     """
     levels = {item.family: item.level for item in heldout.items}
     families = heldout.families
-    n = _FEWEST_ITEMS
+    n, n_before = _FEWEST_ITEMS, 0
     while True:
         suite = build_suite(
             levels=levels, seed=seed, split="heldout", families=families,
@@ -41,12 +41,13 @@ def sized(heldout: Suite, gain: float, n_finalists: int, seed: int) -> Suite:
         seen = _seen(suite, n_finalists)
         if seen.overall <= gain:
             return suite
-        if n >= _MOST_ITEMS or len(suite.items) < n * len(families):
+        if n >= _MOST_ITEMS or len(suite.items) == n_before:
             raise RysError(
                 f"--detect {100 * gain:g}: {len(suite.items):,} held-out items show no less than "
                 f"{100 * seen.overall:.1f} points, and there are no more; ask for a larger gain, "
                 f"judge fewer windows (--finalists 1), or ask harder items (--level)"
             )
+        n_before = len(suite.items)
         n = min(_MOST_ITEMS, math.ceil(n * max(1.02, (seen.overall / gain) ** 2)))
 
 
@@ -55,22 +56,21 @@ def sight_lines(request: SweepRequest) -> Iterator[str]:
     suite, looks = request.suites[1], request.settings.looks
     n_finalists = request.settings.n_finalists
     seen = sight(suite.items, n_finalists, looks)
-    families = ", ".join(f"{f} {100 * x:.0f}" for f, x in seen.families.items())
+    apart = [f"{100 * x:.1f} in {f}" for f, x in seen.families.items()] * (len(seen.families) > 1)
     ends = [f"{end:,}" for end in look_ends(len(suite.items), looks)]
     if len(ends) > 1:
         yield (
-            f"held-out items: {', '.join(ends[:-1])} and then {ends[-1]} for each finalist; clear "
-            f"cases stop early"
+            f"looks: after {', '.join(ends[:-1])} and {ends[-1]} held-out items; clear cases stop "
+            f"early"
         )
     yield (
-        f"sees: a true gain of {100 * seen.overall:.1f} points overall, or in one family of "
-        f"{families}, in four sweeps out of five"
+        f"sees: in four sweeps out of five a true gain of "
+        f"{' or '.join([f'{100 * seen.overall:.1f} points overall', *apart])}"
     )
     alike = sight(suite.items, n_finalists, looks, alike=ALIKE)
     yield (
         f"sees: {100 * alike.overall:.1f} points overall if items of one template or event are "
-        f"alike (correlation {ALIKE}); more items of them would show no less than "
-        f"{100 * alike.least:.1f}"
+        f"alike (correlation {ALIKE}), and {100 * alike.least:.1f} with any number of them"
     )
 
 

@@ -21,6 +21,7 @@ from rys_gguf.search.phases import Phase, phases
 from rys_gguf.search.samplers.grid import Grid
 from rys_gguf.search.samplers.halving import Halving
 from rys_gguf.search.samplers.rounds import Rounds
+from rys_gguf.search.settings import Settings
 from rys_gguf.search.sized import require_generated, sized
 from rys_gguf.search.space import Windows
 from rys_gguf.stats.looks import LOOKS, looks_at
@@ -141,6 +142,12 @@ def test_a_gain_that_no_number_of_items_shows() -> None:
     first = build_suite("quick", levels={"math": 0}, split="heldout", families=("math",))
     with pytest.raises(RysError, match=r"--detect 2: .* items show no less than .* points"):
         sized(first, 0.02, 3, seed=0)
+
+
+def test_looks_are_part_of_what_a_run_is() -> None:
+    """Where there is one there is nothing to say, as in older runs."""
+    assert "looks" not in Settings().as_json()
+    assert Settings(looks=LOOKS).as_json()["looks"] == [0.25, 0.5, 1.0]
 
 
 def test_own_items_are_not_sized() -> None:
