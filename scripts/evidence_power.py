@@ -27,7 +27,8 @@ N_FINALISTS = 3
 # The share of items on which a finalist differs from the base.
 DIFFERENT = 0.2
 FLIPS = 2000
-BINARY = True
+# Intervals of scores themselves, which right-or-wrong items have, take long and are not read here.
+BINARY = False
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,11 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
+from rys_gguf.report.sentences import verdict_sentence
 from rys_gguf.runs.stage import FINAL
 from rys_gguf.stats import verdict
 from rys_gguf.stats.clusters import Floats
+from rys_gguf.stats.compare import compare
 from rys_gguf.stats.evidence import Evidence
 from rys_gguf.stats.paired import wilson
 from rys_gguf.stats.pairs import OVERALL, Families, Pairs
@@ -300,3 +302,47 @@ def test_equal_verdicts_stand_in_the_order_of_the_ranking() -> None:
             line.update(score=base[line["item"]]["score"], credit=base[line["item"]]["credit"])
     order = [r.trial.key for r in rank(Evidence(run).base, Evidence(run).windows).order]
     assert [v.trial.key for v in verdict.verdicts(Evidence(run))] == [k for k in order if k in keys]
+
+
+def in_looks(run: FakeRun, stopped: tuple[int, int]) -> FakeRun:
+    """The run as if held-out items had been asked in two looks; a finalist stopped after one."""
+    other = run.copy()
+    other.raw["identity"]["settings"]["looks"] = [0.5, 1.0]
+    held_out = [line for line in other.items if line["stage"] == "final"]
+    for n, line in enumerate(held_out):
+        line["stage"] = "final2" if n % 2 else "final"
+    late = [
+        {**line, "stage": "final2"}
+        for line in other.results
+        if line["stage"] == "final" and line["candidate"] != name_of(stopped)
+    ]
+    other.results = [*other.results, *late]
+    other.items = [
+        line for line in other.items
+        if (line["stage"], line["candidate"]) != ("final2", name_of(stopped))
+    ]  # fmt: skip
+    return other
+
+
+def test_a_run_in_looks_is_judged_on_all_it_was_asked() -> None:
+    """As in one look, less what looking twice costs; who stopped early is said to have."""
+    run = make_run(0)
+    before = {v.trial.key: v for v in verdict.verdicts(Evidence(run))}
+    evidence = Evidence(in_looks(run, (2, 6)))
+    after = {v.trial.key: v for v in verdict.verdicts(evidence)}
+    winner, stopped = name_of(WINNER), name_of((2, 6))
+    assert after.keys() == before.keys()
+    assert evidence.looks == (0.5, 1.0)
+    assert after[winner].judgement.word == verdict.BETTER
+    both = before[winner].judgement.overall, after[winner].judgement.overall
+    assert both[0].interval.low == pytest.approx(both[1].interval.low)
+    assert both[0].n == both[1].n == 340
+    assert both[0].p <= both[1].p < 0.05
+    assert (after[winner].asked, after[stopped].asked) == (1.0, 0.5)
+    assert after[stopped].judgement.overall.n == 170
+    assert "It was asked 50% of the held-out items" in verdict_sentence(after[stopped])
+    assert "It was asked" not in verdict_sentence(after[winner])
+    compared = compare(in_looks(run, (2, 6)), in_looks(run, (2, 6)))
+    (found,) = (c for c in compared.candidates if c.spec == "blocks:10,14")
+    assert found.gains[0].interval_a == both[1].interval
+    assert compared.candidates[0].kept[0].n == 340
