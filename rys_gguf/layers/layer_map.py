@@ -74,8 +74,10 @@ class LayerMap:
         for out, factor in enumerate(self.damping):
             if not 0 <= factor <= 1:
                 raise InvalidLayerMap(f"output {out} is damped by {factor:g}, expected 0 to 1")
-        if all(factor == 1 for factor in self.damping):
-            object.__setattr__(self, "damping", ())
+        # Equal maps are equal values: no factors if all are 1, and no zero with a sign.
+        plain = all(factor == 1 for factor in self.damping)
+        factors = () if plain else tuple(abs(float(factor)) for factor in self.damping)
+        object.__setattr__(self, "damping", factors)
         if not self.sources:
             raise InvalidLayerMap("the layer map is empty: a model needs at least one layer")
         if len(self.sources) > MAX_LAYERS:

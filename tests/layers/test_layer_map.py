@@ -271,6 +271,7 @@ def test_windows_that_are_damped_alike_stay_windows() -> None:
     assert LayerMap.parse("blocks:2,4;3,5", 6).damped(0.5).spec == "blocks:2,4@0.5;3,5@0.5"
     assert LayerMap.parse("blocks:2,4@0.5;4,5", 6).spec == "layers:0..3,2..3@0.5,4,4..5"
     assert LayerMap.parse("blocks:2,4@0.5", 6).windows() is None
+    assert LayerMap(2, (0, 1, 1), (1, 1, -0.0)).spec == "blocks:1,2@0"
 
 
 @pytest.mark.parametrize(
