@@ -1,7 +1,7 @@
 """What held-out items can show, said before any of them is asked.
 
-The differences of answers are not known yet. What is assumed of them was measured on windows of
-small models (docs/sweep.md), so the figures are a plan: the report has those of the run itself.
+The differences of answers are not known yet, so the figures rest on assumptions about them. They
+are a plan; the report has the figures of the run itself.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from rys_gguf.stats.paired import ALPHA, detectable
 
 # The standard deviation of an item's difference: right-or-wrong items of which a fifth differ.
 SPREAD = 0.45
-# The correlation of the differences of two items that have something in common.
-ALIKE = 0.1
+# The correlation of the differences of two items that have something in common, if there is one.
+ALIKE = 0.3
 
 
 @dataclass(frozen=True, slots=True)
