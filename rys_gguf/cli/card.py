@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,12 +21,16 @@ from rys_gguf.cli.options import (
     needs,
 )
 from rys_gguf.cli.output import TextOutput, say
+from rys_gguf.cli.prove import report_path
 from rys_gguf.errors import RysError
 from rys_gguf.extras import require
 from rys_gguf.files.text_file import read_text
 from rys_gguf.formats.model import Model
 from rys_gguf.patch.provenance import resolve_layer_map
 from rys_gguf.text import printable
+
+if TYPE_CHECKING:
+    from rys_gguf.stats.evidence import RunData
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +85,15 @@ def card(
     It holds the files, the path through the layers, the architecture's rule, scores with
     intervals, usage, and what was validated.
     """
-    text = _card_text(variant, source, layers, evidence)
+    if layers.text is not None and source is None:
+        raise click.UsageError("--blocks, --layers and --mergekit go with --source")
+    if evidence.run is not None:
+        require("the scores of a run", "scipy")
+    from rys_gguf.runs.storage import Run  # needs an optional package; help works without it
+
+    run = None if evidence.run is None else Run.open(evidence.run)
+    validation = _validation_of(variant, evidence.validation)
+    text = card_text(variant, source, layers.text, run, validation)
     if write.output is None:
         click.echo(text, nl=False)
         return
@@ -92,27 +104,26 @@ def card(
     say(f"{printable(output.path)}: check it before you publish it")
 
 
-def _card_text(variant: Path, source: Path | None, layers: LayerSpec, evidence: _Evidence) -> str:
-    # These modules need packages that only some installations have; help works without them.
-    from rys_gguf.report.card import make_card
-    from rys_gguf.runs.storage import Run
+def card_text(
+    variant: Path,
+    source: Path | None,
+    spec: str | None,
+    run: RunData | None,
+    validation: Mapping[str, Any] | None,
+) -> str:
+    """The card of a variant; `spec` is its map where the file records none."""
+    from rys_gguf.report.card import make_card  # needs an optional package; help works without it
 
-    if layers.text is not None and source is None:
-        raise click.UsageError("--blocks, --layers and --mergekit go with --source")
-    if evidence.run is not None:
-        require("the scores of a run", "scipy")
-    run = None if evidence.run is None else Run.open(evidence.run)
-    validation = _validation_of(variant, evidence.validation)
     with contextlib.ExitStack() as stack:
         opened = stack.enter_context(Model(variant))
         base = None if source is None else stack.enter_context(Model(source))
-        layer_map = resolve_layer_map(opened, base, layers.text)
+        layer_map = resolve_layer_map(opened, base, spec)
         return make_card(opened, base, layer_map, run, validation)
 
 
 def _validation_of(variant: Path, path: Path | None) -> Mapping[str, Any] | None:
     """The named report, or the one beside the variant, or None."""
-    default = variant.with_name(variant.name + ".validate.json")
+    default = report_path(variant)
     if path is None and not default.exists():
         return None
     return read_validation(path or default)

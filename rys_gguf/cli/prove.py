@@ -128,11 +128,16 @@ class _ReportOptions:
 
     def output(self, variant: Path, source: Path) -> TextOutput:
         """The file to write; one that `validate` named itself may be replaced by the next run."""
-        default = variant.with_name(variant.name + ".validate.json")
+        default = report_path(variant)
         inputs = [variant, source]
         if self.report is None:
             return TextOutput.default(default, inputs, _is_report, force=self.force)
         return TextOutput.named(self.report, inputs, force=self.force, default=default)
+
+
+def report_path(variant: Path) -> Path:
+    """Where `validate` writes its report if the user names no file, and `card` looks for it."""
+    return variant.with_name(variant.name + ".validate.json")
 
 
 def _is_report(head: bytes) -> bool:
@@ -180,7 +185,7 @@ def validate(
             engine,
             tolerance=proof_options.tolerance,
             workdir=proof_options.workdir,
-            done=lambda rung: progress.say(_rung_line(rung)),
+            done=lambda rung: progress.say(rung_line(rung)),
             progress=progress.advance,
         )
     output.write(climbed.dump())
@@ -199,7 +204,8 @@ def _pair(variant: Path, source: Path, layers: LayerSpec) -> VariantPair:
         return VariantPair(variant, source, resolve_layer_map(out, base, layers.text))
 
 
-def _rung_line(rung: Rung) -> str:
+def rung_line(rung: Rung) -> str:
+    """A step of a validation as a line."""
     return f"{rung.name:7} {rung.outcome:6} {rung.seconds:6.1f} s  {rung.shows}"
 
 

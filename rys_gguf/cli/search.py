@@ -43,6 +43,8 @@ from rys_gguf.text import printable
 # Modules that read runs need packages that only some installations have: they are imported in the
 # commands, after `needs` looked for the packages, so that help works everywhere.
 if TYPE_CHECKING:
+    from rys_gguf.cli.best import BestFolder
+    from rys_gguf.report.content import Content
     from rys_gguf.runs.storage import Run
     from rys_gguf.search.executors.base import MakeExecutor
     from rys_gguf.search.settings import Settings, SweepPlan
@@ -175,10 +177,18 @@ _worker_options = handing_over(
 
 
 @dataclass(frozen=True, slots=True)
+class _WriteBest:
+    """That the best window is to be written; `folder` is None where the user named none."""
+
+    folder: Path | None
+
+
+@dataclass(frozen=True, slots=True)
 class _SweepRun:
     """The run's folder, and how this call treats it."""
 
     output: Path | None
+    write_best: _WriteBest | None
     retry_failed: bool
     dry_run: bool
     log_file: Path | None
@@ -194,6 +204,17 @@ class _SweepRun:
             )
         return folder
 
+    def best_folder(self, model: Path) -> BestFolder | None:
+        """Where the best window goes, once it is clear that it can; None if it goes nowhere."""
+        if self.write_best is None:
+            return None
+        require("--write-best", "huggingface_hub", "jinja2")
+        from rys_gguf.cli.best import BestFolder
+
+        best = BestFolder.of(self.write_best.folder, model)
+        best.require(self.folder(model))
+        return best
+
 
 @click.command()
 @needs("a sweep", *_REPORT_PACKAGES)
@@ -205,12 +226,18 @@ class _SweepRun:
     "run_options",
     _SweepRun,
     click.option("-o", "--output", type=FILE, help="The run's folder.  [default: MODEL.sweep]"),
+    click.option(
+        "--write-best", metavar="[FOLDER]", is_flag=False, flag_value="",
+        type=Parsed("folder", lambda text: _WriteBest(Path(text) if text else None)),
+        help="If the verdict on a window is 'better', write it to a new folder, validate it, and "
+        "write its card.  [default: MODEL.best]",
+    ),
     click.option("--retry-failed", is_flag=True, help="Try candidates again that failed before."),
     click.option(
         "--dry-run", is_flag=True, help="List the candidates and what they cost, and stop."
     ),
     log_option,
-)
+)  # fmt: skip
 @engine_options_with_context
 def sweep(
     model: Path,
@@ -224,10 +251,12 @@ def sweep(
 
     Loads the model once, and makes each window of pointers to it. Drops windows that damage
     the model or make it loop, asks the rest a few items and the better of them more, and judges
-    the finalists on items that played no part in the choice. Run the same command again to continue
-    an interrupted sweep.
+    the finalists on items that played no part in the choice. Ends with the command that writes the
+    best window. Run the same command again to continue an interrupted sweep.
     """
     from rys_gguf.checks.self_test import choose_kind
+    from rys_gguf.cli.best import best_of, why_nothing
+    from rys_gguf.report.sentences import apply_command
     from rys_gguf.search.dry_run import dry_lines
     from rys_gguf.search.identity import kind_of
     from rys_gguf.search.settings import SweepRequest
@@ -237,12 +266,13 @@ def sweep(
 
     if workers.ray is not None:
         require("--ray", "ray")
+    folder = run_options.folder(model)
+    best_folder = run_options.best_folder(model)
     suites = choose_suites(model, items)
     if search.detect is not None:
         require_generated(items)
         suites = suites[0], sized(suites[1], search.detect / 100, search.finalists, items.seed)
     settings = replace(search.settings, looks=looks_at(len(suites[1].items)))
-    folder = run_options.folder(model)
     command = shlex.join(["rys-gguf", *sys.argv[1:]])
     request = SweepRequest(model, folder, search.plan, settings, suites, engine, command)
     if run_options.dry_run:
@@ -257,8 +287,19 @@ def sweep(
         run = run_sweep(
             request, workers.executor(engine), progress, retry_failed=run_options.retry_failed
         )
-    _show_report(run)
+    content = _show_report(run)
     say(f"page, tables and maps: rys-gguf report {printable(folder)}")
+    best = best_of(content.verdicts)
+    reason = why_nothing(best)
+    if best_folder is not None and best is not None and reason is None:
+        with Progress(run_options.log_file) as progress:
+            echo(map(str, best_folder.write(best, run, model, engine, progress)))
+        return
+    if best_folder is not None:
+        say(f"nothing was written: {reason}")
+    if best is not None:
+        say(f"to write {printable(best.trial.candidate.spec)} ({best.judgement.word}):")
+        echo([apply_command(best, str(model), request.settings.schedule)])
 
 
 @click.command()
@@ -303,7 +344,10 @@ def compare(run_a: Path, run_b: Path, as_json: bool) -> None:
         echo(comparison_lines(comparison))
 
 
-def _show_report(run: Run) -> None:
-    from rys_gguf.report.terminal import text_report
+def _show_report(run: Run) -> Content:
+    from rys_gguf.report.content import Content
+    from rys_gguf.report.terminal import report_lines
 
-    echo_coloured(text_report(run, ascii_only=is_ascii_only(), color=is_colour_wanted()))
+    content = Content.of(run)
+    echo_coloured(report_lines(content, ascii_only=is_ascii_only(), color=is_colour_wanted()))
+    return content

@@ -130,7 +130,7 @@ def report_json(content: Content) -> str:
     """The report as JSON; the module's docstring lists the fields."""
     evidence, info = content.evidence, content.evidence.info
     stage = evidence.judged_stage()
-    step = next_step(content.verdicts, info.model.path)
+    step = next_step(content.verdicts, info)
     plain = {
         "schema": SCHEMA,
         "rys_gguf": __version__,

@@ -60,7 +60,7 @@ def render(content: Content, pictures: Pictures, questions: Mapping[str, str]) -
             "stage": on_items(verdicts[0].stage) if verdicts else "",
             "n_tests": verdicts[0].judgement.n_tests if verdicts else 0,
             "search_only": SEARCH_ONLY,
-            "next": next_step(verdicts, info.model.path),
+            "next": next_step(verdicts, info),
             "facts": list(_facts(content)),
             "noise": noise_sentence(noise) if noise and noise.n_windows else "",
             "maps": [

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from rys_gguf.layers.schedule import Schedule
+from rys_gguf.runs.records import RunInfo
 from rys_gguf.runs.stage import FINAL, GENERATE, Stage
 from rys_gguf.stats.paired import Interval, NoiseLine
 from rys_gguf.stats.verdict import BETTER, FORMAT_CHANGE, NO_EVIDENCE, Effect, Verdict
@@ -155,11 +157,10 @@ def noise_sentence(noise: NoiseLine) -> str:
     )
 
 
-def next_step(verdicts: Sequence[Verdict], model: str) -> NextStep:
+def next_step(verdicts: Sequence[Verdict], info: RunInfo) -> NextStep:
     """What to do now: write the better windows, ask more items, or look elsewhere.
 
-    `model` is the path of the swept file. The number of items that would show a gain grows with
-    the square of detectable effect over gain.
+    The number of items that would show a gain grows with the square of detectable effect over gain.
     """
     if not verdicts:
         return NextStep(
@@ -171,7 +172,7 @@ def next_step(verdicts: Sequence[Verdict], model: str) -> NextStep:
         windows = "this window" if len(better) == 1 else "one of these windows"
         return NextStep(
             f"Write {windows} and compare it with the base on your own tasks:",
-            tuple(apply_command(v, model) for v in better),
+            tuple(apply_command(v, info.model.path, swept_schedule(info)) for v in better),
         )
     best = verdicts[0]
     overall = best.judgement.overall
@@ -198,7 +199,14 @@ def next_step(verdicts: Sequence[Verdict], model: str) -> NextStep:
     )
 
 
-def apply_command(verdict: Verdict, model: str) -> str:
+def swept_schedule(info: RunInfo) -> Schedule:
+    """The schedule by which the run's windows are legal: files made of them need the same."""
+    settings = info.identity.get("settings")
+    is_explicit = isinstance(settings, Mapping) and settings.get("schedule") == Schedule.EXPLICIT
+    return Schedule.EXPLICIT if is_explicit else Schedule.PORTABLE
+
+
+def apply_command(verdict: Verdict, model: str, schedule: Schedule) -> str:
     """The command that writes the window, to paste into a POSIX shell."""
     # A name that cannot be printed cannot be pasted either.
     is_plain = printable(model, sys.maxsize) == model
@@ -208,7 +216,10 @@ def apply_command(verdict: Verdict, model: str) -> str:
         if kind == "blocks"
         else f"--layers {shlex.quote(printable(spec))}"
     )
-    return f"rys-gguf apply {shlex.quote(model) if model and is_plain else 'MODEL'} {layers}"
+    explicit = f" --schedule {schedule.value}" if schedule is not Schedule.PORTABLE else ""
+    return (
+        f"rys-gguf apply {shlex.quote(model) if model and is_plain else 'MODEL'} {layers}{explicit}"
+    )
 
 
 def _rounded(n: float) -> int:

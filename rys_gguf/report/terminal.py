@@ -28,7 +28,13 @@ def text_report(run: RunData, *, ascii_only: bool = False, color: bool = False) 
     only control sequences in any line: printing must not escape them again. Raises RysError for
     a run without a base.
     """
-    content = Content.of(run)
+    yield from report_lines(Content.of(run), ascii_only=ascii_only, color=color)
+
+
+def report_lines(
+    content: Content, *, ascii_only: bool = False, color: bool = False
+) -> Iterator[str]:
+    """The lines of `text_report` for a report that is computed already."""
     info = content.evidence.info
     yield f"{printable(info.model.name)}  run {printable(info.run_id)}"
     if not content.verdicts:
@@ -37,7 +43,7 @@ def text_report(run: RunData, *, ascii_only: bool = False, color: bool = False) 
     if content.verdicts:
         front = ", ".join(map(printable, content.front)) or "the base alone"
         yield f"Pareto front of gain against layers: {front}"
-        step = next_step(content.verdicts, info.model.path)
+        step = next_step(content.verdicts, info)
         yield f"Next step: {step.text}"
         yield from (f"  {command}" for command in step.commands)
     if any(rank.overall for rank in content.ranking.ranks):

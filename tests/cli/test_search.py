@@ -41,10 +41,13 @@ def test_a_sweep_ends_in_its_verdict(model: Path, suite: Path, tmp_path: Path) -
     args += ["--min-agreement", "0", "--log-file", log, *ONE_THREAD]
     first = done("sweep", model, *args)
     assert "blocks:2,4: no evidence" in first.stdout
-    assert first.stderr.endswith(f"rys-gguf report {model}.sweep\n")
+    assert f"rys-gguf report {model}.sweep\n" in first.stderr
+    assert first.stdout.endswith(f"\nrys-gguf apply {model} --blocks 2,4\n")
     assert "prepare: 4 steps to do" in log.read_text()
-    again = done("sweep", model, *args)
+    again = done("sweep", model, *args, "--write-best")
     assert again.stdout == first.stdout
+    assert "nothing was written: the verdict on the best finalist, blocks:2,4, is" in again.stderr
+    assert not Path(f"{model}.best").exists()
     assert (
         done("report", f"{model}.sweep", "-o", tmp_path / "report")
         .stdout.partition("\n")[0]

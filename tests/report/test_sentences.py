@@ -9,6 +9,7 @@ import re
 import pytest
 
 from rys_gguf.layers.layer_map import LayerMap
+from rys_gguf.layers.schedule import Schedule
 from rys_gguf.report.sentences import (
     SEARCH_ONLY,
     apply_command,
@@ -129,13 +130,19 @@ def test_the_headline_has_the_interval_of_a_better_window() -> None:
 def test_a_better_window_is_one_command_away() -> None:
     """The command names the model and the blocks, quoted for a shell."""
     found = judged(make_run(0))
-    step = next_step(found, "my models/tiny.gguf")
-    assert step.commands == ("rys-gguf apply 'my models/tiny.gguf' --blocks 10,14",)
-    assert apply_command(found[0], "a\x1b.gguf") == "rys-gguf apply MODEL --blocks 10,14"
-    assert apply_command(found[0], "") == "rys-gguf apply MODEL --blocks 10,14"
+    run = make_run(0)
+    run.raw["model"]["path"] = "my models/tiny.gguf"
+    command = "rys-gguf apply 'my models/tiny.gguf' --blocks 10,14"
+    assert next_step(found, run.info).commands == (command,)
+    run.raw["identity"]["settings"]["schedule"] = "explicit"
+    assert next_step(found, run.info).commands == (f"{command} --schedule explicit",)
+    for name in ("a\x1b.gguf", ""):
+        shown = apply_command(found[0], name, Schedule.PORTABLE)
+        assert shown == "rys-gguf apply MODEL --blocks 10,14"
     damped = Candidate(LayerMap.parse("blocks:2,4;8,10", 24).damped(0.5))
     trial = dataclasses.replace(found[0].trial, candidate=damped)
-    assert apply_command(dataclasses.replace(found[0], trial=trial), "m.gguf") == (
+    verdict = dataclasses.replace(found[0], trial=trial)
+    assert apply_command(verdict, "m.gguf", Schedule.PORTABLE) == (
         "rys-gguf apply m.gguf --blocks 2,4@0.5 --blocks 8,10@0.5"
     )
 
@@ -144,17 +151,17 @@ def test_an_unproven_gain_is_told_the_items_it_takes() -> None:
     """Items grow with the square of detectable effect over gain."""
     verdict = judged(make_run(0))[1]
     found = changed(verdict, NO_EVIDENCE, difference=0.05, detectable=0.15, n=100)
-    step = next_step((found,), "m.gguf")
+    step = next_step((found,), make_run(0).info)
     assert "gained +5.0 points on 100 held-out items" in step.text
     assert "about 900 items" in step.text
     assert not step.commands
     tiny = changed(verdict, NO_EVIDENCE, difference=0.001, detectable=0.15, n=100)
-    assert "far more items than a sweep can ask" in next_step((tiny,), "m.gguf").text
+    assert "far more items than a sweep can ask" in next_step((tiny,), make_run(0).info).text
     loss = changed(verdict, NO_EVIDENCE, difference=-0.03, detectable=0.15, n=100)
-    assert "Other window sizes might" in next_step((loss,), "m.gguf").text
+    assert "Other window sizes might" in next_step((loss,), make_run(0).info).text
     mixed = changed(verdict, "trade-off", difference=0.2, detectable=0.1, n=100)
-    assert "what speaks against it" in next_step((mixed,), "m.gguf").text
-    assert "finish" in next_step((), "m.gguf").text
+    assert "what speaks against it" in next_step((mixed,), make_run(0).info).text
+    assert "finish" in next_step((), make_run(0).info).text
 
 
 @pytest.mark.parametrize("text", [SEARCH_ONLY, noise_sentence(NoiseLine(7, 0.02, 0.05, 2.0))])
