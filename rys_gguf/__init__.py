@@ -74,6 +74,7 @@ if TYPE_CHECKING:
     from rys_gguf.probes.summary import summarise
     from rys_gguf.report.card import make_card
     from rys_gguf.report.terminal import text_report
+    from rys_gguf.report.watch import watch as watch_report
     from rys_gguf.report.write import write_report
     from rys_gguf.runs.storage import Run
     from rys_gguf.search.dry_run import dry_lines as describe_sweep
@@ -156,6 +157,7 @@ _HOMES = {
     "unapply": "patch.undo",
     "validate": "checks.ladder",
     "verdicts": "stats.verdict",
+    "watch_report": "report.watch:watch",
     "write_plan": "patch.writer",
     "write_report": "report.write",
 }
@@ -230,6 +232,7 @@ __all__ = [
     "unapply",
     "validate",
     "verdicts",
+    "watch_report",
     "write_plan",
     "write_report",
 ]

@@ -38,3 +38,11 @@ def size(n: int, *, sign: bool = False) -> str:
     unit = ("B", "KiB", "MiB", "GiB", "TiB")[power]
     text = f"{abs(n) / 1024**power:.{1 if power else 0}f} {unit}"
     return ("-" if n < 0 else "+" if sign else "") + text
+
+
+def duration(seconds: float) -> str:
+    """A length of time for people: 45 s, 12 min, 3 h 20 min."""
+    if seconds < 100:  # noqa: PLR2004 - longer is easier to read in minutes
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"  # noqa: PLR2004

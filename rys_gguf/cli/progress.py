@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from rys_gguf.cli.output import say
 from rys_gguf.errors import OutputFailed, RysError
-from rys_gguf.text import harmless, printable, size
+from rys_gguf.text import duration, harmless, printable, size
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -171,11 +171,3 @@ class _Part:
         if self.unit == "B":
             return size(n)
         return f"{n} {self.unit}{'s' * (n != 1)}"
-
-
-def duration(seconds: float) -> str:
-    """A length of time for people: 45 s, 12 min, 3 h 20 min."""
-    if seconds < 100:  # noqa: PLR2004 - longer is easier to read in minutes
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"  # noqa: PLR2004

@@ -306,15 +306,22 @@ def sweep(
 @needs("a report", *_REPORT_PACKAGES)
 @click.argument("run", type=FILE)
 @click.option("-o", "--output", type=FILE, help="Folder to write to.  [default: RUN/report]")
-def report(run: Path, output: Path | None) -> None:
+@click.option(
+    "--watch", is_flag=True, help="Keep the page fresh while a sweep is running, then judge it."
+)
+def report(run: Path, output: Path | None, watch: bool) -> None:
     """Judge a sweep: verdicts, tables, maps.
 
     Prints the verdicts and the map, and writes one HTML page with everything, with JSON, CSV and
     PNG files beside it.
     """
+    from rys_gguf.report.watch import watch as follow
     from rys_gguf.report.write import write_report
     from rys_gguf.runs.storage import Run
 
+    if watch:
+        when_stopped("the page stays as it is, and the sweep goes on")
+        follow(run, output, say)
     opened = Run.open(run)
     paths = write_report(opened, output)
     _show_report(opened)

@@ -22,11 +22,16 @@ class Content:
     maps: tuple[Heatmap, ...]
 
     @classmethod
-    def of(cls, run: RunData) -> Content:
-        """Compute everything. Raises RysError if the run has no base yet."""
+    def of(cls, run: RunData, *, is_running: bool = False) -> Content:
+        """Compute everything. Raises RysError if the run has no base yet.
+
+        While the sweep is running there are no verdicts: those of the first finalists would be
+        corrected for too few tests.
+        """
         evidence = Evidence(run)
         ranking = search_ranking(evidence)
-        return cls(evidence, ranking, verdicts(evidence), maps(evidence, ranking))
+        judged = () if is_running else verdicts(evidence)
+        return cls(evidence, ranking, judged, maps(evidence, ranking))
 
     @property
     def searched(self) -> dict[str, Point]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup
@@ -40,9 +41,29 @@ from rys_gguf.stats.pairs import OVERALL
 from rys_gguf.stats.verdict import Effect, Verdict
 from rys_gguf.text import size
 
+# How often a page that is watched loads itself again, in seconds.
+RELOAD_SECONDS = 5
 
-def render(content: Content, pictures: Pictures, questions: Mapping[str, str]) -> str:
-    """The page, with its style, script and pictures inside; `questions` are by item."""
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """A sweep that is still running: what it is at, and whether somebody keeps the page fresh."""
+
+    progress: str
+    is_renewed: bool
+
+
+def render(
+    content: Content,
+    pictures: Pictures,
+    questions: Mapping[str, str],
+    watched: Watched | None = None,
+) -> str:
+    """The page, with its style, script and pictures inside; `questions` are by item.
+
+    The page of a sweep that is still running shows how far it is, and loads itself again as long as
+    it is renewed.
+    """
     info, verdicts = content.evidence.info, content.verdicts
     script = asset("report.js")
     noise = content.ranking.noise.get(OVERALL)
@@ -50,12 +71,14 @@ def render(content: Content, pictures: Pictures, questions: Mapping[str, str]) -
         "report.html.j2",
         {
             "policy": _policy(script),
+            "watched": watched,
+            "reload": RELOAD_SECONDS if watched and watched.is_renewed else None,
             "css": _own(asset("report.css")),
             "script": _own(script),
             "model": shown(info.model.name) or "a model",
             "run_id": info.run_id,
             "version": __version__,
-            "headline": headline(verdicts),
+            "headline": watched.progress if watched else headline(verdicts),
             "verdicts": list(_cards(verdicts)),
             "stage": on_items(verdicts[0].stage) if verdicts else "",
             "n_tests": verdicts[0].judgement.n_tests if verdicts else 0,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from rys_gguf.errors import OutputFailed, RysError
@@ -29,10 +30,20 @@ def write_report(run: RunData, folder: Path | None = None) -> list[Path]:
     folder is a link: it may have come with somebody's run.
     """
     require("the report", "scipy", "matplotlib", "jinja2")
+    folder = report_folder(run.folder, folder)
+    return put(folder, _contents(run))
+
+
+def report_folder(run: Path, folder: Path | None) -> Path:
+    """The folder that the user named, or the run's own. Raises OutputFailed if that is a link."""
     if folder is None:
-        folder = run.folder / FOLDER
+        folder = run / FOLDER
         _require_no_link(folder)
-    files = _contents(run)
+    return folder
+
+
+def put(folder: Path, files: Mapping[str, bytes]) -> list[Path]:
+    """Write files of a report, each complete or not at all. Raises OutputFailed."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, data in files.items():
@@ -40,6 +51,11 @@ def write_report(run: RunData, folder: Path | None = None) -> list[Path]:
     except OSError as e:
         raise OutputFailed(f"{printable(folder)}: cannot write: {reason(e)}") from e
     return [folder / name for name in files]
+
+
+def encoded(text: str) -> bytes:
+    """A text of a report as bytes. Surrogates cannot be encoded; models' words are escaped."""
+    return text.encode("utf-8", "backslashreplace")
 
 
 def _contents(run: RunData) -> dict[str, bytes]:
@@ -62,9 +78,7 @@ def _contents(run: RunData) -> dict[str, bytes]:
             images[f"{name}.png"] = pictures.maps[heatmap.name].png
     if pictures.scatter:
         images["gain-and-size.png"] = pictures.scatter.png
-    # Surrogates cannot be encoded; whatever else a model said is escaped already.
-    encoded = {name: text.encode("utf-8", "backslashreplace") for name, text in texts.items()}
-    return encoded | images
+    return {name: encoded(text) for name, text in texts.items()} | images
 
 
 def _require_no_link(folder: Path) -> None:

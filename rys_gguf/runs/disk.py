@@ -158,9 +158,9 @@ def is_part_of(name: str, names: tuple[str, ...]) -> bool:
     return name.removesuffix(_PART) in names
 
 
-def take_lock(path: Path) -> IO[bytes] | None:
+def take_lock(path: Path, flags: int = os.O_CREAT) -> IO[bytes] | None:
     """A file that holds the lock on `path` until it is closed; None if another process does."""
-    file = os.fdopen(open_regular(path, os.O_RDWR | os.O_CREAT), "r+b", buffering=0)
+    file = os.fdopen(open_regular(path, os.O_RDWR | flags), "r+b", buffering=0)
     if lock_file(file.fileno()):
         return file
     file.close()

@@ -175,6 +175,22 @@ class RunInfo(Struct, frozen=True, kw_only=True):
     n_threads: Count | None = None
 
 
+class Progress(Struct, frozen=True, kw_only=True):
+    """The content of progress.json: the part of a sweep that is at work, and how far it is.
+
+    `n_done` of at most `n_total` stages of the part are over; `seconds_left` are those of the part,
+    None while nothing tells. `time` is that of the last change. Once the sweep `is_over`, no part
+    is left.
+    """
+
+    part: Text = ""
+    n_done: Count = 0
+    n_total: Count = 0
+    seconds_left: Seconds | None = None
+    is_over: bool = False
+    time: Moment = ""
+
+
 _T = TypeVar("_T")
 
 

@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -35,6 +36,7 @@ from rys_gguf.runs.disk import (
 from rys_gguf.runs.records import (
     SCHEMA,
     ItemAnswer,
+    Progress,
     RunInfo,
     StageResult,
     decode,
@@ -47,8 +49,11 @@ from rys_gguf.runs.trial import Trial, Trials
 from rys_gguf.text import printable
 
 INFO, RESULTS, ITEMS = "run.json", "results.jsonl", "items.jsonl"
+PROGRESS = "progress.json"
 SUITE, HELDOUT = "suite.jsonl", "heldout.jsonl"
 LOCK = "lock"
+_MAX_PROGRESS = 1 << 14
+_ASK_AGAIN_SECONDS = 0.2
 # How messages call a line, and the line.
 Line = tuple[str, bytes]
 
@@ -210,19 +215,47 @@ class OpenRun(Run):
                 }
                 self._put(trial.candidate, left)
 
+    def note(self, progress: Progress) -> None:
+        """Tell whoever watches the run how far it is. A disk that is full stops no sweep here."""
+        data = encode(replace(progress, time=now())) + b"\n"
+        with contextlib.suppress(OSError):
+            write_whole(self.folder / PROGRESS, data)
+
     def discard(self) -> None:
         """Remove the run's files, and its folder if nothing else is in it."""
-        for name in (INFO, SUITE, HELDOUT, RESULTS, ITEMS, LOCK):
+        for name in (INFO, SUITE, HELDOUT, RESULTS, ITEMS, PROGRESS, LOCK):
             with contextlib.suppress(OSError):
                 (self.folder / name).unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self.folder.rmdir()
 
 
+def read_progress(folder: Path) -> Progress | None:
+    """How far the run's sweep is by its own account; None if it left none, or no readable one."""
+    with contextlib.suppress(OSError, RysError):
+        return decode(read_bytes(folder / PROGRESS, _MAX_PROGRESS), Progress, PROGRESS)
+    return None
+
+
+def is_at_work(folder: Path) -> bool:
+    """Whether a sweep is at work in a run's folder."""
+    try:
+        lock = take_lock(folder / LOCK, 0)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    if lock is not None:
+        lock.close()
+    return lock is None
+
+
 def _locked(folder: Path) -> IO[bytes]:
     """The folder's lock, held until it is closed. Raises RysError if another sweep has it."""
     try:
         lock = take_lock(folder / LOCK)
+        if lock is None:
+            # `is_at_work` has it for a moment, too.
+            time.sleep(_ASK_AGAIN_SECONDS)
+            lock = take_lock(folder / LOCK)
     except OSError as e:
         raise RysError(f"{printable(folder)}: {reason(e)}") from e
     if lock is None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from rys_gguf.errors import RysError, Unsuitable
 from rys_gguf.formats.model import Model
 from rys_gguf.probes.item import dump
 from rys_gguf.runs.candidate import Candidate
+from rys_gguf.runs.records import Progress
 from rys_gguf.runs.stage import Status
 from rys_gguf.runs.storage import HELDOUT, INFO, SUITE, OpenRun, require_identity
 from rys_gguf.search.executors.base import Executor, MakeExecutor
@@ -127,11 +129,13 @@ def run_phases(run: OpenRun, parts: Sequence[Phase], executor: Executor, watcher
     for part in parts:
         while (batch := part.next(run.trials)) is not None:
             _run_batch(run, batch, executor, watcher)
+    run.note(Progress(is_over=True))
 
 
 def _run_batch(run: OpenRun, batch: Batch, executor: Executor, watcher: Watcher) -> None:
     watcher.begin(batch.label, batch.n_stages)
-    n_outcomes = 0
+    run.note(Progress(part=batch.label, n_total=batch.n_stages))
+    start, n_outcomes = time.monotonic(), 0
     for outcome in executor.run(batch.jobs):
         result = outcome.result
         run.record(result, outcome.answers)
@@ -139,8 +143,17 @@ def _run_batch(run: OpenRun, batch: Batch, executor: Executor, watcher: Watcher)
         if result.status is Status.FAILED:
             watcher.say(f"{result.spec}: {result.stage} failed: {result.reason}")
         watcher.advance()
+        run.note(_progress(batch, n_outcomes, time.monotonic() - start))
     # The same batch would be asked for again, and again.
     assert n_outcomes, f"{batch.label}: the executor gave no outcome"
+
+
+def _progress(batch: Batch, n_done: int, seconds: float) -> Progress:
+    left = max(0, batch.n_stages - n_done)
+    return Progress(
+        part=batch.label, n_done=n_done, n_total=batch.n_stages,
+        seconds_left=seconds * left / n_done,
+    )  # fmt: skip
 
 
 def _prepared(request: SweepRequest, watcher: Watcher) -> Prepared:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from rys_gguf.cli.progress import Progress, duration
+from rys_gguf.cli.progress import Progress
 from rys_gguf.errors import OutputFailed, RysError
+from rys_gguf.text import duration
 from tests import tiny
 from tests.cli.terminal import on_terminal
 from tests.command import run

@@ -9,6 +9,7 @@ import pytest
 
 from rys_gguf.cli.search import WorkerOptions
 from rys_gguf.engines.base import EngineOptions
+from rys_gguf.runs.storage import read_progress
 from rys_gguf.search.executors import local, ray_cluster
 from tests.cli.calls import ONE_THREAD, call, data, done, refused
 
@@ -44,6 +45,9 @@ def test_a_sweep_ends_in_its_verdict(model: Path, suite: Path, tmp_path: Path) -
     assert f"rys-gguf report {model}.sweep\n" in first.stderr
     assert first.stdout.endswith(f"\nrys-gguf apply {model} --blocks 2,4\n")
     assert "prepare: 4 steps to do" in log.read_text()
+    progress = read_progress(Path(f"{model}.sweep"))
+    assert progress is not None
+    assert progress.is_over
     again = done("sweep", model, *args, "--write-best")
     assert again.stdout == first.stdout
     assert "nothing was written: the verdict on the best finalist, blocks:2,4, is" in again.stderr

@@ -99,6 +99,7 @@ RECORDS: list[tuple[str, type[msgspec.Struct]]] = [
     ("## results.jsonl", records.StageResult),
     ("### seconds", records.Times),
     ("## items.jsonl", records.ItemAnswer),
+    ("## progress.json", records.Progress),
 ]
 
 

@@ -17,7 +17,7 @@ from rys_gguf.layers.schedule import Schedule
 from rys_gguf.runs.candidate import Candidate
 from rys_gguf.runs.records import ItemAnswer, ModelInfo, RunInfo
 from rys_gguf.runs.stage import DIVERGENCE, FINAL, LOOPS, Status, round_stage
-from rys_gguf.runs.storage import OpenRun, Run
+from rys_gguf.runs.storage import OpenRun, Run, read_progress
 from rys_gguf.search.executors.base import Outcome
 from rys_gguf.search.job import HELDOUT, SEARCH, Job, Step
 from rys_gguf.search.phases import phases
@@ -105,6 +105,23 @@ def test_the_planted_winners_are_found_with_a_fraction_of_the_questions(
     finals = [j for j in search.jobs if j.steps[-1].stage == FINAL]
     assert [j.as_written for j in finals] == [False, True, True, True]
     assert {j.candidate.spec for j in finals} == {"base", *found}
+
+
+def test_a_sweep_tells_how_far_it_is(windows: Windows, folder: Path) -> None:
+    """Whoever looks into the folder finds the part that is at work, its time, and the end."""
+    search = Search(Grid(windows, (2,), halving()), Planted({(4, 6): 0.15}), folder)
+    with pytest.raises(KeyboardInterrupt):
+        search.run(fuse=9)
+    found = read_progress(folder)
+    assert found is not None
+    assert (found.part, found.n_total, found.is_over) == ("search", 30, False)
+    n_base = len(Run.open(folder).trials[BASE.key].results)
+    assert found.n_done == n_results(folder) - n_base > 0
+    assert found.seconds_left is not None
+    search.run()
+    found = read_progress(folder)
+    assert found is not None
+    assert found.is_over
 
 
 def test_the_second_pass_looks_around_the_best_of_the_first(windows: Windows, folder: Path) -> None:
