@@ -73,9 +73,11 @@ if TYPE_CHECKING:
     from rys_gguf.probes.suite import Suite, build_suite
     from rys_gguf.probes.summary import summarise
     from rys_gguf.report.card import make_card
+    from rys_gguf.report.optuna_study import export_study
     from rys_gguf.report.terminal import text_report
     from rys_gguf.report.watch import watch as watch_report
     from rys_gguf.report.write import write_report
+    from rys_gguf.runs.scan import PriorEffect, Scan, encode_scan, prior_effects, read_scan
     from rys_gguf.runs.storage import Run
     from rys_gguf.search.dry_run import dry_lines as describe_sweep
     from rys_gguf.search.executors.local import factory as local_executor
@@ -85,6 +87,7 @@ if TYPE_CHECKING:
     from rys_gguf.search.study import Watcher, run_sweep
     from rys_gguf.stats.compare import Comparison, compare
     from rys_gguf.stats.evidence import Evidence
+    from rys_gguf.stats.scan import scan_of
     from rys_gguf.stats.verdict import Verdict, verdicts
 
 # Where each name comes from: "module", or "module:its name there".
@@ -108,12 +111,14 @@ _HOMES = {
     "Model": "formats.model",
     "OutputFailed": "errors",
     "Plan": "patch.plan",
+    "PriorEffect": "runs.scan",
     "Problem": "checks.verify",
     "Proof": "checks.prove",
     "Refused": "errors",
     "Reply": "checks.smoke",
     "Run": "runs.storage",
     "RysError": "errors",
+    "Scan": "runs.scan",
     "Schedule": "layers.schedule",
     "Suite": "probes.suite",
     "SuiteOptions": "probes.choose",
@@ -137,6 +142,8 @@ _HOMES = {
     "describe": "layers.describe",
     "describe_sweep": "search.dry_run:dry_lines",
     "diff_models": "patch.diff",
+    "encode_scan": "runs.scan",
+    "export_study": "report.optuna_study",
     "find_engine": "engines.find",
     "find_problems": "checks.verify",
     "judge_smoke": "checks.smoke:compare",
@@ -145,13 +152,16 @@ _HOMES = {
     "make_plan": "patch.plan",
     "open_engine": "engines.find",
     "plan_undo": "patch.undo",
+    "prior_effects": "runs.scan",
     "prove": "checks.prove",
     "ray_executor": "search.executors.ray_cluster:factory",
     "read_mergekit": "layers.mergekit",
+    "read_scan": "runs.scan",
     "resolve_layer_map": "patch.provenance",
     "run_probe": "probes.run",
     "run_smoke": "checks.smoke",
     "run_sweep": "search.study",
+    "scan_of": "stats.scan",
     "summarise": "probes.summary",
     "text_report": "report.terminal",
     "unapply": "patch.undo",
@@ -182,12 +192,14 @@ __all__ = [
     "Model",
     "OutputFailed",
     "Plan",
+    "PriorEffect",
     "Problem",
     "Proof",
     "Refused",
     "Reply",
     "Run",
     "RysError",
+    "Scan",
     "Schedule",
     "Suite",
     "SuiteOptions",
@@ -212,6 +224,8 @@ __all__ = [
     "describe",
     "describe_sweep",
     "diff_models",
+    "encode_scan",
+    "export_study",
     "find_engine",
     "find_problems",
     "judge_smoke",
@@ -220,13 +234,16 @@ __all__ = [
     "make_plan",
     "open_engine",
     "plan_undo",
+    "prior_effects",
     "prove",
     "ray_executor",
     "read_mergekit",
+    "read_scan",
     "resolve_layer_map",
     "run_probe",
     "run_smoke",
     "run_sweep",
+    "scan_of",
     "summarise",
     "text_report",
     "unapply",

@@ -22,6 +22,7 @@ COUNTERPARTS = {
     "card": ["Model", "Run", "make_card", "resolve_layer_map"],
     "compare": ["Run", "compare"],
     "diff": ["Model", "diff_models"],
+    "export": ["Run", "encode_scan", "export_study", "scan_of"],
     "inspect": ["Model", "describe"],
     "plan": ["LayerMap", "Model", "Schedule", "make_plan"],
     "probe": ["EngineOptions", "choose_suites", "find_engine", "run_probe", "summarise"],

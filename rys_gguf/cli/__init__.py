@@ -38,6 +38,10 @@ COMMANDS = {
     "compare": Command(
         "rys_gguf.cli.search:compare", "Compare two sweeps, such as BF16 against quantised."
     ),
+    "export": Command(
+        "rys_gguf.cli.export:export",
+        "Hand a sweep on: to Optuna's dashboard, or as a small file to share.",
+    ),
     "card": Command("rys_gguf.cli.card:card", "Write a Hugging Face model card for a variant."),
     "architectures": Command(
         "rys_gguf.cli.architectures:architectures",

@@ -12,7 +12,7 @@ from rys_gguf.checks.ladder import n_steps
 from rys_gguf.checks.ladder import validate as climb
 from rys_gguf.checks.variant import VariantPair
 from rys_gguf.cli.card import card_text, read_validation
-from rys_gguf.cli.output import TextOutput
+from rys_gguf.cli.output import TextOutput, echo, say
 from rys_gguf.cli.progress import Progress
 from rys_gguf.cli.prove import report_path, rung_line
 from rys_gguf.engines.base import EngineOptions
@@ -22,7 +22,7 @@ from rys_gguf.layers.schedule import Schedule
 from rys_gguf.patch.naming import default_output
 from rys_gguf.patch.plan import make_plan
 from rys_gguf.patch.writer import write_plan
-from rys_gguf.report.sentences import swept_schedule
+from rys_gguf.report.sentences import apply_command, swept_schedule
 from rys_gguf.stats.evidence import RunData
 from rys_gguf.stats.verdict import BETTER, Verdict
 from rys_gguf.text import printable
@@ -44,6 +44,29 @@ def why_nothing(best: Verdict | None) -> str | None:
         spec = printable(best.trial.candidate.spec)
         return f"the verdict on the best finalist, {spec}, is '{best.judgement.word}'"
     return None
+
+
+def conclude(
+    verdicts: Sequence[Verdict],
+    run: RunData,
+    model: Path,
+    engine: EngineOptions,
+    folder: BestFolder | None,
+    log_file: Path | None,
+) -> None:
+    """End a sweep: write its best window to a folder if it is better, or say how to write it."""
+    best = best_of(verdicts)
+    reason = why_nothing(best)
+    if folder is not None and best is not None and reason is None:
+        with Progress(log_file) as progress:
+            paths = folder.write(best, run, model, engine, progress)
+        echo(map(str, paths))
+        return
+    if folder is not None:
+        say(f"nothing was written: {reason}")
+    if best is not None:
+        say(f"to write {printable(best.trial.candidate.spec)} ({best.judgement.word}):")
+        echo([apply_command(best, str(model), swept_schedule(run.info))])
 
 
 @dataclass(frozen=True, slots=True)

@@ -255,8 +255,7 @@ def sweep(
     best window. Run the same command again to continue an interrupted sweep.
     """
     from rys_gguf.checks.self_test import choose_kind
-    from rys_gguf.cli.best import best_of, why_nothing
-    from rys_gguf.report.sentences import apply_command
+    from rys_gguf.cli.best import conclude
     from rys_gguf.search.dry_run import dry_lines
     from rys_gguf.search.identity import kind_of
     from rys_gguf.search.settings import SweepRequest
@@ -287,19 +286,9 @@ def sweep(
         run = run_sweep(
             request, workers.executor(engine), progress, retry_failed=run_options.retry_failed
         )
-    content = _show_report(run)
+    found = _show_report(run).verdicts
     say(f"page, tables and maps: rys-gguf report {printable(folder)}")
-    best = best_of(content.verdicts)
-    reason = why_nothing(best)
-    if best_folder is not None and best is not None and reason is None:
-        with Progress(run_options.log_file) as progress:
-            echo(map(str, best_folder.write(best, run, model, engine, progress)))
-        return
-    if best_folder is not None:
-        say(f"nothing was written: {reason}")
-    if best is not None:
-        say(f"to write {printable(best.trial.candidate.spec)} ({best.judgement.word}):")
-        echo([apply_command(best, str(model), request.settings.schedule)])
+    conclude(found, run, model, engine, best_folder, run_options.log_file)
 
 
 @click.command()

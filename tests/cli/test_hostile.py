@@ -24,6 +24,7 @@ NEEDED = {
     "card": ["OUT"],
     "compare": ["RUN", "RUN"],
     "diff": ["MODEL", "OUT"],
+    "export": ["RUN", "--scan", "new.json"],
     "inspect": ["MODEL"],
     "plan": ["MODEL", "--blocks", "1,3"],
     "probe": ["MODEL", "--level", "0"],

@@ -15,7 +15,7 @@ import pytest
 import rys_gguf
 from rys_gguf.cli import main
 from rys_gguf.probes import item
-from rys_gguf.runs import records
+from rys_gguf.runs import records, scan
 from scripts.docs import ROOT, RUN, pages
 
 TEXTS = [*pages(), ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
@@ -102,8 +102,17 @@ RECORDS: list[tuple[str, type[msgspec.Struct]]] = [
     ("## progress.json", records.Progress),
 ]
 
+SCAN: list[tuple[str, type[msgspec.Struct]]] = [
+    ("## Scan", scan.Scan),
+    ("### The scan's model", scan.ScanModel),
+    ("### The scan's windows", scan.ScanWindow),
+    ("### The scan's effects", scan.ScanEffect),
+]
 
-@pytest.mark.parametrize(("heading", "record"), RECORDS, ids=lambda value: str(value)[:20])
+
+@pytest.mark.parametrize(
+    ("heading", "record"), [*RECORDS, *SCAN], ids=lambda value: str(value)[:20]
+)
 def test_every_field_of_a_run_is_documented(heading: str, record: type[msgspec.Struct]) -> None:
     """docs/run-folder.md lists the fields of each record under the names they have on disk."""
     names = {field.encode_name for field in msgspec.structs.fields(record)}
