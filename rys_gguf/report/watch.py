@@ -1,8 +1,8 @@
 """A page that follows a sweep which another process runs.
 
-The sweep's folder is only read, but for the report in it. Nothing tells of a change but the size of
-the log, so it is looked at every few seconds; the page is made again where it grew, and so seldom
-that this takes a small part of one core.
+The sweep's folder is only read, but for the report in it, and looked at every few seconds. Where
+the log grew the page is made again, but so seldom that this takes a small part of one core; in
+between only the line that says how far the sweep is changes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rys_gguf.report.pictures import Pictures
 
 _LOOK_SECONDS = 2.0
-# Of one core's time: the pause after a page is this many times what the page took.
+# The pause after a page is this many times what the page took: a tenth of one core.
 _PAUSES = 10
 
 
@@ -33,6 +33,7 @@ def watch(
     output: Path | None = None,
     say: Callable[[str], None] = lambda _: None,
     sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
 ) -> None:
     """Keep the page of a run fresh until no sweep is at work in its folder any more.
 
@@ -41,27 +42,31 @@ def watch(
     """
     require("the report", "scipy", "matplotlib", "jinja2")
     target = report_folder(folder, output)
-    seen: object = None
     part: str | None = None
     page: _Page | None = None
+    drawn: tuple[int, ...] = ()
+    line, due = "", clock()
     try:
         while is_at_work(folder):
-            start = time.monotonic()
             progress = read_progress(folder) or Progress()
+            before, line = line, progress_sentence(progress)
             if progress.part != part:
                 part = progress.part
-                say(progress_sentence(progress))
-            if (state := (progress, _sizes(folder))) != seen:
-                seen = state
-                page = _page(Run.open(folder), progress) or page
-                if page is not None:
-                    put(target, {PAGE: page.html(is_renewed=True)})
-            sleep(max(_LOOK_SECONDS, _PAUSES * (time.monotonic() - start)))
+                say(line)
+            start, sizes = clock(), _sizes(folder)
+            is_grown = sizes != drawn and start >= due
+            if is_grown:
+                page, drawn = _page(Run.open(folder)) or page, sizes
+            if page is not None and (is_grown or line != before):
+                put(target, {PAGE: page.html(line, is_renewed=True)})
+            if is_grown:
+                due = clock() + _PAUSES * (clock() - start)
+            sleep(_LOOK_SECONDS)
         if part is None:
             say(f"{printable(folder)}: no sweep is at work here")
     finally:
         if page is not None:
-            put(target, {PAGE: page.html(is_renewed=False)})
+            put(target, {PAGE: page.html(line, is_renewed=False)})
 
 
 def progress_sentence(progress: Progress) -> str:
@@ -76,28 +81,27 @@ def progress_sentence(progress: Progress) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Page:
-    """All that a page shows, so that it can be made again with one line changed."""
+    """All that a page shows, so that it can be made again with another line."""
 
     content: Content
     pictures: Pictures
     questions: Mapping[str, str]
-    progress: str
 
-    def html(self, *, is_renewed: bool) -> bytes:
+    def html(self, progress: str, *, is_renewed: bool) -> bytes:
         from rys_gguf.report.page import Watched, render
 
-        watched = Watched(self.progress, is_renewed)
+        watched = Watched(progress, is_renewed)
         return encoded(render(self.content, self.pictures, self.questions, watched))
 
 
-def _page(run: Run, progress: Progress) -> _Page | None:
+def _page(run: Run) -> _Page | None:
     """The page of what is there; None while there is no base to compare with."""
     from rys_gguf.report.pictures import draw
 
     if run.base is None or not run.base.results:
         return None
     content = Content.of(run, is_running=True)
-    return _Page(content, draw(content), questions(run.folder), progress_sentence(progress))
+    return _Page(content, draw(content), questions(run.folder))
 
 
 def _sizes(folder: Path) -> tuple[int, ...]:

@@ -41,10 +41,12 @@ class Sweep:
         self.pages: list[str] = []
         self.files: list[set[str]] = []
         self._steps = list(steps)
+        self.now, self.speed = 0.0, 1000.0
         self._lock = take_lock(folder / LOCK)
 
     def sleep(self, seconds: float) -> None:
         """Do the next step; after the last one the sweep is over."""
+        self.now += self.speed
         assert seconds >= 2
         self.pages.append(self.page.read_text() if self.page.exists() else "")
         self.files.append({p.name for p in self.folder.iterdir()})
@@ -83,7 +85,7 @@ def test_the_page_follows_the_sweep(tmp_path: Path) -> None:
         lambda _: None,
     ]
     said: list[str] = []
-    watch(sweep.folder, None, said.append, sweep.sleep)
+    watch(sweep.folder, None, said.append, sweep.sleep, lambda: sweep.now)
     assert said == [
         "Running",
         "Running: pass 1, 3 of at most 42 stages, about 99 s left in this part",
@@ -103,6 +105,34 @@ def test_the_page_follows_the_sweep(tmp_path: Path) -> None:
     assert RELOAD not in sweep.page.read_text()
     own = {"run.json", "results.jsonl", "items.jsonl", LOCK, PROGRESS, "report"}
     assert sweep.files[-1] == own
+
+
+def test_a_page_is_made_seldom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tenth of one core at most; how far the sweep is shows at once."""
+    sweep = Sweep(only(make_run(0), "damage").write(tmp_path / "run"))
+    sweep.speed = 2.0
+    made: list[float] = []
+
+    def draw(_content: object) -> Pictures:
+        made.append(sweep.now)
+        sweep.now += 1
+        return Pictures({}, None)
+
+    monkeypatch.setattr("rys_gguf.report.pictures.draw", draw)
+
+    def grow(n: int) -> Callable[[OpenRun], None]:
+        def step(opened: OpenRun) -> None:
+            with (sweep.folder / "results.jsonl").open("ab") as log:
+                log.write((sweep.folder / "results.jsonl").read_bytes().splitlines(True)[0])
+            opened.note(Progress(part="pass 1", n_done=n, n_total=9))
+
+        return step
+
+    sweep._steps = [grow(n) for n in range(8)]
+    watch(sweep.folder, None, sleep=sweep.sleep, clock=lambda: sweep.now)
+    assert made == [0, 11]
+    for n, page in enumerate(sweep.pages[1:]):
+        assert f"<h1>Running: pass 1, {n} of at most 9 stages</h1>" in page
 
 
 def test_whoever_stops_watching_leaves_a_page_that_stays(tmp_path: Path) -> None:
