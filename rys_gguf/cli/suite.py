@@ -27,7 +27,7 @@ def _level(text: str) -> tuple[tuple[str, ...], int]:
     """Families and their level: all of them for 1, one for math=2."""
     family, equals, level = text.rpartition("=")
     if level not in map(str, LEVELS) or (equals and family not in FAMILIES):
-        raise ValueError(f"{text!r} is not 0 to 3, or FAMILY=0 to 3")
+        raise ValueError(f"{text!r} is not 0 to {LEVELS[-1]}, or FAMILY=0 to {LEVELS[-1]}")
     return (family,) if equals else FAMILIES, int(level)
 
 
@@ -48,8 +48,8 @@ def _suite_options(default_size: str) -> tuple[Decorator[Any], ...]:
         ),
         click.option(
             "--level", "levels", type=Parsed("level", _level), multiple=True,
-            help="Difficulty 0 to 3, of all families or of one (math=2).  [default: by the "
-            "model's number of parameters]",
+            help=f"Difficulty 0 to {LEVELS[-1]}, of all families or of one (math=2).  [default: by "
+            "the model's number of parameters]",
         ),
         click.option(
             "--seed", type=click.IntRange(0), default=0, show_default=True,

@@ -40,7 +40,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """What all items have. `level` 0 suits models below 500M parameters, 3 those from 20B.
+    """What all items have. `level` is the difficulty of a generated one, 0 the easiest.
 
     Answers to items that have something in common are alike, and count for less than as many
     others. `template` names the wording that the generator filled in, `event` what happens in it:

@@ -15,7 +15,7 @@ HELDOUT_SIZES: dict[str, dict[str, int]] = {
     "validate": dict.fromkeys(FAMILIES, 900),
 }
 SPLITS = ("search", "heldout", "audit")
-LEVELS = (0, 1, 2, 3)
+LEVELS = tuple(range(8))
 # Characters in the name of an item, a family, a topic or an option. The path of 512 layers, which
 # names a candidate in the same files of a run, has 2,100 at most.
 MAX_NAME = 4096

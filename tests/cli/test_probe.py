@@ -50,7 +50,7 @@ def test_options_that_do_not_go_together(model: Path, suite: Path) -> None:
     message = refused("probe", model, "--suite", suite, "--heldout", code=2)
     assert "--heldout asks generated items" in message
     assert "is none of math" in refused("probe", model, "--families", "maths", code=2)
-    assert "is not 0 to 3" in refused("probe", model, "--level", "math=9", code=2)
+    assert "is not 0 to 7" in refused("probe", model, "--level", "math=9", code=2)
 
 
 def test_a_model_at_chance_is_measured_all_the_same(model: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def built(size: str, family: str, level: int, seed: int, split: str) -> tuple[It
 
 def items(topic: str, levels: tuple[int, ...] = LEVELS) -> list[Item]:
     """Items of one topic, from several seeds, splits and levels."""
-    family = next(f for f, m in GENERATORS.items() if topic in m.topics(3) + m.topics(0))
+    family = next(f for f, m in GENERATORS.items() if any(topic in m.topics(n) for n in LEVELS))
     return [
         item
         for level in levels
@@ -42,10 +42,10 @@ def made(topic: str, level: int, n: int) -> list[Item]:
 
 @cache
 def suites(size: str = "quick") -> list[Suite]:
-    """A suite of every level, each with another seed and split."""
+    """A suite of every level, or of some for larger sizes, each with another seed and split."""
     return [
         build_suite(
             size, levels=dict.fromkeys(FAMILIES, level), seed=level, split=SPLITS[level % 3]
         )
-        for level in LEVELS
+        for level in (LEVELS if size == "quick" else (0, 3, 7))
     ]

@@ -192,11 +192,11 @@ def test_the_message_has_the_numbers_of_the_table() -> None:
 
 def test_a_model_that_knows_everything_is_asked_for_a_harder_level() -> None:
     """Nothing is left to gain; at the hardest level there is no harder one to name."""
-    easy, hardest = (yes_no(40, level=level) for level in (2, 3))
+    easy, hardest = (yes_no(40, level=level) for level in (2, 7))
     require_room(results(easy, [1] * 37 + [0] * 3, 0.9))
     with pytest.raises(Unsuitable, match=r"nothing to gain \(score 0.975.*--level reasoning=3"):
         require_room(results(easy, [1] * 39 + [0], 0.9))
-    with pytest.raises(Unsuitable, match=r"level 3\); leave the family out"):
+    with pytest.raises(Unsuitable, match=r"level 7\); leave the family out"):
         require_room(results(hardest, [1] * 40, 0.9))
 
 

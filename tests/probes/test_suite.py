@@ -138,7 +138,7 @@ def test_what_does_not_exist() -> None:
         with pytest.raises(ValueError, match="no such suite"):
             build_suite(**arguments)
     with pytest.raises(ValueError, match="no such level"):
-        build_suite(levels={"math": 4})
+        build_suite(levels={"math": 8})
 
 
 def test_mixed_users_suites_have_baselines() -> None:

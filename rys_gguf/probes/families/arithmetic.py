@@ -3,15 +3,19 @@
 The few tokens of an answer leave no room for working, so the number of right leading digits shows
 how far the model gets internally. First digits of answers are balanced, so that no constant answer
 helps. All arithmetic uses exact integers.
+
+First digits follow from first digits, however long the numbers are. From level 4 on there are more
+numbers, or their first digits cancel.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from math import isqrt
+from math import isqrt, prod
 
 from rys_gguf.probes.draw import Place, wording
+from rys_gguf.probes.families.words import listed
 from rys_gguf.probes.item import Number
 
 FAMILY = "math"
@@ -73,6 +77,43 @@ def _product(lengths: tuple[tuple[int, int], ...]) -> Draw:
     return draw
 
 
+def _factors(n: int) -> Draw:
+    """The product of n numbers of three digits."""
+
+    def draw(rng: random.Random) -> tuple[str, int]:
+        factors = [_digits(rng, 3) for _ in range(n)]
+        return " times ".join(map(str, factors)), prod(factors)
+
+    return draw
+
+
+def _root_of_sum(n: int, length: int) -> Draw:
+    """The square root of the sum of n products of numbers of up to `length` digits."""
+
+    def draw(rng: random.Random) -> tuple[str, int]:
+        shorter = rng.randint(length - 1, length)
+        pairs = [(_digits(rng, length), _digits(rng, shorter)) for _ in range(n)]
+        told = listed([f"{a} times {b}" for a, b in pairs])
+        answer = nearest_root(sum(a * b for a, b in pairs))
+        return f"the square root of the sum of {told}{_ROUNDED}", answer
+
+    return draw
+
+
+def _gap(cancelled: int, length: int) -> Draw:
+    """The difference of two products that agree in about so many of their first digits."""
+
+    def draw(rng: random.Random) -> tuple[str, int]:
+        while True:
+            a, b, c = (_digits(rng, length) for _ in range(3))
+            part = rng.randrange(10**cancelled, 10 ** (cancelled + 1))
+            d = (a * b - a * b // part) // c
+            if len(str(d)) == length:
+                return f"{a} times {b} minus {c} times {d}", a * b - c * d
+
+    return draw
+
+
 def _sum(rng: random.Random) -> tuple[str, int]:
     a, b = _digits(rng, 2), _digits(rng, rng.choice((1, 2)))
     return f"{a} plus {b}", a + b
@@ -111,6 +152,14 @@ LEVELS: dict[int, dict[str, Draw]] = {
         "product": _product(((14, 14),)),
         "cbrt": _cube_root(17, 19),
         "mixed": lambda rng: rng.choice((_multiple, _quotient))(rng),
+    },
+    **{
+        level: {
+            "product": _factors(level - 1),
+            "sqrt": _root_of_sum(level - 2, level),
+            "gap": _gap(level - 3, level),
+        }
+        for level in (4, 5, 6, 7)
     },
 }
 

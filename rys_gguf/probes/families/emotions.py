@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
@@ -121,6 +122,7 @@ def _ratings(rng: random.Random, place: Place, kind: Kind, turn: int, tell: _Tel
     cases = kind.cases[place.share]
     case = cases[(turn + 2) % len(cases)]
     beside = rng.choice(rng.choice([k for k in KINDS if k is not kind]).cases[place.share])
+    besides = [beside, *_more_beside(rng, place, (case, beside))]
     felt = references(kind, case.weight)
     main, *names = felt
     mild, absent = rng.sample(names[:2], 2), rng.sample(names[2:], 2)
@@ -132,7 +134,7 @@ def _ratings(rng: random.Random, place: Place, kind: Kind, turn: int, tell: _Tel
         topic=place.topic,
         level=place.level,
         event=case.event,
-        question=tell(case, beside, strong=True, question=rng.choice(_FEELS), last=True),
+        question=tell(case, besides, strong=True, question=rng.choice(_FEELS), last=True),
         emotions=tuple(emotions),
         reference=tuple(felt[e] for e in emotions),
     )
@@ -143,8 +145,9 @@ def _contrast(rng: random.Random, place: Place, kind: Kind, turn: int, tell: _Te
     repeat, nth = divmod(turn, len(cases))
     case = cases[nth]
     beside = rng.choice([c for c in cases if c is not case])
+    besides = [beside, *_more_beside(rng, place, (case, beside))]
     question = f"How much {kind.emotion} does {{A}} feel?"
-    versions = [tell(case, beside, strong=strong, question=question) for strong in (True, False)]
+    versions = [tell(case, besides, strong=strong, question=question) for strong in (True, False)]
     # When a case comes again, its versions come in the other order.
     strong_first = (place.index + turn + repeat) % 2 == 0
     return Contrast(
@@ -160,34 +163,51 @@ def _contrast(rng: random.Random, place: Place, kind: Kind, turn: int, tell: _Te
     )
 
 
+def _more_beside(rng: random.Random, place: Place, used: Sequence[Case]) -> list[Case]:
+    """The cases that levels above 3 add."""
+    unused = [c for kind in KINDS for c in kind.cases[place.share] if c not in used]
+    return rng.sample(unused, max(0, place.level - 3))
+
+
 class _Teller:
     """Tells cases with one set of names and one setting, so that versions differ in nothing else.
 
     Level 0 is the bare case. Level 1 adds a setting, level 2 also an earlier feeling. At level 3
-    another person lives through the opposite version of a second case, as a distraction.
+    another person lives through the opposite version of a second case, as a distraction; at each
+    level above one more does.
     """
 
     def __init__(self, rng: random.Random, level: int) -> None:
         self._people = rng.sample(SHE + HE, 4)
+        self._others = self._people[2:]
+        if level > 3:  # noqa: PLR2004 - a level
+            unnamed = [name for name in SHE + HE if name not in self._people]
+            self._others += rng.sample(unnamed, 2 * (level - 3))
         self._scene = rng.choice(_SCENES)
         self._before = rng.choice(_BEFORE)
         self._other_first = rng.random() < 0.5  # noqa: PLR2004 - a coin
         self._level = level
 
     def __call__(
-        self, case: Case, beside: Case, *, strong: bool, question: str, last: bool = False
+        self,
+        case: Case,
+        besides: Sequence[Case],
+        *,
+        strong: bool,
+        question: str,
+        last: bool = False,
     ) -> str:
         """The text. With `last` the case comes last, since the question only says "it"."""
-        a, b, c, d = self._people
+        a, b, *_ = self._people
         told = [_told(case, a, b, strong=strong)]
         if self._level in {1, 2}:
             told.insert(0, self._scene)
         if self._level == 2:  # noqa: PLR2004 - a level
             told.insert(1, self._before.format(A=a))
         if self._level >= 3:  # noqa: PLR2004 - a level
-            told.insert(
-                0 if last or self._other_first else 1, _told(beside, c, d, strong=not strong)
-            )
+            others = zip(besides, self._others[::2], self._others[1::2], strict=True)
+            place = 0 if last or self._other_first else 1
+            told[place:place] = [_told(other, c, d, strong=not strong) for other, c, d in others]
         return " ".join([*told, question.format(A=a)])
 
 

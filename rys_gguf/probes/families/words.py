@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 # First names and their pronouns; short, common, and one token in most vocabularies.
 SHE = (
     *("Anna", "Maria", "Laura", "Emma", "Sara", "Julia", "Nina", "Clara", "Alice", "Helen"),
@@ -24,3 +26,11 @@ THINGS = (
     *("bricks", "tiles", "nails", "screws", "corks", "cookies", "pears", "plums", "nuts"),
     *("ribbons", "postcards", "posters", "notebooks", "rulers", "magnets", "feathers", "stones"),
 )
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in a sentence.
+
+    listed(["Ann", "Bob", "Cy"]) == "Ann, Bob and Cy"
+    """
+    return " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)

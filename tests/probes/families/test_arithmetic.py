@@ -6,6 +6,8 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from decimal import Decimal, localcontext
+from functools import reduce
+from operator import mul
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,7 +20,7 @@ from tests.probes.made import built, items
 
 def test_math_by_decimals() -> None:
     """Every answer is within half of the value that high precision gives."""
-    for topic in ("sqrt", "cbrt", "product", "mixed", "sum", "difference"):
+    for topic in ("sqrt", "cbrt", "product", "mixed", "sum", "difference", "gap"):
         for item in items(topic):
             assert isinstance(item, Number)
             numbers = [Decimal(n) for n in re.findall(r"\d+", item.question)]
@@ -26,11 +28,14 @@ def test_math_by_decimals() -> None:
                 context.prec = 80
                 third = Decimal(1) / 3
                 values: dict[str, Callable[..., Decimal]] = {
-                    "sqrt": lambda a: a.sqrt(),
+                    "sqrt": lambda a, *rest: (
+                        sum(map(mul, (a, *rest)[::2], rest[::2])).sqrt() if rest else a.sqrt()
+                    ),
                     "cbrt": lambda a, third=third: a**third,
-                    "product": lambda a, b: a * b,
+                    "product": lambda *factors: reduce(mul, factors),
                     "sum": lambda a, b: a + b,
                     "difference": lambda a, b: a - b,
+                    "gap": lambda a, b, c, d: a * b - c * d,
                     "mixed": lambda a, b, third=third, divided="dividing" in item.question: (
                         a.sqrt() / b if divided else a**third * b
                     ),
@@ -60,3 +65,12 @@ def test_order_does_not_make_another_sum() -> None:
             keys.add(key)
         asked.update(keys)
     assert max(asked.values()) == 1
+
+
+def test_the_first_digits_of_a_gap_cancel() -> None:
+    """At each level the products agree in one digit more, so that a guess has to be finer."""
+    for level in (4, 5, 6, 7):
+        for item in items("gap", levels=(level,)):
+            a, b, c, d = map(int, re.findall(r"\d+", item.question))
+            assert {len(str(n)) for n in (a, b, c, d)} == {level}
+            assert 10 ** -(level - 1) < (a * b - c * d) / (a * b) < 2 * 10 ** -(level - 3)

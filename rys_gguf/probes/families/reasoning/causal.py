@@ -9,8 +9,8 @@ import random
 from collections.abc import Callable, Sequence
 
 from rys_gguf.probes.draw import Place
-from rys_gguf.probes.families.reasoning.puzzle import choice, listed
-from rys_gguf.probes.families.words import NAMES
+from rys_gguf.probes.families.reasoning.puzzle import choice
+from rys_gguf.probes.families.words import NAMES, NUMBERS, listed
 from rys_gguf.probes.item import YES_NO, Item
 
 # A device; its outcome in the present and in the past; what happens instead; the act that causes
@@ -79,6 +79,8 @@ def _rules(level: int, names: Sequence[str], act: str) -> list[tuple[str, _Rule]
     ]
     if level < 3:
         return simple + counting * (level == 2)
+    if level > 3:
+        return _rules_of_groups(names, act)
     a, b, c, d = names
     return [
         *counting,
@@ -92,6 +94,28 @@ def _rules(level: int, names: Sequence[str], act: str) -> list[tuple[str, _Rule]
         ),
         (f"{a} and at least one of the others {act}", lambda w: 0 in w and len(w) > 1),
         (f"{a} {acts} or all of {b}, {c} and {d} do", lambda w: 0 in w or len(w) == 3),
+    ]
+
+
+def _rules_of_groups(names: Sequence[str], act: str) -> list[tuple[str, _Rule]]:
+    """Conditions of `_rules` for five people or more, most of them about two groups of people."""
+    n = len(names)
+    half = n // 2
+    first, second = frozenset(range(half)), frozenset(range(half, n))
+    f, s = listed(names[:half]), listed(names[half:])
+    return [
+        (f"at least {NUMBERS[half]} of them {act}", lambda who: len(who) >= half),
+        (f"exactly {NUMBERS[half]} of them {act}", lambda who: len(who) == half),
+        (f"all of {f} or all of {s} {act}", lambda who: first <= who or second <= who),
+        (
+            f"at least one of {f} and at least one of {s} {act}",
+            lambda who: bool(first & who) and bool(second & who),
+        ),
+        (f"more of {f} than of {s} {act}", lambda who: len(first & who) > len(second & who)),
+        (
+            f"{names[-1]} does not {act} but at least two of the others do",
+            lambda who: n - 1 not in who and len(who) >= 2,
+        ),
     ]
 
 
@@ -130,7 +154,10 @@ def _difference(rng: random.Random, level: int, index: int) -> tuple[str, str, s
         lines.append(f"Did {what} {verb} {more}".strip() + "?")
         return " ".join(lines), wanted, thing
     lines.append(f"{thing} {did if happened else did_not}.")
-    lines += [rng.choice(_ASIDES).format(rng.choice(names))] * (level >= 2)
+    if level < 4:
+        lines += [rng.choice(_ASIDES).format(rng.choice(names))] * (level >= 2)
+    else:
+        lines += [aside.format(rng.choice(names)) for aside in rng.sample(_ASIDES, level - 2)]
     lines.append(rng.choice(_CHANGES).format(names[target]))
     return " ".join(lines), wanted, thing
 
@@ -170,16 +197,26 @@ def _intention(rng: random.Random, level: int, index: int) -> tuple[str, str, st
     did, *effects = rng.choice(_AIMS)
     aim, side = rng.sample(effects, 2)
     a, b = rng.sample(NAMES, 2)
-    text = rng.choice(_AIMED if level < 3 else _BOTH_AIMED).format(
-        a=a, b=b, did=did, aim=aim, side=side
-    )
+    wordings = _AIMED if level < 3 else _BOTH_AIMED
+    text = rng.choice(wordings).format(a=a, b=b, did=did, aim=aim, side=side)
     asides = f" {rng.choice(_ASIDES[1:4]).format(a)}" * (level >= 2)
     wanted = YES_NO[index % 2]
     asked = rng.choice((a, b)) if level >= 3 else a
     own, other = (aim, side) if asked == a else (side, aim)
     what = own if wanted == "yes" else other
     question = rng.choice(("Was it {}'s aim to {}?", "Did {} do it in order to {}?"))
-    return f"{text}{asides} {question.format(asked, what)}", wanted, did
+    told = [text + asides]
+    if level > 3:
+        # As many pairs of others have aims of their own; "it" would not say whose.
+        question = "Was it {}'s aim to {}?"
+        others = rng.sample([name for name in NAMES if name not in {a, b}], 2 * (level - 3))
+        acts = rng.sample([aims for aims in _AIMS if aims[0] != did], level - 3)
+        told += [
+            rng.choice(_BOTH_AIMED).format(a=c, b=d, did=did, aim=aim, side=side)
+            for c, d, (did, aim, side) in zip(others[::2], others[1::2], acts, strict=True)
+        ]
+        rng.shuffle(told)
+    return f"{' '.join(told)} {question.format(asked, what)}", wanted, did
 
 
 def make(rng: random.Random, place: Place) -> Item:

@@ -49,7 +49,7 @@ def _present(
 ) -> tuple[str, _Span]:
     """A text that fixes today's date, and how far the date it names is from today."""
     kinds = ("today", "yesterday", "tomorrow", "anniversary", "after", "weekday", "deadline")
-    kind = rng.choice(kinds[: (1, 3, 7, 7)[level]])
+    kind = rng.choice(kinds[: (1, 3, 7)[min(level, 2)]])
     n = rng.randint(2, 12)
     a, b = rng.sample(NAMES, 2)
     first = today.replace(day=1)
@@ -80,8 +80,8 @@ def _question(rng: random.Random, level: int) -> tuple[str, list[_Span]]:
     """The question, and the steps from today to the date it asks for."""
     if level >= 3:
         text, steps = "From today, count", []
-        for k in range(3):
-            n, unit = rng.randint(2, 12), rng.choice((1, 7))
+        for k in range(2 * level - 3):
+            n, unit = rng.randint(2, 10 * level - 18), rng.choice((1, 7))
             sign = rng.choice((-1, 1))
             text += f"{', then' if k else ''} {n} {'weeks' if unit == 7 else 'days'} "
             text += "back" if sign < 0 else "forward"

@@ -12,8 +12,8 @@ from itertools import permutations
 from operator import and_
 
 from rys_gguf.probes.draw import Place
-from rys_gguf.probes.families.reasoning.puzzle import choice, listed, with_answer
-from rys_gguf.probes.families.words import NAMES, NUMBERS, ORDINALS
+from rys_gguf.probes.families.reasoning.puzzle import choice, with_answer
+from rys_gguf.probes.families.words import NAMES, NUMBERS, ORDINALS, listed
 from rys_gguf.probes.item import LETTERS, Item
 
 _COLOURS = ("red", "blue", "green", "white", "black", "yellow", "brown", "grey", "pink", "purple")
@@ -58,7 +58,30 @@ _ORDERS = (
         "Which one is {nth} from the bottom?",
     ),
 )
-_OBJECTS = (2, 3, 5, 7)  # by level
+_ORDERS_OF_PEOPLE = tuple(words for words in _ORDERS if "Who" in words[6])
+# By level. More than 7 have too many orders to go through.
+_OBJECTS = (2, 3, 5, 7, 7, 7, 7, 7)
+
+# From level 4 on clues call people by what they have. Each kind of thing: what somebody is called
+# by it, how it is told who that is, and the things.
+_CALLED_BY = (
+    ("the one in the {} hat", "{who} wears the {} hat", _COLOURS),
+    (
+        "the one with the {}",
+        "{who} has the {}",
+        ("dog", "cat", "horse", "goat", "parrot", "rabbit", "turtle", "pony", "duck"),
+    ),
+    (
+        "the one from {}",
+        "{who} comes from {}",
+        ("Rome", "Oslo", "Cairo", "Lima", "Paris", "Tokyo", "Delhi", "Quito", "Berlin"),
+    ),
+    (
+        "the one who plays the {}",
+        "{who} plays the {}",
+        ("piano", "violin", "flute", "drums", "harp", "cello", "guitar", "trumpet", "organ"),
+    ),
+)
 
 _Clue = tuple[str, int]  # a sentence, and the orders that it allows: a bit for each of _orders(n)
 
@@ -133,10 +156,26 @@ def _enough(rng: random.Random, clues: Sequence[_Clue], n: int) -> list[_Clue]:
     return chosen
 
 
+def _called_by(
+    rng: random.Random, names: Sequence[str], n_steps: int
+) -> tuple[list[str], list[str]]:
+    """What clues call the people, and the sentences that lead from there to the names.
+
+    Each step calls them by another kind of thing, as in "The one in the red hat has the dog".
+    """
+    called, links = list(names), []
+    for call, tell, things in rng.sample(_CALLED_BY, n_steps):
+        own = rng.sample(things, len(names))
+        links += [tell.format(thing, who=who) for thing, who in zip(own, called, strict=True)]
+        called = [call.format(thing) for thing in own]
+    rng.shuffle(links)
+    return called, links
+
+
 def make(rng: random.Random, place: Place) -> Item:
-    """One item, with 2, 3, 5 or 7 things by level."""
+    """One item, with 2, 3, 5 or 7 things by level, and above with 7 people under other names."""
     n = _OBJECTS[place.level]
-    words = rng.choice(_ORDERS)
+    words = rng.choice(_ORDERS if place.level < 4 else _ORDERS_OF_PEOPLE)
     if "Which" in words[6]:
         thing = "book" if "books" in words[0] else "box"
         names = [f"the {colour} {thing}" for colour in rng.sample(_COLOURS, n)]
@@ -145,12 +184,14 @@ def make(rng: random.Random, place: Place) -> Item:
     at = rng.sample(range(n), n)
     asked = rng.randrange(n)
     right = names[at.index(asked)]
-    clues = _true_clues(rng, words, names, at, place.level)
+    called, links = _called_by(rng, names, max(0, place.level - 3))
+    clues = _true_clues(rng, words, called, at, place.level)
     # The text must not state the answer in the words of the question.
-    given = words[4].format(x=right, nth=ORDINALS[asked])
+    given = words[4].format(x=called[at.index(asked)], nth=ORDINALS[asked])
     chosen = _enough(rng, [c for c in clues if c[0] != given], n)
     rng.shuffle(chosen)
-    told = ". ".join(text[0].upper() + text[1:] for text, _ in chosen)
+    sentences = [*links, *(text for text, _ in chosen)]
+    told = ". ".join(text[0].upper() + text[1:] for text in sentences)
     intro = words[0].format(n=NUMBERS[n].capitalize(), all=listed(rng.sample(names, n)))
     question = words[6].format(nth=ORDINALS[asked])
     texts = with_answer(rng, right, [x for x in names if x != right], place.index)

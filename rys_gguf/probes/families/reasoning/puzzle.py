@@ -36,11 +36,3 @@ def with_answer(rng: random.Random, right: str, wrong: Sequence[str], index: int
     texts = rng.sample(wrong, len(wrong))
     texts.insert(index % (len(wrong) + 1), right)
     return texts
-
-
-def listed(names: Sequence[str]) -> str:
-    """Names in a sentence.
-
-    listed(["Ann", "Bob", "Cy"]) == "Ann, Bob and Cy"
-    """
-    return " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)

@@ -17,6 +17,8 @@ from rys_gguf.probes.item import Item, Number
 _Step = tuple[str, str, Callable[[int], int], Callable[[int], int]]
 _PERCENT = (10, 20, 25, 50)
 _TIMES = {2: "doubles", 3: "triples", 4: "quadruples"}
+# The least and the most steps by level.
+_N_STEPS = ((1, 1), (2, 2), (3, 4), (5, 7), (8, 10), (11, 13), (14, 16), (17, 19))
 _IDLE = (
     "{a} is {n} years old.",
     "The nearest shop is {n} minutes away.",
@@ -60,16 +62,17 @@ def _steps(rng: random.Random, have: int, a: str, b: str, things: str, level: in
 
 
 def make(rng: random.Random, place: Place) -> Item:
-    """One item, with 1 to 7 steps by level and four numbers to choose from."""
+    """One item, with 1 to 19 steps by level and four numbers to choose from."""
     level = place.level
     while True:
         a, b = rng.sample(NAMES, 2)
         things = rng.choice(THINGS)
-        n_steps = rng.randint(*((1, 1), (2, 2), (3, 4), (5, 7))[level])
+        n_steps = rng.randint(*_N_STEPS[level])
         start = have = rng.randint(3, 30) if level < 2 else rng.randint(20, 300)
         steps: list[_Step] = []
         for _ in range(n_steps):
-            told = {kind for kind, *_ in steps}
+            # There are nine kinds: longer stories use them again, but not at once.
+            told = {kind for kind, *_ in (steps if level < 4 else steps[-3:])}
             fresh = [s for s in _steps(rng, have, a, b, things, level) if s[0] not in told]
             steps += [rng.choice(fresh)] if fresh else []
             have = steps[-1][2](have)
@@ -78,7 +81,11 @@ def make(rng: random.Random, place: Place) -> Item:
         if len(steps) == n_steps and 0 < have <= 10_000 and len(wrong) >= 3:
             break
     lines = [f"{a} has {start} {things}.", *(text for _, text, *_ in steps)]
-    if idle:
+    if level > 3:
+        idlers = [idle or rng.randint(2, 60), *(rng.randint(2, 60) for _ in range(level - 3))]
+        for n, text in zip(idlers, rng.sample(_IDLE, len(idlers)), strict=True):
+            lines.insert(rng.randrange(len(lines)), text.format(a=a, b=b, n=n))
+    elif idle:
         lines.insert(rng.choice((0, 1)), rng.choice(_IDLE).format(a=a, b=b, n=idle))
     lines.append(f"How many {things} does {a} have {rng.choice(('now', 'in the end'))}?")
     texts = with_answer(rng, str(have), [str(w) for w in wrong[:3]], place.index)

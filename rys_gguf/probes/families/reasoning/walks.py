@@ -12,7 +12,10 @@ from rys_gguf.probes.families.reasoning.puzzle import choice
 from rys_gguf.probes.item import YES_NO, Item
 
 # Numbers of instructions by level: of walks without turns, and of those with turns.
-_LENGTHS = (((2, 3), (3,)), ((3, 4, 5), (3, 4, 5)), ((5, 6, 7, 8),) * 2, ((8, 9, 10, 11, 12),) * 2)
+_LENGTHS = (
+    *(((2, 3), (3,)), ((3, 4, 5), (3, 4, 5)), ((5, 6, 7, 8),) * 2, ((8, 9, 10, 11, 12),) * 2),
+    *((tuple(range(n, n + 3)),) * 2 for n in (13, 16, 19, 22)),
+)
 _SIDES = {"forward": (0, 1), "backward": (0, -1), "left": (-1, 0), "right": (1, 0)}
 _TURNS = {"left": -1, "right": 1, "around": 2}
 _HEADINGS = ((0, 1), (1, 0), (0, -1), (-1, 0))
@@ -57,8 +60,10 @@ def make(rng: random.Random, place: Place) -> Item:
     index = place.index
     wanted, turning, near = YES_NO[index % 2], index // 2 % 2 == 1, index // 4 % 2 == 0
     n = rng.choice(_LENGTHS[place.level][turning])
+    # Of many long legs hardly any lead back.
+    most = 10 if place.level < 4 else 3
     while True:
-        told, x, y, undone = _walk(rng, n, 10, turning=turning)
+        told, x, y, undone = _walk(rng, n, most, turning=turning)
         # Walks that do not lead back end an even number of steps away on both axes, so that parity
         # does not give them away. Half of them do lead back on one axis, and take no direction
         # without its opposite.

@@ -41,7 +41,7 @@ def test_no_rule_gives_its_answer_away(level: int) -> None:
         if match := re.search(r" if, and only if, (.+?)\. ", item.question):
             words = re.sub(r"\b[A-Z]\w+", "X", match.group(1))
             words = re.sub(r"^X does not .+ but", "no X but", words)
-            kind = re.match(r"at least \w+|exactly|both of|all of|no X but \w+|X", words)
+            kind = re.match(r"at least \w+|exactly|both of|all of|more of|no X but \w+|X", words)
             assert kind, words
             answers.setdefault(kind.group(), Counter())[str(item.gold)] += 1
     assert len(answers) >= 2
@@ -67,6 +67,8 @@ def outcome(rule: str, names: list[str], did: set[str]) -> bool:
             return bool(did)
         a, b, c = re.search(r"either (\w+) does or both (\w+) and (\w+) do$", rule).groups()  # type: ignore[union-attr]
         return a in did or {b, c} <= did
+    if (grouped := of_groups(rule, names, did)) is not None:
+        return grouped
     if both := re.match(r"(\w+) and at least one of the others", rule):
         return both.group(1) in did and len(did) > 1
     if first := re.match(r"(\w+) .* or all of (\w+), (\w+) and (\w+) do$", rule):
@@ -84,6 +86,30 @@ def outcome(rule: str, names: list[str], did: set[str]) -> bool:
     raise AssertionError(rule)
 
 
+def of_groups(rule: str, names: list[str], did: set[str]) -> bool | None:
+    """The outcome by a rule of levels above 3; None if it is none of theirs."""
+    numbers = {"two": 2, "three": 3, "four": 4}
+    if len(names) < 5:
+        return None
+    if but := re.match(r"(\w+) does not .+ but at least two of the others do$", rule):
+        return but.group(1) not in did and len(did) > 1
+    if counted := re.match(r"(at least|exactly) (two|three|four) of them ", rule):
+        n = numbers[counted.group(2)]
+        return len(did) == n if counted.group(1) == "exactly" else len(did) >= n
+    for pattern, holds in (
+        (r"all of (.+) or all of (.+) \w+", lambda f, s: f <= did or s <= did),
+        (r"at least one of (.+) and at least one of (.+)", lambda f, s: f & did and s & did),
+        (r"more of (.+) than of (.+)", lambda f, s: len(f & did) > len(s & did)),
+    ):
+        if groups := re.match(pattern, rule):
+            first, second = (
+                {x for x in names if re.search(rf"\b{x}\b", g)} for g in groups.groups()
+            )
+            assert first | second == set(names)
+            return bool(holds(first, second))
+    raise AssertionError(rule)
+
+
 def aim(item: Item) -> None:
     """Check an item about intentions against the sentence that states the aim."""
     asked = re.search(
@@ -92,6 +118,14 @@ def aim(item: Item) -> None:
     assert asked
     who, what = asked.group(1) or asked.group(2), asked.group(3)
     told = item.question[: asked.start()]
+    if item.level > 3:
+        # Others have aims as well: each pair has its own sentences.
+        (start,) = (
+            m.start()
+            for m in re.finditer(rf"(?:\w+ and {who}|{who} and \w+) \w+.+? together", told)
+            if told[: m.start()] == "" or told[m.start() - 2] == "."
+        )
+        told = told[start:]
     if pair := re.match(r"(\w+) and (\w+) .+ together", told):
         # Both did it: each had an aim.
         a, b = pair.groups()

@@ -59,15 +59,57 @@ def clue(text: str, n: int) -> Callable[[dict[str, int]], bool]:
     raise AssertionError(text)
 
 
+ONE = (
+    r"(\w+|the one in the \w+ hat|the one with the \w+|the one from \w+|the one who plays the \w+)"
+)
+CALLED = (
+    (rf"{ONE} wears the (\w+) hat", "the one in the {} hat"),
+    (rf"{ONE} has the (\w+)", "the one with the {}"),
+    (rf"{ONE} comes from (\w+)", "the one from {}"),
+    (rf"{ONE} plays the (\w+)", "the one who plays the {}"),
+)
+
+
+def in_names(sentences: list[str]) -> tuple[list[str], int]:
+    """The clues with everybody's own name, and how many steps lead to a name at most."""
+    who: dict[str, str] = {}
+    clues = []
+    for sentence in (s.lower() for s in sentences):
+        for pattern, call in CALLED:
+            if told := re.fullmatch(pattern, sentence):
+                assert who.setdefault(call.format(told.group(2)), told.group(1)) == told.group(1)
+                break
+        else:
+            clues.append(sentence)
+    n_steps = 0
+    while any("the one" in clue for clue in clues):
+        n_steps += 1
+        clues = [
+            re.sub("|".join(map(re.escape, who)) or "^$", lambda m: who[m.group()], clue)
+            for clue in clues
+        ]
+        assert n_steps < 9
+    return clues, n_steps
+
+
+def test_the_names_of_higher_levels_are_one_step_longer_each() -> None:
+    """Clues at level 4 call people by one thing that they have; each level adds one more."""
+    for level in (4, 5, 6, 7):
+        for item in items("logic", levels=(level,)):
+            _, *sentences, _ = [s.strip() for s in item.question.split(": ", 1)[1].split(".")]
+            assert in_names(sentences)[1] == level - 3
+
+
 def test_logic_by_brute_force() -> None:
     """Of all orders exactly one fits the clues, and without any of them more would fit."""
-    for item in items("logic", levels=(0, 1, 2)) + items("logic", levels=(3,))[:8]:
+    hard = [item for level in (3, 4, 7) for item in items("logic", levels=(level,))[:4]]
+    for item in items("logic", levels=(0, 1, 2)) + hard:
         assert isinstance(item, Choice)
         _, rest = item.question.split(": ", 1)
         names, *sentences, question = [s.strip() for s in re.split(r"\.", rest)]
         things = [x.lower() for x in re.split(r", | and ", names)]
         assert sorted(things) == sorted(t.lower() for t in item.texts)
-        clues = [clue(s, len(things)) for s in sentences]
+        clues = [clue(s, len(things)) for s in in_names(sentences)[0]]
         orders = [dict(zip(order, range(9), strict=False)) for order in permutations(things)]
         left = [at for at in orders if all(c(at) for c in clues)]
         assert len(left) == 1, item.question

@@ -28,7 +28,7 @@ def test_navigate_by_walking() -> None:
     assert sum(near) >= 0.4 * len(near)
 
 
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("level", LEVELS[:4])
 @pytest.mark.parametrize("turning", [False, True])
 def test_parity_does_not_give_a_walk_away(level: int, turning: bool) -> None:
     """The parity of all steps, or of those on one axis without turns, does not tell the answer."""
