@@ -3,6 +3,9 @@
 Candidates are compared with the base item by item, on the rounds of the search. Families are
 measured on different scales, and a noisy one must not decide alone: each family has a weight in
 inverse proportion to the spread of its differences.
+
+`rank` is for searches whose candidates advance together, `rank_smoothly` for those that ask each
+window as many items as it deserves.
 """
 
 from __future__ import annotations
@@ -12,8 +15,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from statistics import fmean, pstdev
 
+import numpy as np
+
 from rys_gguf.runs.stage import Stage, round_stage
 from rys_gguf.runs.trial import Trial
+from rys_gguf.stats.landscape import Landscape
+from rys_gguf.stats.observed import Observations
 
 # A family in which no candidate differs from the base by more than rounding says nothing; any
 # unit will do.
@@ -74,6 +81,39 @@ def rank(base: Trial, trials: Iterable[Trial], n_rounds: int | None = None) -> R
         cohort = [trial for trial, depth in depths.values() if depth == n]
         cohort.sort(key=lambda t: (-_standardised(pool[t.key], units), t.candidate.n_added, t.key))
         order.extend(_ranked(trial, n, pool[trial.key], units) for trial in cohort)
+    return Ranking(tuple(order))
+
+
+def rank_smoothly(base: Trial, trials: Iterable[Trial]) -> Ranking:
+    """Rank candidates of one window each by what is believed of them, however far they came.
+
+    `value` is the mean of that belief, for which the answers of neighbours count as well.
+    """
+    pool = sorted((t for t in trials if _n_rounds(t)), key=lambda t: t.key)
+    pool = [trial for trial in pool if trial.key != base.key and trial.candidate.window]
+    if not pool:
+        return Ranking(())
+    rounds = np.array([_n_rounds(trial) for trial in pool])
+    observed = Observations(base, pool, int(rounds.max())).after(rounds)
+    windows = [trial.candidate.windows[0] for trial in pool]
+    seen = np.flatnonzero(observed.counts.any(axis=1))
+    landscape = Landscape(windows, base.candidate.layer_map.n_source)
+    belief = landscape.believe(seen, observed.values[seen], observed.variances[seen])
+    values = np.where(observed.counts.any(axis=1), belief.means, -math.inf)
+    order = []
+    for k, trial in enumerate(pool):
+        families = [f for f, n in enumerate(observed.counts[k]) if n]
+        order.append(
+            Ranked(
+                trial,
+                int(rounds[k]),
+                int(observed.counts[k].sum()),
+                float(values[k]),
+                {observed.families[f]: float(observed.means[k, f]) for f in families},
+                {observed.families[f]: float(observed.weights[k, f]) for f in families},
+            )
+        )
+    order.sort(key=lambda r: (-r.value, r.trial.candidate.n_added, r.trial.key))
     return Ranking(tuple(order))
 
 

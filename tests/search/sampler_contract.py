@@ -179,7 +179,7 @@ class SamplerContract:
         """The finalists-to-be are those that got through all rounds, as reports rank them."""
         sampler, course = self.course(windows, tmp_path)
         log = run_on(course, planted(seed), [], random.Random(seed))
-        require_order_of_ranking(sampler, trials_of(log.outcomes, N_LAYERS))
+        self.require_order_of_ranking(sampler, trials_of(log.outcomes, N_LAYERS))
 
     @given(seed=st.integers(0, 10**6))
     @settings(max_examples=10, suppress_health_check=list(HealthCheck))
@@ -193,12 +193,11 @@ class SamplerContract:
         kept = [o for o in log.outcomes if o.result.status is not Status.FAILED]
         world = replace(world, broken=(), failing={})
         again = run_on(course, world, kept, random.Random(seed))
-        require_order_of_ranking(sampler, trials_of(again.outcomes, N_LAYERS))
+        self.require_order_of_ranking(sampler, trials_of(again.outcomes, N_LAYERS))
 
-
-def require_order_of_ranking(sampler: Sampler, trials: Trials) -> None:
-    """The candidates that got through all rounds are the sampler's, in the order of the ranking."""
-    base = trials[Candidate.base(N_LAYERS).key]
-    order = rank(base, trials.values()).order
-    expected = [r.trial.candidate for r in order if r.n_rounds == len(ROUNDS)]
-    assert list(sampler.ranked(trials)) == expected
+    def require_order_of_ranking(self, sampler: Sampler, trials: Trials) -> None:
+        """Candidates that got through all rounds are the sampler's, in the order of the ranking."""
+        base = trials[Candidate.base(N_LAYERS).key]
+        order = rank(base, trials.values()).order
+        expected = [r.trial.candidate for r in order if r.n_rounds == len(ROUNDS)]
+        assert list(sampler.ranked(trials)) == expected

@@ -10,6 +10,7 @@ from rys_gguf import Model
 from rys_gguf.errors import RysError
 from rys_gguf.layers.schedule import Schedule
 from rys_gguf.runs.candidate import Candidate
+from rys_gguf.runs.trial import Trials
 from rys_gguf.search.job import Job
 from rys_gguf.search.samplers.base import Sampler
 from rys_gguf.search.samplers.find import make_sampler
@@ -17,12 +18,14 @@ from rys_gguf.search.samplers.grid import Grid
 from rys_gguf.search.samplers.halving import Halving
 from rys_gguf.search.samplers.listed import Listed
 from rys_gguf.search.samplers.rounds import Rounds, round_ends
+from rys_gguf.search.samplers.thompson import Thompson
 from rys_gguf.search.samplers.two_pass import TwoPass
 from rys_gguf.search.settings import SweepPlan
-from rys_gguf.search.space import Windows
+from rys_gguf.search.space import Windows, every
+from rys_gguf.stats.ranking import rank_smoothly
 from tests import tiny
 from tests.search.fakes import Planted, Window, trials_of, window_of
-from tests.search.sampler_contract import SamplerContract
+from tests.search.sampler_contract import N_LAYERS, SamplerContract
 
 
 class TestGrid(SamplerContract):
@@ -51,6 +54,25 @@ class TestTwoPass(SamplerContract):
     def make(self, windows: Windows, halving: Halving, folder: Path) -> TwoPass:
         """Windows of 4 layers, then of 2; with a period of 6 both are 6."""
         return TwoPass(windows, (4, 2), halving)
+
+
+class TestThompson(SamplerContract):
+    """Top-two Thompson sampling, with asks for about half of all rounds."""
+
+    def make(self, windows: Windows, halving: Halving, folder: Path) -> Thompson:
+        """Windows of two sizes."""
+        return Thompson(every(windows, (12, 18)), halving, 80, seed=3)
+
+    def require_order_of_ranking(self, sampler: Sampler, trials: Trials) -> None:
+        """Windows whose rounds all went well are the sampler's, in the order of the ranking."""
+        base = trials[Candidate.base(N_LAYERS).key]
+        order = rank_smoothly(base, trials.values()).order
+        expected = [
+            r.trial.candidate
+            for r in order
+            if all(result.is_ok for s, result in r.trial.results.items() if s.is_round)
+        ]
+        assert list(sampler.ranked(trials)) == expected
 
 
 # -- what each of them chooses -------------------------------------------------------------------
