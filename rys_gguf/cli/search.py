@@ -67,6 +67,7 @@ class SearchOptions:
     windows: Path | None
     sizes: tuple[int, ...]
     damp: float
+    sampler: str
     schedule: str
     finalists: int
     detect: float | None
@@ -81,7 +82,7 @@ class SearchOptions:
         from rys_gguf.search.settings import SweepPlan
 
         name = "list" if self.windows else self.plan_name
-        return SweepPlan(name, self.sizes, self.windows, self.damp)
+        return SweepPlan(name, self.sizes, self.windows, self.damp, self.sampler)
 
     @property
     def settings(self) -> Settings:
@@ -115,6 +116,12 @@ _search_options = handing_over(
         help="Window lengths in layers: of the first and the second pass, or all of the map.",
     ),
     damp_option,
+    click.option(
+        "--sampler", type=click.Choice(["halving", "thompson"]), default="halving",
+        show_default=True,
+        help="halving: rounds for ever fewer windows. thompson, with --plan map: items go to the "
+        "windows that may still be the best, and count for their neighbours.",
+    ),
     schedule_option,
     click.option(
         "--finalists", type=click.IntRange(1, 8), default=3, show_default=True,

@@ -21,6 +21,8 @@ from rys_gguf.runs.stage import Stage, Status
 from rys_gguf.text import printable, quoted
 
 SCHEMA = 1
+# The samplers that plans name.
+HALVING, THOMPSON = "halving", "thompson"
 # Of values without a type of their own: `identity`, `parsed` and `gold`.
 _MAX_DEPTH = 64
 
@@ -139,11 +141,15 @@ class IllegalWindow(Struct, frozen=True, kw_only=True):
 
 
 class PlanInfo(Struct, frozen=True, kw_only=True):
-    """The plan of a sweep as reports show it; `identity.settings` has all of it."""
+    """The plan of a sweep as reports show it; `identity.settings` has all of it.
+
+    `sampler` decides how candidates are ranked.
+    """
 
     name: Text = ""
     sizes: tuple[Layer, ...] = ()
     notes: tuple[Text, ...] = ()
+    sampler: Text = HALVING
 
 
 class Baseline(Struct, frozen=True, kw_only=True):

@@ -14,6 +14,7 @@ from rys_gguf.search.room import bytes_free, bytes_needed
 from rys_gguf.search.samplers.base import Sampler
 from rys_gguf.search.samplers.find import rounds_of, sampler_of
 from rys_gguf.search.samplers.rounds import Rounds
+from rys_gguf.search.samplers.thompson import Thompson
 from rys_gguf.search.settings import SweepRequest
 from rys_gguf.search.sized import sight_lines
 from rys_gguf.text import printable, size
@@ -44,8 +45,14 @@ def dry_lines(request: SweepRequest) -> Iterator[str]:
             f"{size(bytes_free(request.folder))} free in {printable(request.folder)}"
         )
     n = len(request.suites[0].items)
-    ends = ", ".join(map(str, rounds.ends))
-    yield f"items: {ends} of {n} in successive rounds; {rounds.n_finalists} finalists"
+    if isinstance(sampler, Thompson):
+        yield (
+            f"items: {sampler.n_asks:,} asked in all, {rounds.ends[0]} at a time, up to {n} of a "
+            f"window; {rounds.n_finalists} finalists"
+        )
+    else:
+        ends = ", ".join(map(str, rounds.ends))
+        yield f"items: {ends} of {n} in successive rounds; {rounds.n_finalists} finalists"
     yield from sight_lines(request)
     yield from _effort(request, sampler, rounds)
 
@@ -58,7 +65,12 @@ def _effort(request: SweepRequest, sampler: Sampler, rounds: Rounds) -> Iterator
     n_texts = len(TEXTS) * len(CUTS)
     passes, tokens = n_standing * n_texts, n_standing * _text_tokens()
     parts = [f"at most {n_standing} windows"]
-    for number, step in enumerate(rounds.steps, 1):
+    if isinstance(sampler, Thompson):
+        # A whole suite for each model: the base, and as many windows as the asks come to.
+        everything = Step(rounds.steps[0].stage, items=tuple(range(len(search))))
+        more = _cost(search, everything, 1 + -(-sampler.n_asks // len(search)))
+        passes, tokens = passes + more[0], tokens + more[1]
+    for number, step in enumerate(() if isinstance(sampler, Thompson) else rounds.steps, 1):
         if number > 1:
             n_standing = min(n_standing, rounds.n_kept(n_standing))
             parts.append(f"{n_standing} of them in round {number}")

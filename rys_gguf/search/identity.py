@@ -80,7 +80,12 @@ def run_info(
         identity=identity,
         rys_gguf=__version__,
         model=about,
-        plan=PlanInfo(name=request.plan.name, sizes=request.plan.sizes, notes=tuple(sampler.notes)),
+        plan=PlanInfo(
+            name=request.plan.name,
+            sizes=request.plan.sizes,
+            notes=tuple(sampler.notes),
+            sampler=request.plan.sampler,
+        ),
         families=tuple(sorted({item.family for item in suite.items})),
         illegal=sampler.first.illegal,
         baselines=_baselines(heldout, generate=request.settings.generate),

@@ -11,6 +11,7 @@ from rys_gguf.engines.base import EngineOptions
 from rys_gguf.files.text_file import read_text
 from rys_gguf.layers.schedule import Schedule
 from rys_gguf.probes.suite import Suite
+from rys_gguf.runs.records import HALVING
 from rys_gguf.runs.storage import digest
 
 
@@ -52,18 +53,23 @@ class Settings:
 class SweepPlan:
     """The windows to try: "two-pass" (two sizes), "map" (all of `sizes`) or "list" (of a file).
 
-    `damp` multiplies what their copies add to the residual stream.
+    `damp` multiplies what their copies add to the residual stream. `sampler` chooses what to ask of
+    them: "halving" or, for a map, "thompson".
     """
 
     name: str
     sizes: tuple[int, ...]
     windows: Path | None = None
     damp: float = 1.0
+    sampler: str = HALVING
 
     def as_json(self) -> dict[str, Any]:
         """The plan as plain values, part of a run's identity; a file counts by its content."""
         text = read_text(self.windows, "the windows") if self.windows else None
+        # Runs from before there was another sampler do not name theirs.
+        sampler = {} if self.sampler == HALVING else {"sampler": self.sampler}
         return {
+            **sampler,
             "name": self.name,
             "sizes": list(self.sizes) if self.windows is None else None,
             "windows": digest(text) if text is not None else None,

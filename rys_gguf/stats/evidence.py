@@ -8,10 +8,11 @@ from typing import Protocol
 
 from rys_gguf.errors import RysError
 from rys_gguf.runs.candidate import Candidate
-from rys_gguf.runs.records import ItemAnswer, RunInfo
+from rys_gguf.runs.records import THOMPSON, ItemAnswer, RunInfo
 from rys_gguf.runs.stage import FINAL, GENERATE, Stage
 from rys_gguf.runs.trial import Trial, Trials
 from rys_gguf.stats.pairs import Families, Field, pair
+from rys_gguf.stats.ranking import Ranking, rank, rank_smoothly
 
 
 class RunData(Protocol):
@@ -62,6 +63,11 @@ class Evidence:
         if not stage.is_look:
             return (stage,)
         return tuple(sorted({s for t in self.trials.values() for s in t.answers if s.is_look}))
+
+    def ranking(self) -> Ranking:
+        """The candidates as the run's own search ranks them."""
+        how = rank_smoothly if self.info.plan.sampler == THOMPSON else rank
+        return how(self.base, self.windows)
 
     def answers(self, key: str, stages: Iterable[Stage]) -> dict[str, ItemAnswer]:
         """A candidate's answers in some stages, by item."""

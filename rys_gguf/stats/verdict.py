@@ -45,7 +45,7 @@ from rys_gguf.stats.pairs import (
     parts_of,
     readable,
 )
-from rys_gguf.stats.ranking import Ranked, rank
+from rys_gguf.stats.ranking import Ranked
 
 BETTER, TRADE_OFF, NO_EVIDENCE, WORSE = "better", "trade-off", "no evidence", "worse"
 FORMAT_CHANGE = "format change"
@@ -242,7 +242,7 @@ def verdicts(evidence: Evidence) -> tuple[Verdict, ...]:
         judged = judge(shown, evidence.looks)
     else:
         judged = judge({key: [evidence.pairs(key, [stage])] for key in keys})
-    ranked = {r.trial.key: r for r in rank(evidence.base, evidence.windows).order}
+    ranked = {r.trial.key: r for r in evidence.ranking().order}
     # Equal ones stay in the order of the ranking; the log's may be another one in every run.
     keys = sorted(
         (key for key in dict.fromkeys((*ranked, *judged)) if key in judged),
@@ -285,7 +285,7 @@ def search_ranking(evidence: Evidence) -> SearchRanking:
     A noise line counts every ranked window, because choosing among many is what makes the best
     one look good. Overall, families have the ranking's weights.
     """
-    ranked = rank(evidence.base, evidence.windows).order
+    ranked = evidence.ranking().order
     pairs = {
         r.trial.key: readable(evidence.pairs(r.trial.key, r.stages, "soft_score")) for r in ranked
     }

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from rys_gguf import Model
-from rys_gguf.errors import RysError
+from rys_gguf.engines.base import EngineOptions
+from rys_gguf.errors import InvalidOptions, RysError
 from rys_gguf.layers.schedule import Schedule
+from rys_gguf.probes.suite import Suite
 from rys_gguf.runs.candidate import Candidate
+from rys_gguf.runs.records import THOMPSON
 from rys_gguf.runs.trial import Trials
 from rys_gguf.search.job import Job
 from rys_gguf.search.samplers.base import Sampler
-from rys_gguf.search.samplers.find import make_sampler
+from rys_gguf.search.samplers.find import make_sampler, rounds_of, sampler_of
 from rys_gguf.search.samplers.grid import Grid
 from rys_gguf.search.samplers.halving import Halving
 from rys_gguf.search.samplers.listed import Listed
-from rys_gguf.search.samplers.rounds import Rounds, round_ends
+from rys_gguf.search.samplers.rounds import Rounds, round_ends, small_ends
 from rys_gguf.search.samplers.thompson import Thompson
 from rys_gguf.search.samplers.two_pass import TwoPass
-from rys_gguf.search.settings import SweepPlan
+from rys_gguf.search.settings import Settings, SweepPlan, SweepRequest
 from rys_gguf.search.space import Windows, every
 from rys_gguf.stats.ranking import rank_smoothly
 from tests import tiny
-from tests.search.fakes import Planted, Window, trials_of, window_of
+from tests.search.fakes import Planted, Window, items, trials_of, window_of
 from tests.search.sampler_contract import N_LAYERS, SamplerContract
 
 
@@ -155,3 +159,40 @@ def test_rounds_grow_and_end_within_the_suite() -> None:
     rounds = Rounds((4, 10), keep=0.34, n_finalists=3)
     assert [step.items for step in rounds.steps] == [(0, 1, 2, 3), (4, 5, 6, 7, 8, 9)]
     assert (rounds.n_kept(100), rounds.n_kept(5)) == (34, 3)
+
+
+def test_thompson_asks_most_of_the_best_window_and_stops_at_its_asks(windows: Windows) -> None:
+    """A planted window and its neighbours get more items than the worst ones, which get eight."""
+    gains = {(i, i + 4): 0.1 - 0.04 * abs(i - 8) for i in range(13)}
+    rounds = Rounds(small_ends(120), n_finalists=2)
+    base = Candidate.base(16)
+    world = Planted(gains)
+    sampler = Thompson(every(windows, (4,)), Halving(base.key, rounds), 400, seed=1)
+    log = list(world.outcomes(Job(base, rounds.steps)))
+    while (batch := sampler.next(trials_of(log, 16))) is not None:
+        for job in batch.jobs:
+            log += world.outcomes(job)
+    trials = trials_of(log, 16)
+    asked = {t.candidate.windows: len(t.rounds) for t in trials.values() if t.key != base.key}
+    assert 400 <= 8 * sum(asked.values()) < 400 + 8
+    assert asked[((8, 12),)] > 2 * asked[((0, 4),)]
+    assert sampler.ranked(trials)[0].window == (8, 12)
+
+
+def test_thompson_goes_with_a_map_only(tmp_path: Path) -> None:
+    """The message says which plan to use; its asks are what halving would ask."""
+    suite = Suite(items(120, "s"))
+    path = tiny.write(tmp_path / "m.gguf", "llama", 16)
+    request = SweepRequest(
+        path, tmp_path / "run", SweepPlan("two-pass", (8, 4), sampler=THOMPSON), Settings(),
+        (suite, suite), EngineOptions(),
+    )  # fmt: skip
+    with Model(path) as model:
+        with pytest.raises(InvalidOptions, match="use --plan map"):
+            sampler_of(request, model)
+        of_map = replace(request, plan=SweepPlan("map", (2,), sampler=THOMPSON))
+        found = sampler_of(of_map, model)
+    assert isinstance(found, Thompson)
+    # 15 windows answer 16 items, and 6 of them 32 more.
+    assert found.n_asks == 15 * 16 + 6 * 32
+    assert rounds_of(of_map).ends[:2] == (8, 16)

@@ -2,35 +2,65 @@
 
 from __future__ import annotations
 
-from rys_gguf.errors import RysError
+import json
+import zlib
+from dataclasses import replace
+
+from rys_gguf.errors import InvalidOptions, RysError
 from rys_gguf.formats.model import Model
 from rys_gguf.runs.candidate import Candidate
+from rys_gguf.runs.records import THOMPSON
+from rys_gguf.search.identity import identity_of
 from rys_gguf.search.samplers.base import Sampler
 from rys_gguf.search.samplers.grid import Grid
 from rys_gguf.search.samplers.halving import Halving
 from rys_gguf.search.samplers.listed import Listed
-from rys_gguf.search.samplers.rounds import Rounds, round_ends
+from rys_gguf.search.samplers.rounds import Rounds, round_ends, small_ends
+from rys_gguf.search.samplers.thompson import Thompson
 from rys_gguf.search.samplers.two_pass import TwoPass
 from rys_gguf.search.settings import SweepPlan, SweepRequest
 from rys_gguf.search.space import Windows
 
 
 def rounds_of(request: SweepRequest) -> Rounds:
-    """The rounds of a sweep: they follow from the suite's length and the settings."""
+    """The rounds of a sweep: they follow from the suite's length, the sampler and the settings."""
+    if request.plan.sampler == THOMPSON:
+        ends = small_ends(len(request.suites[0].items))
+        return replace(_rounds_of_halving(request), ends=ends)
+    return _rounds_of_halving(request)
+
+
+def _rounds_of_halving(request: SweepRequest) -> Rounds:
     settings = request.settings
     ends = round_ends(len(request.suites[0].items), settings.shares)
     return Rounds(ends, settings.keep, settings.n_finalists)
 
 
 def sampler_of(request: SweepRequest, model: Model) -> Sampler:
-    """The sampler of a request. Raises RysError if there is no legal window to try."""
+    """The sampler of a request.
+
+    Raises InvalidOptions if plan and sampler do not go together, RysError if there is no legal
+    window to try.
+    """
+    plan = request.plan
     halving = Halving(Candidate.base(model.n_trunk).key, rounds_of(request))
-    windows = Windows(model, request.settings.schedule, request.plan.damp)
-    return make_sampler(request.plan, windows, halving)
+    windows = Windows(model, request.settings.schedule, plan.damp)
+    if plan.sampler != THOMPSON:
+        return make_sampler(plan, windows, halving)
+    if plan.name != "map":
+        raise InvalidOptions(
+            f"--sampler {THOMPSON} searches all windows of some sizes: use --plan map with it, "
+            f"without --windows"
+        )
+    chosen = make_sampler(plan, windows, halving).first
+    # As many as halving would ask of the same windows.
+    n_asks = _rounds_of_halving(request).n_asks(len(chosen.candidates))
+    identity = json.dumps(identity_of(model, request), sort_keys=True)
+    return Thompson(chosen, halving, n_asks, zlib.crc32(identity.encode()))
 
 
 def make_sampler(plan: SweepPlan, windows: Windows, halving: Halving) -> Sampler:
-    """The sampler of a plan. Raises RysError if it has no legal window to try."""
+    """The sampler that halves a plan's windows. Raises RysError if it has no legal one to try."""
     sampler: Sampler
     if plan.windows is not None:
         sampler = Listed(windows, plan.windows, halving)

@@ -11,6 +11,8 @@ from rys_gguf.search.job import Step
 
 # A round of fewer items than this would rank candidates by chance.
 _LEAST_ITEMS = 16
+# Where a window's neighbours count as well, fewer do.
+_SMALL = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,14 @@ class Rounds:
         """How many of so many candidates go on to the next round."""
         return max(self.n_finalists, math.ceil(n_candidates * self.keep))
 
+    def n_asks(self, n_candidates: int) -> int:
+        """How many items so many candidates answer if none is dropped or fails."""
+        n_asks = 0
+        for step in self.steps:
+            n_asks += n_candidates * len(step.items)
+            n_candidates = min(n_candidates, self.n_kept(n_candidates))
+        return n_asks
+
 
 def round_ends(n_items: int, shares: Sequence[float]) -> tuple[int, ...]:
     """The number of a suite's items that have been asked after each round.
@@ -51,3 +61,11 @@ def round_ends(n_items: int, shares: Sequence[float]) -> tuple[int, ...]:
     least = [_LEAST_ITEMS * 3**n for n in range(len(shares))]
     ends = (max(round(n_items * s), m) for s, m in zip(shares, least, strict=True))
     return tuple(sorted({min(n_items, end) for end in ends}))
+
+
+def small_ends(n_items: int) -> tuple[int, ...]:
+    """The ends of small rounds, as many as it takes to ask all items.
+
+    small_ends(20) == (8, 16, 20)
+    """
+    return (*range(_SMALL, n_items, _SMALL), n_items)
