@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from rys_gguf.report.content import Content
     from rys_gguf.runs.storage import Run
     from rys_gguf.search.executors.base import MakeExecutor
-    from rys_gguf.search.settings import Settings, SweepPlan
+    from rys_gguf.search.settings import SweepPlan, SweepRequest
 
 _REPORT_PACKAGES = ("jinja2", "matplotlib", "msgspec", "scipy")
 
@@ -84,19 +84,29 @@ class SearchOptions:
         name = "list" if self.windows else self.plan_name
         return SweepPlan(name, self.sizes, self.windows, self.damp, self.sampler)
 
-    @property
-    def settings(self) -> Settings:
-        """What else decides the result."""
-        from rys_gguf.search.settings import Settings
+    def request(
+        self, model: Path, folder: Path, items: SuiteOptions, engine: EngineOptions
+    ) -> SweepRequest:
+        """The sweep that is asked for, with its items."""
+        from rys_gguf.search.settings import Settings, SweepRequest
+        from rys_gguf.search.sized import require_generated, sized
+        from rys_gguf.stats.looks import looks_at
 
-        return Settings(
+        suites = choose_suites(model, items)
+        if self.detect is not None:
+            require_generated(items)
+            suites = suites[0], sized(suites[1], self.detect / 100, self.finalists, items.seed)
+        settings = Settings(
             schedule=Schedule(self.schedule),
             n_finalists=self.finalists,
             max_divergence=self.max_divergence,
             min_agreement=self.min_agreement,
             generate=self.generate,
             preflight=not self.no_preflight,
+            looks=looks_at(len(suites[1].items)),
         )
+        command = shlex.join(["rys-gguf", *sys.argv[1:]])
+        return SweepRequest(model, folder, self.plan, settings, suites, engine, command)
 
 
 _search_options = handing_over(
@@ -265,22 +275,13 @@ def sweep(
     from rys_gguf.cli.best import conclude
     from rys_gguf.search.dry_run import dry_lines
     from rys_gguf.search.identity import kind_of
-    from rys_gguf.search.settings import SweepRequest
-    from rys_gguf.search.sized import require_generated, sized
     from rys_gguf.search.study import run_sweep
-    from rys_gguf.stats.looks import looks_at
 
     if workers.ray is not None:
         require("--ray", "ray")
     folder = run_options.folder(model)
     best_folder = run_options.best_folder(model)
-    suites = choose_suites(model, items)
-    if search.detect is not None:
-        require_generated(items)
-        suites = suites[0], sized(suites[1], search.detect / 100, search.finalists, items.seed)
-    settings = replace(search.settings, looks=looks_at(len(suites[1].items)))
-    command = shlex.join(["rys-gguf", *sys.argv[1:]])
-    request = SweepRequest(model, folder, search.plan, settings, suites, engine, command)
+    request = search.request(model, folder, items, engine)
     if run_options.dry_run:
         echo(dry_lines(request))
         return
