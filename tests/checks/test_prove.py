@@ -470,7 +470,7 @@ def test_a_model_without_a_next_token_is_one_message(tmp_path: Path, arch: str) 
     assert run("apply", source, "--blocks", "2,4", "-o", out).returncode == 0
     commands = [
         ("smoke", out),
-        ("probe", source),
+        *([("probe", source)] if arch == "bert" else []),
         ("sweep", source, "--sizes", "2,1", "-o", tmp_path / "run"),
         *([] if ARCHITECTURES[arch].unprovable else [("prove", out, "--source", source)]),
     ]

@@ -141,7 +141,7 @@ def variants(data: st.DataObject, base: Path, folder: Path) -> Iterator[Path]:
 
 
 @pytest.mark.no_cover  # many times the same lines, which would take three times as long
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(data=st.data())
 def test_any_chain_verifies_and_comes_back(bases: list[Path], data: st.DataObject) -> None:
     """Each verifies against every model before it, and gives it back or says what it lacks."""
@@ -476,7 +476,7 @@ def twice(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "twice.gguf"
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(
     record=st.dictionaries(st.sampled_from(RECORD), values("<"), min_size=1, max_size=4),
     to_base=st.booleans(),

@@ -15,13 +15,8 @@ IDS = {
     "quick heldout 0": "4a70e0109bbe5ee9 4d915ca0960a6f0b 640403694b20c64a 6738add735fce695",
     "quick heldout 1": "b2bc40495db54578 6361c9ac28abebc2 4ad47b9c0f7a473c 797671e3bd47a720",
     "standard search 0": "7130ac62147dd4b6 a8a5eee7c906c5be 9aab58063e57ba0a 41816cf23704b58f",
-    "standard search 1": "600ffd24356fc851 aec282c78cab749f d924cb4b1dec4a12 fd3d186806d4ec8b",
     "standard heldout 0": "7b79fa651ea5c1c4 9725323ecc9ce4e5 651cbc54eca4ccb9 3c2cb64781668430",
-    "standard heldout 1": "9e60ae610d2eaf41 a1a3252170c584aa cebc0d5c950c7808 21c7282a3bfdab60",
-    "validate search 0": "5d60cc4c8261ba1e 47476aa538329285 fb4fc231de7dde1d bb6b0968721787bd",
-    "validate search 1": "1c8507722a3b70f5 930d8a8f87cd29a3 b04e6965d3fac0a5 ae109d5275f59c3f",
     "validate heldout 0": "d77ad362dd43ca85 efd47f99952bae14 ea7b5658558e68e4 a3309aa89238a306",
-    "validate heldout 1": "a35abd0046715057 ff3a1256f6eb599a 2ed9ad65b4aa8e52 f1570ef936e858ca",
 }  # fmt: skip
 
 

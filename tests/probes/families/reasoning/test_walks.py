@@ -33,7 +33,7 @@ def test_navigate_by_walking() -> None:
 def test_parity_does_not_give_a_walk_away(level: int, turning: bool) -> None:
     """The parity of all steps, or of those on one axis without turns, does not tell the answer."""
     right: Counter[str] = Counter()
-    walks = [i for i in made("navigate", level, 600) if ("Turn" in i.question) is turning]
+    walks = [i for i in made("navigate", level, 300) if ("Turn" in i.question) is turning]
     for item in walks:
         told = re.findall(r"Take (\d+) steps?(?: (\w+))?\.", item.question)
         for way, sides in (
