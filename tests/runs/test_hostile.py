@@ -53,7 +53,7 @@ BAD = [
     *((RESULTS, f"{name}.math", value)
       for name in ("scores", "credits") for value in ("1.01", "-301", HUGE, "null", "NaN")),
     *((RESULTS, "stage", value) for value in (
-        '"round' + "9" * 5000 + '"', '"round0"', '"round"', '"round01"', '"final2"', '"x"', "7",
+        '"round' + "9" * 5000 + '"', '"round0"', '"round"', '"round01"', '"final02"', '"x"', "7",
         '"round\u0661"', "null")),
     *((RESULTS, "status", value) for value in ('"fine"', "null", "0")),
     *((RESULTS, "candidate", value) for value in (
