@@ -64,6 +64,15 @@ def test_nobody_came_for_it(model: Path) -> None:
     assert not is_there(pid)
 
 
+def test_a_block_within_a_block_ends_none(model: Path) -> None:
+    """Whoever comes after the inner block goes on with the session; the outer one ends it."""
+    with sessions_kept():
+        with sessions_kept():
+            pid = pid_of_engine(model)
+        assert pid_of_engine(model) == pid
+    assert not is_there(pid)
+
+
 def test_one_that_failed_is_not_kept(model: Path) -> None:
     """Its process ends with its block."""
     with sessions_kept():

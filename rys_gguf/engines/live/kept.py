@@ -11,6 +11,7 @@ from rys_gguf.engines.base import EngineOptions
 from rys_gguf.engines.live.session import Session
 
 _kept: dict[tuple[Path, EngineOptions], Session] = {}
+_blocks: list[object] = []  # those of `sessions_kept` that are open
 
 
 def take_session(model: str | os.PathLike[str], options: EngineOptions) -> Session:
@@ -28,9 +29,14 @@ def keep_session(session: Session) -> None:
 
 @contextlib.contextmanager
 def sessions_kept() -> Iterator[None]:
-    """A block, or a function, in which sessions may be kept; those that nobody took end with it."""
+    """A block, or a function, in which sessions may be kept.
+
+    Those that nobody took end with it, or with the outermost of such blocks.
+    """
+    _blocks.append(object())
     try:
         yield
     finally:
-        while _kept:
+        _blocks.pop()
+        while _kept and not _blocks:
             _kept.popitem()[1].close()
