@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from rys_gguf.patch.undo import Undo, plan_undo, unapply
     from rys_gguf.patch.writer import Written, write_plan
     from rys_gguf.probes.choose import SuiteOptions, choose_suites
+    from rys_gguf.probes.levels import FamilyLevel, find_levels
     from rys_gguf.probes.run import run_probe
     from rys_gguf.probes.suite import Suite, build_suite
     from rys_gguf.probes.summary import summarise
@@ -99,6 +100,7 @@ _HOMES = {
     "EngineFailed": "errors",
     "EngineOptions": "engines.base",
     "Evidence": "stats.evidence",
+    "FamilyLevel": "probes.levels",
     "Generation": "engines.base",
     "HeaderDiff": "patch.diff",
     "InvalidGGUF": "errors",
@@ -145,6 +147,7 @@ _HOMES = {
     "encode_scan": "runs.scan",
     "export_study": "report.optuna_study",
     "find_engine": "engines.find",
+    "find_levels": "probes.levels",
     "find_problems": "checks.verify",
     "judge_smoke": "checks.smoke:compare",
     "local_executor": "search.executors.local:factory",
@@ -180,6 +183,7 @@ __all__ = [
     "EngineFailed",
     "EngineOptions",
     "Evidence",
+    "FamilyLevel",
     "Generation",
     "HeaderDiff",
     "InvalidGGUF",
@@ -227,6 +231,7 @@ __all__ = [
     "encode_scan",
     "export_study",
     "find_engine",
+    "find_levels",
     "find_problems",
     "judge_smoke",
     "local_executor",

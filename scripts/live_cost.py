@@ -302,10 +302,9 @@ def requests(args: argparse.Namespace) -> dict[str, SweepRequest]:
     model = args.model.resolve()
     families = tuple(args.families.split(","))
     suites = choose_suites(
-        model,
         SuiteOptions(
             suite_size=args.suite_size, families=families, levels=((families, args.level),)
-        ),
+        )
     )
     sizes = args.sizes or ("4" if args.windows else "8,4")
     plan = SweepPlan(args.plan, tuple(int(size) for size in sizes.split(",")))

@@ -25,7 +25,14 @@ COUNTERPARTS = {
     "export": ["Run", "encode_scan", "export_study", "scan_of"],
     "inspect": ["Model", "describe"],
     "plan": ["LayerMap", "Model", "Schedule", "make_plan"],
-    "probe": ["EngineOptions", "choose_suites", "find_engine", "run_probe", "summarise"],
+    "probe": [
+        "EngineOptions",
+        "choose_suites",
+        "find_engine",
+        "find_levels",
+        "run_probe",
+        "summarise",
+    ],
     "prove": ["EngineOptions", "VariantPair", "find_engine", "prove", "resolve_layer_map"],
     "report": ["Evidence", "Run", "text_report", "verdicts", "write_report"],
     "smoke": ["EngineOptions", "find_engine", "judge_smoke", "run_smoke"],
@@ -136,7 +143,7 @@ def test_a_sweep_needs_nothing_but_its_request(tmp_path: Path) -> None:
         folder=tmp_path / "run",
         plan=rys_gguf.SweepPlan("list", (), windows),
         settings=rys_gguf.SweepSettings(max_divergence=99, min_agreement=0, preflight=False),
-        suites=rys_gguf.choose_suites(model, rys_gguf.SuiteOptions(suite=suite)),
+        suites=rys_gguf.choose_suites(rys_gguf.SuiteOptions(suite=suite)),
         options=rys_gguf.EngineOptions(binary=rys_gguf.find_engine(), n_threads=1),
     )
     assert any("blocks:2,4" in line for line in rys_gguf.describe_sweep(request))

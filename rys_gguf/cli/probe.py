@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
 from rys_gguf.checks.self_test import choose_kind
+from rys_gguf.cli.levels import ask_levels, assume_levels, assumption
 from rys_gguf.cli.options import (
     FILE,
     MODEL,
@@ -23,6 +24,7 @@ from rys_gguf.cli.output import TextOutput, echo, echo_json, say
 from rys_gguf.cli.progress import Progress
 from rys_gguf.cli.suite import preflight_option, probe_suite_options
 from rys_gguf.engines.base import EngineOptions
+from rys_gguf.engines.live.kept import sessions_kept
 from rys_gguf.errors import InvalidOptions, RysError
 from rys_gguf.probes.ask import Answer
 from rys_gguf.probes.choose import SuiteOptions, choose_suites
@@ -55,17 +57,22 @@ class _ProbeOutput:
     force: bool
     as_json: bool
 
-    def answers(self, model: Path, own_suite: Path | None, suite: Suite) -> TextOutput:
-        """The file for all answers, once it is clear that it and the suite's can be written."""
-        inputs = [model] if own_suite is None else [model, own_suite]
-        default = model.with_name(model.name + ".probe.jsonl")
+    def answers(self, inputs: Sequence[Path]) -> TextOutput:
+        """The file for all answers of the model that is the first input, once it can be written."""
+        default = inputs[0].with_name(inputs[0].name + ".probe.jsonl")
         if self.output is None:
             output = TextOutput.default(default, inputs, _is_answers, force=self.force)
         else:
             output = TextOutput.named(self.output, inputs, force=self.force, default=default)
         output.require()
-        if self.save_suite is not None:
-            TextOutput.named(self.save_suite, inputs, force=self.force).write(dump(suite.items))
+        return output
+
+    def items(self, inputs: Sequence[Path]) -> TextOutput | None:
+        """The file for the items, if there is to be one, once it can be written."""
+        if self.save_suite is None:
+            return None
+        output = TextOutput.named(self.save_suite, inputs, force=self.force)
+        output.require()
         return output
 
     def show(self, model: Path, suite: Suite, answers: Sequence[Answer], path: Path) -> None:
@@ -169,13 +176,17 @@ def probe(
         if code := run_harness(model, harness.tasks, engine, harness.task_arguments):
             raise RysError(f"lm_eval ended with exit code {code}; its output is above")
         return
-    suite = _suite(model, items, method)
+    suite = _suite(assume_levels(items), method)
     if method.dry_run:
-        _show_suite(suite, as_json=write.as_json)
+        _show_suite(suite, assumption(items), as_json=write.as_json)
         return
-    output = write.answers(model, items.suite, suite)
-    with Progress(log_file) as progress:
+    inputs = [model] if items.suite is None else [model, items.suite]
+    output, saved = write.answers(inputs), write.items(inputs)
+    with sessions_kept(), Progress(log_file) as progress:
         engine = choose_kind(model, engine, progress.say)
+        suite = _suite(ask_levels(model, items, engine, progress), method)
+        if saved is not None:
+            saved.write(dump(suite.items))
         progress.begin("probe", len(suite.items), "item")
         answers = run_probe(
             model, engine, suite.items,
@@ -188,9 +199,9 @@ def probe(
             say(note)
 
 
-def _suite(model: Path, items: SuiteOptions, method: _Method) -> Suite:
+def _suite(items: SuiteOptions, method: _Method) -> Suite:
     if items.suite is None:
-        search, heldout = choose_suites(model, items)
+        search, heldout = choose_suites(items)
         return heldout if method.heldout else search
     if method.heldout:
         raise InvalidOptions(
@@ -199,7 +210,9 @@ def _suite(model: Path, items: SuiteOptions, method: _Method) -> Suite:
     return Suite.read(items.suite)
 
 
-def _show_suite(suite: Suite, *, as_json: bool) -> None:
+def _show_suite(suite: Suite, notes: Iterable[str], *, as_json: bool) -> None:
+    for note in notes:
+        say(note)
     statistics = suite.statistics()
     if as_json:
         echo_json(statistics)

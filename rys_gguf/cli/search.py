@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from rys_gguf.cli.levels import ask_levels, assume_levels, assumption
 from rys_gguf.cli.options import (
     FILE,
     MODEL,
@@ -92,7 +93,7 @@ class SearchOptions:
         from rys_gguf.search.sized import require_generated, sized
         from rys_gguf.stats.looks import looks_at
 
-        suites = choose_suites(model, items)
+        suites = choose_suites(items)
         if self.detect is not None:
             require_generated(items)
             suites = suites[0], sized(suites[1], self.detect / 100, self.finalists, items.seed)
@@ -273,6 +274,7 @@ def sweep(
     """
     from rys_gguf.checks.self_test import choose_kind
     from rys_gguf.cli.best import conclude
+    from rys_gguf.engines.live.kept import sessions_kept
     from rys_gguf.search.dry_run import dry_lines
     from rys_gguf.search.identity import kind_of
     from rys_gguf.search.study import run_sweep
@@ -281,16 +283,17 @@ def sweep(
         require("--ray", "ray")
     folder = run_options.folder(model)
     best_folder = run_options.best_folder(model)
-    request = search.request(model, folder, items, engine)
+    items = _with_levels_of_run(items, folder)
+    request = search.request(model, folder, assume_levels(items), engine)
     if run_options.dry_run:
-        echo(dry_lines(request))
+        echo([*assumption(items), *dry_lines(request)])
         return
     when_stopped("run the same command again to continue")
-    with Progress(run_options.log_file) as progress:
+    with sessions_kept(), Progress(run_options.log_file) as progress:
         # A run goes on with the kind of engine that it was begun with.
         kind = kind_of(folder) if engine.kind == AUTO else None
         engine = choose_kind(model, replace(engine, kind=kind or engine.kind), progress.say)
-        request = replace(request, options=engine)
+        request = _with_asked_levels(replace(request, options=engine), search, items, progress)
         run = run_sweep(
             request, workers.executor(engine), progress, retry_failed=run_options.retry_failed
         )
@@ -346,6 +349,31 @@ def compare(run_a: Path, run_b: Path, as_json: bool) -> None:
         echo_json(comparison.as_json())
     else:
         echo(comparison_lines(comparison))
+
+
+def _with_levels_of_run(items: SuiteOptions, folder: Path) -> SuiteOptions:
+    """The items with the levels of the run in a folder: it goes on with what it was begun with."""
+    from rys_gguf.search.identity import levels_of
+
+    if not items.without_level or (levels := levels_of(folder)) is None:
+        return items
+    # A family that the run lacks makes this another run at any level.
+    return assume_levels(items.with_levels(levels))
+
+
+def _with_asked_levels(
+    request: SweepRequest, search: SearchOptions, items: SuiteOptions, progress: Progress
+) -> SweepRequest:
+    """The request with items of the levels that its model was asked for."""
+    from rys_gguf.formats.model import Model
+    from rys_gguf.search.samplers.find import sampler_of
+
+    if not items.without_level:
+        return request
+    with Model(request.model) as opened:
+        sampler_of(request, opened)  # refuses windows before the model is asked anything
+    items = ask_levels(request.model, items, request.options, progress)
+    return search.request(request.model, request.folder, items, request.options)
 
 
 def _show_report(run: Run) -> Content:

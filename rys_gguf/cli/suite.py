@@ -48,8 +48,8 @@ def _suite_options(default_size: str) -> tuple[Decorator[Any], ...]:
         ),
         click.option(
             "--level", "levels", type=Parsed("level", _level), multiple=True,
-            help=f"Difficulty 0 to {LEVELS[-1]}, of all families or of one (math=2).  [default: by "
-            "the model's number of parameters]",
+            help=f"Difficulty 0 to {LEVELS[-1]}, of all families or of one (math=2).  "
+            "[default: where the model is right about half of the time]",
         ),
         click.option(
             "--seed", type=click.IntRange(0), default=0, show_default=True,

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rys_gguf.errors import InvalidOptions, RysError
-from rys_gguf.formats.model import Model
-from rys_gguf.probes.names import FAMILIES, HELDOUT_SIZES, SIZES, level_for
+from rys_gguf.probes.names import FAMILIES, HELDOUT_SIZES, SIZES
 from rys_gguf.probes.suite import Suite, build_suite
 from rys_gguf.text import printable
 
@@ -17,9 +16,9 @@ from rys_gguf.text import printable
 class SuiteOptions:
     """Which items to ask: those of the file `suite`, or generated ones.
 
-    `levels` pairs families with a level; later pairs win, and families without one are asked the
-    level that fits the model's size. `heldout` is a file as well and needs `suite`. `controls` are
-    families that only the held-out suite holds.
+    `levels` pairs families with a level; later pairs win, and every generated family needs one.
+    `heldout` is a file as well and needs `suite`. `controls` are families that only the held-out
+    suite holds.
     """
 
     suite: Path | None = None
@@ -30,11 +29,28 @@ class SuiteOptions:
     heldout: Path | None = None
     controls: tuple[str, ...] = ()
 
+    @property
+    def level_of(self) -> dict[str, int]:
+        """The levels by family."""
+        return {name: level for names, level in self.levels for name in names}
 
-def choose_suites(model: str | os.PathLike[str], options: SuiteOptions) -> tuple[Suite, Suite]:
+    @property
+    def without_level(self) -> tuple[str, ...]:
+        """The families whose items are generated and whose level is still to be found."""
+        generated = (*self.families, *self.controls) if self.suite is None else ()
+        return tuple(family for family in generated if family not in self.level_of)
+
+    def with_levels(self, found: Mapping[str, int]) -> SuiteOptions:
+        """The same with these levels for the families that have none."""
+        new = [((family,), found[family]) for family in self.without_level if family in found]
+        return replace(self, levels=(*self.levels, *new))
+
+
+def choose_suites(options: SuiteOptions) -> tuple[Suite, Suite]:
     """The suite to search with and the held-out one, which share no question.
 
-    Raises InvalidOptions if options do not go together, RysError if a file has unusable items.
+    Raises InvalidOptions if options do not go together or a family has no level, RysError if a
+    file has unusable items.
     """
     if options.suite is not None:
         if options.controls:
@@ -48,7 +64,7 @@ def choose_suites(model: str | os.PathLike[str], options: SuiteOptions) -> tuple
         raise InvalidOptions(
             f"--control {','.join(sorted(both))}: is in --families as well, so the search asks it"
         )
-    return _generated_suites(model, options)
+    return _generated_suites(options)
 
 
 def _own_suites(path: Path, heldout: Path | None) -> tuple[Suite, Suite]:
@@ -69,18 +85,21 @@ def _own_suites(path: Path, heldout: Path | None) -> tuple[Suite, Suite]:
     return own, held
 
 
-def _generated_suites(model: str | os.PathLike[str], options: SuiteOptions) -> tuple[Suite, Suite]:
-    with Model(model) as opened:
-        usual = level_for(sum(t.n_elements for t in opened.header.tensors))
+def _generated_suites(options: SuiteOptions) -> tuple[Suite, Suite]:
+    if options.without_level:
+        raise InvalidOptions(
+            f"no level of {', '.join(options.without_level)}: give one, or take what find_levels "
+            f"finds for the model"
+        )
     everything = (*options.families, *options.controls)
-    levels = dict.fromkeys(everything, usual)
-    for names, level in options.levels:
-        levels |= dict.fromkeys((name for name in names if name in everything), level)
     search, heldout = (
-        build_suite(levels=levels, seed=options.seed, split=split, families=families, counts=counts)
+        build_suite(
+            levels=options.level_of, seed=options.seed, split=split, families=families,
+            counts=counts,
+        )
         for split, families, counts in (
             ("search", options.families, SIZES[options.suite_size]),
             ("heldout", everything, HELDOUT_SIZES[options.suite_size]),
         )
-    )
+    )  # fmt: skip
     return search, heldout

@@ -20,9 +20,6 @@ LEVELS = tuple(range(8))
 # names a candidate in the same files of a run, has 2,100 at most.
 MAX_NAME = 4096
 
-# A model with this many parameters or more is asked level 1, 2, 3.
-_LEVEL_LIMITS = (500_000_000, 3_000_000_000, 20_000_000_000)
-
 
 def n_items(size: str) -> int:
     """The number of items in a suite of that size with all families.
@@ -30,11 +27,3 @@ def n_items(size: str) -> int:
     n_items("quick") == 136
     """
     return sum(SIZES[size].values())
-
-
-def level_for(n_parameters: int) -> int:
-    """The difficulty at which a model of that size probably neither guesses nor knows everything.
-
-    level_for(135_000_000) == 0
-    """
-    return sum(n_parameters >= limit for limit in _LEVEL_LIMITS)

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from rys_gguf.engines.base import LIVE, Engine, EngineOptions
-from rys_gguf.engines.find import open_engine
+from rys_gguf.engines.find import open_kept_engine
+from rys_gguf.engines.live.kept import sessions_kept
 from rys_gguf.engines.template import has_template
 from rys_gguf.probes.ask import Answer, answer_all, answer_line, ask_all
 from rys_gguf.probes.item import Item
@@ -19,6 +20,7 @@ from rys_gguf.probes.score import best_constant
 _TOGETHER = 32
 
 
+@sessions_kept()
 def run_probe(
     model: Path,
     options: EngineOptions,
@@ -34,7 +36,7 @@ def run_probe(
     preflight finds that the answers could show nothing, EngineFailed if an answer did not come.
     """
     chats = has_template(model, options)
-    with open_engine(model, options) as engine:
+    with open_kept_engine(model, options) as engine:
         asking = _asking_in_words if generate else _asking_quickly
         ask_some = asking(engine, items, chats=chats, preflight=preflight)
         answers: list[Answer] = []

@@ -7,12 +7,14 @@ from typing import Any
 
 from rys_gguf._version import __version__
 from rys_gguf.engines.base import LIVE, SERVER, EngineOptions
+from rys_gguf.errors import InvalidSuite
 from rys_gguf.formats.model import Model
 from rys_gguf.layers.carry import ModelRules
 from rys_gguf.probes.families import emotions
+from rys_gguf.probes.names import LEVELS
 from rys_gguf.probes.suite import Suite
 from rys_gguf.runs.records import MAX_COMMAND, Baseline, ModelInfo, PlanInfo, RunInfo
-from rys_gguf.runs.storage import INFO, read_info
+from rys_gguf.runs.storage import HELDOUT, INFO, read_info
 from rys_gguf.search.samplers.base import Sampler
 from rys_gguf.search.settings import SweepRequest
 
@@ -55,6 +57,20 @@ def kind_of(folder: Path) -> str | None:
     engine = read_info(folder).identity.get("engine")
     is_live = isinstance(engine, dict) and engine.get("kind") == LIVE
     return LIVE if is_live else SERVER
+
+
+def levels_of(folder: Path) -> dict[str, int] | None:
+    """The level of each family of the run in a folder; None if there is no run.
+
+    Raises InvalidSuite if its held-out items cannot be read.
+    """
+    if not (folder / INFO).exists():
+        return None
+    try:
+        items = Suite.read(folder / HELDOUT).items
+    except InvalidSuite as e:
+        raise InvalidSuite(f"{e}; to continue the run all the same, give its --level") from e
+    return {item.family: item.level for item in items if item.level in LEVELS}
 
 
 def model_info(model: Model, path: Path) -> ModelInfo:

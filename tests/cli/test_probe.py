@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,10 @@ from tests.cli.calls import ONE_THREAD, data, done, refused
 
 def test_dry_run_shows_the_items(model: Path) -> None:
     """Without an answer, as a table and as JSON; held-out items are others."""
-    text = done("probe", model, "--dry-run", "--families", "math").stdout
-    assert "math sum" in text
-    assert "reasoning" not in text
+    shown = done("probe", model, "--dry-run", "--families", "math")
+    assert "math sqrt" in shown.stdout
+    assert "reasoning" not in shown.stdout
+    assert "note: math: level 2 is assumed; the model is first asked" in shown.stderr
     rows = data("probe", model, "--dry-run", "--level", "math=2", "--level", "0")
     assert {row["level"] for row in rows} == {0}
     assert list(model.parent.iterdir()) == [model]
@@ -54,11 +56,18 @@ def test_options_that_do_not_go_together(model: Path, suite: Path) -> None:
 
 
 def test_a_model_at_chance_is_measured_all_the_same(model: Path, tmp_path: Path) -> None:
-    """A note says what a sweep would make of it; the exit code is that of a success."""
-    result = done("probe", model, "--families", "math", "--log-file", tmp_path / "log", *ONE_THREAD)
+    """Notes say that no level fits and what a sweep would do, and the exit code is 0."""
+    args: list[str | Path] = ["probe", model, "--families", "math", *ONE_THREAD]
+    result = done(*args, "--log-file", tmp_path / "log")
+    assert re.search(r"levels: math 0 \(skill -?0\.\d\d\); 120 items in \d+ s", result.stderr)
+    assert "note: math: no level fits this model" in result.stderr
+    assert "to ask these levels again: --level math=0\n" in result.stderr
     assert "a sweep would refuse this suite on this model:" in result.stderr
     assert result.stdout.startswith("family")
     assert "probe: 32 items done" in (tmp_path / "log").read_text()
+    again = done(*args, "--level", "math=0")
+    assert again.stdout == result.stdout
+    assert "levels:" not in again.stderr
 
 
 def test_a_folder_under_the_default_name_is_refused(model: Path, suite: Path) -> None:

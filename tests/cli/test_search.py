@@ -20,6 +20,7 @@ def test_dry_run_lists_candidates_and_costs(model: Path) -> None:
     """The candidates and their cost are shown before anything runs."""
     args = ["--plan", "map", "--sizes", "2", "--families", "math"]
     text = done("sweep", model, *args, "--dry-run").stdout
+    assert text.startswith("note: math: level 2 is assumed; the model is first asked which ")
     assert "blocks:0,2, blocks:1,3" in text
     assert "working file" in text
     assert list(model.parent.iterdir()) == [model]
@@ -58,6 +59,32 @@ def test_a_sweep_ends_in_its_verdict(model: Path, suite: Path, tmp_path: Path) -
         .startswith("m.gguf  run ")
     )
     assert (tmp_path / "report" / "report.html").is_file()
+
+
+def test_a_sweep_asks_the_model_for_its_levels_once(model: Path, tmp_path: Path) -> None:
+    """A run that goes on keeps those that it was begun with, and has no other ones."""
+    windows = tmp_path / "windows.txt"
+    windows.write_text("blocks:2,4\n")
+    args: list[str | Path] = ["sweep", model, "--windows", windows, *ONE_THREAD]
+    args += ["--families", "math", "--suite-size", "quick", "--no-preflight"]
+    args += ["--max-divergence", "99", "--min-agreement", "0"]
+    first = done(*args)
+    assert "levels: math 0 (skill" in first.stderr
+    assert "to ask these levels again: --level math=0\n" in first.stderr
+    again = done(*args)
+    assert again.stdout == first.stdout
+    assert "levels" not in again.stderr
+    assert done(*args, "--level", "0").stdout == first.stdout
+    assert "is assumed" not in done(*args, "--dry-run").stdout
+    assert "holds a different run: suite is" in refused(*args, "--level", "1")
+    assert "holds a different run: suite is" in refused(*args, "--families", "eq")
+    heldout = Path(f"{model}.sweep", "heldout.jsonl")
+    heldout.write_text(heldout.read_text().replace('"level": 0', '"level": 9', 1))
+    assert done(*args).stdout == first.stdout
+    heldout.write_text("[]")
+    message = refused(*args)
+    assert "heldout.jsonl, line 1: expected an object" in message
+    assert "to continue the run all the same, give its --level" in message
 
 
 @pytest.mark.parametrize(

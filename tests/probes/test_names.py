@@ -1,11 +1,11 @@
-"""Names of suites: their sums and levels, and that they import nothing heavy."""
+"""Names of suites: their sums, and that they import nothing heavy."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 
-from rys_gguf.probes.names import FAMILIES, SIZES, level_for, n_items
+from rys_gguf.probes.names import FAMILIES, SIZES, n_items
 from rys_gguf.probes.suite import GENERATORS
 
 
@@ -14,11 +14,6 @@ def test_sizes_add_up() -> None:
     assert [n_items(size) for size in SIZES] == [136, 312, 616]
     assert all(tuple(counts) == FAMILIES for counts in SIZES.values())
     assert tuple(GENERATORS) == FAMILIES
-
-
-def test_levels_follow_the_number_of_parameters() -> None:
-    """A tiny, a small, a middle and a large model get levels 0 to 3."""
-    assert [level_for(int(n)) for n in (1.3e8, 1e9, 9e9, 3e10)] == [0, 1, 2, 3]
 
 
 def test_the_names_cost_no_import_of_a_model() -> None:

@@ -255,7 +255,8 @@ def test_wrong_calls_are_one_message(job: list[str | Path], tmp_path: Path) -> N
     assert run(*held, tmp_path / "other.jsonl").returncode == 0
     detect = run("sweep", source, "--suite", own, "--detect", "3")
     assert "--detect sizes generated items" in detect.stderr
-    sees = run("sweep", source, "--families", "eq", "--detect", "30", "--dry-run").stdout
+    eq = ("--families", "eq", "--level", "0")
+    sees = run("sweep", source, *eq, "--detect", "30", "--dry-run").stdout
     assert "sees: in four sweeps out of five a true gain of 28" in sees
     assert "two sizes" in fails("sweep", source, "--sizes", "2", "--dry-run")
     too_long = ("sweep", source, "--plan", "map", "--sizes", "40")
