@@ -12,8 +12,8 @@ from rys_gguf.probes.choose import SuiteOptions
 from rys_gguf.probes.levels import MOST_LEVELS, N_ITEMS, find_levels
 from rys_gguf.text import duration
 
-# Where no engine runs: a level with plenty of items of about the usual length.
-_ASSUMED = 2
+# Where no engine runs: the easiest level that does not run out of items.
+_ASSUMED = 1
 
 
 def assume_levels(items: SuiteOptions) -> SuiteOptions:

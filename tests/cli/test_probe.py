@@ -14,9 +14,9 @@ from tests.cli.calls import ONE_THREAD, data, done, refused
 def test_dry_run_shows_the_items(model: Path) -> None:
     """Without an answer, as a table and as JSON; held-out items are others."""
     shown = done("probe", model, "--dry-run", "--families", "math")
-    assert "math sqrt" in shown.stdout
+    assert "math product" in shown.stdout
     assert "reasoning" not in shown.stdout
-    assert "note: math: level 2 is assumed; the model is first asked" in shown.stderr
+    assert "note: math: level 1 is assumed; the model is first asked" in shown.stderr
     rows = data("probe", model, "--dry-run", "--level", "math=2", "--level", "0")
     assert {row["level"] for row in rows} == {0}
     assert list(model.parent.iterdir()) == [model]

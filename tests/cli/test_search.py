@@ -20,7 +20,7 @@ def test_dry_run_lists_candidates_and_costs(model: Path) -> None:
     """The candidates and their cost are shown before anything runs."""
     args = ["--plan", "map", "--sizes", "2", "--families", "math"]
     text = done("sweep", model, *args, "--dry-run").stdout
-    assert text.startswith("note: math: level 2 is assumed; the model is first asked which ")
+    assert text.startswith("note: math: level 1 is assumed; the model is first asked which ")
     assert "blocks:0,2, blocks:1,3" in text
     assert "working file" in text
     assert list(model.parent.iterdir()) == [model]
