@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 
 from rys_gguf.errors import InvalidLayerMap
+from rys_gguf.layers.blocks import Block, blocks_of
 from rys_gguf.layers.layer_map import LayerMap, at
 from rys_gguf.text import printable, quoted
 
@@ -80,15 +82,26 @@ class Candidate:
         return () if self.is_base else self.layer_map.undamped.windows() or ()
 
     @property
+    def blocks(self) -> tuple[Block, ...]:
+        """The windows and how they are repeated; empty for the base and for other paths."""
+        return () if self.is_base else _blocks_of(self.layer_map)
+
+    @property
     def window(self) -> tuple[int, int] | None:
-        """The window if there is exactly one: only such a candidate has a place on a map."""
-        windows = self.windows
-        return windows[0] if len(windows) == 1 else None
+        """The window of the only block: only a candidate of one block has a place on a map."""
+        blocks = self.blocks
+        return blocks[0].window if len(blocks) == 1 else None
 
     @property
     def n_added(self) -> int:
         """How many layers more than the base it has; negative for a path that drops some."""
         return self.layer_map.n_added
+
+
+@functools.lru_cache(maxsize=4096)
+def _blocks_of(layer_map: LayerMap) -> tuple[Block, ...]:
+    """Kept, because a search asks for the blocks of all its candidates before each batch."""
+    return blocks_of(layer_map.undamped.windows() or ())
 
 
 def _factor(text: str | None, key: str) -> float:
