@@ -102,7 +102,8 @@ class Race:
             self.n_whole_layers += self._model.n_trunk + end - start
 
     def _as_tails(self, start: int, ends: Sequence[int]) -> list[list[Logits]]:
-        plan = tail_plan(self._model, self._rules, start)
+        n = self._model.n_trunk
+        plan = tail_plan(self._model, self._rules, LayerMap(n, tuple(range(start, n))))
         if plan is None:
             sys.exit(f"{self._model.name} has no tail from layer {start} on")
         with loaded_plan(self._session, plan) as tail:

@@ -14,8 +14,9 @@ from rys_gguf.engines.live.loaded import Loaded
 from rys_gguf.engines.live.session import Session
 from rys_gguf.engines.live.tails import Tails
 from rys_gguf.errors import EngineFailed
+from rys_gguf.layers.layer_map import LayerMap
 from rys_gguf.patch.plan import Plan
-from rys_gguf.patch.tail import tail_plan
+from rys_gguf.patch.tail import tail_of, tail_plan
 
 
 class PlanOpener:
@@ -30,21 +31,19 @@ class PlanOpener:
         self._trust = Trust()
         self._base: Loaded | None = None
         self._tails: Tails | None = None
-        self._start: tuple[int, int, float] | None = None
+        self._tail_map: LayerMap | None = None
         self._tail: Loaded | None = None
         self._stack = contextlib.ExitStack()
 
     @contextlib.contextmanager
     def open(self, plan: Plan) -> Iterator[Answers]:
         """What a plan would write, as a model of the session. Raises EngineFailed."""
-        windows = plan.layer_map.damped_windows()
-        # llama.cpp does not give what comes out of the last layer.
-        inside = [window for window in windows if window[1] < plan.model.n_trunk]
-        if len(windows) == len(inside) == 1 and self._trust.allows:
-            ((start, end, damp),) = inside
-            tail, tails = self._tail_from(plan, start, 0 if damp == 1 else end, damp)
+        split = tail_of(plan.layer_map) if plan.layer_map.undamped.windows() else None
+        if split is not None and self._trust.allows:
+            n_same, rest = split
+            tail, tails = self._tail_of(plan, rest)
             if tail is not None:
-                with _Window(tails, tail, end, self._trust, lambda: self._whole(plan)) as window:
+                with _Window(tails, tail, n_same, self._trust, lambda: self._whole(plan)) as window:
                     yield window
                 return
         with self._whole(plan) as whole:
@@ -52,31 +51,26 @@ class PlanOpener:
 
     def close(self) -> None:
         """Free the tail; windows may still be opened."""
-        self._start = self._tail = None
+        self._tail_map = self._tail = None
         self._stack.close()
 
     def _whole(self, plan: Plan) -> contextlib.AbstractContextManager[Loaded]:
         return loaded_plan(self._session, plan)
 
-    def _tail_from(
-        self, plan: Plan, start: int, end: int, damp: float
-    ) -> tuple[Loaded | None, Tails]:
-        """The layers from one on, damped below `end`.
-
-        None where that is no model, or the engine gives no inputs.
-        """
+    def _tail_of(self, plan: Plan, rest: LayerMap) -> tuple[Loaded | None, Tails]:
+        """The layers of a tail; None where that is no model, or the engine gives no inputs."""
         model, session = plan.model, self._session
         if self._tails is None or self._base is not session.base:
-            self._base, self._start = session.base, None
+            self._base, self._tail_map = session.base, None
             self._tails = Tails(session, model.n_trunk, model.scalar("embedding_length"))
-        if (start, end, damp) != self._start:
+        if rest != self._tail_map:
             self.close()
             gives_inputs = session.about["gives_layer_inputs"]
-            found = tail_plan(model, plan.rules, start, end, damp) if gives_inputs else None
+            found = tail_plan(model, plan.rules, rest) if gives_inputs else None
             if found is not None:
                 with contextlib.suppress(EngineFailed):  # the whole variant may still be loaded
                     self._tail = self._stack.enter_context(self._whole(found))
-            self._start = start, end, damp
+            self._tail_map = rest
         return self._tail, self._tails
 
 
@@ -107,7 +101,7 @@ class Trust:
 
 
 class _Window:
-    """The variant of a window (i, `end`): `tail` are the layers from i on.
+    """The variant whose first `n_same` layers are the base's: `tail` are those behind them.
 
     What the tail cannot do, the whole variant does, which `open_whole` opens when it is needed. Use
     it as a context manager.
@@ -117,13 +111,13 @@ class _Window:
         self,
         tails: Tails,
         tail: Loaded,
-        end: int,
+        n_same: int,
         trust: Trust,
         open_whole: Callable[[], contextlib.AbstractContextManager[Loaded]],
     ) -> None:
         self._tails = tails
         self._tail = tail
-        self._end = end
+        self._n_same = n_same
         self._trust = trust
         self._open_whole = open_whole
         self._stack = contextlib.ExitStack()
@@ -145,7 +139,7 @@ class _Window:
             return self._opened().logits(prompts, ids)
 
         def tail() -> list[Logits]:
-            (rows,) = self._tails.logits(self._tail, [self._end], prompts, ids)
+            (rows,) = self._tails.logits(self._tail, [self._n_same], prompts, ids)
             return rows
 
         if not self._trust.allows or not self._tails.has_room(prompts):

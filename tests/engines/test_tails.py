@@ -40,6 +40,7 @@ OPTIONS = EngineOptions(n_ctx=256, n_threads=1, load_seconds=60, answer_seconds=
 WITH_TAILS = sorted(name for name, arch in ARCHITECTURES.items() if arch.tails)
 # All begin at layer 4, where the layers of every kind of these models are behind.
 START, ENDS = 4, (5, 6, 7)
+FROM_START = LayerMap(N, tuple(range(START, N)))
 
 
 def _prompts() -> list[Prompt]:
@@ -75,7 +76,7 @@ def _whole(session: Session, model: Model, window: tuple[int, int], *args: Any) 
 def test_the_windows_of_a_tail_are_the_whole_variants(tmp_path: Path, arch: str) -> None:
     """What the table says has tails has them; prompts share beginnings and batches."""
     model = Model(tiny.write(tmp_path / "m.gguf", arch, N))
-    plan = tail_plan(model, ModelRules.of(model), START)
+    plan = tail_plan(model, ModelRules.of(model), FROM_START)
     assert plan is not None
     prompts = _prompts()
     with _session(model.files[0].path) as session, loaded_plan(session, plan) as tail:
@@ -90,7 +91,7 @@ def test_the_windows_of_a_tail_are_the_whole_variants(tmp_path: Path, arch: str)
 def test_the_base_is_computed_once_while_there_is_room(tmp_path: Path) -> None:
     """Inputs that no longer fit are forgotten, and computed again where they are needed."""
     model = Model(tiny.write(tmp_path / "m.gguf", "llama", N))
-    plan = tail_plan(model, ModelRules.of(model), START)
+    plan = tail_plan(model, ModelRules.of(model), FROM_START)
     assert plan is not None
     one, other = _prompts()[:4], _prompts()[4:]
     with _session(model.files[0].path) as session, loaded_plan(session, plan) as tail:
@@ -168,9 +169,26 @@ def test_a_damped_window_has_a_tail_of_its_own(host: LiveHost, opened: _Opened) 
     assert len({str(scores) for scores in found}) == len(specs)
 
 
-def test_what_is_no_window_inside_is_a_whole_variant(host: LiveHost, opened: _Opened) -> None:
-    """Several windows, one at the end, fewer layers: no tail computes these."""
-    for spec in ("blocks:2,4;5,6", f"blocks:3,{N}", "layers:0..3,5..7"):
+def test_what_is_repeated_otherwise_has_a_tail_of_its_own(host: LiveHost, opened: _Opened) -> None:
+    """Three passes, layer by layer, two blocks, damped or not: the bits are the whole variant's."""
+    specs = [
+        "blocks:3,5;3,5", "blocks:2,3;3,4;4,5", "blocks:2,4;5,6", "blocks:2,4@0.5;5,6@0.5",
+        f"blocks:2,4;5,{N}",
+    ]  # fmt: skip
+    found = [_asked(host, spec) for spec in specs]
+    tails = [layer_map.sources for layer_map in opened.maps if layer_map[0]]
+    assert tails == [
+        (3, 4, 3, 4, 5, 6, 7), (2, 3, 3, 4, 4, 5, 6, 7), *[(2, 3, 4, 5, 5, 6, 7)] * 2,
+        (2, 3, 4, 5, 6, 7, 5, 6, 7),
+    ]  # fmt: skip
+    with patch.object(Tails, "has_room", return_value=False):
+        assert found == [_asked(host, spec) for spec in specs]
+    assert len({str(scores) for scores in found}) == len(specs)
+
+
+def test_what_ends_with_the_last_layer_is_a_whole_variant(host: LiveHost, opened: _Opened) -> None:
+    """llama.cpp does not give its output; and a path with fewer layers is no window."""
+    for spec in (f"blocks:3,{N}", "layers:0..3,5..7"):
         _asked(host, spec)
         assert opened.maps[-1] == LayerMap.parse(spec, N)
 

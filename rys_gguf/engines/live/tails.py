@@ -3,6 +3,7 @@
 Up to the end of the window's first pass, the variant of a window (i, j) computes what the base
 computes. After it, the variant computes layers i, i+1, ... and the head. So the base is computed
 once for all windows, and a model of its last layers for all windows that begin at the same layer.
+Where more is repeated than one window once, more layers follow, but the base's part is the same.
 """
 
 from __future__ import annotations
