@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rys_gguf.layers.layer_map import LayerMap
+from rys_gguf.runs.candidate import Candidate
 from rys_gguf.runs.records import RunInfo, decode_info
 from rys_gguf.runs.storage import INFO, ITEMS, RESULTS, Run
 from rys_gguf.runs.trial import Trial, Trials
@@ -237,3 +239,21 @@ class _Lines:
                 }
             )
         self.add(stage, {}, n_items=len(suite))
+
+
+def add_map(run: FakeRun, spec: str, like: tuple[int, int], more: float = 0.0) -> str:
+    """Add a candidate to a run: it answered what that window answered, by `more` better; its key.
+
+    Soft scores only differ, so that its verdict is the window's where that is a finalist.
+    """
+    candidate = Candidate(LayerMap.parse(spec, N_LAYERS))
+    as_it: dict[str, Any] = {"candidate": candidate.key}
+    for line in [x for x in run.items if x["candidate"] == name_of(like)]:
+        run.items.append({**line, **as_it, "credit": min(1.0, line["credit"] + more)})
+    as_it |= {
+        "spec": candidate.spec, "windows": [list(w) for w in candidate.windows],
+        "extra_layers": candidate.n_added,
+    }  # fmt: skip
+    for line in [x for x in run.results if x["candidate"] == name_of(like)]:
+        run.results.append({**line, **as_it})
+    return candidate.key

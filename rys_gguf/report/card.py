@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from itertools import groupby
 from typing import Any
@@ -20,6 +20,7 @@ from rys_gguf._version import __version__
 from rys_gguf.errors import Refused, RysError
 from rys_gguf.extras import require
 from rys_gguf.formats.model import Model
+from rys_gguf.layers.blocks import Block, blocks_of
 from rys_gguf.layers.carry import ModelRules
 from rys_gguf.layers.describe import read_from, where_read
 from rys_gguf.layers.layer_map import LayerMap
@@ -127,13 +128,12 @@ def _summary(variant: Model, source: Model | None, layer_map: LayerMap) -> Marku
     name = source.name if source else recorded[0] if recorded else ""
     windows = layer_map.damped_windows()
     passes = Counter(layer_map.sources)
-    path = (
-        " and ".join(f"layers {i} to {j - 1}" for i, j, _ in windows)
-        + " run twice"
-        + (f", the second time damped by {windows[0][2]:g}" if layer_map.damping else "")
-        if windows and all(passes[k] == 2 for i, j, _ in windows for k in range(i, j))  # noqa: PLR2004
-        else f"its layers run as {layer_map.spec}"
-    )
+    blocks = blocks_of([(i, j) for i, j, _ in windows])
+    path = _in_words(blocks) if blocks else f"its layers run as {layer_map.spec}"
+    if blocks and layer_map.damping:
+        is_once_more = all(block.form.n_passes == 2 for block in blocks)  # noqa: PLR2004 - twice
+        when = "the second time" if is_once_more else "every later time"
+        path += f", {when} damped by {windows[0][2]:g}"
     # A recorded map does not tell how many layers at the source's end it leaves out.
     count = (
         f"{layer_map.n_source} layers became {len(layer_map)}."
@@ -145,6 +145,14 @@ def _summary(variant: Model, source: Model | None, layer_map: LayerMap) -> Marku
     return _plain(
         f"{code(name) if name else 'Its source'} {change} (RYS): {path}. {count} Nothing was "
         f"trained: a repeated layer is a copy."
+    )
+
+
+def _in_words(blocks: Sequence[Block]) -> str:
+    """How blocks run, those of one form together."""
+    return " and ".join(
+        " and ".join(f"layers {b.start} to {b.stop - 1}" for b in alike) + f" run {form}"
+        for form, alike in groupby(blocks, key=lambda block: block.form)
     )
 
 

@@ -73,9 +73,9 @@ def map_csv(heatmap: Heatmap) -> str:
     """A map as CSV, a line for each window."""
 
     def rows() -> Iterator[Sequence[object]]:
-        yield "i", "j", "value", "state", "note"
+        yield "i", "j", "value", "state", "note", "spec"
         for cell in sorted(heatmap.cells, key=lambda c: c.window):
-            yield *cell.window, cell.value, cell.state, cell.note
+            yield *cell.window, cell.value, cell.state, cell.note, cell.spec
 
     return csv_text(rows())
 

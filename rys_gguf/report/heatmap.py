@@ -6,13 +6,14 @@ The matrix has a row and a column more than the model has layers; (0, 0) is the 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
 from rys_gguf.errors import InvalidLayerMap
 from rys_gguf.layers.layer_map import LayerMap
 from rys_gguf.report.sentences import points
+from rys_gguf.runs.candidate import Candidate
 from rys_gguf.runs.records import RunInfo
 from rys_gguf.runs.stage import Status
 from rys_gguf.runs.trial import Trial
@@ -30,18 +31,19 @@ _FULL_COLOUR = 0.98
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One window: its difference to the base (None if not measured) and what to think of it."""
+    """One window: its difference to the base (None if not measured) and what to think of it.
+
+    Of candidates that repeat it in several forms the best has the cell; `spec` is that one's, and
+    `n_others` counts the rest.
+    """
 
     window: tuple[int, int]
     value: float | None
     state: str
     candidate: str
     note: str
-
-    @property
-    def spec(self) -> str:
-        """The window as a spec."""
-        return "blocks:{},{}".format(*self.window)
+    spec: str
+    n_others: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,7 @@ class Heatmap:
 
     `signed` measures are differences around 0, shown in points; others are divergences from 0 up.
     `best` is the window to ring, `n_items` the number of items that the best-asked window had.
+    `n_elsewhere` counts the candidates that are not exactly one window, and have no cell.
     """
 
     name: str
@@ -59,6 +62,7 @@ class Heatmap:
     signed: bool
     best: tuple[int, int] | None = None
     n_items: int = 0
+    n_elsewhere: int = 0
 
     def values(self) -> dict[tuple[int, int], float]:
         """The measured values, by window."""
@@ -93,14 +97,32 @@ class Heatmap:
         if cell.value is not None:
             text += f" {self.show(cell.value)}"
             text += " (within the noise)" if cell.state == NOISE else ""
+        if cell.n_others:
+            text += f", best of {cell.n_others + 1} here"
         return printable(text + (f" - {cell.note}" if cell.note else ""), 400)
 
     @property
     def best_text(self) -> str:
-        """The ringed window and its value, or nothing."""
+        """The ringed candidate and its value, or nothing."""
         if self.best is None:
             return ""
-        return f"best blocks:{self.best[0]},{self.best[1]} at {self.show(self.values()[self.best])}"
+        spec = next(cell.spec for cell in self.cells if cell.window == self.best)
+        return f"best {printable(spec)} at {self.show(self.values()[self.best])}"
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a reader has to know of candidates that the map does not show."""
+        several = any(cell.n_others for cell in self.cells)
+        n = self.n_elsewhere
+        verb = "has" if n == 1 else "have"
+        return (
+            *(["of a window in several forms the best is shown"] * several),
+            *(
+                [f"{n} map{'s' * (n > 1)} of several windows or another path {verb} no place here"]
+                if n
+                else []
+            ),
+        )
 
 
 def maps(evidence: Evidence, ranking: SearchRanking) -> tuple[Heatmap, ...]:
@@ -127,7 +149,7 @@ def maps(evidence: Evidence, ranking: SearchRanking) -> tuple[Heatmap, ...]:
 
 
 def _cell(trial: Trial, gain: Gain | None) -> Cell | None:
-    """The cell of a trial, None for a candidate that is not exactly one window."""
+    """The cell of a trial, None for a candidate that is not exactly one block."""
     window, ending = trial.candidate.window, trial.ending
     if window is None:
         return None
@@ -137,34 +159,50 @@ def _cell(trial: Trial, gain: Gain | None) -> Cell | None:
     elif ending and trial.is_out:
         state = DROPPED
     note = (ending.reason or "") if ending else ""
-    return Cell(window, gain.mean if gain else None, state, trial.key, note)
+    value = gain.mean if gain else None
+    return Cell(window, value, state, trial.key, note, trial.candidate.spec)
 
 
 def _heatmap(
     evidence: Evidence, name: str, title: str, measured: Iterable[Cell | None], *, signed: bool
 ) -> Heatmap:
-    # Of a window that was tried with several factors, the best has its place.
-    first: dict[tuple[int, int], Cell] = {}
-    for cell in filter(None, measured):
-        first.setdefault(cell.window, cell)
-    cells = list(first.values())
-    fit = [cell for cell in cells if cell.value is not None and cell.state not in HATCHED]
-    best = None
-    if fit and signed:
-        # Cells come in the order of the ranking, which is that of the overall values among those
+    measured = list(measured)
+    found = [cell for cell in measured if cell is not None]
+    if name != OVERALL:
+        # They come in the order of the ranking, which is that of the overall values among those
         # that were asked as much.
-        best = fit[0] if name == OVERALL else max(fit, key=lambda cell: cell.value or 0.0)
-    cells += [Cell(w, None, ILLEGAL, "", rule) for w, rule in illegal_windows(evidence.info)]
-    n = evidence.info.model.n_layers
-    return Heatmap(name, title, n, tuple(cells), signed, best.window if best else None)
+        sign = -1 if signed else 1
+        found.sort(key=lambda cell: math.inf if cell.value is None else sign * cell.value)
+    places: dict[tuple[int, int], list[Cell]] = {}
+    for cell in found:
+        places.setdefault(cell.window, []).append(cell)
+    cells = [replace(_first_fit(of) or of[0], n_others=len(of) - 1) for of in places.values()]
+    best = _first_fit(found) if signed else None
+    cells += [cell for cell in _illegal(evidence.info) if cell.window not in places]
+    return Heatmap(
+        name,
+        title,
+        evidence.info.model.n_layers,
+        tuple(cells),
+        signed,
+        best.window if best else None,
+        n_elsewhere=len(measured) - len(found),
+    )
 
 
-def illegal_windows(info: RunInfo) -> Iterator[tuple[tuple[int, int], str]]:
-    """The single windows that the sweep did not try, with the rule that forbids each."""
+def _first_fit(cells: Sequence[Cell]) -> Cell | None:
+    return next((c for c in cells if c.value is not None and c.state not in HATCHED), None)
+
+
+def _illegal(info: RunInfo) -> Iterator[Cell]:
+    """The windows that the sweep did not try in any form, each once with a rule that forbids it."""
+    found: dict[tuple[int, int], Cell] = {}
     for refused in info.illegal:
         try:
-            windows = LayerMap.parse(refused.spec, info.model.n_layers).undamped.windows() or ()
+            layer_map = LayerMap.parse(refused.spec, info.model.n_layers)
         except InvalidLayerMap:
             continue
-        if len(windows) == 1:
-            yield windows[0], refused.rule
+        if (window := Candidate(layer_map).window) is not None:
+            cell = Cell(window, None, ILLEGAL, "", refused.rule, refused.spec)
+            found.setdefault(window, cell)
+    yield from found.values()

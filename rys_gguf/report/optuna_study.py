@@ -12,6 +12,7 @@ from typing import Any
 
 from rys_gguf.errors import OutputFailed
 from rys_gguf.extras import load, require
+from rys_gguf.layers.blocks import BLOCK, LAYER, Form
 from rys_gguf.report.content import Content
 from rys_gguf.runs.candidate import Candidate
 from rys_gguf.runs.stage import Status
@@ -111,14 +112,22 @@ def _trials(content: Content) -> Iterator[Any]:
 
 
 class _Space:
-    """The parameters of candidates: `start` and `length` of a window, `spec` of any other map."""
+    """The parameters of candidates: those of a window, and `spec` of any other map.
 
-    def __init__(self, n_layers: int, others: tuple[str, ...]) -> None:
+    A window has `start` and `length`, and where the run tries several forms also `passes` (in all)
+    and `mode`.
+    """
+
+    def __init__(self, n_layers: int, forms: tuple[Form, ...], others: tuple[str, ...]) -> None:
         make = load(_TASK, "optuna.distributions")
         self._all = {
             "start": make.IntDistribution(0, n_layers - 1),
             "length": make.IntDistribution(1, n_layers),
         }
+        if len(forms) > 1:
+            passes = [form.n_passes for form in forms]
+            self._all["passes"] = make.IntDistribution(min(passes), max(passes))
+            self._all["mode"] = make.CategoricalDistribution((BLOCK, LAYER))
         if others:
             self._all["spec"] = make.CategoricalDistribution(others)
 
@@ -127,13 +136,20 @@ class _Space:
         """The space of a run's candidates."""
         candidates = [trial.candidate for trial in content.evidence.windows]
         others = (printable(c.spec) for c in candidates if c.window is None)
-        return cls(content.evidence.info.model.n_layers, tuple(dict.fromkeys(others)))
+        forms = (block.form for c in candidates if c.window for block in c.blocks)
+        n_layers = content.evidence.info.model.n_layers
+        return cls(n_layers, tuple(dict.fromkeys(forms)), tuple(dict.fromkeys(others)))
 
     def params(self, candidate: Candidate) -> dict[str, int | str]:
         """A candidate's parameters."""
-        if (window := candidate.window) is None:
+        if candidate.window is None:
             return {"spec": printable(candidate.spec)}
-        return {"start": window[0], "length": window[1] - window[0]}
+        (block,) = candidate.blocks
+        params: dict[str, int | str] = {"start": block.start, "length": block.stop - block.start}
+        if "passes" in self._all:
+            mode = LAYER if block.form.by_layer else BLOCK
+            params |= {"passes": block.form.n_passes, "mode": mode}
+        return params
 
     def distributions(self, candidate: Candidate) -> dict[str, Any]:
         """What each of them could have been."""

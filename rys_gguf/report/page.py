@@ -203,7 +203,7 @@ def _map(heatmap: Heatmap, svg: str) -> dict[str, Any]:
     ring = f"; {heatmap.best_text} (ring)" if heatmap.best else ""
     return {
         "name": name,
-        "caption": rest + ring,
+        "caption": "; ".join([rest + ring, *heatmap.remarks]),
         "is_wide": heatmap.name == OVERALL,
         "svg": _own(svg),
     }

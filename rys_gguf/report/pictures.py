@@ -75,7 +75,7 @@ def draw(content: Content) -> Pictures:
         if heatmap.values():
             asked = f", n up to {heatmap.n_items}" if heatmap.n_items else ""
             ring = f"{heatmap.best_text} (ring)" if heatmap.best else ""
-            title = [heatmap.title, *([ring] if ring else []), run + asked]
+            title = [heatmap.title, *([ring] if ring else []), *heatmap.remarks, run + asked]
             drawn[heatmap.name] = draw_map(heatmap, title)
     searched, held_out = content.searched, content.held_out
     if not searched and not held_out:
@@ -244,9 +244,7 @@ def _key_word(axes: Any, left: float, y: float, word: str) -> None:
 
 def _spoken(heatmap: Heatmap) -> str:
     spoken = f"{heatmap.title}. {len(heatmap.values())} windows measured"
-    if best := heatmap.best:
-        spoken += f", best {best[0]},{best[1]} at {heatmap.show(heatmap.values()[best])}"
-    return spoken
+    return f"{spoken}, {heatmap.best_text}" if heatmap.best else spoken
 
 
 def draw_scatter(

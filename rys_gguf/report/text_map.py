@@ -41,6 +41,7 @@ def text_map(heatmap: Heatmap, *, ascii_only: bool = False, color: bool = False)
         )
         mean = f"  mean {heatmap.show(means[i])}" if i in means else ""
         yield f"  {i:>3} {line}{mean}"
+    yield from (f"      {remark}" for remark in heatmap.remarks)
     full = heatmap.show(heatmap.limit)
     scale = (_ASCII if ascii_only else _BLOCKS)[-1]
     yield f"      {'+' if heatmap.signed else ' '}{scale} = {full}; " + (

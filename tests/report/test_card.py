@@ -205,17 +205,25 @@ def test_the_path_is_drawn(source: Path) -> None:
 
 def test_a_damped_copy_is_said_to_be_one(source: Path) -> None:
     """In the sentence, and in the map."""
-    text = text_of(make(source, "10,14@0.5"), source, spec="blocks:10,14@0.5")
+    variant = make(source, "10,14@0.5")
+    text = text_of(variant, source, spec="blocks:10,14@0.5")
     assert "layers 10 to 13 run twice, the second time damped by 0.5" in text
     assert "`blocks:10,14@0.5`" in text
+    variant.unlink()
+    by_layer = "blocks:8,9@0.5;8,9@0.5;9,10@0.5;9,10@0.5;12,14@0.5"
+    parts = by_layer.removeprefix("blocks:").split(";")
+    assert (
+        "layers 8 to 9 run 3 times, layer by layer and layers 12 to 13 run twice, every later time "
+        "damped by 0.5"
+    ) in text_of(make(source, *parts), source, spec=by_layer)
 
 
 def test_what_runs_more_than_twice_or_not_at_all_is_not_said_to_run_twice(source: Path) -> None:
-    """Then the map says it all; and without the source only what the file itself tells."""
+    """The form is said, or the map says it all; without the source what the file itself tells."""
     thrice = make(source, "8,12", "8,12")
     text = text_of(thrice, source, spec="blocks:8,12;8,12")
     assert "run twice" not in text
-    assert "its layers run as blocks:8,12;8,12" in text
+    assert "layers 8 to 11 run 3 times." in text
     thrice.unlink()
     done = cli("apply", source, "--layers", "0..20", "-o", thrice)
     assert done.returncode == 0, done.stderr

@@ -131,6 +131,7 @@ def test_map_csv() -> None:
     assert len(rows) == 22
     best = max((r for r in rows if r["value"]), key=lambda r: float(r["value"]))
     assert (int(best["i"]), int(best["j"])) == WINNER
+    assert best["spec"] == "blocks:10,14"
 
 
 def test_page_and_json_name_the_same_detectable_difference() -> None:

@@ -11,7 +11,7 @@ from rys_gguf.errors import OutputFailed, RysError
 from rys_gguf.report.optuna_study import export_study
 from rys_gguf.stats.evidence import Evidence
 from rys_gguf.stats.verdict import search_ranking
-from tests.fake_runs import WINNER, FakeRun, make_run
+from tests.fake_runs import WINNER, FakeRun, add_map, make_run
 
 optuna: Any = pytest.importorskip("optuna")
 
@@ -33,7 +33,7 @@ def test_every_candidate_is_a_trial(tmp_path: Path) -> None:
     run = halved(make_run(0))
     run.results.append(
         {
-            "candidate": "0-3,2-3,2-23", "spec": "blocks:2,4;2,4", "windows": [[2, 4], [2, 4]],
+            "candidate": "0-3,2-5,4-23", "spec": "blocks:2,4;4,6", "windows": [[2, 4], [4, 6]],
             "extra_layers": 4, "stage": "damage", "status": "dropped", "reason": "too far",
         }
     )  # fmt: skip
@@ -63,7 +63,21 @@ def test_every_candidate_is_a_trial(tmp_path: Path) -> None:
     assert (dropped.state.name, dropped.value) == ("PRUNED", None)
     assert dropped.user_attrs["reason"] == "divergence 9.5 nats is above 5"
     assert (failed.state.name, failed.user_attrs["status"]) == ("FAIL", "failed")
-    assert trials["blocks:2,4;2,4"].params == {"spec": "blocks:2,4;2,4"}
+    assert trials["blocks:2,4;4,6"].params == {"spec": "blocks:2,4;4,6"}
+
+
+def test_forms_are_parameters_where_a_run_has_several(tmp_path: Path) -> None:
+    """All windows have them then, and none has them where all are repeated alike."""
+    run = make_run(0, final=False, n=24, finalists=())
+    add_map(run, "blocks:10,11;10,11;11,12;11,12", WINNER)
+    storage = f"sqlite:///{tmp_path}/study.db"
+    study = optuna.load_study(storage=storage, study_name=export_study(run, storage))
+    params = {trial.user_attrs["spec"]: trial.params for trial in study.trials}
+    start = {"start": 10}
+    assert params["blocks:10,14"] == start | {"length": 4, "passes": 2, "mode": "block"}
+    assert params["blocks:10,11;10,11;11,12;11,12"] == start | {
+        "length": 2, "passes": 3, "mode": "layer",
+    }  # fmt: skip
 
 
 def test_a_study_is_replaced_on_request_only(tmp_path: Path) -> None:
