@@ -10,17 +10,20 @@ window as many items as it deserves.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, pstdev
 
 import numpy as np
 
+from rys_gguf.layers.blocks import Block
 from rys_gguf.runs.stage import Stage, round_stage
 from rys_gguf.runs.trial import Trial
+from rys_gguf.stats.clusters import Floats
 from rys_gguf.stats.landscape import Landscape
-from rys_gguf.stats.observed import Observations
+from rys_gguf.stats.observed import Observations, Observed
 
 # A family in which no candidate differs from the base by more than rounding says nothing; any
 # unit will do.
@@ -85,21 +88,17 @@ def rank(base: Trial, trials: Iterable[Trial], n_rounds: int | None = None) -> R
 
 
 def rank_smoothly(base: Trial, trials: Iterable[Trial]) -> Ranking:
-    """Rank candidates of one window each by what is believed of them, however far they came.
+    """Rank candidates of repeated windows by what is believed of them, however far they came.
 
     `value` is the mean of that belief, for which the answers of neighbours count as well.
     """
     pool = sorted((t for t in trials if _n_rounds(t)), key=lambda t: t.key)
-    pool = [trial for trial in pool if trial.key != base.key and trial.candidate.window]
+    pool = [trial for trial in pool if trial.candidate.blocks]
     if not pool:
         return Ranking(())
     rounds = np.array([_n_rounds(trial) for trial in pool])
     observed = Observations(base, pool, int(rounds.max())).after(rounds)
-    windows = [trial.candidate.windows[0] for trial in pool]
-    seen = np.flatnonzero(observed.counts.any(axis=1))
-    landscape = Landscape(windows, base.candidate.layer_map.n_source)
-    belief = landscape.believe(seen, observed.values[seen], observed.variances[seen])
-    values = np.where(observed.counts.any(axis=1), belief.means, -math.inf)
+    values = np.where(observed.counts.any(axis=1), _means(base, pool, observed), -math.inf)
     order = []
     for k, trial in enumerate(pool):
         families = [f for f, n in enumerate(observed.counts[k]) if n]
@@ -115,6 +114,37 @@ def rank_smoothly(base: Trial, trials: Iterable[Trial]) -> Ranking:
         )
     order.sort(key=lambda r: (-r.value, r.trial.candidate.n_added, r.trial.key))
     return Ranking(tuple(order))
+
+
+def believed_gains(base: Trial, trials: Iterable[Trial]) -> dict[str, float]:
+    """What is believed of the gains of candidates of repeated windows, by their key.
+
+    Those that were asked nothing have a gain that follows from the others.
+    """
+    pool = sorted((t for t in trials if t.candidate.blocks), key=lambda t: t.key)
+    rounds = np.array([_n_rounds(trial) for trial in pool], dtype=np.intp)
+    observed = Observations(base, pool, int(rounds.max(initial=0))).after(rounds)
+    means = _means(base, pool, observed)
+    return {trial.key: float(mean) for trial, mean in zip(pool, means, strict=True)}
+
+
+def _means(base: Trial, pool: Sequence[Trial], observed: Observed) -> Floats:
+    maps = tuple(trial.candidate.blocks for trial in pool)
+    seen = np.flatnonzero(observed.counts.any(axis=1))
+    known = (seen, observed.values[seen], observed.variances[seen])
+    return _fitted_means(maps, base.candidate.layer_map.n_source, *(x.tobytes() for x in known))
+
+
+@functools.lru_cache(maxsize=64)
+def _fitted_means(
+    maps: tuple[tuple[Block, ...], ...], n_layers: int, seen: bytes, values: bytes, variances: bytes
+) -> Floats:
+    """The means of a belief, kept: a search asks for the same ones before each of its batches."""
+    belief = Landscape(maps, n_layers).believe(
+        np.frombuffer(seen, dtype=np.intp), np.frombuffer(values), np.frombuffer(variances)
+    )
+    belief.means.setflags(write=False)
+    return belief.means
 
 
 def rounds_to(n: int) -> tuple[Stage, ...]:

@@ -17,7 +17,7 @@ from rys_gguf.runs.candidate import Candidate
 from rys_gguf.runs.records import ItemAnswer, StageResult
 from rys_gguf.runs.stage import DIVERGENCE, Stage, Status, round_stage
 from rys_gguf.runs.trial import Trial
-from rys_gguf.stats.ranking import Ranking, rank
+from rys_gguf.stats.ranking import Ranking, believed_gains, rank, rank_smoothly
 from tests.fake_runs import make_run
 
 N_LAYERS = 12
@@ -209,3 +209,34 @@ def test_a_file_that_disagrees_on_a_family_is_ranked_by_the_base() -> None:
     edited = trial((3, 5), {"eq": {"a": 1.0, "b": 0.5}})
     (ranked,) = rank(base, [edited]).order
     assert ranked.means == {"math": 0.5, "eq": 0.0}
+
+
+def test_maps_that_were_not_asked_are_believed_to_gain_what_their_blocks_do() -> None:
+    """A pair of asked windows has the sum; pairs that lose more lower those that were not asked."""
+    rng = random.Random(7)
+    items = [f"i{k}" for k in range(200)]
+
+    def gaining(spec: str, gain: float) -> Trial:
+        candidate = Candidate(LayerMap.parse(spec, N_LAYERS))
+        scores = {"math": {i: 0.5 + gain + rng.gauss(0, 0.01) for i in items}}
+        asked = trial((0, 1), scores)
+        return Trial(candidate, asked.results, asked.answers)
+
+    base = trial(None, {"math": dict.fromkeys(items, 0.5)})
+    gains = {"2,4": 0.10, "5,7": 0.06, "8,10": -0.02, "9,11": -0.04, "3,5": 0.03, "3,5;3,5": -0.08}
+    asked = [gaining(f"blocks:{spec}", gain) for spec, gain in gains.items()]
+    pair, other = (
+        Trial(Candidate(LayerMap.parse(spec, N_LAYERS)))
+        for spec in ("blocks:2,4;5,7", "blocks:5,7;8,10")
+    )
+    believed = believed_gains(base, [*asked, pair, other, base])
+    alone = {t.candidate.spec: believed[t.key] for t in asked}
+    assert believed[pair.key] == pytest.approx(alone["blocks:2,4"] + alone["blocks:5,7"])
+    assert believed[pair.key] == pytest.approx(0.16, abs=0.01)
+    assert alone["blocks:3,5;3,5"] == pytest.approx(-0.08, abs=0.01), "another form"
+    lost = gaining("blocks:2,4;8,10", 0.08 - 0.05)
+    after = believed_gains(base, [*asked, lost, pair, other])
+    assert after[pair.key] < believed[pair.key] - 0.02
+    assert rank_smoothly(base, [*asked, lost, pair, base]).order[0].trial.candidate.spec == (
+        "blocks:2,4"
+    )

@@ -63,7 +63,7 @@ class _Course:
 class Thompson:
     """A sampler that asks windows about `n_asks` items in all, a round of one window at a time.
 
-    `windows` has candidates of one window each. `seed` is the run's.
+    `windows` has candidates of one block each. `seed` is the run's.
     """
 
     notes: tuple[str, ...] = ()
@@ -78,7 +78,7 @@ class Thompson:
         # Neighbours side by side, so that the first batch can be spread evenly.
         self._candidates = sorted(windows.candidates, key=lambda c: c.windows)
         self._landscape = Landscape(
-            [c.windows[0] for c in self._candidates],
+            [c.blocks for c in self._candidates],
             max((c.layer_map.n_source for c in self._candidates), default=0),
         )
         # Choices by everything they follow from: a run's past is worked out once.
