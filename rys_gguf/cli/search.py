@@ -60,6 +60,13 @@ def _numbers(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in parts)
 
 
+def _passes(text: str) -> tuple[int, ...]:
+    passes = _numbers(text)
+    if min(passes) < 2:  # noqa: PLR2004 - once is the model as it is
+        raise ValueError("passes are counted in all: 2 runs a window once more")
+    return passes
+
+
 @dataclass(frozen=True, slots=True)
 class SearchOptions:
     """What is searched, and by which rules."""
@@ -67,7 +74,11 @@ class SearchOptions:
     plan_name: str
     windows: Path | None
     sizes: tuple[int, ...]
+    passes: tuple[int, ...]
+    mode: str
     damp: float
+    max_blocks: int
+    beam: int
     sampler: str
     schedule: str
     finalists: int
@@ -83,7 +94,10 @@ class SearchOptions:
         from rys_gguf.search.settings import SweepPlan
 
         name = "list" if self.windows else self.plan_name
-        return SweepPlan(name, self.sizes, self.windows, self.damp, self.sampler)
+        return SweepPlan(
+            name, self.sizes, self.windows, self.damp, self.sampler,
+            passes=self.passes, mode=self.mode, max_blocks=self.max_blocks, beam=self.beam,
+        )  # fmt: skip
 
     def request(
         self, model: Path, folder: Path, items: SuiteOptions, engine: EngineOptions
@@ -126,7 +140,25 @@ _search_options = handing_over(
         "--sizes", type=Parsed("numbers", _numbers), default="8,4", show_default=True,
         help="Window lengths in layers: of the first and the second pass, or all of the map.",
     ),
+    click.option(
+        "--passes", type=Parsed("numbers", _passes), default="2", show_default=True,
+        help="How often a window runs in all; 2,3 tries two and three passes of each.",
+    ),
+    click.option(
+        "--mode", type=click.Choice(["block", "layer", "both"]), default="block",
+        show_default=True,
+        help="block: repeat a window as a whole. layer: repeat each of its layers on its own "
+        "(8,8,9,9), which suits mixture-of-experts models.",
+    ),
     damp_option,
+    click.option(
+        "--max-blocks", type=click.IntRange(1, 4), default=1, show_default=True,
+        help="Then combine windows that gain, up to so many in one model.",
+    ),
+    click.option(
+        "--beam", type=click.IntRange(1, 64), default=8, show_default=True,
+        help="How many combinations of each number of windows are asked at most.",
+    ),
     click.option(
         "--sampler", type=click.Choice(["halving", "thompson"]), default="halving",
         show_default=True,

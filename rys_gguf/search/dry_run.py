@@ -12,6 +12,7 @@ from rys_gguf.search.phases import final_steps
 from rys_gguf.search.prepare import CUTS, TEXTS
 from rys_gguf.search.room import bytes_free, bytes_needed
 from rys_gguf.search.samplers.base import Sampler
+from rys_gguf.search.samplers.beam import Beam
 from rys_gguf.search.samplers.find import rounds_of, sampler_of
 from rys_gguf.search.samplers.rounds import Rounds
 from rys_gguf.search.samplers.thompson import Thompson
@@ -30,10 +31,13 @@ def dry_lines(request: SweepRequest) -> Iterator[str]:
         rounds = rounds_of(request)
         yield from (f"note: {note}" for note in sampler.notes)
         yield from sampler.describe()
+        beam = sampler if isinstance(sampler, Beam) else None
+        sampler = beam.single if beam else sampler
+        n_combined = request.plan.max_blocks
         yield from (f"not legal: {i.spec}: {i.rule}" for i in sampler.first.illegal)
         largest = max(sum(t.n_bytes for t in layer) for layer in model.layers)
-        added = max(c.n_added for c in sampler.first.candidates)
-        needed = bytes_needed(model, sampler.first.candidates, request.folder)
+        added = max(c.n_added for c in sampler.first.candidates) * n_combined
+        needed = bytes_needed(model, sampler.first.candidates, request.folder, n_combined)
         first, later = size(model.n_bytes + added * largest), size(largest)
         unless = "" if request.options.kind == SERVER else "none with the live engine; otherwise "
         yield (
@@ -54,10 +58,12 @@ def dry_lines(request: SweepRequest) -> Iterator[str]:
         ends = ", ".join(map(str, rounds.ends))
         yield f"items: {ends} of {n} in successive rounds; {rounds.n_finalists} finalists"
     yield from sight_lines(request)
-    yield from _effort(request, sampler, rounds)
+    yield from _effort(request, sampler, rounds, beam)
 
 
-def _effort(request: SweepRequest, sampler: Sampler, rounds: Rounds) -> Iterator[str]:
+def _effort(
+    request: SweepRequest, sampler: Sampler, rounds: Rounds, beam: Beam | None
+) -> Iterator[str]:
     """The number of candidates and forward passes, and the tokens that they read."""
     search, heldout = (suite.items for suite in request.suites)
     final = final_steps(len(heldout), generate=False)[0]
@@ -77,6 +83,12 @@ def _effort(request: SweepRequest, sampler: Sampler, rounds: Rounds) -> Iterator
         # Once more for the base.
         more = _cost(search, step, n_standing + 1)
         passes, tokens = passes + more[0], tokens + more[1]
+    if beam:
+        everything = Step(rounds.steps[0].stage, items=tuple(range(len(search))))
+        more = _cost(search, everything, -(-beam.n_asks // len(search)))
+        passes += more[0] + beam.n_combined * n_texts
+        tokens += more[1] + beam.n_combined * _text_tokens()
+        parts.append(f"at most {beam.n_combined} combined ones")
     n_finalists = min(rounds.n_finalists, n_standing)
     more = _cost(heldout, final, n_finalists + 1)
     passes, tokens = passes + more[0], tokens + more[1]

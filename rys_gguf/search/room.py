@@ -18,11 +18,13 @@ from rys_gguf.text import printable
 _HEADER_BYTES = 256 << 10
 
 
-def bytes_needed(model: Model, candidates: Sequence[Candidate], folder: Path) -> int:
+def bytes_needed(
+    model: Model, candidates: Sequence[Candidate], folder: Path, n_combined: int = 1
+) -> int:
     """Bytes on disk for the largest working file and, beside it, the largest finalist's file.
 
-    Of blocks that are shared with the model only what differs counts. Workers side by side need as
-    much each.
+    As many as `n_combined` candidates may come together in one. Of blocks that are shared with the
+    model only what differs counts. Workers side by side need as much each.
     """
     each = model.header.data_offset + _HEADER_BYTES
     shared, _ = can_share(model.files[0], _existing(folder), model.header.alignment)
@@ -30,7 +32,7 @@ def bytes_needed(model: Model, candidates: Sequence[Candidate], folder: Path) ->
         layers = [sum(t.n_bytes for t in layer) for layer in model.layers]
         trunk = sum(layers[: model.n_trunk])
         largest = max(sum(layers[s] for s in c.layer_map.sources) for c in candidates)
-        each += model.header.n_data_bytes + largest - trunk
+        each += model.header.n_data_bytes + n_combined * (largest - trunk)
     return 2 * each
 
 
@@ -42,7 +44,9 @@ def bytes_free(folder: Path) -> int:
     return free
 
 
-def require_room(model: Model, candidates: Sequence[Candidate], folder: Path) -> None:
+def require_room(
+    model: Model, candidates: Sequence[Candidate], folder: Path, n_combined: int = 1
+) -> None:
     """Raise OutputFailed if `folder` is none, or a sweep's files cannot be written there or fit."""
     if os.path.lexists(folder) and not folder.is_dir():
         raise OutputFailed(f"{printable(folder)}: is not a folder; choose another one with -o")
@@ -51,7 +55,7 @@ def require_room(model: Model, candidates: Sequence[Candidate], folder: Path) ->
         raise OutputFailed(
             f"{printable(existing)}: cannot be written to; choose another folder with -o"
         )
-    needed, free = bytes_needed(model, candidates, folder), bytes_free(folder)
+    needed, free = bytes_needed(model, candidates, folder, n_combined), bytes_free(folder)
     if free < needed:
         raise OutputFailed(
             f"{printable(folder)}: {needed} bytes needed for the working file and a finalist's "

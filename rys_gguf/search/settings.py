@@ -9,6 +9,7 @@ from typing import Any
 
 from rys_gguf.engines.base import EngineOptions
 from rys_gguf.files.text_file import read_text
+from rys_gguf.layers.blocks import BLOCK, LAYER, Form
 from rys_gguf.layers.schedule import Schedule
 from rys_gguf.probes.suite import Suite
 from rys_gguf.runs.records import HALVING
@@ -54,7 +55,9 @@ class SweepPlan:
     """The windows to try: "two-pass" (two sizes), "map" (all of `sizes`) or "list" (of a file).
 
     `damp` multiplies what their copies add to the residual stream. `sampler` chooses what to ask of
-    them: "halving" or, for a map, "thompson".
+    them: "halving" or, for a map, "thompson". Each window is tried with all `passes`, by "block" or
+    by "layer" or in "both" modes. With `max_blocks` above 1 the best windows are then combined, up
+    to so many in a map, and `beam` maps of each number are asked.
     """
 
     name: str
@@ -62,6 +65,16 @@ class SweepPlan:
     windows: Path | None = None
     damp: float = 1.0
     sampler: str = HALVING
+    passes: tuple[int, ...] = (2,)
+    mode: str = BLOCK
+    max_blocks: int = 1
+    beam: int = 8
+
+    @property
+    def forms(self) -> tuple[Form, ...]:
+        """How each window is repeated."""
+        by_layer = {BLOCK: (False,), LAYER: (True,)}.get(self.mode, (False, True))
+        return tuple(Form(n, way) for n in sorted(set(self.passes)) for way in by_layer)
 
     def as_json(self) -> dict[str, Any]:
         """The plan as plain values, part of a run's identity; a file counts by its content."""
@@ -75,6 +88,10 @@ class SweepPlan:
             "windows": digest(text) if text is not None else None,
             # Runs from before there were damped copies say nothing of them.
             **({} if self.damp == 1 else {"damp": self.damp}),
+            # Nor of more passes, single layers and combinations.
+            **({} if self.passes == (2,) else {"passes": sorted(set(self.passes))}),
+            **({} if self.mode == BLOCK else {"mode": self.mode}),
+            **({} if self.max_blocks == 1 else {"max_blocks": self.max_blocks, "beam": self.beam}),
         }
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from rys_gguf.errors import InvalidLayerMap, Refused, RysError
 from rys_gguf.files.text_file import read_text
 from rys_gguf.formats.model import Model
+from rys_gguf.layers.blocks import TWICE, Block, Form
 from rys_gguf.layers.carry import ModelRules
 from rys_gguf.layers.layer_map import LayerMap
 from rys_gguf.layers.residual import damped_tensors
@@ -35,11 +36,18 @@ class Selection:
 class Windows:
     """The windows of one model: which are legal, and why the others are not.
 
-    Their copies are damped by `damp`.
+    Each is tried in all `forms`. Copies are damped by `damp`.
     """
 
-    def __init__(self, model: Model, schedule: Schedule, damp: float = 1.0) -> None:
+    def __init__(
+        self,
+        model: Model,
+        schedule: Schedule,
+        damp: float = 1.0,
+        forms: Sequence[Form] = (TWICE,),
+    ) -> None:
         self.n_layers = model.n_trunk
+        self.forms = tuple(forms)
         self._model = model
         self._rules = ModelRules.of(model)
         self._schedule = schedule
@@ -81,10 +89,18 @@ class Windows:
         return Selection(tuple(candidates.values()), tuple(illegal.values()))
 
     def of_size(self, size: int, starts: Iterable[int]) -> Iterator[LayerMap]:
-        """The windows of `size` layers that begin at `starts`, as far as the model has them."""
+        """The windows of `size` layers that begin at `starts`, as far as the model has them.
+
+        Raises InvalidLayerMap for a form that makes more layers than llama.cpp takes.
+        """
         for i in starts:
             if 0 <= i <= self.n_layers - size:
-                yield LayerMap.from_blocks([(i, i + size, self._damp)], self.n_layers)
+                yield from (self.map_of([Block(i, i + size, form)]) for form in self.forms)
+
+    def map_of(self, blocks: Iterable[Block]) -> LayerMap:
+        """The map that repeats these blocks. Raises InvalidLayerMap as above."""
+        parts = [(*window, self._damp) for block in sorted(blocks) for window in block.windows]
+        return LayerMap.from_blocks(parts, self.n_layers)
 
     def legal_size(self, wanted: int) -> int:
         """The window length nearest to `wanted` of which some window is legal.

@@ -95,7 +95,8 @@ def run_sweep(
         require_identity(request.folder, identity)
         if request.options.kind != LIVE and not (request.folder / INFO).exists():
             # A live engine writes no files. A run that is there may be over, and need no room.
-            require_room(model, sampler.first.candidates, request.folder)
+            n_combined = request.plan.max_blocks
+            require_room(model, sampler.first.candidates, request.folder, n_combined)
     for note in (*sampler.notes, *sight_lines(request)):
         watcher.say(f"note: {note}")
     prepared = _prepared(request, watcher)

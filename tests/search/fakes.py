@@ -51,12 +51,14 @@ def window_of(candidate: Candidate) -> Window | None:
 class Planted:
     """The answers of models whose windows have known effects.
 
-    `gains` are added to the probability of the right option, by window. `kl` is the divergence of
+    `gains` are added to the probability of the right option, by window; those of several windows
+    add up, and `together` is added where there are several. `kl` is the divergence of
     a window, 0.1 where it is not listed; more than 1 drops it. `loops` fail the loop filter,
     `broken` fail in their first stage, and `failing` in the given stage.
     """
 
     gains: Mapping[Window, float] = field(default_factory=dict)
+    together: float = 0.0
     kl: Mapping[Window, float] = field(default_factory=dict)
     loops: Sequence[Window] = ()
     broken: Sequence[Window] = ()
@@ -101,7 +103,8 @@ class Planted:
         ability = random.Random(item.id).uniform(0.35, 0.75)
         sigma = 0.25 if item.family == "math" else 0.08
         noise = random.Random(item.id + candidate.key).gauss(0, sigma) if window else 0.0
-        gain = self.gains.get(window, 0.0) if window else 0.0
+        gain = sum(self.gains.get(w, 0.0) for w in candidate.windows)
+        gain += self.together if len(candidate.windows) > 1 else 0.0
         return answered(candidate, step, item, min(1.0, max(0.0, ability + gain + noise)))
 
 

@@ -106,6 +106,10 @@ class SamplerContract:
         """The sampler under test, new at every call. `folder` may hold its files."""
         raise NotImplementedError
 
+    def world(self, seed: int) -> Planted:
+        """The world that is searched."""
+        return planted(seed)
+
     @pytest.fixture(scope="class", params=["llama", "gemma3"])
     @classmethod
     def windows(cls, request: Any, tmp_path_factory: Any) -> Windows:
@@ -128,7 +132,7 @@ class SamplerContract:
     ) -> None:
         """Every candidate and stage has one result, and illegal windows have none."""
         sampler, course = self.course(windows, tmp_path)
-        log = run_on(course, planted(seed), [], random.Random(seed))
+        log = run_on(course, self.world(seed), [], random.Random(seed))
         asked = [(o.result.candidate, o.result.stage) for o in log.outcomes]
         assert len(asked) == len(set(asked))
         assert any(not o.result.is_base for o in log.outcomes)
@@ -145,7 +149,7 @@ class SamplerContract:
     ) -> None:
         """Cut after any result, also inside a batch: what is recorded is left out, no more."""
         _, course = self.course(windows, tmp_path)
-        log = run_on(course, planted(seed), [], random.Random(seed))
+        log = run_on(course, self.world(seed), [], random.Random(seed))
         for n, batch in enumerate(log.batches):
             trials = trials_of(log.prefix(n), N_LAYERS)
             _, again = self.course(windows, tmp_path)
@@ -157,7 +161,7 @@ class SamplerContract:
         self, seed: int, cuts: list[float], windows: Windows, tmp_path: Path
     ) -> None:
         """Same results and same order in the end, in whatever order outcomes come."""
-        world = planted(seed)
+        world = self.world(seed)
         sampler, course = self.course(windows, tmp_path)
         undisturbed = run_on(course, world, [], random.Random(seed))
         ranked = sampler.ranked(trials_of(undisturbed.outcomes, N_LAYERS))
@@ -178,7 +182,7 @@ class SamplerContract:
     ) -> None:
         """The finalists-to-be are those that got through all rounds, as reports rank them."""
         sampler, course = self.course(windows, tmp_path)
-        log = run_on(course, planted(seed), [], random.Random(seed))
+        log = run_on(course, self.world(seed), [], random.Random(seed))
         self.require_order_of_ranking(sampler, trials_of(log.outcomes, N_LAYERS))
 
     @given(seed=st.integers(0, 10**6))
@@ -187,7 +191,7 @@ class SamplerContract:
         self, seed: int, windows: Windows, tmp_path: Path
     ) -> None:
         """What failed may come out best once it is tried again; nothing recorded is lost by it."""
-        world = planted(seed)
+        world = self.world(seed)
         sampler, course = self.course(windows, tmp_path)
         log = run_on(course, world, [], random.Random(seed))
         kept = [o for o in log.outcomes if o.result.status is not Status.FAILED]

@@ -39,6 +39,9 @@ def test_the_need_is_that_of_the_files(
         write_plan(make_plan(model, largest), tmp_path / "written.gguf")
         taken = sum(path.stat().st_size for path in tmp_path.iterdir())
         assert taken <= needed < taken + (1 << 20)
+        layers = sum(t.n_bytes for t in model.layers[0])
+        more = bytes_needed(model, chosen, tmp_path, 2) - needed
+        assert more == pytest.approx(2 * 5 * layers, rel=0.2), "two of the largest together"
         monkeypatch.setattr(room, "can_share", lambda *_: (True, ""))
         shared = bytes_needed(model, chosen, tmp_path)
         assert 2 * model.header.data_offset < shared < 2 * model.header.data_offset + (1 << 20)

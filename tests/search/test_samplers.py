@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,10 +14,12 @@ from rys_gguf.errors import InvalidOptions, RysError
 from rys_gguf.layers.schedule import Schedule
 from rys_gguf.probes.suite import Suite
 from rys_gguf.runs.candidate import Candidate
+from rys_gguf.runs.records import HALVING as HALVING_NAME
 from rys_gguf.runs.records import THOMPSON
 from rys_gguf.runs.trial import Trials
 from rys_gguf.search.job import Job
 from rys_gguf.search.samplers.base import Sampler
+from rys_gguf.search.samplers.beam import Beam
 from rys_gguf.search.samplers.find import make_sampler, rounds_of, sampler_of
 from rys_gguf.search.samplers.grid import Grid
 from rys_gguf.search.samplers.halving import Halving
@@ -29,7 +32,7 @@ from rys_gguf.search.space import Windows, every
 from rys_gguf.stats.ranking import rank_smoothly
 from tests import tiny
 from tests.search.fakes import Planted, Window, items, trials_of, window_of
-from tests.search.sampler_contract import N_LAYERS, SamplerContract
+from tests.search.sampler_contract import N_LAYERS, SamplerContract, planted
 
 
 class TestGrid(SamplerContract):
@@ -77,6 +80,47 @@ class TestThompson(SamplerContract):
             if all(result.is_ok for s, result in r.trial.results.items() if s.is_round)
         ]
         assert list(sampler.ranked(trials)) == expected
+
+
+def raised(world: Planted) -> Planted:
+    """The world with better windows."""
+    return replace(world, gains={w: gain + 0.08 for w, gain in world.gains.items()})
+
+
+class TestBeam(SamplerContract):
+    """Maps of two and three blocks, from single windows that are halved."""
+
+    def make(self, windows: Windows, halving: Halving, folder: Path) -> Beam:
+        """Few windows, so that three of them fit side by side."""
+        path = folder / "windows.txt"
+        path.write_text("0,6\n6,12\n9,15\n12,18\n15,21\n18,24\n")
+        stops = tuple(range(1, len(halving.rounds) + 1))
+        return Beam(Listed(windows, path, halving), windows, halving, 3, 3, stops)
+
+    def world(self, seed: int) -> Planted:
+        """Most windows gain, so that there is something to combine."""
+        return raised(planted(seed))
+
+
+class TestBeamOfThompson(TestThompson):
+    """Maps of two blocks, from single windows that Thompson sampling chose."""
+
+    @pytest.fixture(scope="class", params=["gemma3"])
+    @classmethod
+    def windows(cls, request: Any, tmp_path_factory: Any) -> Windows:
+        """One model: the rest is what both samplers are tested for alone."""
+        path = tmp_path_factory.mktemp("beam") / "m.gguf"
+        with Model(tiny.write(path, request.param, N_LAYERS)) as model:
+            return Windows(model, Schedule.PORTABLE)
+
+    def world(self, seed: int) -> Planted:
+        """Most windows gain."""
+        return raised(planted(seed))
+
+    def make(self, windows: Windows, halving: Halving, folder: Path) -> Beam:  # type: ignore[override]
+        """Few windows; the rounds of combined ones have two parts."""
+        chosen = windows.choose(windows.of_size(6, (0, 4, 6, 12, 15, 18)))
+        return Beam(Thompson(chosen, halving, 40, seed=3), windows, halving, 2, 3, (2, 3))
 
 
 # -- what each of them chooses -------------------------------------------------------------------
@@ -196,3 +240,108 @@ def test_thompson_goes_with_a_map_only(tmp_path: Path) -> None:
     # 15 windows answer 16 items, and 6 of them 32 more.
     assert found.n_asks == 15 * 16 + 6 * 32
     assert rounds_of(of_map).ends[:2] == (8, 16)
+
+
+# -- beams ---------------------------------------------------------------------------------------
+
+# Two places gain, one does not, and all others lose.
+GAINS = {(i, i + 2): -0.1 for i in range(15)} | {(2, 4): 0.12, (6, 8): -0.02, (9, 11): 0.1}
+
+
+def searched(sampler: Sampler, world: Planted, rounds: Rounds) -> Trials:
+    """The trials of a search of 16 layers, from its start to its end."""
+    log = list(world.outcomes(Job(Candidate.base(16), rounds.steps)))
+    while (batch := sampler.next(trials_of(log, 16))) is not None:
+        for job in batch.jobs:
+            log += world.outcomes(job)
+    return trials_of(log, 16)
+
+
+def combined(trials: Trials) -> list[str]:
+    """The maps of several blocks that were tried, in order."""
+    return [t.candidate.spec for t in trials.values() if len(t.candidate.blocks) > 1]
+
+
+def test_a_beam_finds_two_blocks_that_are_best_together(windows: Windows) -> None:
+    """They are asked all rounds, and nothing is combined with what loses."""
+    rounds = Rounds((20, 40, 80), n_finalists=2)
+    halving = Halving(HALVING.base, rounds)
+    beam = Beam(Grid(windows, (2,), halving), windows, halving, 3, 4, (1, 2, 3))
+    trials = searched(beam, Planted(GAINS), rounds)
+    assert combined(trials) == ["blocks:2,4;9,11"]
+    assert beam.ranked(trials)[0].spec == "blocks:2,4;9,11"
+    assert len(beam.ranked(trials)[0].windows) == 2
+    assert beam.n_most == 15 + 2 * 4
+    assert beam.n_asks == 2 * (4 * 20 + 2 * 20 + 2 * 40)
+    assert list(beam.describe())[-1].startswith("combined: windows that gain and do not overlap")
+
+
+def test_a_beam_goes_on_to_three_blocks_of_any_form(tmp_path: Path) -> None:
+    """The best form of each place is the one that is combined."""
+    with Model(tiny.write(tmp_path / "m.gguf", "llama", 16)) as model:
+        plan = SweepPlan("map", (2,), passes=(2, 3), mode="both")
+        windows = Windows(model, Schedule.PORTABLE, forms=plan.forms)
+    gains = {w: g - 0.05 for w, g in GAINS.items()} | {(5, 6): 0.06, (6, 7): 0.05}
+    rounds = Rounds((60,))
+    halving = Halving(HALVING.base, rounds)
+    beam = Beam(Grid(windows, (2,), halving), windows, halving, 3, 4, (1,))
+    trials = searched(beam, Planted(gains), rounds)
+    # By layer, a window's gain here is that of its layers; with three passes it counts twice.
+    best = beam.ranked(trials)[0]
+    assert best.spec == "blocks:2,4;2,4;5,6;5,6;6,7;6,7;9,11;9,11"
+    assert len(best.blocks) == 3
+
+
+def test_blocks_that_do_not_go_together_stay_apart(windows: Windows) -> None:
+    """Pairs that turn out worse than their parts lead to nothing longer, and none is best."""
+    gains = GAINS | {(6, 8): 0.08}
+    beam = Beam(Grid(windows, (2,), HALVING), windows, HALVING, 3, 4, (1,))
+    trials = searched(beam, Planted(gains, together=-0.3), ROUNDS)
+    assert len(combined(trials)) == 3
+    assert all(len(t.candidate.blocks) < 3 for t in trials.values())
+    assert beam.ranked(trials)[0].spec == "blocks:2,4"
+
+
+def test_where_nothing_gains_nothing_is_combined(windows: Windows) -> None:
+    """One window that gains has nobody to go with."""
+    beam = Beam(Grid(windows, (2,), HALVING), windows, HALVING, 2, 4, (1,))
+    gains = dict.fromkeys(GAINS, -0.1) | {(2, 4): 0.1}
+    assert not combined(searched(beam, Planted(gains), ROUNDS))
+
+
+def test_a_beam_needs_single_windows(tmp_path: Path, windows: Windows) -> None:
+    """A list that combines windows itself, or damps one otherwise, is refused by its line."""
+    path = tmp_path / "w.txt"
+    for line in ("2,4;6,8", "2,4@0.5", "layers:0..5,8.."):
+        path.write_text(f"8,12\n{line}\n")
+        with pytest.raises(InvalidOptions, match="list the combinations as well"):
+            Beam(Listed(windows, path, HALVING), windows, HALVING, 2, 4, (1,))
+    path.write_text("8,12\n2,4;2,4\n5,6;6,7\n")
+    assert (
+        len(Beam(Listed(windows, path, HALVING), windows, HALVING, 2, 4, (1,)).first.candidates)
+        == 3
+    )
+
+
+def test_a_beam_asks_as_much_as_halving_would(tmp_path: Path) -> None:
+    """However small its sampler's rounds are. A file of windows says itself how they repeat."""
+    suite = Suite(items(120, "s"))
+    path = tiny.write(tmp_path / "m.gguf", "llama", 16)
+    plan = SweepPlan("map", (2,), sampler=THOMPSON, max_blocks=2)
+    request = SweepRequest(
+        path, tmp_path / "run", plan, Settings(), (suite, suite), EngineOptions()
+    )
+    listing = tmp_path / "w.txt"
+    listing.write_text("1,3\n")
+    with Model(path) as model:
+        found = sampler_of(request, model)
+        assert isinstance(found, Beam)
+        ends = [found.halving.rounds.ends[stop - 1] for stop in found.stops]
+        halved = sampler_of(replace(request, plan=replace(plan, sampler=HALVING_NAME)), model)
+        assert isinstance(halved, Beam)
+        assert halved.stops == (1, 2)
+        assert ends == [16, 48] == list(halved.halving.rounds.ends)
+        for other in (replace(plan, mode="layer"), replace(plan, passes=(3,))):
+            wrong = replace(other, name="list", windows=listing, sampler=HALVING_NAME)
+            with pytest.raises(InvalidOptions, match="write 8,12;8,12 for three passes"):
+                sampler_of(replace(request, plan=wrong), model)

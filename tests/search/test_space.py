@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from rys_gguf import Model
-from rys_gguf.errors import RysError
+from rys_gguf.errors import InvalidLayerMap, RysError
+from rys_gguf.layers.blocks import Form
 from rys_gguf.layers.schedule import Schedule
 from rys_gguf.search.settings import SweepPlan
 from rys_gguf.search.space import Windows, coarse, every, fine, listed, most_fine
@@ -125,3 +126,47 @@ def test_only_a_damped_plan_says_so() -> None:
     """So that runs of earlier versions go on."""
     assert "damp" not in SweepPlan("map", (4,)).as_json()
     assert SweepPlan("map", (4,), damp=0.5).as_json()["damp"] == 0.5
+
+
+def test_a_window_is_tried_in_all_forms(tmp_path: Path) -> None:
+    """Each form is a candidate of its own at the window's place; one layer has no form by layer."""
+    forms = SweepPlan("map", (), passes=(3, 2), mode="both").forms
+    with Model(tiny.write(tmp_path / "m.gguf", "llama", 4)) as model:
+        windows = Windows(model, Schedule.PORTABLE, forms=forms)
+        damped = Windows(model, Schedule.PORTABLE, 0.5, forms)
+    chosen = every(windows, (3, 1)).candidates
+    assert [c.spec for c in chosen if c.window == (1, 4)] == [
+        "blocks:1,4", "blocks:1,2;2,3;3,4",
+        "blocks:1,4;1,4", "blocks:1,2;1,2;2,3;2,3;3,4;3,4",
+    ]  # fmt: skip
+    assert [c.spec for c in chosen if c.window == (2, 3)] == ["blocks:2,3", "blocks:2,3;2,3"]
+    assert len(chosen) == 2 * 4 + 4 * 2
+    assert "blocks:1,4@0.5;1,4@0.5" in [c.spec for c in every(damped, (3,)).candidates]
+
+
+def test_a_form_that_no_engine_can_load_is_refused(tmp_path: Path) -> None:
+    """llama.cpp stops at 512 layers."""
+    with Model(tiny.write(tmp_path / "m.gguf", "llama", 16)) as model:
+        windows = Windows(model, Schedule.PORTABLE, forms=(Form(99),))
+    with pytest.raises(InvalidLayerMap, match=r"llama\.cpp stops at 512"):
+        every(windows, (8,))
+
+
+def test_layers_of_a_pattern_repeat_only_where_the_rule_allows(tmp_path: Path) -> None:
+    """Each of six layers twice shifts the kinds of those behind it, unlike the six as a whole."""
+    forms = (Form(by_layer=True),)
+    with Model(tiny.write(tmp_path / "g.gguf", "gemma3", 12)) as model:
+        portable = every(Windows(model, Schedule.PORTABLE, forms=forms), (6,))
+        explicit = every(Windows(model, Schedule.EXPLICIT, forms=forms), (6,))
+    assert not portable.candidates
+    assert "period 6" in portable.illegal[0].rule
+    assert len(explicit.candidates) == 7
+
+
+def test_what_a_plan_adds_is_part_of_its_identity() -> None:
+    """And says nothing where it adds nothing, so that runs of earlier versions go on."""
+    plain = SweepPlan("map", (4,)).as_json()
+    assert not {"passes", "mode", "max_blocks", "beam"} & plain.keys()
+    assert SweepPlan("map", (4,), beam=3).as_json() == plain, "nothing is combined"
+    wide = SweepPlan("map", (4,), passes=(3, 2), mode="both", max_blocks=2).as_json()
+    assert wide == {**plain, "passes": [2, 3], "mode": "both", "max_blocks": 2, "beam": 8}

@@ -8,10 +8,12 @@ from dataclasses import replace
 
 from rys_gguf.errors import InvalidOptions, RysError
 from rys_gguf.formats.model import Model
+from rys_gguf.layers.blocks import TWICE
 from rys_gguf.runs.candidate import Candidate
 from rys_gguf.runs.records import THOMPSON
 from rys_gguf.search.identity import identity_of
 from rys_gguf.search.samplers.base import Sampler
+from rys_gguf.search.samplers.beam import Beam
 from rys_gguf.search.samplers.grid import Grid
 from rys_gguf.search.samplers.halving import Halving
 from rys_gguf.search.samplers.listed import Listed
@@ -42,9 +44,23 @@ def sampler_of(request: SweepRequest, model: Model) -> Sampler:
     Raises InvalidOptions if plan and sampler do not go together, RysError if there is no legal
     window to try.
     """
+    plan, rounds = request.plan, rounds_of(request)
+    halving = Halving(Candidate.base(model.n_trunk).key, rounds)
+    windows = Windows(model, request.settings.schedule, plan.damp, plan.forms)
+    single = _sampler_of_windows(request, model, windows, halving)
+    if plan.max_blocks == 1:
+        return single
+    # As many items as halving would ask, however small the rounds are.
+    stops = tuple(
+        sum(end < wanted for end in rounds.ends) + 1 for wanted in _rounds_of_halving(request).ends
+    )
+    return Beam(single, windows, halving, plan.max_blocks, plan.beam, stops)
+
+
+def _sampler_of_windows(
+    request: SweepRequest, model: Model, windows: Windows, halving: Halving
+) -> Sampler:
     plan = request.plan
-    halving = Halving(Candidate.base(model.n_trunk).key, rounds_of(request))
-    windows = Windows(model, request.settings.schedule, plan.damp)
     if plan.sampler != THOMPSON:
         return make_sampler(plan, windows, halving)
     if plan.name != "map":
@@ -63,6 +79,11 @@ def make_sampler(plan: SweepPlan, windows: Windows, halving: Halving) -> Sampler
     """The sampler that halves a plan's windows. Raises RysError if it has no legal one to try."""
     sampler: Sampler
     if plan.windows is not None:
+        if plan.forms != (TWICE,):
+            raise InvalidOptions(
+                "--passes and --mode are about windows of --plan: in the file of --windows, write "
+                "8,12;8,12 for three passes, and 8,9;9,10 for layer by layer"
+            )
         sampler = Listed(windows, plan.windows, halving)
     elif plan.name == "map":
         sampler = Grid(windows, plan.sizes, halving)

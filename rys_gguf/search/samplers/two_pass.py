@@ -34,7 +34,7 @@ class TwoPass:
         first = coarse(windows, self._coarse_size)
         later = windows.choose(windows.of_size(self._fine_size, range(windows.n_layers)))
         self.first = Selection(first.candidates, first.illegal + later.illegal)
-        n_fine = min(len(later.candidates), most_fine(*legal))
+        n_fine = min(len(later.candidates), most_fine(*legal) * len(windows.forms))
         self.n_most = len(first.candidates) + n_fine
 
     def describe(self) -> Iterator[str]:
@@ -59,7 +59,7 @@ class TwoPass:
         standing = self._halving.standing(self.first.candidates, trials)
         # Ranked among themselves: once the second pass has begun, its trials must not change this.
         order = self._halving.best_first(standing, trials, 1) if standing else []
-        best = [c.windows[0] for c in order if c.windows]
+        best = list(dict.fromkeys(c.window for c in order if c.window))
         known = {c.key for c in self.first.candidates}
         chosen = fine(self._windows, best, self._fine_size)
         return [c for c in chosen.candidates if c.key not in known]
