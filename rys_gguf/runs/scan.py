@@ -59,7 +59,7 @@ class ScanWindow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """
 
     spec: Word
-    windows: Annotated[tuple[tuple[Layer, Layer], ...], Meta(max_length=64)] = ()
+    windows: Annotated[tuple[tuple[Layer, Layer], ...], Meta(max_length=MAX_LAYERS)] = ()
     added_layers: Annotated[int, Meta(ge=-MAX_LAYERS, le=MAX_LAYERS)] = 0
     status: Literal["ok", "dropped", "failed"]
     n_items: Count = 0

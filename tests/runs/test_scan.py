@@ -13,7 +13,7 @@ from rys_gguf.runs.scan import encode_scan, prior_effects, read_scan
 from rys_gguf.stats.evidence import Evidence
 from rys_gguf.stats.scan import scan_of
 from rys_gguf.stats.verdict import search_ranking, verdicts
-from tests.fake_runs import make_run
+from tests.fake_runs import WINNER, add_map, make_run
 from tests.report.test_page import hostile_run
 
 
@@ -75,6 +75,20 @@ def test_places_are_relative(text: str, tmp_path: Path) -> None:
     assert best.n == 88
     assert best.error > 0
     assert list(prior_effects(scan, "nonesuch")) == []
+
+
+def test_other_forms_are_in_a_scan_and_tell_nothing_of_single_windows(tmp_path: Path) -> None:
+    """However many windows a map takes, the file can be read."""
+    run = make_run(0, final=False)
+    add_map(run, ";".join(["blocks:10,11", *(f"{k},{k + 1}" for k in range(11, 14))]), WINNER)
+    many = "blocks:" + ";".join([f"{k},{k + 1}" for k in range(2, 23) for _ in range(4)])
+    add_map(run, many, WINNER)
+    path = tmp_path / "scan.json"
+    path.write_text(encode_scan(scan_of(run)))
+    scan = read_scan(path)
+    assert max(len(w.windows) for w in scan.windows) == 84
+    assert ((10, 11), (11, 12), (12, 13), (13, 14)) in [w.windows for w in scan.windows]
+    assert len(list(prior_effects(scan))) == 19
 
 
 def changed(text: str, *path: Any, value: Any) -> str:
