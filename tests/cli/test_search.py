@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,45 @@ def test_dry_run_lists_candidates_and_costs(model: Path) -> None:
     assert "blocks:0,2, blocks:1,3" in text
     assert "working file" in text
     assert list(model.parent.iterdir()) == [model]
+
+
+def test_a_wider_space_is_counted_before_it_is_searched(
+    model: Path, suite: Path, tmp_path: Path
+) -> None:
+    """Forms are candidates of their own; combinations come on top, and so do their items."""
+    args: list[str | Path] = [
+        "--plan",
+        "map",
+        "--sampler",
+        "halving",
+        "--sizes",
+        "2",
+        "--suite",
+        suite,
+    ]
+    wide = ["--passes", "3,2", "--mode", "both", "--max-blocks", "3", "--beam", "5"]
+    text = done("sweep", model, *args, *wide, "--dry-run").stdout
+    assert "blocks:0,2, blocks:0,1;1,2, blocks:0,2;0,2, blocks:0,1;0,1;1,2;1,2, " in text
+    assert (
+        "combined: windows that gain and do not overlap, at most 5 maps of each of 2 and 3" in text
+    )
+    assert "at most 10 combined ones" in text
+    assert "2 runs a window once more" in refused("sweep", model, "--passes", "1", code=2)
+    windows = tmp_path / "windows.txt"
+    windows.write_text("1,2;3,4\n")
+    listed: list[str | Path] = ["sweep", model, "--windows", windows, "--suite", suite, "--dry-run"]
+    assert "write 8,12;8,12 for three passes" in refused(*listed, "--mode", "layer", code=2)
+    assert "list the combinations as well" in refused(*listed, "--max-blocks", "2", code=2)
+
+
+def test_three_passes_end_in_a_command_that_writes_them(
+    model: Path, suite: Path, tmp_path: Path
+) -> None:
+    """The window stands in it once for each further pass."""
+    args: list[str | Path] = ["--plan", "map", "--sizes", "1", "--passes", "3", "--max-blocks", "2"]
+    args += ["--suite", suite, "--no-preflight", "--max-divergence", "99", "--min-agreement", "0"]
+    text = done("sweep", model, *args, "--finalists", "1", *ONE_THREAD).stdout
+    assert re.search(r"\nrys-gguf apply \S+ --blocks (\d,\d) --blocks \1( |\n)", text)
 
 
 def test_a_sweep_ends_in_its_verdict(model: Path, suite: Path, tmp_path: Path) -> None:
