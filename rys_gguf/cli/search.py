@@ -148,7 +148,7 @@ _search_options = handing_over(
         "--mode", type=click.Choice(["block", "layer", "both"]), default="block",
         show_default=True,
         help="block: repeat a window as a whole. layer: repeat each of its layers on its own "
-        "(8,8,9,9), which suits mixture-of-experts models.",
+        "(8,8,9,9), as suits mixture-of-experts models.",
     ),
     damp_option,
     click.option(

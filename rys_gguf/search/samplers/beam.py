@@ -114,13 +114,13 @@ class Beam:
         )
         singles = self._apart(c for c in standing if len(c.blocks) == 1)
         longest = [c for c in standing if len(c.blocks) == n - 1][: self.width]
-        least: dict[Candidate, float] = {}
+        to_beat: dict[Candidate, float] = {}
         for before, single in itertools.product(longest if n > 2 else singles, singles):  # noqa: PLR2004 - a pair is of singles
             if (candidate := self._joined(before, single)) is not None:
                 of_parts = max(gains[before.key], gains[single.key])
-                least[candidate] = max(of_parts, least.get(candidate, -math.inf))
-        expected = believed_gains(base, [*trials.values(), *map(Trial, least)])
-        found = [c for c in least if expected[c.key] > least[c]]
+                to_beat[candidate] = max(of_parts, to_beat.get(candidate, -math.inf))
+        expected = believed_gains(base, [*trials.values(), *map(Trial, to_beat)])
+        found = [c for c in to_beat if expected[c.key] > to_beat[c]]
         found.sort(key=lambda c: _order(c, expected[c.key]))
         legal = (c for c in found if self.windows.rule_against(c.layer_map) is None)
         return list(itertools.islice(legal, self.width))
