@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from dataclasses import dataclass
+from functools import cached_property
 
 from rys_gguf.errors import InvalidLayerMap
 from rys_gguf.layers.blocks import Block, blocks_of
@@ -14,7 +15,8 @@ from rys_gguf.text import printable, quoted
 _STRETCH = re.compile(r"([0-9]{1,4})(?:-([0-9]{1,4}))?(?:@([0-9.e-]{1,24}))?", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
+# Without slots, so that names are made once: samplers look them up again and again.
+@dataclass(frozen=True)
 class Candidate:
     """A layer map to try. Equal maps are the same candidate, however they were written."""
 
@@ -50,7 +52,7 @@ class Candidate:
         """The model as it is."""
         return cls(LayerMap.identity(n_layers))
 
-    @property
+    @cached_property
     def key(self) -> str:
         """The path in few characters, such as `0-11,8-29`: the candidate's name in a run folder.
 
@@ -76,7 +78,7 @@ class Candidate:
         """The layer spec that a user would write; `base` for the model as it is."""
         return "base" if self.is_base else self.layer_map.spec
 
-    @property
+    @cached_property
     def windows(self) -> tuple[tuple[int, int], ...]:
         """The half-open windows that are repeated; empty for the base and for other paths."""
         return () if self.is_base else self.layer_map.undamped.windows() or ()

@@ -43,19 +43,25 @@ class Observations:
     """The sums of K candidates' differences to the base, for any number of rounds."""
 
     def __init__(self, base: Trial, trials: Sequence[Trial], n_rounds: int) -> None:
-        stages = [round_stage(n) for n in range(1, n_rounds + 1)]
-        reference = base.answers_in(stages)
+        rounds = {round_stage(n): n for n in range(1, n_rounds + 1)}
+        reference = base.answers_in(rounds)
         self.families = tuple(sorted({answer.family for answer in reference.values()}))
         place = {family: f for f, family in enumerate(self.families)}
-        # Counts, sums and sums of squares; round 0 is before any of them.
-        sums = np.zeros((3, len(trials), n_rounds + 1, len(place)))
+        places: list[tuple[int, int, int]] = []
+        differences: list[float] = []
         for k, trial in enumerate(trials):
-            for n, stage in enumerate(stages, 1):
-                for item, answer in trial.answers.get(stage, {}).items():
+            for stage in trial.answers.keys() & rounds.keys():
+                n = rounds[stage]
+                for item, answer in trial.answers[stage].items():
                     a, b = reference.get(item), answer.soft_score
                     if a is not None and a.soft_score is not None and b is not None:
-                        x = b - a.soft_score
-                        sums[:, k, n, place[a.family]] += (1, x, x * x)
+                        places.append((k, n, place[a.family]))
+                        differences.append(b - a.soft_score)
+        at = tuple(np.array(places, dtype=np.intp).reshape(-1, 3).T)
+        # Counts, sums and sums of squares; round 0 is before any of them.
+        sums = np.zeros((3, len(trials), n_rounds + 1, len(place)))
+        for power, total in enumerate(sums):
+            np.add.at(total, at, np.array(differences) ** power)
         self._sums = sums.cumsum(axis=2)
 
     def after(self, rounds: Ints) -> Observed:

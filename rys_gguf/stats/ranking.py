@@ -15,6 +15,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, pstdev
+from typing import Any
 
 import numpy as np
 
@@ -22,13 +23,18 @@ from rys_gguf.layers.blocks import Block
 from rys_gguf.runs.stage import Stage, round_stage
 from rys_gguf.runs.trial import Trial
 from rys_gguf.stats.clusters import Floats
-from rys_gguf.stats.landscape import Landscape
+from rys_gguf.stats.landscape import Belief, Landscape
 from rys_gguf.stats.observed import Observations, Observed
 
 # A family in which no candidate differs from the base by more than rounding says nothing; any
 # unit will do.
 _ROUNDING = 1e-12
 _NO_SPREAD = 1.0
+# How many windows are chosen together, more than there are finalists; how far below the best is
+# near it, in score; and by how many draws that is judged.
+_N_TOGETHER = 12
+_NEAR = 0.02
+_N_DRAWS = 1000
 
 # Window minus base for each item that both answered, by family.
 Differences = Mapping[str, list[float]]
@@ -90,7 +96,8 @@ def rank(base: Trial, trials: Iterable[Trial], n_rounds: int | None = None) -> R
 def rank_smoothly(base: Trial, trials: Iterable[Trial]) -> Ranking:
     """Rank candidates of repeated windows by what is believed of them, however far they came.
 
-    `value` is the mean of that belief, for which the answers of neighbours count as well.
+    `value` is the mean of that belief, for which the answers of neighbours count as well. The first
+    few are those of which one is most likely to be near the best; the others follow by value.
     """
     pool = sorted((t for t in trials if _n_rounds(t)), key=lambda t: t.key)
     pool = [trial for trial in pool if trial.candidate.blocks]
@@ -98,7 +105,9 @@ def rank_smoothly(base: Trial, trials: Iterable[Trial]) -> Ranking:
         return Ranking(())
     rounds = np.array([_n_rounds(trial) for trial in pool])
     observed = Observations(base, pool, int(rounds.max())).after(rounds)
-    values = np.where(observed.counts.any(axis=1), _means(base, pool, observed), -math.inf)
+    belief = _belief(*_known(base, pool, observed))
+    values = np.where(observed.counts.any(axis=1), belief.means, -math.inf)
+    places = {pool[k].key: place for place, k in enumerate(_together(belief, values))}
     order = []
     for k, trial in enumerate(pool):
         families = [f for f, n in enumerate(observed.counts[k]) if n]
@@ -112,8 +121,32 @@ def rank_smoothly(base: Trial, trials: Iterable[Trial]) -> Ranking:
                 {observed.families[f]: float(observed.weights[k, f]) for f in families},
             )
         )
-    order.sort(key=lambda r: (-r.value, r.trial.candidate.n_added, r.trial.key))
+    order.sort(
+        key=lambda r: (
+            places.get(r.trial.key, _N_TOGETHER), -r.value, r.trial.candidate.n_added, r.trial.key,
+        )
+    )  # fmt: skip
     return Ranking(tuple(order))
+
+
+def _together(belief: Belief, values: Floats) -> list[int]:
+    """Windows of which one is likely to be near the best, the surest first.
+
+    Each covers most of the draws in which none before it is near the best. Of neighbours on one
+    peak, which all are near the best or none is, a single one comes first.
+    """
+    draws = belief.draws(_N_DRAWS, np.random.default_rng(0))
+    draws = np.where(np.isfinite(values), draws, -np.inf)
+    near = draws >= draws.max(axis=1, keepdims=True) - _NEAR
+    chosen: list[int] = []
+    for _ in range(min(_N_TOGETHER, int(np.isfinite(values).sum()))):
+        # Where draws cannot tell two windows apart, the better mean does.
+        covered = near.sum(axis=0) + np.where(np.isfinite(values), np.clip(values, -1, 1) / 4, 0)
+        covered[chosen] = -np.inf
+        k = int(np.where(np.isfinite(values), covered, -np.inf).argmax())
+        chosen.append(k)
+        near = near & ~near[:, [k]]
+    return chosen
 
 
 def believed_gains(base: Trial, trials: Iterable[Trial]) -> dict[str, float]:
@@ -124,27 +157,34 @@ def believed_gains(base: Trial, trials: Iterable[Trial]) -> dict[str, float]:
     pool = sorted((t for t in trials if t.candidate.blocks), key=lambda t: t.key)
     rounds = np.array([_n_rounds(trial) for trial in pool], dtype=np.intp)
     observed = Observations(base, pool, int(rounds.max(initial=0))).after(rounds)
-    means = _means(base, pool, observed)
+    means = _kept_means(*_known(base, pool, observed))
     return {trial.key: float(mean) for trial, mean in zip(pool, means, strict=True)}
 
 
-def _means(base: Trial, pool: Sequence[Trial], observed: Observed) -> Floats:
+# What a belief follows from: maps, the number of layers, and arrays as their bytes.
+_Known = tuple[tuple[tuple[Block, ...], ...], int, bytes, bytes, bytes]
+
+
+def _known(base: Trial, pool: Sequence[Trial], observed: Observed) -> _Known:
     maps = tuple(trial.candidate.blocks for trial in pool)
     seen = np.flatnonzero(observed.counts.any(axis=1))
-    known = (seen, observed.values[seen], observed.variances[seen])
-    return _fitted_means(maps, base.candidate.layer_map.n_source, *(x.tobytes() for x in known))
+    values, variances = observed.values[seen], observed.variances[seen]
+    n_layers = base.candidate.layer_map.n_source
+    return maps, n_layers, seen.tobytes(), values.tobytes(), variances.tobytes()
+
+
+def _belief(
+    maps: tuple[tuple[Block, ...], ...], n_layers: int, seen: bytes, values: bytes, variances: bytes
+) -> Belief:
+    landscape = Landscape.of_maps(maps, n_layers)
+    known = np.frombuffer(seen, np.intp), np.frombuffer(values), np.frombuffer(variances)
+    return landscape.believe(*known, landscape.fitted(*known))
 
 
 @functools.lru_cache(maxsize=64)
-def _fitted_means(
-    maps: tuple[tuple[Block, ...], ...], n_layers: int, seen: bytes, values: bytes, variances: bytes
-) -> Floats:
+def _kept_means(*known: Any) -> tuple[float, ...]:
     """The means of a belief, kept: a search asks for the same ones before each of its batches."""
-    belief = Landscape(maps, n_layers).believe(
-        np.frombuffer(seen, dtype=np.intp), np.frombuffer(values), np.frombuffer(variances)
-    )
-    belief.means.setflags(write=False)
-    return belief.means
+    return tuple(_belief(*known).means.tolist())
 
 
 def rounds_to(n: int) -> tuple[Stage, ...]:

@@ -9,44 +9,52 @@ answers count for its neighbours, and a window that nobody needs to know of is n
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from rys_gguf.runs.candidate import Candidate
+from rys_gguf.runs.scan import PriorEffect
 from rys_gguf.runs.stage import DIVERGENCE, Status
 from rys_gguf.runs.trial import Trial, Trials
 from rys_gguf.search.job import Batch, Job, Step, batch_left
 from rys_gguf.search.samplers.halving import Halving
 from rys_gguf.search.space import Selection
 from rys_gguf.stats.clusters import Ints
-from rys_gguf.stats.landscape import Belief, Landscape
+from rys_gguf.stats.landscape import Belief, Landscape, Shape
 from rys_gguf.stats.observed import Observations
+from rys_gguf.stats.prior import expected_gains
 from rys_gguf.stats.ranking import rank_smoothly
 
-# How many rounds are chosen by one belief: fewer learn sooner, more keep workers busy.
-_N_CHOSEN = 8
+# The part of all asks that is chosen by one belief, and how many rounds at least: less learns
+# sooner, more keeps workers busy.
+_BATCH, _LEAST_BATCH = 0.05, 8
 # How often the best of a draw is asked, and not its rival.
 _LEADER = 0.5
-# Draws until a rival differs from the leader; where none does, the leader is asked.
-_MOST_DRAWS = 50
+# Draws for each choice: where none of them gives the leader a rival, the leader is asked.
+_N_DRAWS = 8
+# The landscape's shape is fitted anew once so many times as many items have been asked.
+_REFIT = 1.25
 # The part of all asks that may go to the first batch, in which every window has one round. If the
 # windows are too many for that, it has some of them, evenly spread.
 _FIRST = 0.25
-# Lets the root of a covariance be taken that rounding has made singular; a variance in score.
-_JITTER = 1e-9
 
 
 @dataclass(slots=True)
 class _Course:
-    """How far a search has come: `rounds` of each window, and those that are `out` of it."""
+    """How far a search has come: `rounds` of each window, and those that are `out` of it.
+
+    `shape` is the landscape's as it was fitted after `n_fitted` items.
+    """
 
     rounds: Ints
     out: npt.NDArray[np.bool_]
     n_asked: int = 0
     n_batches: int = 0
+    n_fitted: int = 0
+    shape: Shape = field(default_factory=Shape)
 
     def advance(self, k: int, job: Job, trials: Trials) -> None:
         """Count a job of window `k` that is over."""
@@ -63,13 +71,21 @@ class _Course:
 class Thompson:
     """A sampler that asks windows about `n_asks` items in all, a round of one window at a time.
 
-    `windows` has candidates of one block each. `seed` is the run's.
+    `windows` has candidates of one block each. `seed` is the run's. `prior` are the effects of a
+    relative's windows: they decide what is asked first, and nothing of how windows are ranked.
     """
 
-    notes: tuple[str, ...] = ()
-
-    def __init__(self, windows: Selection, halving: Halving, n_asks: int, seed: int) -> None:
+    def __init__(
+        self,
+        windows: Selection,
+        halving: Halving,
+        n_asks: int,
+        seed: int,
+        notes: Sequence[str] = (),
+        prior: Sequence[PriorEffect] = (),
+    ) -> None:
         self.first = windows
+        self.notes = notes
         self.n_most = len(windows.candidates)
         self.n_asks = n_asks
         self._halving = halving
@@ -77,16 +93,18 @@ class Thompson:
         self._seed = seed
         # Neighbours side by side, so that the first batch can be spread evenly.
         self._candidates = sorted(windows.candidates, key=lambda c: c.windows)
-        self._landscape = Landscape(
-            [c.blocks for c in self._candidates],
-            max((c.layer_map.n_source for c in self._candidates), default=0),
-        )
+        blocks = [c.blocks for c in self._candidates]
+        n_layers = self._candidates[0].layer_map.n_source
+        # In whatever form a window is repeated.
+        places = [of_map[0].window for of_map in blocks]
+        expected = expected_gains(prior, places, n_layers) if prior else None
+        self._landscape = Landscape.of_maps(blocks, n_layers, expected)
         # Choices by everything they follow from: a run's past is worked out once.
-        self._chosen: dict[tuple[int, bytes, bytes, bytes], tuple[int, ...]] = {}
+        self._chosen: dict[Hashable, tuple[Shape, tuple[int, ...]]] = {}
 
     def describe(self) -> Iterator[str]:
         """The windows."""
-        yield f"candidates: {', '.join(c.spec for c in self.first.candidates)}"
+        yield f"candidates: {self.first.in_words()}"
 
     def next(self, trials: Trials) -> Batch | None:
         """Windows far apart first, then those that may be the best, until all asks are spent.
@@ -142,41 +160,42 @@ class Thompson:
 
     def _choose(self, course: _Course, observations: Observations) -> tuple[int, ...]:
         """The windows to ask a round each, some more than once; none once the search is over."""
+        n_items = len(self._steps[0].items)
         n_left = self.n_asks - course.n_asked
-        n = min(_N_CHOSEN, -(-n_left // len(self._steps[0].items)))
+        n = min(max(_LEAST_BATCH, round(_BATCH * self.n_asks / n_items)), -(-n_left // n_items))
         left = np.where(course.out, 0, len(self._steps) - course.rounds)
         if n <= 0 or not left.any():
             return ()
         observed = observations.after(course.rounds)
-        key = (
-            course.n_batches, left.tobytes(), observed.values.tobytes(),
-            observed.variances.tobytes(),
-        )  # fmt: skip
+        seen = np.flatnonzero(observed.counts.any(axis=1))
+        known = seen, observed.values[seen], observed.variances[seen]
+        key = (course.n_batches, course.shape, left.tobytes(), *(part.tobytes() for part in known))
+        is_due = course.n_asked >= _REFIT * course.n_fitted
         if key not in self._chosen:
+            shape = self._landscape.fitted(*known, course.shape) if is_due else course.shape
             rng = np.random.default_rng((self._seed, course.n_batches))
-            seen = np.flatnonzero(observed.counts.any(axis=1))
-            belief = self._landscape.believe(seen, observed.values[seen], observed.variances[seen])
-            self._chosen[key] = _top_two(belief, left, n, rng)
-        return self._chosen[key]
+            belief = self._landscape.believe(*known, shape)
+            self._chosen[key] = shape, _top_two(belief, left, n, rng)
+        course.shape, chosen = self._chosen[key]
+        if is_due:
+            course.n_fitted = course.n_asked
+        return chosen
 
 
 def _top_two(belief: Belief, left: Ints, n: int, rng: np.random.Generator) -> tuple[int, ...]:
     """`n` windows by draws from a belief, each at most as often as it has rounds `left`."""
     left = left.copy()
-    root = np.linalg.cholesky(belief.covariance + _JITTER * np.eye(len(left)))
-
-    def best_of_draw() -> int:
-        gains = belief.means + root @ rng.standard_normal(len(left))
-        return int(np.where(left > 0, gains, -np.inf).argmax())
-
+    draws = np.where(left > 0, belief.draws(_N_DRAWS * n, rng), -np.inf)
+    best = iter(draws.argmax(axis=1).tolist())
     chosen: list[int] = []
-    while len(chosen) < n and left.any():
-        leader = k = best_of_draw()
-        if rng.random() >= _LEADER:
-            rivals = (best_of_draw() for _ in range(_MOST_DRAWS))
-            k = next((rival for rival in rivals if rival != leader), leader)
-        left[k] -= 1
-        chosen.append(k)
+    for leader in best:
+        is_rival = rng.random() >= _LEADER
+        k = next((rival for rival in best if rival != leader), leader) if is_rival else leader
+        if left[k] > 0:
+            left[k] -= 1
+            chosen.append(k)
+        if len(chosen) == n:
+            break
     return tuple(chosen)
 
 
