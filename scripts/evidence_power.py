@@ -1,32 +1,42 @@
 """Measure what the held-out part of a sweep sees, on planted gains and with the sweep's own code.
 
 usage: python scripts/evidence_power.py [--runs 1000] [--seed 0] [--size standard] [--level 1]
+           [--curve FILE]
 
 Finalists are asked the held-out items of the suite in looks, as a sweep asks them, and judged. An
 item differs from the base for a fifth of the finalists' answers, a spread of 45 points, and items
-of one template or one event differ alike. Prints a markdown table; the same seed gives the same.
+of one template or one event differ alike. Prints a markdown table; with --curve it draws instead
+how often a gain on everything is called better, by its size. The same seed gives the same.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import fmean
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from rys_gguf.probes.item import Item
 from rys_gguf.probes.names import FAMILIES, HELDOUT_SIZES
 from rys_gguf.probes.suite import Suite, build_suite
 from rys_gguf.stats.looks import LOOKS, look_ends
+from rys_gguf.stats.paired import POWER
 from rys_gguf.stats.pairs import Families, Pairs
 from rys_gguf.stats.verdict import BETTER, Judgement, judge, undecided
+from scripts.drawing import COLOURS, axes, save
 
 N_FINALISTS = 3
 # The share of items on which a finalist differs from the base.
 DIFFERENT = 0.2
 FLIPS = 2000
+# Of the curve, in points.
+GAINS = (0, 2, 4, 5, 6, 8, 10, 15)
 # Intervals of scores themselves, which right-or-wrong items have, take long and are not read here.
 BINARY = False
 
@@ -167,6 +177,23 @@ def cases() -> list[Case]:
     ]
 
 
+def draw(suite: Suite, n_runs: int, seed: int, path: Path) -> None:
+    """Two curves: with items that have nothing in common, and with such that are alike."""
+    drawn = axes("true gain on everything, points", "sweeps that call it better")
+    cases = [Case(f"{g} points", dict.fromkeys(FAMILIES, g / 100)) for g in GAINS]
+    for label, colour, curve in (
+        ("items that have nothing in common", COLOURS[3], cases),
+        ("items of one template or event alike", COLOURS[5], [in_clusters(c) for c in cases]),
+    ):
+        shares = [fmean(measured(case, suite, n_runs, seed).better) for case in curve]
+        print(f"{label}: {', '.join(f'{share:.0%}' for share in shares)}", flush=True)
+        drawn.plot(GAINS, shares, marker="o", markersize=3, label=label, color=colour)
+    drawn.axhline(POWER, color=COLOURS[1], linewidth=0.8, linestyle="--")
+    drawn.set_xticks(GAINS)
+    drawn.legend(frameon=False, loc="lower right")
+    save(drawn, path)
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -174,6 +201,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--size", default="standard")
     parser.add_argument("--level", type=int, default=1)
+    parser.add_argument("--curve", type=Path, help="an SVG of the power by true gain")
     args = parser.parse_args()
     suite = build_suite(
         levels=dict.fromkeys(FAMILIES, args.level),
@@ -181,6 +209,9 @@ def main() -> None:
         split="heldout",
         seed=args.seed,
     )
+    if args.curve:
+        draw(suite, args.runs, args.seed, args.curve)
+        return
     print(f"{len(suite.items)} held-out items, {args.runs} runs of {N_FINALISTS} finalists\n")
     print("| planted | better | its family | false better | coverage | reported / true | asked |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
