@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from dataclasses import dataclass, replace
@@ -54,10 +55,16 @@ _REPORT_PACKAGES = ("jinja2", "matplotlib", "msgspec", "scipy")
 
 
 def _numbers(text: str) -> tuple[int, ...]:
-    parts = text.split(",")
-    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
-        raise ValueError(f"{text!r} is not a list of numbers such as 8,4")
-    return tuple(int(part) for part in parts)
+    numbers: list[int] = []
+    for part in text.split(","):
+        first, dots, last = part.strip().partition("..")
+        ends = first, last if dots else first
+        if not all(re.fullmatch("[0-9]{1,4}", end) for end in ends):
+            raise ValueError(f"{text!r} is not a list of numbers such as 8,4 or 1..8")
+        numbers.extend(range(int(ends[0]), int(ends[1]) + 1))
+    if not numbers or min(numbers) < 1:
+        raise ValueError(f"{text!r} is not a list of numbers from 1, such as 8,4 or 1..8")
+    return tuple(numbers)
 
 
 def _passes(text: str) -> tuple[int, ...]:
@@ -71,15 +78,16 @@ def _passes(text: str) -> tuple[int, ...]:
 class SearchOptions:
     """What is searched, and by which rules."""
 
-    plan_name: str
+    plan_name: str | None
     windows: Path | None
-    sizes: tuple[int, ...]
+    sizes: tuple[int, ...] | None
     passes: tuple[int, ...]
     mode: str
     damp: float
     max_blocks: int
     beam: int
-    sampler: str
+    sampler: str | None
+    prior: Path | None
     schedule: str
     finalists: int
     detect: float | None
@@ -93,16 +101,18 @@ class SearchOptions:
         """Which windows are tried."""
         from rys_gguf.search.settings import SweepPlan
 
-        name = "list" if self.windows else self.plan_name
-        return SweepPlan(
-            name, self.sizes, self.windows, self.damp, self.sampler,
-            passes=self.passes, mode=self.mode, max_blocks=self.max_blocks, beam=self.beam,
-        )  # fmt: skip
+        plan = SweepPlan.of(
+            self.plan_name, self.sizes, self.windows, self.damp, self.sampler, self.prior
+        )
+        return replace(
+            plan, passes=self.passes, mode=self.mode, max_blocks=self.max_blocks, beam=self.beam
+        )
 
     def request(
         self, model: Path, folder: Path, items: SuiteOptions, engine: EngineOptions
     ) -> SweepRequest:
         """The sweep that is asked for, with its items."""
+        from rys_gguf.search.identity import shares_of
         from rys_gguf.search.settings import Settings, SweepRequest
         from rys_gguf.search.sized import require_generated, sized
         from rys_gguf.stats.looks import looks_at
@@ -113,6 +123,7 @@ class SearchOptions:
             suites = suites[0], sized(suites[1], self.detect / 100, self.finalists, items.seed)
         settings = Settings(
             schedule=Schedule(self.schedule),
+            shares=shares_of(folder) or Settings().shares,
             n_finalists=self.finalists,
             max_divergence=self.max_divergence,
             min_agreement=self.min_agreement,
@@ -128,17 +139,17 @@ _search_options = handing_over(
     "search",
     SearchOptions,
     click.option(
-        "--plan", "plan_name", type=click.Choice(["two-pass", "map"]), default="two-pass",
-        show_default=True,
-        help="two-pass: long windows far apart, then short ones around the best. map: every "
-        "window of the given sizes.",
+        "--plan", "plan_name", type=click.Choice(["map", "two-pass"]),
+        help="map: every window of the given sizes. two-pass: long windows far apart, then short "
+        "ones around the best.  [default: map]",
     ),
     click.option(
         "--windows", type=FILE, help="Try the windows of this file instead, one spec a line."
     ),
     click.option(
-        "--sizes", type=Parsed("numbers", _numbers), default="8,4", show_default=True,
-        help="Window lengths in layers: of the first and the second pass, or all of the map.",
+        "--sizes", type=Parsed("numbers", _numbers),
+        help="Window lengths in layers, such as 1..8 or 8,4: all of the map, or those of the first "
+        "and the second pass.  [default: 1..8 of a map, 8,4 of two passes]",
     ),
     click.option(
         "--passes", type=Parsed("numbers", _passes), default="2", show_default=True,
@@ -160,10 +171,15 @@ _search_options = handing_over(
         help="How many combinations of each number of windows are asked at most.",
     ),
     click.option(
-        "--sampler", type=click.Choice(["halving", "thompson"]), default="halving",
-        show_default=True,
-        help="halving: rounds for ever fewer windows. thompson, with --plan map: items go to the "
-        "windows that may still be the best, and count for their neighbours.",
+        "--sampler", type=click.Choice(["thompson", "halving"]),
+        help="thompson: items go to the windows of a map that may still be the best, and count for "
+        "their neighbours. halving: rounds for ever fewer windows.  [default: thompson for a map, "
+        "halving otherwise]",
+    ),
+    click.option(
+        "--prior", type=FILE,
+        help="Start --sampler thompson from the scan of a model like this one, as export --scan "
+        "writes it.",
     ),
     schedule_option,
     click.option(

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from rys_gguf.engines.base import SERVER
 from rys_gguf.formats.model import Model
 from rys_gguf.probes.item import Item
+from rys_gguf.runs.records import IllegalWindow
 from rys_gguf.search.job import Step
 from rys_gguf.search.phases import final_steps
 from rys_gguf.search.prepare import CUTS, TEXTS
@@ -22,6 +23,8 @@ from rys_gguf.text import printable, size
 
 _CHARACTERS_PER_TOKEN = 4
 _TOKENS_PER_SECOND = 1000
+# More windows than this are not listed one by one.
+_FEW_ILLEGAL = 16
 
 
 def dry_lines(request: SweepRequest) -> Iterator[str]:
@@ -34,7 +37,7 @@ def dry_lines(request: SweepRequest) -> Iterator[str]:
         beam = sampler if isinstance(sampler, Beam) else None
         sampler = beam.single if beam else sampler
         n_combined = request.plan.max_blocks
-        yield from (f"not legal: {i.spec}: {i.rule}" for i in sampler.first.illegal)
+        yield from _illegal_lines(sampler.first.illegal)
         largest = max(sum(t.n_bytes for t in layer) for layer in model.layers)
         added = max(c.n_added for c in sampler.first.candidates) * n_combined
         needed = bytes_needed(model, sampler.first.candidates, request.folder, n_combined)
@@ -61,6 +64,14 @@ def dry_lines(request: SweepRequest) -> Iterator[str]:
     yield from _effort(request, sampler, rounds, beam)
 
 
+def _illegal_lines(illegal: Sequence[IllegalWindow]) -> Iterator[str]:
+    """The windows that are left out; of many an example."""
+    if len(illegal) <= _FEW_ILLEGAL:
+        yield from (f"not legal: {i.spec}: {i.rule}" for i in illegal)
+    else:
+        yield f"not legal: {len(illegal)} windows, such as {illegal[0].spec}: {illegal[0].rule}"
+
+
 def _effort(
     request: SweepRequest, sampler: Sampler, rounds: Rounds, beam: Beam | None
 ) -> Iterator[str]:
@@ -68,6 +79,8 @@ def _effort(
     search, heldout = (suite.items for suite in request.suites)
     final = final_steps(len(heldout), generate=False)[0]
     n_standing = sampler.n_most
+    if isinstance(sampler, Thompson):
+        n_standing = min(n_standing, -(-sampler.n_asks // rounds.ends[0]))
     n_texts = len(TEXTS) * len(CUTS)
     passes, tokens = n_standing * n_texts, n_standing * _text_tokens()
     parts = [f"at most {n_standing} windows"]

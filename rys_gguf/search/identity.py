@@ -18,6 +18,9 @@ from rys_gguf.runs.storage import HELDOUT, INFO, read_info
 from rys_gguf.search.samplers.base import Sampler
 from rys_gguf.search.settings import SweepRequest
 
+# Of halving: each asks the better third of the one before.
+_MOST_ROUNDS = 8
+
 
 def identity_of(model: Model, request: SweepRequest) -> dict[str, Any]:
     """The part of an identity that is known before an engine starts.
@@ -71,6 +74,21 @@ def levels_of(folder: Path) -> dict[str, int] | None:
     except InvalidSuite as e:
         raise InvalidSuite(f"{e}; to continue the run all the same, give its --level") from e
     return {item.family: item.level for item in items if item.level in LEVELS}
+
+
+def shares_of(folder: Path) -> tuple[float, ...] | None:
+    """The rounds of the run in a folder; None if there is no run.
+
+    No option sets them, so a run goes on with its own.
+    """
+    if not (folder / INFO).exists():
+        return None
+    settings = read_info(folder).identity.get("settings")
+    shares = settings.get("shares") if isinstance(settings, dict) else None
+    if not isinstance(shares, list) or not 0 < len(shares) <= _MOST_ROUNDS:
+        return None
+    is_share = all(isinstance(x, float) and 0 < x <= 1 for x in shares)
+    return tuple(shares) if is_share else None
 
 
 def model_info(model: Model, path: Path) -> ModelInfo:

@@ -12,8 +12,12 @@ from rys_gguf.files.text_file import read_text
 from rys_gguf.layers.blocks import BLOCK, LAYER, Form
 from rys_gguf.layers.schedule import Schedule
 from rys_gguf.probes.suite import Suite
-from rys_gguf.runs.records import HALVING
+from rys_gguf.runs.records import HALVING, THOMPSON
 from rys_gguf.runs.storage import digest
+
+# The lengths of windows where none are named: of a map, and of the first and the second pass.
+MAP_SIZES = tuple(range(1, 9))
+PASS_SIZES = (8, 4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +31,7 @@ class Settings:
     """
 
     schedule: Schedule = Schedule.PORTABLE
-    shares: tuple[float, ...] = (0.06, 0.25)
+    shares: tuple[float, ...] = (0.05, 0.1, 0.3)
     keep: float = 0.34
     n_finalists: int = 3
     max_divergence: float = 1.0
@@ -55,9 +59,11 @@ class SweepPlan:
     """The windows to try: "two-pass" (two sizes), "map" (all of `sizes`) or "list" (of a file).
 
     `damp` multiplies what their copies add to the residual stream. `sampler` chooses what to ask of
-    them: "halving" or, for a map, "thompson". Each window is tried with all `passes`, by "block" or
-    by "layer" or in "both" modes. With `max_blocks` above 1 the best windows are then combined, up
-    to so many in a map, and `beam` maps of each number are asked.
+    them: "halving" or, for a map, "thompson", which may start from the scan in the file `prior`.
+
+    Each window is tried with all `passes`, by "block" or by "layer" or in "both" modes. With
+    `max_blocks` above 1 the best windows are then combined, up to so many in a map, and `beam` maps
+    of each number are asked.
     """
 
     name: str
@@ -65,10 +71,30 @@ class SweepPlan:
     windows: Path | None = None
     damp: float = 1.0
     sampler: str = HALVING
+    prior: Path | None = None
     passes: tuple[int, ...] = (2,)
     mode: str = BLOCK
     max_blocks: int = 1
     beam: int = 8
+
+    @classmethod
+    def of(
+        cls,
+        name: str | None = None,
+        sizes: tuple[int, ...] | None = None,
+        windows: Path | None = None,
+        damp: float = 1.0,
+        sampler: str | None = None,
+        prior: Path | None = None,
+    ) -> SweepPlan:
+        """The plan of a user who leaves the rest open: a map by Thompson sampling.
+
+        Two passes and lists are halved.
+        """
+        name = "list" if windows else name or "map"
+        sizes = sizes or (MAP_SIZES if name == "map" else PASS_SIZES)
+        sampler = sampler or (THOMPSON if name == "map" else HALVING)
+        return cls(name, sizes, windows, damp, sampler, prior)
 
     @property
     def forms(self) -> tuple[Form, ...]:
@@ -88,6 +114,7 @@ class SweepPlan:
             "windows": digest(text) if text is not None else None,
             # Runs from before there were damped copies say nothing of them.
             **({} if self.damp == 1 else {"damp": self.damp}),
+            **({} if self.prior is None else {"prior": digest(read_text(self.prior, "the scan"))}),
             # Nor of more passes, single layers and combinations.
             **({} if self.passes == (2,) else {"passes": sorted(set(self.passes))}),
             **({} if self.mode == BLOCK else {"mode": self.mode}),

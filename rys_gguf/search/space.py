@@ -23,6 +23,10 @@ from rys_gguf.text import printable
 COARSE_SIZE, COARSE_STRIDE = 8, 4
 FINE_SIZE = 4
 _HOT = 2  # windows of the first pass that the second looks around
+# More candidates than this are not listed one by one.
+_FEW = 16
+# As many numbers in a row are written as a range.
+_RANGE = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +35,32 @@ class Selection:
 
     candidates: tuple[Candidate, ...]
     illegal: tuple[IllegalWindow, ...]
+
+    def in_words(self) -> str:
+        """The candidates: each of a few, or how many there are and of which lengths."""
+        few = self.candidates[:_FEW]
+        if len(few) == len(self.candidates):
+            return ", ".join(c.spec for c in few)
+        lengths = [c.n_added if c.window else 0 for c in self.candidates]
+        what = f"windows of {in_words(lengths)} layers" if all(lengths) else "layer maps"
+        return f"{len(lengths)} {what}, {few[0].spec} to {self.candidates[-1].spec}"
+
+
+def in_words(lengths: Iterable[int]) -> str:
+    """Numbers in ascending order, three and more in a row as a range.
+
+    in_words([1, 2, 3, 7, 8]) == "1 to 3, 7 or 8"
+    """
+    ranges: list[list[int]] = []
+    for n in sorted(set(lengths)):
+        if ranges and n == ranges[-1][-1] + 1:
+            ranges[-1].append(n)
+        else:
+            ranges.append([n])
+    words: list[str] = []
+    for r in ranges:
+        words += [f"{r[0]} to {r[-1]}"] if len(r) >= _RANGE else map(str, r)
+    return " or ".join([*([", ".join(words[:-1])] if words[1:] else []), *words[-1:]])
 
 
 class Windows:
@@ -110,12 +140,23 @@ class Windows:
         if self._damp != 1 and not self._rules.arch.dampers:
             damped_tensors(self._model, self._rules.arch, 0)
         for size in sorted(range(1, self.n_layers + 1), key=lambda n: (abs(n - wanted), -n)):
-            if any(self.rule_against(m) is None for m in self.of_size(size, range(self.n_layers))):
+            if self._is_legal(size):
                 return size
         raise RysError(
             f"no window of this model is legal under schedule {self._schedule.value}; "
             f"rys-gguf inspect shows the rule"
         )
+
+    def legal_sizes(self, wanted: Sequence[int]) -> tuple[int, ...]:
+        """Those window lengths of which some window is legal, or else the nearest to the longest.
+
+        Raises as `legal_size` does.
+        """
+        legal = tuple(size for size in wanted if self._is_legal(size))
+        return legal or (self.legal_size(max(wanted)),)
+
+    def _is_legal(self, size: int) -> bool:
+        return any(self.rule_against(m) is None for m in self.of_size(size, range(self.n_layers)))
 
 
 def coarse(windows: Windows, size: int = COARSE_SIZE, stride: int = COARSE_STRIDE) -> Selection:

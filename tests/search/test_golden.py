@@ -14,7 +14,13 @@ from rys_gguf.runs.candidate import Candidate
 from rys_gguf.runs.records import builtins, decode_info, encode_info
 from rys_gguf.runs.stage import SPEED
 from rys_gguf.runs.storage import Run
-from rys_gguf.search.identity import engine_identity, identity_of, model_info, run_info
+from rys_gguf.search.identity import (
+    engine_identity,
+    identity_of,
+    model_info,
+    run_info,
+    shares_of,
+)
 from rys_gguf.search.phases import phases
 from rys_gguf.search.samplers.find import rounds_of, sampler_of
 from rys_gguf.search.settings import Settings, SweepPlan, SweepRequest
@@ -27,7 +33,9 @@ def request_of_old(smollm2: Path) -> SweepRequest:
     """The request of that run."""
     suites = (Suite.read(GOLDEN / "suite.jsonl"), Suite.read(GOLDEN / "heldout.jsonl"))
     plan = SweepPlan("two-pass", (8, 4))
-    settings = Settings(preflight=False)
+    shares = shares_of(GOLDEN)
+    assert shares == (0.06, 0.25)
+    settings = Settings(shares=shares, preflight=False)
     return SweepRequest(smollm2, GOLDEN, plan, settings, suites, EngineOptions())
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace as replaced
 
 from rys_gguf import Model
 from rys_gguf.engines.base import EngineOptions
@@ -16,11 +18,17 @@ from rys_gguf.probes.suite import Suite
 from rys_gguf.runs.candidate import Candidate
 from rys_gguf.runs.records import HALVING as HALVING_NAME
 from rys_gguf.runs.records import THOMPSON
+from rys_gguf.runs.scan import Scan, ScanEffect, ScanModel, ScanWindow, encode_scan
 from rys_gguf.runs.trial import Trials
 from rys_gguf.search.job import Job
 from rys_gguf.search.samplers.base import Sampler
 from rys_gguf.search.samplers.beam import Beam
-from rys_gguf.search.samplers.find import make_sampler, rounds_of, sampler_of
+from rys_gguf.search.samplers.find import (
+    make_sampler,
+    n_asks_per_layer,
+    rounds_of,
+    sampler_of,
+)
 from rys_gguf.search.samplers.grid import Grid
 from rys_gguf.search.samplers.halving import Halving
 from rys_gguf.search.samplers.listed import Listed
@@ -223,23 +231,83 @@ def test_thompson_asks_most_of_the_best_window_and_stops_at_its_asks(windows: Wi
     assert sampler.ranked(trials)[0].window == (8, 12)
 
 
-def test_thompson_goes_with_a_map_only(tmp_path: Path) -> None:
-    """The message says which plan to use; its asks are what halving would ask."""
+@pytest.fixture
+def asked(tmp_path: Path) -> Iterator[tuple[SweepRequest, Model]]:
+    """A sweep of 16 layers with 120 items, nothing about its windows said, and the model."""
     suite = Suite(items(120, "s"))
     path = tiny.write(tmp_path / "m.gguf", "llama", 16)
-    request = SweepRequest(
-        path, tmp_path / "run", SweepPlan("two-pass", (8, 4), sampler=THOMPSON), Settings(),
-        (suite, suite), EngineOptions(),
-    )  # fmt: skip
     with Model(path) as model:
-        with pytest.raises(InvalidOptions, match="use --plan map"):
-            sampler_of(request, model)
-        of_map = replace(request, plan=SweepPlan("map", (2,), sampler=THOMPSON))
-        found = sampler_of(of_map, model)
+        yield (
+            SweepRequest(
+                path, tmp_path / "run", SweepPlan.of(), Settings(), (suite, suite), EngineOptions()
+            ),
+            model,
+        )
+
+
+def test_a_sweep_of_which_nothing_is_said_is_thompsons(asked: tuple[SweepRequest, Model]) -> None:
+    """All windows of 1 to 8 layers, and asks for each layer of the model; lists are halved."""
+    request, model = asked
+    found = sampler_of(request, model)
     assert isinstance(found, Thompson)
-    # 15 windows answer 16 items, and 6 of them 32 more.
-    assert found.n_asks == 15 * 16 + 6 * 32
-    assert rounds_of(of_map).ends[:2] == (8, 16)
+    assert found.n_most == sum(16 - size + 1 for size in range(1, 9))
+    assert found.n_asks == 16 * n_asks_per_layer(120) == 16 * 28
+    assert rounds_of(request).ends[:2] == (8, 16)
+    assert list(found.describe()) == [
+        "candidates: 100 windows of 1 to 8 layers, blocks:0,1 to blocks:8,16"
+    ]
+    two_pass, of_file = SweepPlan.of("two-pass"), SweepPlan.of(windows=Path("w.txt"))
+    assert (two_pass.sampler, two_pass.sizes) == (HALVING_NAME, (8, 4))
+    assert (of_file.sampler, of_file.name) == (HALVING_NAME, "list")
+
+
+def test_thompson_goes_with_a_map_only(asked: tuple[SweepRequest, Model], tmp_path: Path) -> None:
+    """The message says which plan to use; a scan starts no other sampler."""
+    request, model = asked
+    for plan, message in (
+        (SweepPlan("two-pass", (8, 4), sampler=THOMPSON), "use --plan map"),
+        (SweepPlan.of("two-pass", prior=tmp_path / "scan.json"), "--prior starts --sampler thom"),
+    ):
+        with pytest.raises(InvalidOptions, match=message):
+            sampler_of(replace(request, plan=plan), model)
+
+
+def test_a_scan_of_a_relative_says_where_to_ask(
+    asked: tuple[SweepRequest, Model], tmp_path: Path
+) -> None:
+    """Its windows come first; its content is part of the identity, and an empty one is refused."""
+    request, model = asked
+    path, copy = tmp_path / "scan.json", tmp_path / "copy.json"
+    effect = ScanEffect(mean=0.1, low=0.05, high=0.15)
+    window = ScanWindow(
+        spec="blocks:4,8", windows=((4, 8),), added_layers=4, status="ok", n_items=8,
+        search={"overall": effect},
+    )  # fmt: skip
+    about = ScanModel(name="kin.gguf", sha256="", architecture="llama", n_layers=24)
+    scan = Scan(rys_gguf="", model=about, suite="", heldout="", engine="", windows=(window,))
+    path.write_text(encode_scan(scan))
+    copy.write_text(encode_scan(scan))
+    plan = SweepPlan.of(sizes=(3,), prior=path)
+    assert plan.as_json() == SweepPlan.of(sizes=(3,), prior=copy).as_json()
+    assert plan.as_json() != SweepPlan.of(sizes=(3,)).as_json()
+    sampler = sampler_of(replace(request, plan=plan), model)
+    assert sampler.notes == ["starts from a scan of 1 window (kin.gguf, 24 layers)"]
+    path.write_text(encode_scan(replaced(scan, windows=())))
+    with pytest.raises(RysError, match="no window with an effect"):
+        sampler_of(replace(request, plan=plan), model)
+
+
+def test_lengths_of_which_nothing_is_legal_are_left_out(tmp_path: Path) -> None:
+    """Unless they were asked for; if none is legal, the nearest one is tried."""
+    with Model(tiny.write(tmp_path / "g.gguf", "gemma3", 24)) as model:
+        hybrid = Windows(model, Schedule.PORTABLE)
+    halving = Halving("0-23", ROUNDS)
+    found = make_sampler(SweepPlan.of(), hybrid, halving)
+    assert {c.n_added for c in found.first.candidates} == {6}
+    assert found.first.illegal == ()
+    assert found.notes == ("windows of 1 to 5, 7 or 8 layers are not legal here",)
+    assert len(make_sampler(SweepPlan.of(sizes=(5, 6)), hybrid, halving).first.illegal) == 20
+    assert hybrid.legal_sizes((4, 8)) == (6,)
 
 
 # -- beams ---------------------------------------------------------------------------------------
@@ -339,8 +407,8 @@ def test_a_beam_asks_as_much_as_halving_would(tmp_path: Path) -> None:
         ends = [found.halving.rounds.ends[stop - 1] for stop in found.stops]
         halved = sampler_of(replace(request, plan=replace(plan, sampler=HALVING_NAME)), model)
         assert isinstance(halved, Beam)
-        assert halved.stops == (1, 2)
-        assert ends == [16, 48] == list(halved.halving.rounds.ends)
+        assert halved.stops == (1, 2, 3)
+        assert ends == [16, 48, 120] == list(halved.halving.rounds.ends)
         for other in (replace(plan, mode="layer"), replace(plan, passes=(3,))):
             wrong = replace(other, name="list", windows=listing, sampler=HALVING_NAME)
             with pytest.raises(InvalidOptions, match="write 8,12;8,12 for three passes"):

@@ -258,7 +258,7 @@ def test_wrong_calls_are_one_message(job: list[str | Path], tmp_path: Path) -> N
     eq = ("--families", "eq", "--level", "0")
     sees = run("sweep", source, *eq, "--detect", "30", "--dry-run").stdout
     assert "sees: in four sweeps out of five a true gain of 28" in sees
-    assert "two sizes" in fails("sweep", source, "--sizes", "2", "--dry-run")
+    assert "two sizes" in fails("sweep", source, "--plan", "two-pass", "--sizes", "2", "--dry-run")
     too_long = ("sweep", source, "--plan", "map", "--sizes", "40")
     assert "the model has 5 layers, no window of 40" in fails(*too_long, "--dry-run")
     assert "the model has 5 layers, no window of 40" in fails(*too_long)

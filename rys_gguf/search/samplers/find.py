@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import zlib
-from dataclasses import replace
+from collections.abc import Sequence
+from pathlib import Path
 
 from rys_gguf.errors import InvalidOptions, RysError
 from rys_gguf.formats.model import Model
 from rys_gguf.layers.blocks import TWICE
 from rys_gguf.runs.candidate import Candidate
 from rys_gguf.runs.records import THOMPSON
+from rys_gguf.runs.scan import PriorEffect, prior_effects, read_scan
 from rys_gguf.search.identity import identity_of
 from rys_gguf.search.samplers.base import Sampler
 from rys_gguf.search.samplers.beam import Beam
@@ -20,21 +22,20 @@ from rys_gguf.search.samplers.listed import Listed
 from rys_gguf.search.samplers.rounds import Rounds, round_ends, small_ends
 from rys_gguf.search.samplers.thompson import Thompson
 from rys_gguf.search.samplers.two_pass import TwoPass
-from rys_gguf.search.settings import SweepPlan, SweepRequest
-from rys_gguf.search.space import Windows
+from rys_gguf.search.settings import MAP_SIZES, SweepPlan, SweepRequest
+from rys_gguf.search.space import Windows, in_words
+from rys_gguf.text import printable
+
+# What two rounds of halving ask of all windows of two sizes, by the model's depth.
+_SHARE_OF_LAYER = 0.23
+_LEAST_ASKS = 16
 
 
 def rounds_of(request: SweepRequest) -> Rounds:
     """The rounds of a sweep: they follow from the suite's length, the sampler and the settings."""
-    if request.plan.sampler == THOMPSON:
-        ends = small_ends(len(request.suites[0].items))
-        return replace(_rounds_of_halving(request), ends=ends)
-    return _rounds_of_halving(request)
-
-
-def _rounds_of_halving(request: SweepRequest) -> Rounds:
-    settings = request.settings
-    ends = round_ends(len(request.suites[0].items), settings.shares)
+    settings, n_items = request.settings, len(request.suites[0].items)
+    is_thompson = request.plan.sampler == THOMPSON
+    ends = small_ends(n_items) if is_thompson else round_ends(n_items, settings.shares)
     return Rounds(ends, settings.keep, settings.n_finalists)
 
 
@@ -44,35 +45,49 @@ def sampler_of(request: SweepRequest, model: Model) -> Sampler:
     Raises InvalidOptions if plan and sampler do not go together, RysError if there is no legal
     window to try.
     """
-    plan, rounds = request.plan, rounds_of(request)
-    halving = Halving(Candidate.base(model.n_trunk).key, rounds)
+    plan = request.plan
     windows = Windows(model, request.settings.schedule, plan.damp, plan.forms)
-    single = _sampler_of_windows(request, model, windows, halving)
+    single = _of_single_windows(request, model, windows)
     if plan.max_blocks == 1:
         return single
+    rounds = rounds_of(request)
     # As many items as halving would ask, however small the rounds are.
-    stops = tuple(
-        sum(end < wanted for end in rounds.ends) + 1 for wanted in _rounds_of_halving(request).ends
-    )
+    wanted = round_ends(rounds.ends[-1], request.settings.shares)
+    stops = tuple(sum(end < n for end in rounds.ends) + 1 for n in wanted)
+    halving = Halving(Candidate.base(model.n_trunk).key, rounds)
     return Beam(single, windows, halving, plan.max_blocks, plan.beam, stops)
 
 
-def _sampler_of_windows(
-    request: SweepRequest, model: Model, windows: Windows, halving: Halving
-) -> Sampler:
+def _of_single_windows(request: SweepRequest, model: Model, windows: Windows) -> Sampler:
     plan = request.plan
-    if plan.sampler != THOMPSON:
-        return make_sampler(plan, windows, halving)
-    if plan.name != "map":
+    halving = Halving(Candidate.base(model.n_trunk).key, rounds_of(request))
+    if plan.sampler == THOMPSON and plan.name != "map":
         raise InvalidOptions(
             f"--sampler {THOMPSON} searches all windows of some sizes: use --plan map with it, "
             f"without --windows"
         )
-    chosen = make_sampler(plan, windows, halving).first
-    # As many as halving would ask of the same windows.
-    n_asks = _rounds_of_halving(request).n_asks(len(chosen.candidates))
+    if plan.prior is not None and plan.sampler != THOMPSON:
+        raise InvalidOptions(f"--prior starts --sampler {THOMPSON}, and no other sampler")
+    sampler = make_sampler(plan, windows, halving)
+    if plan.sampler != THOMPSON:
+        return sampler
+    notes = list(sampler.notes)
+    effects: tuple[PriorEffect, ...] = ()
+    if plan.prior is not None:
+        note, effects = _prior(plan.prior)
+        notes.append(note)
+    n_asks = model.n_trunk * n_asks_per_layer(len(request.suites[0].items)) * len(plan.forms)
     identity = json.dumps(identity_of(model, request), sort_keys=True)
-    return Thompson(chosen, halving, n_asks, zlib.crc32(identity.encode()))
+    seed = zlib.crc32(identity.encode())
+    return Thompson(sampler.first, halving, n_asks, seed, notes, effects)
+
+
+def n_asks_per_layer(n_items: int) -> int:
+    """How many items Thompson sampling asks for each layer of a model, of a suite of `n_items`.
+
+    n_asks_per_layer(312) == 72
+    """
+    return max(_LEAST_ASKS, round(_SHARE_OF_LAYER * n_items))
 
 
 def make_sampler(plan: SweepPlan, windows: Windows, halving: Halving) -> Sampler:
@@ -86,7 +101,7 @@ def make_sampler(plan: SweepPlan, windows: Windows, halving: Halving) -> Sampler
             )
         sampler = Listed(windows, plan.windows, halving)
     elif plan.name == "map":
-        sampler = Grid(windows, plan.sizes, halving)
+        sampler = _map(windows, plan.sizes, halving)
     else:
         sampler = TwoPass(windows, plan.sizes, halving)
     if not sampler.first.candidates:
@@ -99,3 +114,26 @@ def make_sampler(plan: SweepPlan, windows: Windows, halving: Halving) -> Sampler
         )
         raise RysError(f"none of the windows can be tried: {why}")
     return sampler
+
+
+def _map(windows: Windows, sizes: Sequence[int], halving: Halving) -> Grid:
+    """A map; of lengths that nobody named, those without a legal window are left out."""
+    legal = windows.legal_sizes(sizes) if tuple(sizes) == MAP_SIZES else tuple(sizes)
+    left_out = [size for size in sizes if size not in legal and size <= windows.n_layers]
+    notes = [f"windows of {in_words(left_out)} layers are not legal here"] if left_out else []
+    if not set(legal) <= set(sizes):
+        notes = [f"{notes[0]}: {in_words(legal)} instead"]
+    return Grid(windows, legal, halving, tuple(notes))
+
+
+def _prior(path: Path) -> tuple[str, tuple[PriorEffect, ...]]:
+    """What a scan says of single windows, and a line about it. Raises RysError if it is nothing."""
+    scan = read_scan(path)
+    effects = tuple(prior_effects(scan))
+    if not effects:
+        raise RysError(f"{printable(path)}: no window with an effect and an interval to start from")
+    model = f"{printable(scan.model.name)}, {scan.model.n_layers} layers"
+    return (
+        f"starts from a scan of {len(effects)} window{'s' * (len(effects) > 1)} ({model})",
+        effects,
+    )

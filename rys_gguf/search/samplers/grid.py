@@ -11,5 +11,11 @@ from rys_gguf.search.space import Windows, every
 class Grid(OneSet):
     """All windows of the given sizes."""
 
-    def __init__(self, windows: Windows, sizes: Sequence[int], halving: Halving) -> None:
-        super().__init__(every(windows, sizes), halving)
+    def __init__(
+        self,
+        windows: Windows,
+        sizes: Sequence[int],
+        halving: Halving,
+        notes: Sequence[str] = (),
+    ) -> None:
+        super().__init__(every(windows, sizes), halving, notes)

@@ -104,16 +104,15 @@ def _divergence(trial: Trial) -> float:
 class OneSet:
     """A sampler that halves one set of candidates, all known from the start."""
 
-    notes: tuple[str, ...] = ()
-
-    def __init__(self, first: Selection, halving: Halving) -> None:
+    def __init__(self, first: Selection, halving: Halving, notes: Sequence[str] = ()) -> None:
         self.first = first
+        self.notes = notes
         self.n_most = len(first.candidates)
         self._halving = halving
 
     def describe(self) -> Iterator[str]:
         """The candidates."""
-        yield f"candidates: {', '.join(c.spec for c in self.first.candidates)}"
+        yield f"candidates: {self.first.in_words()}"
 
     def next(self, trials: Trials) -> Batch | None:
         """All candidates first, then rounds for ever fewer of them."""

@@ -39,7 +39,7 @@ class TwoPass:
 
     def describe(self) -> Iterator[str]:
         """The first pass's candidates, and how the second pass chooses."""
-        yield f"pass 1: {', '.join(c.spec for c in self.first.candidates)}"
+        yield f"pass 1: {self.first.in_words()}"
         yield f"pass 2: windows of {self._fine_size} layers around the best two"
 
     def next(self, trials: Trials) -> Batch | None:
