@@ -21,6 +21,7 @@ from rys_gguf.report.heatmap import Heatmap
 from rys_gguf.report.markup import asset, embedded_json, render_html, shown
 from rys_gguf.report.pictures import Pictures
 from rys_gguf.report.sentences import (
+    ORDER,
     SEARCH_ONLY,
     headline,
     interval_text,
@@ -37,6 +38,7 @@ from rys_gguf.report.tables import (
     held_out_table,
     illegal_table,
 )
+from rys_gguf.runs.records import THOMPSON
 from rys_gguf.stats.pairs import OVERALL
 from rys_gguf.stats.verdict import Effect, Verdict
 from rys_gguf.text import size
@@ -92,6 +94,7 @@ def render(
             "scatter": _scatter(content, pictures),
             "held_out": held_out_table(verdicts),
             "costs": cost_table(verdicts),
+            "order": ORDER[info.plan.sampler == THOMPSON],
             "candidates": candidate_table(content.ranking),
             "illegal": illegal_table(info.illegal),
             "baselines": baseline_table(info.baselines),

@@ -19,6 +19,14 @@ _ITEMS = {
     FINAL: "held-out items scored by probability",
     GENERATE: "held-out items with generated answers",
 }
+# Of the search's ranking: by halving, and by Thompson sampling.
+ORDER = (
+    "windows that got through more rounds come first, then those with the higher soft score",
+    (
+        "a few come first of which one is most likely to be near the best, then the others by "
+        "what their own and their neighbours' soft scores lead to expect"
+    ),
+)
 SEARCH_ONLY = "This run only searched: it ranks windows and gives no verdicts."
 # Answers this many times as long or as short as the base's deserve a warning.
 _LENGTH_GAP = 1.5

@@ -12,7 +12,15 @@ from rys_gguf.cli.search import WorkerOptions
 from rys_gguf.engines.base import EngineOptions
 from rys_gguf.runs.storage import read_progress
 from rys_gguf.search.executors import local, ray_cluster
+from tests import tiny
 from tests.cli.calls import ONE_THREAD, call, data, done, refused
+
+
+@pytest.fixture
+def hybrid(tmp_path: Path) -> Path:
+    """A model of 24 layers of which every sixth is another kind."""
+    return tiny.write(tmp_path / "g.gguf", "gemma3", 24)
+
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "run-0.1.0"
 
@@ -64,6 +72,15 @@ def test_three_passes_end_in_a_command_that_writes_them(
     args += ["--suite", suite, "--no-preflight", "--max-divergence", "99", "--min-agreement", "0"]
     text = done("sweep", model, *args, "--finalists", "1", *ONE_THREAD).stdout
     assert re.search(r"\nrys-gguf apply \S+ --blocks (\d,\d) --blocks \1( |\n)", text)
+
+
+def test_a_dry_run_of_many_windows_is_short(model: Path, hybrid: Path) -> None:
+    """A line for hundreds of candidates, and one for those that are not legal."""
+    text = done("sweep", model, "--sizes", "1..3,4", "--families", "math", "--dry-run").stdout
+    assert "candidates: 18 windows of 1 to 4 layers, blocks:0,1 to blocks:2,6" in text
+    text = done("sweep", hybrid, "--sizes", "5,6", "--families", "math", "--dry-run").stdout
+    assert "candidates: 19 windows of 6 layers, blocks:0,6 to blocks:18,24" in text
+    assert "not legal: 20 windows, such as blocks:0,5: output " in text
 
 
 def test_a_sweep_ends_in_its_verdict(model: Path, suite: Path, tmp_path: Path) -> None:
@@ -134,6 +151,10 @@ def test_a_sweep_asks_the_model_for_its_levels_once(model: Path, tmp_path: Path)
         (["--control", "math"], "is in --families as well"),
         (["--suite", "SUITE", "--control", "math"], "--control asks generated items"),
         (["--sizes", "8,x"], "is not a list of numbers such as 8,4"),
+        (["--sizes", "0..3"], "is not a list of numbers from 1"),
+        (["--sizes", "3..1"], "is not a list of numbers from 1"),
+        (["--plan", "two-pass", "--prior", "SUITE", "--dry-run"], "--prior starts --sampler thom"),
+        (["--windows", "SUITE", "--sampler", "thompson", "--dry-run"], "use --plan map with it"),
     ],
 )
 def test_options_that_do_not_go_together(
