@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -83,10 +82,10 @@ class Candidate:
         """The half-open windows that are repeated; empty for the base and for other paths."""
         return () if self.is_base else self.layer_map.undamped.windows() or ()
 
-    @property
+    @cached_property
     def blocks(self) -> tuple[Block, ...]:
         """The windows and how they are repeated; empty for the base and for other paths."""
-        return () if self.is_base else _blocks_of(self.layer_map)
+        return blocks_of(self.windows)
 
     @property
     def window(self) -> tuple[int, int] | None:
@@ -98,12 +97,6 @@ class Candidate:
     def n_added(self) -> int:
         """How many layers more than the base it has; negative for a path that drops some."""
         return self.layer_map.n_added
-
-
-@functools.lru_cache(maxsize=4096)
-def _blocks_of(layer_map: LayerMap) -> tuple[Block, ...]:
-    """Kept, because a search asks for the blocks of all its candidates before each batch."""
-    return blocks_of(layer_map.undamped.windows() or ())
 
 
 def _factor(text: str | None, key: str) -> float:

@@ -41,9 +41,13 @@ class Selection:
         few = self.candidates[:_FEW]
         if len(few) == len(self.candidates):
             return ", ".join(c.spec for c in few)
-        lengths = [c.n_added if c.window else 0 for c in self.candidates]
-        what = f"windows of {in_words(lengths)} layers" if all(lengths) else "layer maps"
-        return f"{len(lengths)} {what}, {few[0].spec} to {self.candidates[-1].spec}"
+        n, blocks = len(self.candidates), [c.blocks[0] for c in self.candidates if c.window]
+        ends = f"{few[0].spec} to {self.candidates[-1].spec}"
+        if len(blocks) < n:
+            return f"{n} layer maps, {ends}"
+        n_forms = len({block.form for block in blocks})
+        windows = f"windows of {in_words(b.stop - b.start for b in blocks)} layers"
+        return f"{n} {windows}" + (f" in {n_forms} forms" if n_forms > 1 else f", {ends}")
 
 
 def in_words(lengths: Iterable[int]) -> str:

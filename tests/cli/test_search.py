@@ -51,7 +51,7 @@ def test_a_wider_space_is_counted_before_it_is_searched(
     ]
     wide = ["--passes", "3,2", "--mode", "both", "--max-blocks", "3", "--beam", "5"]
     text = done("sweep", model, *args, *wide, "--dry-run").stdout
-    assert "blocks:0,2, blocks:0,1;1,2, blocks:0,2;0,2, blocks:0,1;0,1;1,2;1,2, " in text
+    assert "candidates: 20 windows of 2 layers in 4 forms\n" in text
     assert (
         "combined: windows that gain and do not overlap, at most 5 maps of each of 2 and 3" in text
     )

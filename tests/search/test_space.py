@@ -9,9 +9,10 @@ import pytest
 from rys_gguf import Model
 from rys_gguf.errors import InvalidLayerMap, RysError
 from rys_gguf.layers.blocks import Form
+from rys_gguf.layers.layer_map import LayerMap
 from rys_gguf.layers.schedule import Schedule
 from rys_gguf.search.settings import SweepPlan
-from rys_gguf.search.space import Windows, coarse, every, fine, listed, most_fine
+from rys_gguf.search.space import Selection, Windows, coarse, every, fine, listed, most_fine
 from tests import tiny
 
 
@@ -142,6 +143,18 @@ def test_a_window_is_tried_in_all_forms(tmp_path: Path) -> None:
     assert [c.spec for c in chosen if c.window == (2, 3)] == ["blocks:2,3", "blocks:2,3;2,3"]
     assert len(chosen) == 2 * 4 + 4 * 2
     assert "blocks:1,4@0.5;1,4@0.5" in [c.spec for c in every(damped, (3,)).candidates]
+
+
+def test_many_candidates_are_said_in_few_words(tmp_path: Path, windows: Windows) -> None:
+    """By the lengths of windows, however often these run; a few are named one by one."""
+    with Model(tiny.write(tmp_path / "m.gguf", "llama", 16)) as model:
+        wide = Windows(model, Schedule.PORTABLE, forms=(Form(3), Form(3, by_layer=True)))
+    chosen = every(wide, (2, 3))
+    assert chosen.in_words() == "58 windows of 2 or 3 layers in 2 forms"
+    assert every(windows, (12,)).in_words() == ", ".join(f"blocks:{i},{i + 12}" for i in range(5))
+    pairs = windows.choose(LayerMap.parse(f"blocks:{i},{i + 1};14,16", 16) for i in range(13))
+    many = Selection((*pairs.candidates, *every(windows, (8,)).candidates), ())
+    assert many.in_words() == "22 layer maps, blocks:0,1;14,16 to blocks:8,16"
 
 
 def test_a_form_that_no_engine_can_load_is_refused(tmp_path: Path) -> None:
