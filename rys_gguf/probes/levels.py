@@ -26,7 +26,7 @@ from rys_gguf.probes.requests import Compiler
 from rys_gguf.probes.suite import build_suite
 from rys_gguf.text import printable
 
-N_ITEMS = 40  # of a level
+N_ITEMS = 32  # of a level
 MOST_LEVELS = 5  # of a family: three halvings of eight, and two neighbours
 _LEAST_SKILL, _MOST_SKILL = 0.15, 0.85
 

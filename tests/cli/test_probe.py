@@ -59,7 +59,7 @@ def test_a_model_at_chance_is_measured_all_the_same(model: Path, tmp_path: Path)
     """Notes say that no level fits and what a sweep would do, and the exit code is 0."""
     args: list[str | Path] = ["probe", model, "--families", "math", *ONE_THREAD]
     result = done(*args, "--log-file", tmp_path / "log")
-    assert re.search(r"levels: math 0 \(skill -?0\.\d\d\); 120 items in \d+ s", result.stderr)
+    assert re.search(r"levels: math 0 \(skill -?0\.\d\d\); 96 items in \d+ s", result.stderr)
     assert "note: math: no level fits this model" in result.stderr
     assert "to ask these levels again: --level math=0\n" in result.stderr
     assert "a sweep would refuse this suite on this model:" in result.stderr

