@@ -49,21 +49,26 @@ class EngineContract:
         while True:
             engine.speed([1, 50, 60], 200)
 
-    @pytest.fixture
-    def model(self, tmp_path: Path) -> Path:
-        """A model with 259 tokens: three special ones, then one for each byte."""
-        return tiny.write(tmp_path / "m.gguf", "llama", 2)
+    # Tests that end their engine open one of their own; the others share one, as users do.
 
-    @pytest.fixture
-    def engine(self, model: Path) -> Iterator[Engine]:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def model(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """A model with 259 tokens: three special ones, then one for each byte."""
+        return tiny.write(tmp_path_factory.mktemp("contract") / "m.gguf", "llama", 2)
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def engine(cls, model: Path) -> Iterator[Engine]:
         """An engine with the tiny model."""
-        with self.open(model) as engine:
+        with cls().open(model) as engine:
             yield engine
 
-    @pytest.fixture
-    def smol(self, smollm2: Path) -> Iterator[Engine]:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def smol(cls, smollm2: Path) -> Iterator[Engine]:
         """An engine with a model that writes text and has a chat template."""
-        with self.open(smollm2) as engine:
+        with cls().open(smollm2) as engine:
             yield engine
 
     # -- identity ------------------------------------------------------------------------------
@@ -317,8 +322,13 @@ class EngineContract:
         with pytest.raises(EngineFailed):
             self.open(model).tokenize("a")
 
-    def test_closing_from_another_thread_ends_a_running_question(self, smol: Engine) -> None:
+    def test_closing_from_another_thread_ends_a_running_question(self, smollm2: Path) -> None:
         """The thread that waits for an answer gets an error soon, and not an answer."""
+        with self.open(smollm2) as smol:
+            self.require_end_of_question(smol)
+
+    def require_end_of_question(self, smol: Engine) -> None:
+        """Close an engine that is answering another thread."""
         failures: list[EngineFailed] = []
         asked = threading.Event()
 

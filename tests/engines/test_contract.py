@@ -66,10 +66,12 @@ class TestLive(ServerContract):
 class TestBinary(ServerContract):
     """A program with llama-server's command line; here a stand-in that xllamacpp serves for."""
 
-    @pytest.fixture(autouse=True)
-    def _binary(self, tmp_path: Path) -> None:
-        (tmp_path / "bin").mkdir()
-        self.binary = working_server(tmp_path / "bin" / "llama-server")
+    binary: Path
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def _binary(cls, tmp_path_factory: pytest.TempPathFactory) -> None:
+        cls.binary = working_server(tmp_path_factory.mktemp("bin") / "llama-server")
 
     def options(self) -> EngineOptions:
         """The stand-in."""
