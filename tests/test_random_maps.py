@@ -97,7 +97,9 @@ def test_the_direct_engine_computes_what_the_server_does(
     path = tiny.write(tmp_path / "m.gguf", "gemma3", 8)
     with engine.open(path):
         ours = engine.logprobs(TOKENS, tiny.N_VOCAB)
-    assert ours == pytest.approx(server.logprobs(path, [TOKENS])[0], abs=1e-4)
+    assert ours == pytest.approx(
+        server.logprobs(path, [TOKENS], options=server.OPTIONS)[0], abs=1e-4
+    )
     logits = engine.logits(path, TOKENS)
     assert logits.shape == (len(TOKENS), tiny.N_VOCAB)
     assert np.abs(np.diff(logits, axis=0)).max(axis=1).min() > 0.1

@@ -128,10 +128,10 @@ def test_the_engine_tells_why_it_failed(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     path.write_bytes(b"nonsense")
     with pytest.raises(EngineFailed, match="invalid magic characters"):
-        engine.logprobs(path, [SHORT], tiny.N_VOCAB)
+        engine.logprobs(path, [SHORT], options=engine.OPTIONS)
     tiny.write(path, "llama", 2, extra={".block_count": 0})
     with pytest.raises(EngineFailed, match=r"(?s)SIGABRT.*GGML_ASSERT"):
-        engine.logprobs(path, [SHORT], tiny.N_VOCAB)
+        engine.logprobs(path, [SHORT], options=engine.OPTIONS)
 
 
 def test_the_engine_shows_nan(tmp_path: Path) -> None:

@@ -13,14 +13,13 @@ import pytest
 from gguf.constants import GGUFValueType
 
 from rys_gguf import InvalidGGUF, LayerMap, Model, find_problems, make_plan, write_plan
-from rys_gguf.checks.prove import prove
 from rys_gguf.checks.variant import VariantPair
 from rys_gguf.formats.reader import HeaderReader
 from rys_gguf.formats.shards import Shards
 from tests import tiny
 from tests.command import fails, leftovers, run
 from tests.disk import finish
-from tests.engine import OPTIONS, logprobs
+from tests.engine import direct_proof, logprobs
 from tests.strategies import U32, raw_file, raw_kv, raw_tensor
 
 
@@ -123,7 +122,7 @@ def test_split_output_loads_verifies_and_proves(
     assert run("apply", whole, "--blocks", "4,8", "-o", one).returncode == 0
     assert np.array_equal(logprobs(written[0]), logprobs(one))
     layer_map = LayerMap.parse("blocks:4,8", 8)
-    assert prove(VariantPair(written[0], shards[0], layer_map), OPTIONS).holds()
+    assert direct_proof(VariantPair(written[0], shards[0], layer_map)).holds()
     assert leftovers(out, written) == set()
 
 

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 
 from rys_gguf import LayerMap, Model, Refused, Schedule, find_problems, make_plan, write_plan
-from rys_gguf.checks.prove import Proof, prove
+from rys_gguf.checks.prove import Proof
 from rys_gguf.checks.variant import VariantPair
 from rys_gguf.errors import EngineFailed
 from rys_gguf.layers.architectures import ARCHITECTURES
 from scripts.naive import naive_plan
 from tests import tiny
-from tests.command import fails
-from tests.engine import OPTIONS, embeddings, logprobs
+from tests.cli.calls import refused
+from tests.engine import direct_proof, embeddings, logprobs
 
 N = 12
 
@@ -73,7 +73,7 @@ def proven(source: Path, window: str, out: Path, **options: Any) -> Proof:
         layer_map = LayerMap.parse(f"blocks:{window}", model.n_trunk)
         write_plan(make_plan(model, layer_map, **options), out)
     assert find_problems(out, source) == []
-    return prove(VariantPair(out, source, layer_map), OPTIONS)
+    return direct_proof(VariantPair(out, source, layer_map))
 
 
 @pytest.mark.parametrize(("arch", "options", "window", "schedule"), LEGAL)
@@ -119,7 +119,7 @@ def test_the_naive_copy_of_the_refused_loads_and_differs(
     layer_map = LayerMap.parse(f"blocks:{window}", N)
     with Model(source) as model:
         write_plan(naive_plan(model, layer_map), tmp_path / "out.gguf")
-    proof = prove(VariantPair(tmp_path / "out.gguf", source, layer_map), OPTIONS)
+    proof = direct_proof(VariantPair(tmp_path / "out.gguf", source, layer_map))
     assert max(r.max_difference for r in proof.results) > 1e-3
 
 
@@ -200,7 +200,7 @@ def test_what_an_embedding_model_refuses_does_not_load(
 ) -> None:
     """Without its rule the model would lack tensors, or have some of another shape."""
     source = tiny.write(tmp_path / "m.gguf", arch, N, **options)
-    assert why in fails("plan", source, "--blocks", window)
+    assert why in refused("plan", source, "--blocks", window)
     monkeypatch.setitem(ARCHITECTURES, arch, replace(ARCHITECTURES[arch], rules=()))
     with Model(source) as model:
         layer_map = LayerMap.parse(f"blocks:{window}", N)
@@ -244,7 +244,7 @@ def test_the_naive_copy_of_an_embedding_model_differs(tmp_path: Path, arch: str)
     """Sliding windows by position: the refused copy loads and embeds something else."""
     source = tiny.write(tmp_path / "m.gguf", arch, N)
     layer_map = LayerMap.parse("blocks:4,6", N)
-    assert "sliding-window attention" in fails("plan", source, "--blocks", "4,6")
+    assert "sliding-window attention" in refused("plan", source, "--blocks", "4,6")
     with Model(source) as model:
         write_plan(naive_plan(model, layer_map), tmp_path / "naive.gguf")
         write_plan(make_plan(model, layer_map, schedule=Schedule.EXPLICIT), tmp_path / "right.gguf")
@@ -262,7 +262,7 @@ def test_what_gives_no_probabilities_is_not_proved(tmp_path: Path) -> None:
 def test_a_window_across_the_shared_kv_boundary_is_refused(tmp_path: Path) -> None:
     """No count can express alternating layers with and without K/V of their own."""
     source = tiny.write(tmp_path / "m.gguf", "gemma4", N, shared_kv_layers=4)
-    assert "one side of layer 8" in fails("plan", source, "--blocks", "6,10")
+    assert "one side of layer 8" in refused("plan", source, "--blocks", "6,10")
 
 
 @pytest.mark.parametrize(
@@ -274,7 +274,7 @@ def test_a_count_that_changes_the_attention_scale_needs_data_to_undo_it(
 ) -> None:
     """Portably it is refused; explicit rescales gemma3's Q norm and adds a scale to gemma2's Q."""
     source = tiny.write(tmp_path / "m.gguf", arch, n)
-    assert "attention scale" in fails("plan", source, "--blocks", window)
+    assert "attention scale" in refused("plan", source, "--blocks", window)
     proof = proven(source, window, tmp_path / "out.gguf", schedule=Schedule.EXPLICIT)
     # 60 random layers make much of a last bit; without the repair the difference is above 1.
     assert max(r.max_difference for r in proof.results) < 0.05
@@ -302,7 +302,7 @@ def test_an_interval_of_zero_is_refused_where_it_is_read(tmp_path: Path) -> None
     """llama.cpp divides by it, unless the file lists the kinds itself."""
     extra = {".full_attention_interval": 0}
     source = tiny.write(tmp_path / "m.gguf", "qwen35", N, extra=extra)
-    message = fails("plan", source, "--blocks", "4,8")
+    message = refused("plan", source, "--blocks", "4,8")
     assert "m.gguf: qwen35.full_attention_interval is 0; llama.cpp divides by it" in message
     with pytest.raises(EngineFailed, match="SIGFPE"):
         logprobs(source, [[1, 50, 60]])
@@ -315,7 +315,7 @@ def test_two_layers_of_gemma4_keep_kv_of_their_own(tmp_path: Path, n_shared: int
     """llama.cpp aborts on a count that leaves fewer."""
     extra = {".attention.shared_kv_layers": n_shared}
     source = tiny.write(tmp_path / "m.gguf", "gemma4", 8, extra=extra)
-    message = fails("plan", source, "--blocks", "2,4")
+    message = refused("plan", source, "--blocks", "2,4")
     assert f"shared_kv_layers is {n_shared}; of 8 layers the first two" in message
     with pytest.raises(EngineFailed, match="n_layer_kv_from_start >= 2"):
         logprobs(source, [[1, 50, 60]])
@@ -325,7 +325,7 @@ def test_two_layers_of_gemma4_keep_kv_of_their_own(tmp_path: Path, n_shared: int
 def test_exaone4_across_64_layers_is_refused(tmp_path: Path, n: int, window: str) -> None:
     """Sliding windows exist with exactly 64 layers only, and no key can change that."""
     source = tiny.write(tmp_path / "m.gguf", "exaone4", n)
-    message = fails("plan", source, "--blocks", window, "--schedule", "explicit")
+    message = refused("plan", source, "--blocks", window, "--schedule", "explicit")
     assert f"{n} -> 64" in message or "64 -> 68" in message
     assert ("no window of this model is legal" in message) == (n == 64)
 
@@ -343,4 +343,4 @@ def test_the_step_of_the_experts_does_not_reach_the_dense_layers(tmp_path: Path,
     )
     assert find_problems(tmp_path / "out.gguf", source) == []
     assert np.array_equal(logprobs(tmp_path / "out.gguf"), logprobs(direct))
-    assert prove(VariantPair(tmp_path / "out.gguf", source, layer_map), OPTIONS).holds()
+    assert direct_proof(VariantPair(tmp_path / "out.gguf", source, layer_map)).holds()

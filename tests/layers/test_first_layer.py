@@ -8,13 +8,12 @@ from typing import Any
 import pytest
 
 from rys_gguf import LayerMap, Model, Refused, Schedule, find_problems, make_plan, write_plan
-from rys_gguf.checks.prove import prove
 from rys_gguf.checks.variant import VariantPair
 from rys_gguf.errors import EngineFailed
 from rys_gguf.layers.architectures import ARCHITECTURES
 from rys_gguf.layers.carry import ModelRules
 from tests import tiny
-from tests.engine import OPTIONS, logprobs
+from tests.engine import direct_proof, logprobs
 from tests.layers.metadata import meta
 
 N = 12
@@ -31,7 +30,7 @@ def is_exact(path: Path, source: Path, layer_map: LayerMap) -> bool:
     """Whether the file loads and computes what the map says; the source does load."""
     logprobs(source)
     try:
-        return prove(VariantPair(path, source, layer_map), OPTIONS).holds(1e-3)
+        return direct_proof(VariantPair(path, source, layer_map)).holds(1e-3)
     except EngineFailed:
         return False
 
@@ -61,7 +60,7 @@ def test_a_layer_of_another_kind_may_come_first(
         layer_map = LayerMap.parse(f"layers:{first},0..{N - 1}", N)
         write_plan(make_plan(model, layer_map), out)
     assert find_problems(out, source) == []
-    assert prove(VariantPair(out, source, layer_map), OPTIONS).holds()
+    assert direct_proof(VariantPair(out, source, layer_map)).holds()
 
 
 # Architecture, keys of a model whose attention layers come first, where the number is 2.
@@ -138,7 +137,7 @@ def test_a_first_layer_with_another_window_is_refused_where_sizes_differ(tmp_pat
         source = tiny.write(tmp_path / "m.gguf", "gemma3", N, extra=extra, pattern=True)
         sources = layer_map.sources
         tiny.write(plain, "gemma3", N, sources=sources, extra=extra, pattern=True)
-        proof = prove(VariantPair(plain, source, layer_map), OPTIONS)
+        proof = direct_proof(VariantPair(plain, source, layer_map))
         with Model(source) as model:
             if size is None:
                 make_plan(model, layer_map, schedule=Schedule.EXPLICIT)

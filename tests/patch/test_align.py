@@ -32,7 +32,7 @@ from rys_gguf.search.hosts.working_file import CandidateFile
 from tests import tiny
 from tests.command import leftovers
 from tests.disk import digest, write_llama
-from tests.engine import logprobs
+from tests.engine import OPTIONS, logprobs
 from tests.strategies import U32, architecture, raw_file, raw_kv, raw_tensor
 
 PROMPTS = [[1, 50], [1, *range(40, 60)]]
@@ -204,7 +204,7 @@ def test_outputs_load_whatever_the_alignment_of_the_source(
         assert np.array_equal(logprobs(path, PROMPTS), base)
     else:
         with pytest.raises(EngineFailed, match="rys-gguf align MODEL -o BASE --alignment 32"):
-            logprobs(path, PROMPTS)
+            logprobs(path, PROMPTS, options=OPTIONS)
 
 
 @pytest.mark.parametrize("alignment", [1, 16])
