@@ -17,7 +17,8 @@ from rys_gguf.checks.variant import VariantPair
 from rys_gguf.formats.reader import HeaderReader
 from rys_gguf.formats.shards import Shards
 from tests import tiny
-from tests.command import fails, leftovers, run
+from tests.cli.calls import done, refused
+from tests.command import leftovers
 from tests.disk import finish
 from tests.engine import direct_proof, logprobs
 from tests.strategies import U32, raw_file, raw_kv, raw_tensor
@@ -81,8 +82,8 @@ def test_split_input_gives_one_file_equal_to_the_single_ones(
 ) -> None:
     """Patching the shards gives the tensors of the patched single file, and both run alike."""
     a, b = tmp_path / "a.gguf", tmp_path / "b.gguf"
-    assert run("apply", whole, "--blocks", "4,8", "-o", a).returncode == 0
-    assert run("apply", shards[1], "--blocks", "4,8", "-o", b).returncode == 0
+    done("apply", whole, "--blocks", "4,8", "-o", a)
+    done("apply", shards[1], "--blocks", "4,8", "-o", b)
     assert find_problems(b, shards[2]) == []
     assert find_problems(b, whole, "blocks:4,8") != []  # the record names the shards as its source
     tensors = [{t.name: t.data.tobytes() for t in gguf.GGUFReader(p).tensors} for p in (a, b)]
@@ -97,8 +98,8 @@ def test_split_output_loads_verifies_and_proves(
     out = tmp_path / "out"
     out.mkdir()
     args = ("--blocks", "4,8", "--split-max-size", "100K", "-o", out / "v.gguf")
-    done = run("apply", shards[0], *args)
-    written = [Path(line) for line in done.stdout.splitlines()]
+    shown = done("apply", shards[0], *args)
+    written = [Path(line) for line in shown.stdout.splitlines()]
     assert len(written) > 2
     count = len(written)
     assert [p.name for p in written] == [
@@ -116,10 +117,10 @@ def test_split_output_loads_verifies_and_proves(
         assert ("general.architecture" in fields) == (n == 0)
     assert fields["split.tensors.count"].contents() == n_tensors
     assert find_problems(written[1], shards[0]) == []
-    assert run("inspect", written[-1]).returncode == 0
-    assert run("diff", shards[0], written[0]).returncode == 0
+    done("inspect", written[-1])
+    done("diff", shards[0], written[0])
     one = tmp_path / "one.gguf"
-    assert run("apply", whole, "--blocks", "4,8", "-o", one).returncode == 0
+    done("apply", whole, "--blocks", "4,8", "-o", one)
     assert np.array_equal(logprobs(written[0]), logprobs(one))
     layer_map = LayerMap.parse("blocks:4,8", 8)
     assert direct_proof(VariantPair(written[0], shards[0], layer_map)).holds()
@@ -129,7 +130,7 @@ def test_split_output_loads_verifies_and_proves(
 def test_a_missing_shard_is_named(shards: list[Path]) -> None:
     """The message has the name of the missing file."""
     shards[1].unlink()
-    assert "m-00002-of-00003.gguf: missing" in fails("plan", shards[0], "--blocks", "4,8")
+    assert "m-00002-of-00003.gguf: missing" in refused("plan", shards[0], "--blocks", "4,8")
 
 
 def test_shards_in_another_order_are_named(shards: list[Path]) -> None:
@@ -138,7 +139,7 @@ def test_shards_in_another_order_are_named(shards: list[Path]) -> None:
     shards[1].rename(spare)
     shards[2].rename(shards[1])
     spare.rename(shards[2])
-    message = fails("plan", shards[0], "--blocks", "4,8")
+    message = refused("plan", shards[0], "--blocks", "4,8")
     assert "m-00002-of-00003.gguf" in message
     assert "number 3 of 3" in message
 
@@ -150,7 +151,7 @@ def test_a_shard_of_another_model_is_named(shards: list[Path], tmp_path: Path) -
     bigger = tiny.write(tmp_path / "bigger.gguf", "qwen35", 12)
     foreign = split_by_hand(bigger, other, 3)
     shutil.copy(foreign[1], shards[1])
-    message = fails("plan", shards[0], "--blocks", "4,8")
+    message = refused("plan", shards[0], "--blocks", "4,8")
     assert "of another model" in message or "not belong to one model" in message
 
 
@@ -158,7 +159,7 @@ def test_a_shard_under_another_name_is_refused(shards: list[Path]) -> None:
     """llama.cpp needs the names; without them the other shards cannot be found."""
     renamed = shards[0].with_name("first.gguf")
     shards[0].rename(renamed)
-    assert "00001-of-00003" in fails("plan", renamed, "--blocks", "4,8")
+    assert "00001-of-00003" in refused("plan", renamed, "--blocks", "4,8")
 
 
 def test_a_taken_shard_name_leaves_nothing_behind(whole: Path, tmp_path: Path) -> None:
@@ -172,7 +173,7 @@ def test_a_taken_shard_name_leaves_nothing_behind(whole: Path, tmp_path: Path) -
         path.unlink()
     size = names[-1].stat().st_size
     args = ("--blocks", "4,8", "--split-max-size", "100K", "-o", out / "v.gguf")
-    assert "exists already" in fails("apply", whole, *args)
+    assert "exists already" in refused("apply", whole, *args)
     assert leftovers(out, [names[-1]]) == set()
     assert names[-1].stat().st_size == size
 
@@ -181,7 +182,7 @@ def test_a_taken_shard_name_leaves_nothing_behind(whole: Path, tmp_path: Path) -
 def test_a_size_that_is_none_is_a_usage_error(whole: Path, size: str) -> None:
     """The exit code is 2, and the message gives the expected form."""
     args = ("--blocks", "4,8", f"--split-max-size={size}")
-    assert "500M, 0.5G or 50G" in fails("apply", whole, *args, code=2)
+    assert "500M, 0.5G or 50G" in refused("apply", whole, *args, code=2)
 
 
 # -- shards made by hand -------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from rys_gguf.layers.carry import ModelRules
 from rys_gguf.layers.complete import require_complete
 from rys_gguf.layers.rule import Architecture
 from tests import tiny
-from tests.command import fails, run
+from tests.cli.calls import done, refused
 from tests.disk import finish
 
 
@@ -38,14 +38,14 @@ def written(path: Path, arch: str, names: list[str], **keys: int) -> Path:
 def test_alike_layers_of_an_unknown_architecture_need_a_word(tmp_path: Path) -> None:
     """They are refused unless --assume-uniform takes responsibility, which the message names."""
     source = rename_architecture(tiny.write(tmp_path / "m.gguf", "llama", 4), "llama", "lluma")
-    message = fails("plan", source, "--blocks", "1,3")
+    message = refused("plan", source, "--blocks", "1,3")
     assert "Its layers look alike" in message
     assert "--assume-uniform" in message
     assert "prove" in message
     out = tmp_path / "out.gguf"
     args = ("--blocks", "1,3", "--assume-uniform", "-o", out)
-    assert run("apply", source, *args).returncode == 0
-    assert run("verify", out, "--source", source).returncode == 0
+    done("apply", source, *args)
+    done("verify", out, "--source", source)
 
 
 def test_a_uniform_guess_writes_the_map(tmp_path: Path) -> None:
@@ -63,9 +63,9 @@ def test_inferred_rules_are_of_no_build_of_llama_cpp(tmp_path: Path) -> None:
     known = tiny.write(tmp_path / "m.gguf", "jamba", 8)
     assert (
         f"source: llama.cpp {CHECKED_AGAINST}, src/models/jamba.cpp:"
-        in run("inspect", known).stdout
+        in done("inspect", known).stdout
     )
-    shown = run("inspect", rename_architecture(known, "jamba", "jambo")).stdout
+    shown = done("inspect", rename_architecture(known, "jamba", "jambo")).stdout
     assert "source: inferred from the file's tensors" in shown
 
 

@@ -16,7 +16,7 @@ from rys_gguf.layers.carry import ModelRules
 from rys_gguf.layers.describe import entry
 from rys_gguf.layers.rule import Metadata
 from rys_gguf.layers.rules import Unsupported
-from tests.command import fails, run
+from tests.cli.calls import done, refused
 from tests.layers.metadata import meta, value_kv
 
 NAMES = sorted(ARCHITECTURES)
@@ -67,11 +67,11 @@ def test_what_a_window_respects_is_said_for_both_schedules(name: str, verdict: s
 
 def test_the_table_is_printed() -> None:
     """All entries in one line each, one entry in full, an unknown name refused."""
-    assert len(run("architectures").stdout.splitlines()) == 1 + len(ARCHITECTURES)
-    shown = run("architectures", "gemma3").stdout
+    assert len(done("architectures").stdout.splitlines()) == 1 + len(ARCHITECTURES)
+    shown = done("architectures", "gemma3").stdout
     assert "every 6" in shown
     assert "src/models/gemma3.cpp" in shown
-    assert "not in the table" in fails("architectures", "nonesuch")
+    assert "not in the table" in refused("architectures", "nonesuch")
 
 
 def flags(like: int = 1) -> st.SearchStrategy[list[int]]:

@@ -26,7 +26,7 @@ from rys_gguf.files.source import SourceFile
 from rys_gguf.layers.carry import metadata_of
 from rys_gguf.patch.memory import layer_memory
 from tests import tiny
-from tests.command import fails, run
+from tests.cli.calls import done, refused
 from tests.disk import finish
 from tests.headers import kv_of
 
@@ -120,7 +120,7 @@ def test_the_interval_decides_which_windows_are_portable(
 def test_the_refusal_names_layer_source_kinds_and_legal_windows(tmp_path: Path) -> None:
     """15,20 on 64 layers: output 20 is source 15, full attention, in a linear layer's place."""
     source = tiny.write(tmp_path / "m.gguf", "qwen35", 64)
-    message = fails("plan", source, "--blocks", "15,20")
+    message = refused("plan", source, "--blocks", "15,20")
     assert "output 20 would run as linear attention" in message
     assert "source 15, full attention" in message
     assert "69 layers are not divisible by full_attention_interval 4" in message
@@ -131,10 +131,10 @@ def test_the_refusal_names_layer_source_kinds_and_legal_windows(tmp_path: Path) 
 
 def test_gemma3_is_refused_by_its_engines_period(gemma3: Path) -> None:
     """The real Gemma 3 has no key for its period; the refusal says where it comes from."""
-    message = fails("plan", gemma3, "--blocks", "5,8")
+    message = refused("plan", gemma3, "--blocks", "5,8")
     assert "every 6" in message
     assert "blocks:2,8" in message
-    assert run("plan", gemma3, "--blocks", "6,12").returncode == 0
+    done("plan", gemma3, "--blocks", "6,12")
 
 
 def test_an_explicit_gemma3_lists_its_sliding_layers(gemma3: Path) -> None:
@@ -155,7 +155,7 @@ def test_an_architecture_without_rules_is_refused(tmp_path: Path) -> None:
     writer.add_block_count(1)
     writer.add_tensor("blk.0.x.weight", np.zeros(4, np.float32))
     finish(writer)
-    assert "'newarch' is not in the table" in fails("plan", path, "--blocks", "0,1")
+    assert "'newarch' is not in the table" in refused("plan", path, "--blocks", "0,1")
 
 
 def test_every_per_layer_array_is_gathered_and_others_stay(tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_a_per_layer_array_of_another_length_is_refused(tmp_path: Path) -> None:
     source = tiny.write(
         tmp_path / "m.gguf", "llama", 4, extra={"llama.attention.head_count_kv": [1, 1, 1]}
     )
-    assert "3 entries for 4 blocks" in fails("plan", source, "--blocks", "1,3")
+    assert "3 entries for 4 blocks" in refused("plan", source, "--blocks", "1,3")
 
 
 def test_a_layers_tensors_stay_together_in_file_order(smollm2: Path) -> None:
@@ -243,8 +243,8 @@ def test_the_default_name_of_a_variants_variant_has_one_label(tmp_path: Path) ->
 def test_both_notations_write_the_same_bytes(smollm2: Path, tmp_path: Path) -> None:
     """blocks:10,14 and the equivalent path give the same file: 34 layers, 308 tensors."""
     a, b = tmp_path / "a.gguf", tmp_path / "b.gguf"
-    assert run("apply", smollm2, "--blocks", "10,14", "-o", a).returncode == 0
-    assert run("apply", smollm2, "--layers", "0..13,10..13,14..29", "-o", b).returncode == 0
+    done("apply", smollm2, "--blocks", "10,14", "-o", a)
+    done("apply", smollm2, "--layers", "0..13,10..13,14..29", "-o", b)
     assert a.read_bytes() == b.read_bytes()
     reader = gguf.GGUFReader(a)
     assert len(reader.tensors) == 308
@@ -272,8 +272,8 @@ def test_provenance_says_map_and_source_or_nothing(tmp_path: Path) -> None:
 def test_plan_and_dry_run_are_the_same_and_write_nothing(tmp_path: Path) -> None:
     """`apply --dry-run` is `plan`."""
     source = tiny.write(tmp_path / "m.gguf", "gemma3", 12)
-    plan = run("plan", source, "--blocks", "0,6", "--full")
-    dry = run("apply", source, "--blocks", "0,6", "--full", "--dry-run")
+    plan = done("plan", source, "--blocks", "0,6", "--full")
+    dry = done("apply", source, "--blocks", "0,6", "--full", "--dry-run")
     assert plan.stdout == dry.stdout
     assert "output 6..11 <- source 0..5" in plan.stdout
     assert list(tmp_path.iterdir()) == [source]
@@ -283,11 +283,11 @@ def test_the_json_plan_predicts_the_file(tmp_path: Path) -> None:
     """Sizes, map and header changes in JSON agree with the file written afterwards."""
     source = tiny.write(tmp_path / "m.gguf", "qwen3", 4)
     out = tmp_path / "out.gguf"
-    plan = json.loads(run("plan", source, "--blocks", "1,3", "--json").stdout)
-    assert run("apply", source, "--blocks", "1,3", "-o", out).returncode == 0
+    plan = json.loads(done("plan", source, "--blocks", "1,3", "--json").stdout)
+    done("apply", source, "--blocks", "1,3", "-o", out)
     assert plan["n_bytes"] == [source.stat().st_size, out.stat().st_size]
     assert plan["layer_map"] == [0, 1, 2, 1, 2, 3]
-    found = json.loads(run("diff", source, out, "--json").stdout)
+    found = json.loads(done("diff", source, out, "--json").stdout)
     assert found["kvs"] == plan["header"]["kvs"]
 
 
