@@ -25,6 +25,10 @@ for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.S
 # two threads beside another one takes seven times as long that way.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+# Containers set this. Every command that the tests start would compile the whole package again,
+# which takes half of its time.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 ROOT = Path(__file__).parent.parent
 
 

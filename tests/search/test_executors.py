@@ -6,6 +6,7 @@ import os
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -49,13 +50,44 @@ def _workers_know_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
 
 
+# A local Ray that stays until its standard input ends, for others to join by its address.
+CLUSTER = """
+import sys
+from typing import Any
+from rys_gguf.engines.base import EngineOptions
+from rys_gguf.search.executors import ray_cluster
+
+setup: Any = None
+with ray_cluster.factory("local", 1, EngineOptions())(setup):
+    import ray
+
+    print(ray.get_runtime_context().gcs_address, flush=True)
+    sys.stdin.read()
+"""
+
+
 @NEEDS_RAY
 class TestRay(ExecutorContract):
-    """Actors of a Ray instance on this machine."""
+    """Actors of a Ray cluster, which takes seconds to start and serves for all tests."""
+
+    address: str
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def _cluster(cls) -> Iterator[None]:
+        ray_cluster.factory("local", 1, EngineOptions())  # chooses the token of this process
+        with subprocess.Popen(
+            [sys.executable, "-c", CLUSTER],
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        ) as process:  # fmt: skip
+            assert process.stdout
+            cls.address = process.stdout.readline().strip()
+            yield
 
     def factory(self) -> MakeExecutor:
         """Two actors; more would fit on no machine here."""
-        return ray_cluster.factory("local", N_WORKERS, EngineOptions(), hosts=SCRIPTED)
+        return ray_cluster.factory(self.address, N_WORKERS, EngineOptions(), hosts=SCRIPTED)
 
 
 def test_jobs_that_follow_one_another_go_to_one_worker() -> None:
