@@ -25,13 +25,15 @@ class Stage:
     """
 
     # Not a dataclass: msgspec would write one as an object, and not by its name.
-    __slots__ = ("_name", "_number")
+    __slots__ = ("_name", "_number", "_place")
 
     def __init__(self, name: str, number: int = 0) -> None:
         if name not in _NAMES or (name in _COUNTED) != (number > 0):
             raise ValueError(f"{quoted(name, 20)} is not a stage of a sweep")
         self._name = name
         self._number = number
+        # Made once: stages are the keys of everything a search knows.
+        self._place = _NAMES.index(name), number
 
     @classmethod
     def parse(cls, text: str) -> Stage:
@@ -80,10 +82,6 @@ class Stage:
 
     def __lt__(self, other: Stage) -> bool:
         return self._place < other._place
-
-    @property
-    def _place(self) -> tuple[int, int]:
-        return _NAMES.index(self._name), self._number
 
 
 # Kullback-Leibler divergence from the base on plain text: a filter.
