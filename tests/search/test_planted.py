@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from gguf.quants import dequantize, quantize
 
+from rys_gguf import Model
 from rys_gguf.runs.stage import DIVERGENCE, FINAL, Status
 from rys_gguf.runs.storage import Run
 from scripts.sweep_cost import KINDS
@@ -29,13 +30,15 @@ def planted(smollm2: Path, tmp_path: Path) -> Path:
     """SmolLM2 whose layers 2 to 9 write half of what they should: run twice, they write it all."""
     path = tmp_path / "planted.gguf"
     shutil.copy(smollm2, path)
-    reader = gguf.GGUFReader(path, "r+")
-    for tensor in reader.tensors:
-        block, _, name = tensor.name.removeprefix("blk.").partition(".")
-        if name in ("attn_output.weight", "ffn_down.weight") and int(block) in WEAKENED:
-            half = (dequantize(tensor.data, tensor.tensor_type) * 0.5).astype(np.float32)
-            tensor.data[:] = quantize(half, tensor.tensor_type).reshape(tensor.data.shape)
-    reader.data.flush()
+    file = np.memmap(path, np.uint8, "r+")
+    with Model(path) as model:
+        for tensor in (t for n in WEAKENED for t in model.layers[n]):
+            if tensor.name.endswith((".attn_output.weight", ".ffn_down.weight")):
+                span = model.data(tensor).span
+                data = file[span.offset : span.offset + span.n_bytes].reshape(tensor.ne[1], -1)
+                kind = gguf.GGMLQuantizationType(tensor.type)
+                data[:] = quantize((dequantize(data, kind) * 0.5).astype(np.float32), kind)
+    file.flush()
     return path
 
 
