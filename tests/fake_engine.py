@@ -50,7 +50,7 @@ class FakeEngine(OneByOne):
                 tokens.append(ord(text[at - 1]))
         return tokens
 
-    def templated(self, question: str) -> str:
+    def templated(self, question: str, *, thinking: bool = False) -> str:
         """A template that adds nothing."""
         return question
 

@@ -37,6 +37,16 @@ _EXPERTS = 3
 _EXPERTS_USED = 2
 _EXPERT_FF = 32
 
+# Keys of a model that thinks if it is told to, with a template like Qwen3's: an empty thought where
+# thinking is off, and the model's own marks where it is on.
+THINKING: dict[str, Any] = {
+    ".context_length": 2048,
+    "tokenizer.chat_template": (
+        "{% for m in messages %}U:{{ m['content'] }}\n{% endfor %}A:"
+        "{% if not enable_thinking | default(true) %}<think>\n\n</think>\n\n{% endif %}"
+    ),
+}
+
 Tensors = dict[str, tuple[int, ...]]
 """Names (of a layer: without `blk.N.`) and shapes, the contiguous dimension first."""
 
@@ -107,7 +117,7 @@ def write(
     }
     if n_mtp:
         keys[".nextn_predict_layers"] = n_mtp
-    keys |= rule.keys(build) | _tokenizer() | (extra or {})
+    keys |= rule.keys(build) | tokenizer() | (extra or {})
 
     writer = gguf.GGUFWriter(str(path), arch)
     writer.data_alignment = keys.get("general.alignment") or writer.data_alignment
@@ -167,7 +177,8 @@ def weights(seed: str, name: str, ne: tuple[int, ...]) -> npt.NDArray[np.float32
     return result
 
 
-def _tokenizer() -> dict[str, Any]:
+def tokenizer() -> dict[str, Any]:
+    """The keys of a tokenizer with a token per byte."""
     types = gguf.TokenType
     special = [types.UNKNOWN, types.CONTROL, types.CONTROL]
     return {

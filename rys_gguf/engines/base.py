@@ -77,10 +77,11 @@ class Question:
 class Writing:
     """What to write: at most `n_tokens` after a prompt, up to the first of the `stop` texts.
 
-    With `chat` the prompt is a user message for the chat template, with thinking off.
+    The prompt is a text or its tokens. With `chat` it is a user message for the chat template, with
+    thinking off.
     """
 
-    prompt: str
+    prompt: str | tuple[int, ...]
     n_tokens: int
     stop: tuple[str, ...] = ()
     chat: bool = False
@@ -136,8 +137,11 @@ class Engine(Protocol):
     def tokenize(self, text: str, *, special: bool = True) -> list[int]:
         """Token ids of a text, with the model's own special tokens in front if `special`."""
 
-    def templated(self, question: str) -> str:
-        """The prompt that the model's chat template makes of a user message, with thinking off."""
+    def templated(self, question: str, *, thinking: bool = False) -> str:
+        """The prompt that the model's chat template makes of a user message.
+
+        Thinking is off, or on if `thinking`.
+        """
 
     def generate(
         self,
@@ -149,7 +153,7 @@ class Engine(Protocol):
     ) -> Generation:
         """Continue a prompt greedily by at most `n_tokens`, up to the first of the `stop` texts.
 
-        The text does not include the stop text.
+        The text does not include the stop text, which may be the name of a control token.
         """
 
     def chat(self, question: str, n_tokens: int, *, with_nll: bool = False) -> Generation:
@@ -213,7 +217,7 @@ class OneByOne:
         """`generate` or `chat` for each task."""
         return [
             self.chat(task.prompt, task.n_tokens, with_nll=task.with_nll)
-            if task.chat
+            if task.chat and isinstance(task.prompt, str)
             else self.generate(task.prompt, task.n_tokens, stop=task.stop, with_nll=task.with_nll)
             for task in tasks
         ]

@@ -86,9 +86,13 @@ class ServerEngine(OneByOne):
         with self._reading("/tokenize", "without token ids"):
             return [int(token) for token in reply["tokens"]]
 
-    def templated(self, question: str) -> str:
-        """The prompt that the model's chat template makes of a user message, with thinking off."""
-        reply = self._server.ask("POST", "/apply-template", _conversation(question))
+    def templated(self, question: str, *, thinking: bool = False) -> str:
+        """The prompt that the model's chat template makes of a user message.
+
+        Thinking is off, or on if `thinking`.
+        """
+        body = _conversation(question, thinking=thinking)
+        reply = self._server.ask("POST", "/apply-template", body)
         with self._reading("/apply-template", "without a prompt"):
             return str(reply["prompt"])
 
@@ -102,7 +106,13 @@ class ServerEngine(OneByOne):
     ) -> Generation:
         """Continue a prompt greedily by at most `n_tokens`, up to the first of the `stop` texts."""
         reply = self._complete(
-            prompt, n_predict=n_tokens, stop=list(stop), n_probs=int(with_nll), **_GREEDY
+            prompt,
+            n_predict=n_tokens,
+            stop=list(stop),
+            # A control token has no text unless it is named here.
+            preserved_tokens=list(stop),
+            n_probs=int(with_nll),
+            **_GREEDY,
         )
         with self._reading("/completion", "without text"):
             return Generation(
@@ -219,10 +229,10 @@ class ServerEngine(OneByOne):
             raise self._server.failure(f"answered {path} {fault}") from e
 
 
-def _conversation(question: str) -> Json:
+def _conversation(question: str, *, thinking: bool = False) -> Json:
     return {
         "messages": [{"role": "user", "content": question}],
-        "chat_template_kwargs": {"enable_thinking": False},
+        "chat_template_kwargs": {"enable_thinking": thinking},
     }
 
 

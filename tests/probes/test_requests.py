@@ -74,7 +74,7 @@ def test_a_template_that_opens_thoughts_is_refused() -> None:
     """The question would be answered inside the model's thoughts."""
 
     class Thinking(FakeEngine):
-        def templated(self, question: str) -> str:
+        def templated(self, question: str, *, thinking: bool = False) -> str:
             """A template that opens a thought."""
             return f"user: {question} assistant: <think>"
 

@@ -128,10 +128,13 @@ class LiveEngine:
         self._open  # noqa: B018 - a closed engine answers nothing
         return self._session.tokenize(text, special=special)
 
-    def templated(self, question: str) -> str:
-        """The prompt that the model's chat template makes of a user message, with thinking off."""
+    def templated(self, question: str, *, thinking: bool = False) -> str:
+        """The prompt that the model's chat template makes of a user message.
+
+        Thinking is off, or on if `thinking`.
+        """
         self._open  # noqa: B018 - a closed engine answers nothing
-        return self._session.templated([question])[0]
+        return self._session.templated([question], thinking=thinking)[0]
 
     # -- log-probabilities ---------------------------------------------------------------------
 
@@ -195,8 +198,8 @@ class LiveEngine:
         with_nll: bool = False,
     ) -> Generation:
         """Continue a prompt greedily by at most `n_tokens`, up to the first of the `stop` texts."""
-        tokens = self.tokenize(prompt) if isinstance(prompt, str) else list(prompt)
-        return self._written([tuple(tokens)], [_Writer(self._session, n_tokens, stop, with_nll)])[0]
+        given = prompt if isinstance(prompt, str) else tuple(prompt)
+        return self.write([Writing(given, n_tokens, tuple(stop), with_nll=with_nll)])[0]
 
     def chat(self, question: str, n_tokens: int, *, with_nll: bool = False) -> Generation:
         """Answer a user message greedily through the chat template, with thinking off."""
@@ -205,22 +208,17 @@ class LiveEngine:
     def write(self, tasks: Sequence[Writing]) -> list[Generation]:
         """`generate` or `chat` for each task, in parallel sequences."""
         self._open  # noqa: B018 - a closed engine answers nothing
-        chats = [task.prompt for task in tasks if task.chat]
-        prompts = dict(zip(chats, self._session.templated(chats), strict=True))
-        tokens, writers = [], []
-        for task in tasks:
-            tokens.append(tuple(self.tokenize(prompts[task.prompt] if task.chat else task.prompt)))
-            writers.append(
-                _Writer(self._session, task.n_tokens, task.stop, task.with_nll, chat=task.chat)
-            )
-        return self._written(tokens, writers)
-
-    def _written(
-        self, prompts: Sequence[tuple[int, ...]], writers: Sequence[_Writer]
-    ) -> list[Generation]:
-        limits = [writer.n_most for writer in writers]
+        prompts = [self._tokens(task) for task in tasks]
+        writers = [_Writer(self._session, task) for task in tasks]
+        limits = [task.n_tokens for task in tasks]
         self._open.write(prompts, limits, lambda n, row: writers[n].add(row))
         return [writer.generation() for writer in writers]
+
+    def _tokens(self, task: Writing) -> Prompt:
+        """The tokens of a task's prompt."""
+        if not isinstance(task.prompt, str):
+            return task.prompt
+        return tuple(self.tokenize(self.templated(task.prompt) if task.chat else task.prompt))
 
     def speed(self, tokens: Sequence[int], n_tokens: int) -> Speed:
         """Measure the reading of a prompt and the writing of exactly `n_tokens`."""
@@ -240,20 +238,17 @@ class LiveEngine:
 class _Writer:
     """The text that a model writes greedily, token by token."""
 
-    def __init__(
-        self,
-        session: Session,
-        n_most: int,
-        stop: Sequence[str],
-        with_nll: bool,  # noqa: FBT001 - one of four settings
-        *,
-        chat: bool = False,
-    ) -> None:
-        self.n_most = n_most
+    def __init__(self, session: Session, task: Writing) -> None:
         self._session = session
-        self._stop = [text for text in stop if text]
-        self._chat = chat
-        self._nlls: list[float] | None = [] if with_nll else None
+        self._task = task
+        self._stop = [text for text in task.stop if text]
+        # Those that are one token: a control token has no text to be found.
+        self._stop_tokens = {
+            ids[0]: text
+            for text in self._stop
+            if len(ids := session.tokenize(text, special=False)) == 1
+        }
+        self._nlls: list[float] | None = [] if task.with_nll else None
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._text = ""
         self._n = 0
@@ -270,13 +265,15 @@ class _Writer:
         if self._nlls is not None and not self._decoder.getstate()[0]:
             value = float(-_log_softmax(row)[token])
             self._nlls.append(value if np.isfinite(value) else np.inf)
+        if token in self._stop_tokens and not piece:
+            self._text += self._stop_tokens[token]
         found = [(at, text) for text in self._stop if (at := self._text.find(text)) >= 0]
         if found:
             at, text = min(found)
             self._text = self._text[:at]
             self._forget(text)
         self._ended = is_end or bool(found)
-        return None if self._ended or self._n >= self.n_most else token
+        return None if self._ended or self._n >= self._task.n_tokens else token
 
     def _forget(self, stop: str) -> None:
         # As llama-server, which reports no probabilities of as many tokens as the stop text has
@@ -287,7 +284,7 @@ class _Writer:
     def generation(self) -> Generation:
         """All of it."""
         text, thoughts = self._text, ""
-        if self._chat and (match := _THOUGHTS.match(text)):
+        if self._task.chat and (match := _THOUGHTS.match(text)):
             thoughts, text = match[1].strip(), text[match.end() :]
         return Generation(
             text=text,

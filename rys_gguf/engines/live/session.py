@@ -55,7 +55,7 @@ class Session:
         self._base: Loaded | None = None
         self._texts: ServerEngine | None = None
         self._closed = False
-        self._prompts: dict[str, str] = {}
+        self._prompts: dict[tuple[str, bool], str] = {}
         self._pieces: dict[int, tuple[bytes, bool]] = {}
         self._lock = threading.Lock()
 
@@ -226,17 +226,19 @@ class Session:
                 self._pieces[token] = bytes.fromhex(text), bool(is_end)
         return self._pieces[token]
 
-    def templated(self, questions: Sequence[str]) -> list[str]:
-        """The prompts that the model's chat template makes of user messages, with thinking off.
+    def templated(self, questions: Sequence[str], *, thinking: bool = False) -> list[str]:
+        """The prompts that the model's chat template makes of user messages.
 
-        Only llama.cpp's server knows templates. It is started for them, without reading weights.
+        Thinking is off, or on if `thinking`. Only llama.cpp's server knows templates. It is started
+        for them, without reading weights.
         """
         self.link  # noqa: B018 - a closed session answers nothing
         with self._lock:
             for question in questions:
-                if question not in self._prompts:
-                    self._prompts[question] = self._text_server().templated(question)
-        return [self._prompts[question] for question in questions]
+                if (question, thinking) not in self._prompts:
+                    prompt = self._text_server().templated(question, thinking=thinking)
+                    self._prompts[question, thinking] = prompt
+        return [self._prompts[question, thinking] for question in questions]
 
     def _text_server(self) -> ServerEngine:
         if self._texts is None:
