@@ -22,7 +22,7 @@ from rys_gguf.cli.options import (
 )
 from rys_gguf.cli.output import TextOutput, echo, echo_json, say
 from rys_gguf.cli.progress import Progress
-from rys_gguf.cli.suite import preflight_option, probe_suite_options
+from rys_gguf.cli.suite import preflight_option, probe_suite_options, thinking_option
 from rys_gguf.engines.base import EngineOptions
 from rys_gguf.engines.live.kept import sessions_kept
 from rys_gguf.errors import InvalidOptions, RysError
@@ -34,7 +34,7 @@ from rys_gguf.probes.preflight import room_notes
 from rys_gguf.probes.run import dump_answers, run_probe
 from rys_gguf.probes.suite import Suite
 from rys_gguf.probes.summary import summarise
-from rys_gguf.probes.tables import row_lines, suite_lines
+from rys_gguf.probes.tables import row_lines, suite_lines, thought_lines
 from rys_gguf.text import printable
 
 
@@ -44,6 +44,7 @@ class _Method:
 
     heldout: bool
     generate: bool
+    thinking: int
     no_preflight: bool
     dry_run: bool
 
@@ -89,6 +90,7 @@ class _ProbeOutput:
             )
         else:
             echo(row_lines(rows))
+            echo(thought_lines(answers))
             say(f"every answer: {printable(path)}")
 
 
@@ -122,6 +124,7 @@ class _Harness:
         is_flag=True,
         help="Let the model answer in its own words, instead of reading probabilities.",
     ),
+    thinking_option("Let the model think for up to so many tokens before it answers."),
     preflight_option,
     click.option("--dry-run", is_flag=True, help="Show what would be asked, and stop."),
 )
@@ -190,7 +193,8 @@ def probe(
         progress.begin("probe", len(suite.items), "item")
         answers = run_probe(
             model, engine, suite.items,
-            generate=method.generate, preflight=not method.no_preflight, progress=progress.advance,
+            generate=method.generate, thinking=method.thinking,
+            preflight=not method.no_preflight, progress=progress.advance,
         )  # fmt: skip
     output.write(dump_answers(answers))
     write.show(model, suite, answers, output.path)

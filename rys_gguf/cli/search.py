@@ -34,7 +34,7 @@ from rys_gguf.cli.output import (
 )
 from rys_gguf.cli.process import when_stopped
 from rys_gguf.cli.progress import Progress
-from rys_gguf.cli.suite import preflight_option, sweep_suite_options
+from rys_gguf.cli.suite import preflight_option, sweep_suite_options, thinking_option
 from rys_gguf.engines.base import AUTO, EngineOptions
 from rys_gguf.errors import OutputFailed
 from rys_gguf.extras import require
@@ -92,6 +92,7 @@ class SearchOptions:
     finalists: int
     detect: float | None
     generate: bool
+    thinking: int
     no_preflight: bool
     max_divergence: float
     min_agreement: float
@@ -128,6 +129,7 @@ class SearchOptions:
             max_divergence=self.max_divergence,
             min_agreement=self.min_agreement,
             generate=self.generate,
+            thinking=self.thinking,
             preflight=not self.no_preflight,
             looks=looks_at(len(suites[1].items)),
         )
@@ -192,6 +194,10 @@ _search_options = handing_over(
         "of five.  [default: by --suite-size]",
     ),
     click.option("--generate", is_flag=True, help="Let the finalists answer in words as well."),
+    thinking_option(
+        "Let the base, the finalists and a placebo, a window that was not chosen, think for up to "
+        "so many tokens before they answer held-out items."
+    ),
     preflight_option,
     click.option(
         "--max-divergence", type=click.FloatRange(0, min_open=True), default=1.0,

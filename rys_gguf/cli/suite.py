@@ -98,3 +98,12 @@ preflight_option: Decorator[Any] = click.option(
     "--no-preflight", is_flag=True,
     help="Continue even if the suite cannot show a difference on this model.",
 )  # fmt: skip
+
+
+def thinking_option(text: str) -> Decorator[Any]:
+    """How many tokens a model may think for, with this help; 0 if it is not to think."""
+    option: Decorator[Any] = click.option(
+        "--thinking", type=click.IntRange(0), default=0, metavar="TOKENS",
+        help=f"{text}  [default: no thoughts]",
+    )  # fmt: skip
+    return option

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rys_gguf.engines.base import Engine, Generation, Question, Writing
 from rys_gguf.probes.item import Choice, Contrast, Item, Number, Ratings
-from rys_gguf.probes.requests import TokenizedRequest
+from rys_gguf.probes.requests import Compiler, TokenizedRequest
 from rys_gguf.probes.score import Scored, score_probabilities, score_text
+from rys_gguf.probes.thinking import Thinking, Thought, think
 
 Probabilities = dict[str, float]
 
@@ -24,7 +25,8 @@ class Answer:
 
     `probabilities` has the options' probabilities of each request of a quick answer, `response` the
     words of a generated one. `n_tokens` counts the prompts' tokens of a quick answer and the
-    generated tokens of the other kind.
+    generated tokens of the other kind. `thoughts` are those before it, one for each prompt, where
+    the model was to think.
     """
 
     item: Item
@@ -33,6 +35,7 @@ class Answer:
     probabilities: tuple[Probabilities, ...]
     n_tokens: int
     seconds: float
+    thoughts: tuple[Thought, ...] = ()
 
     @property
     def scoring(self) -> str:
@@ -78,6 +81,14 @@ class Answer:
             ),
             "n_tokens": self.n_tokens,
             "seconds": round(self.seconds, 4),
+            **(self._thought() if self.thoughts else {}),
+        }
+
+    def _thought(self) -> dict[str, Any]:
+        return {
+            "thoughts": tuple(thought.text for thought in self.thoughts),
+            "thought_tokens": sum(thought.n_tokens for thought in self.thoughts),
+            "thoughts_cut": sum(thought.is_cut for thought in self.thoughts),
         }
 
 
@@ -115,6 +126,29 @@ def ask_all(
     ]
 
 
+def think_and_ask(
+    engine: Engine, items: Sequence[Item], thinking: Thinking, baseline: float = 0.0
+) -> list[Answer]:
+    """`ask_all` after a thought about each prompt. Raises EngineFailed."""
+    start = time.monotonic()
+    prompts = [tuple(dict.fromkeys(r.prompt for r in item.requests())) for item in items]
+    thoughts = think(engine, (prompt for each in prompts for prompt in each), thinking)
+    contexts = {prompt: thought.context for prompt, thought in thoughts.items()}
+    compiler = Compiler(engine, chats=True, contexts=contexts)
+    requests = [compiler.compile(item) for item in items]
+    seconds = time.monotonic() - start
+    given = ask_all(engine, items, requests, baseline)
+    return [
+        _after(answered, [thoughts[prompt] for prompt in each], seconds / len(given))
+        for answered, each in zip(given, prompts, strict=True)
+    ]
+
+
+def _after(answered: Answer, thoughts: Sequence[Thought], seconds: float) -> Answer:
+    """An answer with the thoughts before it, and the time that they took."""
+    return replace(answered, thoughts=tuple(thoughts), seconds=answered.seconds + seconds)
+
+
 def _question(request: TokenizedRequest) -> Question:
     ids = tuple(token for _, tokens in request.options for token in tokens)
     return Question(request.tokens, ids, request.follows)
@@ -135,8 +169,30 @@ def answer_all(
     engine: Engine, items: Sequence[Item], *, chats: bool, baseline: float = 0.0
 ) -> list[Answer]:
     """Answers in words to many items, written together: each has an equal share of the time."""
+    return _in_words(engine, items, [_task(item, chats=chats) for item in items], baseline)
+
+
+def think_and_answer(
+    engine: Engine, items: Sequence[Item], thinking: Thinking, baseline: float = 0.0
+) -> list[Answer]:
+    """`answer_all` after a thought about each item. Raises EngineFailed."""
     start = time.monotonic()
-    written = engine.write([_task(item, chats=chats) for item in items])
+    thoughts = think(engine, (item.prompt() for item in items), thinking)
+    compiler = Compiler(engine, chats=True)
+    tasks = [
+        Writing(tuple(compiler.tokens(thoughts[item.prompt()].context)), n_predict(item))
+        for item in items
+    ]
+    seconds = time.monotonic() - start
+    given = _in_words(engine, items, tasks, baseline)
+    return [_after(a, [thoughts[a.item.prompt()]], seconds / len(given)) for a in given]
+
+
+def _in_words(
+    engine: Engine, items: Sequence[Item], tasks: Sequence[Writing], baseline: float
+) -> list[Answer]:
+    start = time.monotonic()
+    written = engine.write(tasks)
     seconds = (time.monotonic() - start) / max(1, len(items))
     answers = []
     for item, generation in zip(items, written, strict=True):

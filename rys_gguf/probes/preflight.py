@@ -12,12 +12,13 @@ from typing import Protocol
 
 from rys_gguf.engines.base import Engine
 from rys_gguf.errors import Unsuitable
-from rys_gguf.probes.ask import answer, ask
+from rys_gguf.probes.ask import answer, ask, think_and_answer
 from rys_gguf.probes.item import Choice, Item
 from rys_gguf.probes.names import LEVELS
 from rys_gguf.probes.requests import TokenizedRequest
 from rys_gguf.probes.suite import Suite, constant_share
 from rys_gguf.probes.summary import standard_error
+from rys_gguf.probes.thinking import Thinking
 from rys_gguf.text import printable
 
 MIN_ANSWERED = 0.9
@@ -71,20 +72,26 @@ def require_repeatable(
             )
 
 
-def require_answers(engine: Engine, items: Sequence[Item], *, chats: bool) -> None:
+def require_answers(
+    engine: Engine, items: Sequence[Item], *, chats: bool, thinking: Thinking | None = None
+) -> None:
     """Raise Unsuitable unless the model's answers in words can be read and end by themselves."""
     families: dict[str, list[Item]] = {}
     for item in items:
         families.setdefault(item.family, []).append(item)
     faults = []
     for family, members in families.items():
-        answers = [answer(engine, item, chats=chats) for item in members[:_TRIED]]
+        if thinking is None:
+            answers = [answer(engine, item, chats=chats) for item in members[:_TRIED]]
+        else:
+            answers = think_and_answer(engine, members[:_TRIED], thinking)
         n = len(answers)
         answered = sum(a.status == "ok" for a in answers) / n
         truncated = sum(a.status == "truncated" for a in answers) / n
-        if thinking := sum("<think>" in (a.response or "") for a in answers):
+        thoughts = sum("<think>" in (a.response or "") for a in answers)
+        if thoughts and thinking is None:
             faults.append(
-                f"{printable(family)}: {thinking} of {n} answers contain thoughts, though thinking "
+                f"{printable(family)}: {thoughts} of {n} answers contain thoughts, though thinking "
                 f"is off: the model's chat template does not read enable_thinking; give "
                 f"llama-server one that does (--llama-server PATH ... -- --chat-template-file FILE)"
             )

@@ -7,7 +7,7 @@ the same tokens.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rys_gguf.engines.base import Engine
@@ -38,11 +38,16 @@ class Compiler:
     """Turns items into tokenized requests, with an engine that has the model loaded.
 
     Without a chat template (`chats` false) a prompt is plain text, followed by the opening.
+    `contexts` are the texts that answers follow, by prompt, where the template alone does not give
+    them.
     """
 
-    def __init__(self, engine: Engine, *, chats: bool) -> None:
+    def __init__(
+        self, engine: Engine, *, chats: bool, contexts: Mapping[str, str] | None = None
+    ) -> None:
         self._engine = engine
         self._chats = chats
+        self._contexts = contexts
         self._prefix: dict[str, str] = {}
         # The tokens of an empty text: the token that the tokenizer puts in front of every text.
         self._first = engine.tokenize("")[:1]
@@ -62,6 +67,8 @@ class Compiler:
 
     def text(self, prompt: str, opening: str = "") -> str:
         """The whole text that the model continues."""
+        if self._contexts is not None:
+            return self._contexts[prompt] + opening
         if not self._chats:
             return f"{prompt}\n{opening}"
         if prompt not in self._prefix:

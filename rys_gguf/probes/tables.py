@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from rys_gguf.probes.ask import Answer
 from rys_gguf.probes.summary import Row
 from rys_gguf.text import printable
 
@@ -22,6 +23,15 @@ def row_lines(rows: Sequence[Row]) -> Iterator[str]:
             f"{name:{width}}  {row.n:4}  {score:>6}  {error:>5}  {row.baseline:8.3f}  "
             f"{row.answered:8.0%}"
         )
+
+
+def thought_lines(answers: Sequence[Answer]) -> Iterator[str]:
+    """How long the model thought, if it did."""
+    thoughts = [thought for answered in answers for thought in answered.thoughts]
+    if thoughts:
+        n_tokens = sum(thought.n_tokens for thought in thoughts) / len(answers)
+        cut = sum(thought.is_cut for thought in thoughts) / len(thoughts)
+        yield f"thoughts: {n_tokens:.0f} tokens before an answer, {cut:.0%} of thoughts cut off"
 
 
 def suite_lines(statistics: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from rys_gguf.report.markup import shown
 from rys_gguf.runs.records import ItemAnswer
-from rys_gguf.runs.stage import FINAL, GENERATE
+from rys_gguf.runs.stage import FINAL, GENERATE, PLACEBO
 from rys_gguf.stats.evidence import Evidence
 from rys_gguf.stats.verdict import SearchRanking, Verdict
 
@@ -40,7 +40,7 @@ def answers(
         stages: dict[str, Any] = {}
         for stage in sorted(trial.answers):
             # All looks at the held-out items are one list to a reader.
-            name = str(FINAL if stage.is_look else stage)
+            name = str(FINAL if stage.is_look or stage == PLACEBO else stage)
             stages.setdefault(name, {}).update(_by_item(trial.answers[stage]))
             base.setdefault(name, {}).update(_by_item(evidence.base.answers.get(stage, {})))
             for item, answer in trial.answers[stage].items():
@@ -71,8 +71,8 @@ def _answer(answer: ItemAnswer) -> dict[str, Any]:
         "score": None if answer.score is None else round(answer.score, 4),
         "parsed": shown(answer.parsed),
     }
-    if answer.response:
-        plain["response"] = shown(answer.response, _MAX_RESPONSE)
+    if text := "\n\n".join([*(answer.thoughts or ()), answer.response or ""]).strip():
+        plain["response"] = shown(text, _MAX_RESPONSE)
     if answer.probabilities:
         plain["probabilities"] = [
             {shown(option): round(p, 4) for option, p in options.items()}

@@ -14,7 +14,11 @@ report.json is one object:
   `held_out_gain` (soft scores over the base), `extra_bytes`, `speed` and `length` (both as
   multiples of the base's), `overall` and `families`. These two hold effects: `name`, `n`, `base`,
   `window`, `difference`, `low`, `high` (95 % interval), `p`, `holm_p`, `detectable`, and `wins`
-  and `losses` where items are right or wrong
+  and `losses` where items are right or wrong. Where models were to think, `thoughts` has the mean
+  tokens before an answer of `base` and `window`, their `difference` with `low` and `high`, and the
+  fractions of thoughts that were `cut` off, and `looping` when they were; `placebo` has the `spec`
+  of a window that was not chosen, the finalist's `difference` to it, its own to the `base`, and
+  its tokens of `thought`. Otherwise both are null
 - `pareto_front`: specs
 - `next_step`: `text` and `commands`
 - `noise`: what luck makes of the best window, overall and by family: `n_windows`, `expected`, `p95`
@@ -39,6 +43,7 @@ from rys_gguf.report.content import Content
 from rys_gguf.report.heatmap import Heatmap
 from rys_gguf.report.sentences import next_step, verdict_sentence
 from rys_gguf.runs.trial import Trial
+from rys_gguf.stats.thoughts import BesidePlacebo, Contrast, ThoughtLengths
 from rys_gguf.stats.verdict import Effect, Rank, Verdict
 from rys_gguf.text import printable
 
@@ -182,9 +187,39 @@ def _verdict_json(verdict: Verdict) -> dict[str, Any]:
         "extra_bytes": verdict.extra_bytes,
         "speed": verdict.speed,
         "length": verdict.length,
+        "thoughts": _thoughts_json(verdict.thoughts),
+        "placebo": _placebo_json(verdict.placebo),
         "overall": _effect_json(judgement.overall),
         "families": [_effect_json(effect) for effect in judgement.families],
     }
+
+
+def _thoughts_json(thoughts: ThoughtLengths | None) -> dict[str, Any] | None:
+    if thoughts is None:
+        return None
+    return {
+        "base": thoughts.base,
+        "window": thoughts.window,
+        **_contrast_json(thoughts.difference),
+        "cut": dict(zip(("base", "window"), thoughts.cut, strict=True)),
+        "looping": dict(zip(("base", "window"), thoughts.looping, strict=True)),
+    }
+
+
+def _placebo_json(beside: BesidePlacebo | None) -> dict[str, Any] | None:
+    if beside is None:
+        return None
+    return {
+        "spec": beside.spec,
+        "base": _contrast_json(beside.placebo),
+        **_contrast_json(beside.difference),
+        "thought": beside.n_thought,
+    }
+
+
+def _contrast_json(contrast: Contrast) -> dict[str, float]:
+    around = contrast.interval
+    return {"difference": contrast.mean, "low": around.low, "high": around.high}
 
 
 def _effect_json(effect: Effect) -> dict[str, Any]:

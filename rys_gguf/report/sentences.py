@@ -99,6 +99,7 @@ def _verdict_sentences(verdict: Verdict) -> Iterator[str]:
             f"Its answers are {verdict.length:.1f} times as long as the base's, which may explain "
             f"the difference."
         )
+    yield from _thought_sentences(verdict)
     for effect in judgement.families:
         if effect.significant or effect.name in verdict.controls:
             yield _family_sentence(effect, is_control=effect.name in verdict.controls)
@@ -113,6 +114,29 @@ def _verdict_sentences(verdict: Verdict) -> Iterator[str]:
             f"the search and by {points(verdict.held_out_gain)} on held-out items."
         )
     yield f"Cost: {cost_text(verdict)}."
+
+
+def _thought_sentences(verdict: Verdict) -> Iterator[str]:
+    """How long it thinks, and whether any window would have done as much."""
+    if (thoughts := verdict.thoughts) is not None:
+        around = thoughts.difference.interval
+        (cut_base, cut), (looping_base, looping) = thoughts.cut, thoughts.looping
+        yield (
+            f"It thinks for {thoughts.window:.0f} tokens before an answer and the base for "
+            f"{thoughts.base:.0f}, a difference of {thoughts.difference.mean:+.0f} (95 % interval "
+            f"{around.low:+.0f} to {around.high:+.0f}); {cut:.0%} of its thoughts were cut off and "
+            f"{cut_base:.0%} of the base's, {looping:.0%} and {looping_base:.0%} while they looped."
+        )
+    if (beside := verdict.placebo) is not None:
+        is_open = verdict.judgement.word == BETTER and beside.difference.interval.low <= 0
+        yield (
+            f"Against the placebo {printable(beside.spec)}, a window that was not chosen, it is "
+            f"{points(beside.difference.mean)} points "
+            f"({interval_text(beside.difference.interval)})"
+            f"{', so that its gain may be what any window adds' * is_open}; the placebo is "
+            f"{points(beside.placebo.mean)} points ({interval_text(beside.placebo.interval)}) from "
+            f"the base, and thinks for {beside.n_thought:.0f} tokens."
+        )
 
 
 def _family_sentence(effect: Effect, *, is_control: bool) -> str:

@@ -27,6 +27,7 @@ HALVING, THOMPSON = "halving", "thompson"
 _MAX_DEPTH = 64
 
 Text = Annotated[str, Meta(max_length=1 << 16)]
+Response = Annotated[str, Meta(max_length=1 << 20)]
 # Candidates, families, topics, items, options and measures.
 Name = Annotated[str, Meta(max_length=MAX_NAME)]
 Count = Annotated[int, Meta(ge=0, le=2**53)]
@@ -89,7 +90,9 @@ class ItemAnswer(Struct, frozen=True, kw_only=True):
     `cluster` names what the item has in common with others of its family; older runs did not know.
     `score` and `soft_score` are None if the answer could not be read. The `score` of a `binary`
     answer is 0 or 1. `probabilities` has an object for each forward pass, and `response` the text
-    of a generated answer.
+    of a generated answer. Where the model was to think, `thoughts` has the text before the answer
+    for each prompt, `thought_tokens` their tokens, and the other two count those that the limit cut
+    off and those of them that loop.
     """
 
     candidate: Name
@@ -105,10 +108,19 @@ class ItemAnswer(Struct, frozen=True, kw_only=True):
     soft_score: Score | None = msgspec.field(name="credit", default=None)
     parsed: Any = None
     gold: Any = None
-    response: Annotated[str, Meta(max_length=1 << 20)] | None = None
+    response: Response | None = None
     probabilities: tuple[dict[Name, Probability], ...] = ()
     n_tokens: Count = 0
     seconds: Seconds = 0.0
+    thoughts: tuple[Response, ...] | msgspec.UnsetType = msgspec.UNSET
+    thought_tokens: Count | msgspec.UnsetType = msgspec.UNSET
+    thoughts_cut: Count | msgspec.UnsetType = msgspec.UNSET
+    thoughts_looping: Count | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def n_thought(self) -> int | None:
+        """The tokens it thought for before the answer; None if it was not to think."""
+        return None if isinstance(self.thought_tokens, msgspec.UnsetType) else self.thought_tokens
 
     @property
     def common(self) -> str:

@@ -10,7 +10,7 @@ from rys_gguf.text import quoted
 
 # As results.jsonl spells them, in the order in which a candidate goes through them.
 _ROUND, _FINAL = "round", "final"
-_NAMES = ("damage", _ROUND, "loops", _FINAL, "generate", "speed")
+_NAMES = ("damage", _ROUND, "loops", _FINAL, "generate", "placebo", "speed")
 _COUNTED = (_ROUND, _FINAL)
 _NUMBERED = re.compile(r"(round|final)([1-9][0-9]{0,3})", re.ASCII)
 
@@ -91,6 +91,8 @@ LOOPS = Stage("loops")
 # Held-out items, by probability (the first look at them) and as generated answers.
 FINAL = Stage(_FINAL, 1)
 GENERATE = Stage("generate")
+# Held-out items for a window that is no finalist: what any window would do to a model that thinks.
+PLACEBO = Stage("placebo")
 SPEED = Stage("speed")
 
 

@@ -61,6 +61,8 @@ def dry_lines(request: SweepRequest) -> Iterator[str]:
         ends = ", ".join(map(str, rounds.ends))
         yield f"items: {ends} of {n} in successive rounds; {rounds.n_finalists} finalists"
     yield from sight_lines(request)
+    if request.settings.thinking:
+        yield _thinking_line(request)
     yield from _effort(request, sampler, rounds, beam)
 
 
@@ -110,7 +112,29 @@ def _effort(
     yield (
         f"time: not measured yet; about {passes:,} forward passes read {tokens:,} tokens, "
         f"{minutes} minute{'s' * (minutes > 1)} at {_TOKENS_PER_SECOND:,} tokens per "
-        f"second{', without the generated answers' if request.settings.generate else ''}"
+        f"second{_not_counted(request)}"
+    )
+
+
+def _not_counted(request: SweepRequest) -> str:
+    settings = request.settings
+    written = (("the thoughts", settings.thinking), ("the generated answers", settings.generate))
+    names = [name for name, is_written in written if is_written]
+    return f", without {' and '.join(names)}" if names else ""
+
+
+def _thinking_line(request: SweepRequest) -> str:
+    """How much the models may think in all."""
+    settings, items = request.settings, request.suites[1].items
+    n_finalists = settings.n_finalists
+    n_models = n_finalists + 2  # the base and a placebo
+    n_thoughts = n_models * sum(len({r.prompt for r in item.requests()}) for item in items)
+    if settings.generate:
+        n_thoughts += (n_models - 1) * len(items)
+    return (
+        f"thinking: up to {settings.thinking:,} tokens before each answer to a held-out item, by "
+        f"the base, {n_finalists} finalist{'s' * (n_finalists > 1)} and a placebo; at most "
+        f"{n_thoughts:,} thoughts and {n_thoughts * settings.thinking:,} tokens to write"
     )
 
 

@@ -7,13 +7,25 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from rys_gguf.checks.loops import find_loop
 from rys_gguf.engines.base import Engine
 from rys_gguf.errors import EngineFailed, RysError
 from rys_gguf.layers.layer_map import LayerMap
-from rys_gguf.probes.ask import Answer, answer_all, ask_all
+from rys_gguf.probes.ask import Answer, answer_all, ask_all, think_and_answer, think_and_ask
+from rys_gguf.probes.item import Item
 from rys_gguf.runs.records import ItemAnswer, StageResult, Times
-from rys_gguf.runs.stage import DIVERGENCE, FINAL, GENERATE, LOOPS, SPEED, Status, round_stage
+from rys_gguf.runs.stage import (
+    DIVERGENCE,
+    FINAL,
+    GENERATE,
+    LOOPS,
+    PLACEBO,
+    SPEED,
+    Status,
+    round_stage,
+)
 from rys_gguf.search.executors.base import Outcome
 from rys_gguf.search.filters import damage, looping, measure_divergence, n_loops, replies
 from rys_gguf.search.hosts.base import Host
@@ -105,10 +117,24 @@ def _ask(engine: Engine, setup: Setup, step: Step) -> Evaluation:
     return Evaluation({}, tuple(ask_all(engine, *asked, baseline)))
 
 
+def _judge(engine: Engine, setup: Setup, step: Step) -> Evaluation:
+    if setup.thinking is None:
+        return _ask(engine, setup, step)
+    asked, baseline = _asked(setup, step)
+    return Evaluation({}, tuple(think_and_ask(engine, asked, setup.thinking, baseline)))
+
+
 def _generate(engine: Engine, setup: Setup, step: Step) -> Evaluation:
-    items, baseline = setup.items[step.suite], setup.baselines[step.suite]
-    asked = [items[n] for n in step.items]
+    asked, baseline = _asked(setup, step)
+    if setup.thinking is not None:
+        return Evaluation({}, tuple(think_and_answer(engine, asked, setup.thinking, baseline)))
     return Evaluation({}, tuple(answer_all(engine, asked, chats=setup.chats, baseline=baseline)))
+
+
+def _asked(setup: Setup, step: Step) -> tuple[list[Item], float]:
+    """The items of a step, and the baseline of their suite."""
+    items = setup.items[step.suite]
+    return [items[n] for n in step.items], setup.baselines[step.suite]
 
 
 # By the stage's name, which all rounds share.
@@ -116,7 +142,8 @@ STAGES: Mapping[str, Callable[[Engine, Setup, Step], Evaluation]] = {
     DIVERGENCE.name: _diverge,
     round_stage(1).name: _ask,
     LOOPS.name: _loop,
-    FINAL.name: _ask,
+    FINAL.name: _judge,
+    PLACEBO.name: _judge,
     GENERATE.name: _generate,
 }
 
@@ -175,7 +202,7 @@ class Meter:
 def _outcome(job: Job, step: Step, evaluation: Evaluation, meter: Meter) -> Outcome:
     candidate = job.candidate
     answers = tuple(
-        ItemAnswer(candidate=candidate.key, stage=step.stage, **given.fields())
+        ItemAnswer(candidate=candidate.key, stage=step.stage, **given.fields(), **_loops(given))
         for given in evaluation.answers
     )
     n_written, n_shared, seconds = meter.read()
@@ -199,6 +226,14 @@ def _outcome(job: Job, step: Step, evaluation: Evaluation, meter: Meter) -> Outc
         log=evaluation.log,
     )
     return Outcome(result, answers)
+
+
+def _loops(given: Answer) -> dict[str, Any]:
+    """How many thoughts were cut off while they looped: nothing else ends a greedy loop."""
+    if not given.thoughts:
+        return {}
+    cut = [thought.text for thought in given.thoughts if thought.is_cut]
+    return {"thoughts_looping": sum(find_loop(text) is not None for text in cut)}
 
 
 def _means(values: Iterator[tuple[str, float | None]]) -> dict[str, float]:

@@ -13,13 +13,14 @@ from rys_gguf.errors import RysError
 from rys_gguf.probes.item import Item
 from rys_gguf.probes.preflight import require_room
 from rys_gguf.runs.candidate import Candidate
-from rys_gguf.runs.stage import FINAL, GENERATE, LOOPS, SPEED, look_stage
+from rys_gguf.runs.stage import FINAL, GENERATE, LOOPS, PLACEBO, SPEED, look_stage
 from rys_gguf.runs.trial import Trial, Trials
 from rys_gguf.search.job import HELDOUT, SEARCH, Batch, Job, Step, batch_left
 from rys_gguf.search.samplers.base import Sampler
 from rys_gguf.search.samplers.rounds import Rounds
 from rys_gguf.stats.looks import look_ends
 from rys_gguf.stats.pairs import at_looks
+from rys_gguf.stats.ranking import rank
 from rys_gguf.stats.verdict import judge, undecided
 
 
@@ -153,6 +154,43 @@ class FinalPhase:
 
 
 @dataclass(frozen=True, slots=True)
+class PlaceboPhase:
+    """Asks a window that is no finalist as many held-out items as any finalist was asked.
+
+    More layers may make a model think longer, and better, whichever they are. A window from the
+    middle of the search's ranking, as long as the best finalist if there is one, shows how much of
+    a gain that is. Nothing is asked unless it `is_wanted`.
+    """
+
+    base: Candidate
+    final: FinalPhase
+    is_wanted: bool = False
+
+    def next(self, trials: Trials) -> Batch | None:
+        """The window nearest to the middle that has not been found to loop."""
+        finalists = self.final.finalists(trials) if self.is_wanted else []
+        if not finalists:
+            return None
+        n_looks = max(len(trials[c.key].looks) for c in finalists)
+        items = tuple(n for step in self.final.steps[:n_looks] for n in step.items)
+        for candidate in self._candidates(finalists, trials):
+            steps = (Step(LOOPS), Step(PLACEBO, HELDOUT, items))
+            if batch := batch_left("placebo", [Job(candidate, steps, as_written=True)], trials):
+                return batch
+            if trials[candidate.key].is_ok(PLACEBO):
+                break
+        return None
+
+    def _candidates(self, finalists: Sequence[Candidate], trials: Trials) -> list[Candidate]:
+        order = [
+            ranked.trial.candidate for ranked in rank(trials[self.base.key], trials.values()).order
+        ]
+        places = {c: n for n, c in enumerate(order) if c not in finalists}
+        n_added, middle = finalists[0].n_added, len(order) // 2
+        return sorted(places, key=lambda c: (c.n_added != n_added, abs(places[c] - middle)))
+
+
+@dataclass(frozen=True, slots=True)
 class SpeedPhase:
     """Measures the speed of the base and of each finalist beside it."""
 
@@ -176,13 +214,16 @@ def phases(
     generate: bool = False,
     preflight: bool = True,
     looks: tuple[float, ...] = (1.0,),
-) -> tuple[BasePhase, Sampler, FinalPhase, SpeedPhase]:
+    placebo: bool = False,
+) -> tuple[BasePhase, Sampler, FinalPhase, PlaceboPhase, SpeedPhase]:
     """All phases of a sweep in order; each begins once the one before is over.
 
-    `suites` are the search items and the held-out items.
+    `suites` are the search items and the held-out items. With `placebo` a window that is no
+    finalist is asked held-out items as well.
     """
     last = final_steps(len(suites[1]), generate=generate, looks=looks)
     items = {SEARCH: tuple(suites[0]), HELDOUT: tuple(suites[1])}
     final = FinalPhase(base, sampler, last, rounds.n_finalists, looks)
     before = BasePhase(base, (*rounds.steps, *last), items, preflight)
-    return before, sampler, final, SpeedPhase(base, final)
+    speed = SpeedPhase(base, final)
+    return before, sampler, final, PlaceboPhase(base, final, placebo), speed

@@ -13,6 +13,7 @@ from rys_gguf.errors import RysError
 from rys_gguf.probes.preflight import require_answers, require_repeatable
 from rys_gguf.probes.requests import Compiler
 from rys_gguf.probes.score import best_constant
+from rys_gguf.probes.thinking import thinking_of
 from rys_gguf.search.filters import reference, replies
 from rys_gguf.search.job import HELDOUT, SEARCH
 from rys_gguf.search.settings import SweepRequest
@@ -62,6 +63,11 @@ def prepare(request: SweepRequest, progress: Callable[[], None] = lambda: None) 
     chats = has_template(request.model, options)
     items = {SEARCH: request.suites[0].items, HELDOUT: request.suites[1].items}
     with open_kept_engine(request.model, options) as engine:
+        thinking = None
+        if settings.thinking:
+            thinking = thinking_of(
+                engine, items[HELDOUT], settings.thinking, chats=chats, n_ctx=options.n_ctx
+            )
         compiler = Compiler(engine, chats=chats)
         requests = {}
         for name, members in items.items():
@@ -73,7 +79,7 @@ def prepare(request: SweepRequest, progress: Callable[[], None] = lambda: None) 
         if settings.preflight:
             require_repeatable(engine, items[SEARCH], requests[SEARCH])
             if settings.generate:
-                require_answers(engine, items[HELDOUT], chats=chats)
+                require_answers(engine, items[HELDOUT], chats=chats, thinking=thinking)
         texts = tuple(_cut_texts(engine))
         setup = Setup(
             model=str(request.model),
@@ -89,6 +95,7 @@ def prepare(request: SweepRequest, progress: Callable[[], None] = lambda: None) 
             reference=reference(engine, texts),
             replies=replies(engine, chats=chats),
             limits=Limits(settings.max_divergence, settings.min_agreement),
+            thinking=thinking,
         )
         if not all(math.isfinite(v) for p in setup.reference for v in p.values()):
             raise RysError(f"{printable(request.model)}: the model's probabilities are not numbers")

@@ -27,7 +27,8 @@ class Settings:
     `shares` are the fractions of the suite that have been asked after each round. After each round
     the better `keep` of the candidates go on, but at least `n_finalists`. `max_divergence` is in
     nats, `min_agreement` a fraction of next words. `looks` are the fractions of the held-out items
-    that finalists have been asked when it is decided who is asked more.
+    that finalists have been asked when it is decided who is asked more. Models think for up to
+    `thinking` tokens before they answer held-out items, not at all if it is 0.
     """
 
     schedule: Schedule = Schedule.PORTABLE
@@ -39,6 +40,7 @@ class Settings:
     generate: bool = False
     preflight: bool = True
     looks: tuple[float, ...] = (1.0,)
+    thinking: int = 0
 
     def as_json(self) -> dict[str, Any]:
         """The settings as plain values. They are part of a run's identity: keep the names."""
@@ -51,6 +53,9 @@ class Settings:
         if len(self.looks) == 1:
             # Runs from before there was more than one say nothing of it.
             del plain["looks"]
+        if not self.thinking:
+            # And neither do those from before a model could be told to think.
+            del plain["thinking"]
         return plain
 
 

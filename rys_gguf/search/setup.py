@@ -9,6 +9,7 @@ from rys_gguf.engines.base import EngineOptions
 from rys_gguf.layers.schedule import Schedule
 from rys_gguf.probes.item import Item
 from rys_gguf.probes.requests import TokenizedRequest
+from rys_gguf.probes.thinking import Thinking
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ class Setup:
     items and requests in the same order. `texts` are token sequences after which a candidate is
     compared with the base: `reference` holds the base's most likely tokens there with their
     log-probabilities in nats. `replies` are the base's in the loop stage. `folder` is where
-    workers put their files.
+    workers put their files. With `thinking`, models think before they answer held-out items.
     """
 
     model: str
@@ -42,3 +43,4 @@ class Setup:
     reference: tuple[dict[int, float], ...] = ()
     replies: tuple[Reply, ...] = ()
     limits: Limits = field(default_factory=Limits)
+    thinking: Thinking | None = None

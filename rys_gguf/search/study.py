@@ -110,6 +110,7 @@ def run_sweep(
         parts = phases(
             base, sampler, rounds, (suites[0], suites[1]),
             generate=settings.generate, preflight=settings.preflight, looks=settings.looks,
+            placebo=bool(settings.thinking),
         )  # fmt: skip
         try:
             with (

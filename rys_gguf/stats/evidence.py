@@ -9,7 +9,7 @@ from typing import Protocol
 from rys_gguf.errors import RysError
 from rys_gguf.runs.candidate import Candidate
 from rys_gguf.runs.records import THOMPSON, ItemAnswer, RunInfo
-from rys_gguf.runs.stage import FINAL, GENERATE, Stage
+from rys_gguf.runs.stage import FINAL, GENERATE, PLACEBO, Stage
 from rys_gguf.runs.trial import Trial, Trials
 from rys_gguf.stats.pairs import Families, Field, pair
 from rys_gguf.stats.ranking import Ranking, rank, rank_smoothly
@@ -57,6 +57,13 @@ class Evidence:
         settings = self.info.identity.get("settings")
         planned = settings.get("looks") if isinstance(settings, dict) else None
         return tuple(map(float, planned)) if isinstance(planned, list) and planned else (1.0,)
+
+    @property
+    def placebo(self) -> Trial | None:
+        """The window that was asked held-out items without being a finalist, if there is one."""
+        asked = (trial for trial in self.windows if trial.answers.get(PLACEBO))
+        # Where a failure was tried again, it may have become one since.
+        return next((trial for trial in asked if not trial.answers.get(FINAL)), None)
 
     def stages_of(self, stage: Stage) -> tuple[Stage, ...]:
         """All looks that were taken if `stage` is one of them, otherwise that stage."""

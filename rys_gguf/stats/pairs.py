@@ -13,7 +13,7 @@ from rys_gguf.runs.records import ItemAnswer
 from rys_gguf.runs.trial import Trial
 from rys_gguf.stats.clusters import Floats, Sample
 
-Field = Literal["score", "soft_score"]
+Field = Literal["score", "soft_score", "n_thought"]
 # The name of the mean over families, beside those of the families.
 OVERALL = "overall"
 

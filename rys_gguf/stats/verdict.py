@@ -46,6 +46,12 @@ from rys_gguf.stats.pairs import (
     readable,
 )
 from rys_gguf.stats.ranking import Ranked
+from rys_gguf.stats.thoughts import (
+    BesidePlacebo,
+    ThoughtLengths,
+    beside_placebo,
+    thought_lengths,
+)
 
 BETTER, TRADE_OFF, NO_EVIDENCE, WORSE = "better", "trade-off", "no evidence", "worse"
 FORMAT_CHANGE = "format change"
@@ -104,7 +110,8 @@ class Verdict:
     the families that both asked: a fraction of 1. `controls` are families that only finalists were
     asked. `length` is that of its generated answers in tokens, as a multiple of the base's.
     `speed_spread` is the fraction by which speeds of one model differed between turns. `asked` is
-    the fraction of the held-out items that it was asked: a clear case is asked fewer.
+    the fraction of the held-out items that it was asked: a clear case is asked fewer. `thoughts`
+    and `placebo` are there if models were to think before they answered.
     """
 
     trial: Trial
@@ -118,6 +125,8 @@ class Verdict:
     length: float | None = None
     speed_spread: float | None = None
     asked: float = 1.0
+    thoughts: ThoughtLengths | None = None
+    placebo: BesidePlacebo | None = None
 
     @property
     def is_speed_uncertain(self) -> bool:
@@ -276,6 +285,10 @@ def _verdict(
         evidence.looks[len(trial.looks) - 1]
         if 0 < len(trial.looks) <= len(evidence.looks)
         else 1.0,
+        thought_lengths(
+            *(evidence.answers(k, evidence.stages_of(stage)) for k in (evidence.base.key, key))
+        ),
+        beside_placebo(evidence, evidence.answers(key, evidence.stages_of(FINAL))),
     )
 
 
