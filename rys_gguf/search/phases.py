@@ -182,9 +182,10 @@ class PlaceboPhase:
         return None
 
     def _candidates(self, finalists: Sequence[Candidate], trials: Trials) -> list[Candidate]:
-        order = [
-            ranked.trial.candidate for ranked in rank(trials[self.base.key], trials.values()).order
-        ]
+        # What the sampler leaves out of its ranking is behind all that is in it.
+        others = rank(trials[self.base.key], trials.values()).order
+        order = [*self.final.sampler.ranked(trials), *(r.trial.candidate for r in others)]
+        order = list(dict.fromkeys(order))
         places = {c: n for n, c in enumerate(order) if c not in finalists}
         n_added, middle = finalists[0].n_added, len(order) // 2
         return sorted(places, key=lambda c: (c.n_added != n_added, abs(places[c] - middle)))
