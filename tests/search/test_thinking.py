@@ -36,8 +36,9 @@ def job(tmp_path: Path) -> list[str | Path]:
         + "\n" for n in range(24)
     ))  # fmt: skip
     return [
-        "sweep", source, "--suite", suite, "--plan", "map", "--sizes", "2", "--threads", "1",
-        "--no-preflight", "--max-divergence", "1000", "--min-agreement", "0", "--finalists", "1",
+        "sweep", source, "--suite", suite, "--plan", "map", "--sizes", "2", "--sampler",
+        "halving", "--threads", "1", "--no-preflight", "--max-divergence", "1000",
+        "--min-agreement", "0", "--finalists", "1",
     ]  # fmt: skip
 
 
