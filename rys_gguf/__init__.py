@@ -62,10 +62,12 @@ if TYPE_CHECKING:
     from rys_gguf.layers.schedule import Schedule
     from rys_gguf.patch.align import align
     from rys_gguf.patch.apply import apply
+    from rys_gguf.patch.companion import Companion
     from rys_gguf.patch.diff import HeaderDiff, diff_models
     from rys_gguf.patch.naming import default_output
     from rys_gguf.patch.plan import Plan, make_plan
     from rys_gguf.patch.provenance import resolve_layer_map
+    from rys_gguf.patch.remap import Variant
     from rys_gguf.patch.undo import Undo, plan_undo, unapply
     from rys_gguf.patch.writer import Written, write_plan
     from rys_gguf.probes.choose import SuiteOptions, choose_suites
@@ -94,6 +96,7 @@ if TYPE_CHECKING:
 # Where each name comes from: "module", or "module:its name there".
 _HOMES = {
     "ARCHITECTURES": "layers.architectures",
+    "Companion": "patch.companion",
     "Comparison": "stats.compare",
     "Description": "layers.describe",
     "Engine": "engines.base",
@@ -130,6 +133,7 @@ _HOMES = {
     "Undo": "patch.undo",
     "Unsuitable": "errors",
     "Validation": "checks.ladder:Report",
+    "Variant": "patch.remap",
     "VariantPair": "checks.variant",
     "Verdict": "stats.verdict",
     "Watcher": "search.study",
@@ -177,6 +181,7 @@ _HOMES = {
 
 __all__ = [
     "ARCHITECTURES",
+    "Companion",
     "Comparison",
     "Description",
     "Engine",
@@ -213,6 +218,7 @@ __all__ = [
     "Undo",
     "Unsuitable",
     "Validation",
+    "Variant",
     "VariantPair",
     "Verdict",
     "Watcher",

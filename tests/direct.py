@@ -53,14 +53,27 @@ class DirectEngine:
         self._end()
         self._log.close()
 
-    def logits(self, model: Path, tokens: Sequence[int]) -> Array:
+    def logits(
+        self,
+        model: Path,
+        tokens: Sequence[int],
+        *,
+        lora: Path | None = None,
+        control_vector: Path | None = None,
+    ) -> Array:
         """The logits after every prefix of `tokens`, shape (n_tokens, n_vocab).
+
+        `lora` and `control_vector` are files for the model, which llama.cpp reads and applies.
 
         A model that reads all tokens at once gives its logits for each of them. An embedding model
         gives one embedding of all tokens instead, shape (1, n_embd).
         Raises EngineFailed with llama.cpp's message if the model does not load or does not run.
         """
         with self.open(model, len(tokens) + 8):
+            if lora is not None:
+                self._ask("adapt", os.fspath(lora))
+            if control_vector is not None:
+                self._ask("steer", os.fspath(control_vector))
             answer: Array = self._ask("logits", list(tokens), True)
             return answer
 
@@ -187,6 +200,42 @@ class _Batch(ctypes.Structure):
     )
 
 
+_LOAD_CONTROL_VECTOR = (
+    "_Z26common_control_vector_loadRKSt6vectorI31common_control_vector_load_infoSaIS0_EE"
+)
+
+
+class _ControlVectorInfo(ctypes.Structure):
+    """common_control_vector_load_info (common/common.h), with the std::string of old C++ ABIs.
+
+    Wheels for manylinux have it: a pointer to the text, which is only read here.
+    """
+
+    _fields_ = (("strength", ctypes.c_float), ("text", ctypes.c_char_p))
+
+
+class _Vector(ctypes.Structure):
+    """A std::vector."""
+
+    _fields_ = (
+        ("begin", ctypes.c_void_p),
+        ("end", ctypes.c_void_p),
+        ("end_of_room", ctypes.c_void_p),
+    )
+
+    @classmethod
+    def of(cls, item: ctypes.Structure) -> _Vector:
+        """A vector of one item, which the caller keeps."""
+        begin = ctypes.addressof(item)
+        return cls(begin, begin + ctypes.sizeof(item), begin + ctypes.sizeof(item))
+
+
+class _ControlVector(ctypes.Structure):
+    """common_control_vector_data."""
+
+    _fields_ = (("n_embd", ctypes.c_int), ("data", _Vector))
+
+
 class _Llama:
     """One model at a time, through llama.h of b11549, with one thread."""
 
@@ -203,6 +252,7 @@ class _Llama:
             "llama_model_get_vocab",
             "llama_get_logits",
             "llama_get_embeddings_seq",
+            "llama_adapter_lora_init",
         ):
             getattr(lib, name).restype = ctypes.c_void_p
         self.errors: list[str] = []
@@ -225,6 +275,38 @@ class _Llama:
         if n_ubatch < n_ctx and not self._memory().value:
             lib.llama_free(self._context)  # such a model reads all tokens at once
             self._make_context(n_ctx, n_ctx)
+
+    def adapt(self, path: str) -> None:
+        """Apply a LoRA adapter; it is freed with the model."""
+        lib = self._lib
+        adapter = ctypes.c_void_p(lib.llama_adapter_lora_init(self._model, path.encode()))
+        if not adapter.value:
+            raise RuntimeError("takes no such adapter")
+        scale = ctypes.c_float(1)
+        count = ctypes.c_size_t(1)
+        if lib.llama_set_adapters_lora(
+            self._context, ctypes.byref(adapter), count, ctypes.byref(scale)
+        ):
+            raise RuntimeError("does not apply the adapter")
+
+    def steer(self, path: str) -> None:
+        """Apply a control vector to all layers, as common_init_from_params does."""
+        lib = self._lib
+        info = _ControlVectorInfo(1, path.encode())
+        infos = _Vector.of(info)
+        found = _ControlVector(-1)
+        # A C++ function: it returns its struct through a pointer that comes first.
+        load = getattr(lib, _LOAD_CONTROL_VECTOR)
+        load(ctypes.byref(found), ctypes.byref(infos))
+        if found.n_embd < 0:
+            raise RuntimeError("takes no such control vector")
+        n = ((found.data.end or 0) - (found.data.begin or 0)) // 4
+        n_layers = lib.llama_model_n_layer(self._model)
+        if lib.llama_set_adapter_cvec(
+            self._context, ctypes.c_void_p(found.data.begin), ctypes.c_size_t(n), found.n_embd,
+            1, n_layers,
+        ):  # fmt: skip
+            raise RuntimeError("does not apply the control vector")
 
     def _make_context(self, n_ctx: int, n_ubatch: int) -> None:
         lib = self._lib

@@ -20,6 +20,7 @@ COUNTERPARTS = {
     "apply": ["apply", "default_output", "write_plan"],
     "architectures": ["ARCHITECTURES"],
     "card": ["Model", "Run", "make_card", "resolve_layer_map"],
+    "companion": ["Companion", "Model", "Variant", "resolve_layer_map"],
     "compare": ["Run", "compare"],
     "diff": ["Model", "diff_models"],
     "export": ["Run", "encode_scan", "export_study", "scan_of"],

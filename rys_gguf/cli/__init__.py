@@ -21,6 +21,9 @@ COMMANDS = {
     "unapply": Command(
         "rys_gguf.cli.unapply:unapply", "Give back the model that a variant was made from."
     ),
+    "companion": Command(
+        "rys_gguf.cli.companion:companion", "Make what belongs to a model fit a variant of it."
+    ),
     "diff": Command("rys_gguf.cli.patch:diff", "Show how two GGUF headers differ."),
     "verify": Command("rys_gguf.cli.verify:verify", "Check a variant against its source."),
     "prove": Command(

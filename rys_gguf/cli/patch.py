@@ -40,12 +40,16 @@ from rys_gguf.formats.model import Model
 from rys_gguf.layers.describe import describe
 from rys_gguf.patch.align import align as align_model
 from rys_gguf.patch.apply import parse_spec
+from rys_gguf.patch.companion import companions_beside
 from rys_gguf.patch.diff import diff_models
 from rys_gguf.patch.naming import default_output
 from rys_gguf.patch.plan import Plan, make_plan
 from rys_gguf.patch.sharing import sharing
-from rys_gguf.patch.writer import write_plan
-from rys_gguf.text import size
+from rys_gguf.patch.writer import Written, write_plan
+from rys_gguf.text import printable, size
+
+# Files beside a model that a note names.
+_NAMED = 3
 
 
 @click.command()
@@ -226,12 +230,24 @@ def _write(planned: Plan, write: _WriteOptions, *, as_json: bool) -> None:
             may_be_link=is_named(write.output),
         )
     _say_notes(planned.notes)
+    _say_notes(_companion_notes(planned, written))
     if written.n_shared:
         say(f"{size(written.n_shared)} shared with the source, {size(written.n_copied)} written")
     if as_json:
         echo_json({**written_json(written), **plan_json(planned)})
     else:
         echo(map(str, written.paths))
+
+
+def _companion_notes(planned: Plan, written: Written) -> Iterator[str]:
+    """What beside the model will not fit the variant, in one line."""
+    names = [printable(name) for name in companions_beside(planned.model)]
+    if names:
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        yield (
+            f"{', '.join(names[:_NAMED])}{more}: right for the model's layer numbers only; "
+            f"rys-gguf companion {written.paths[0].name} FILE makes it fit"
+        )
 
 
 def _say_notes(notes: Iterable[str]) -> None:

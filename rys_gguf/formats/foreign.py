@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from gguf.constants import GGUFValueType
 
 from rys_gguf.formats.header import Header
+from rys_gguf.formats.other_files import DRAFTS
 from rys_gguf.formats.types import BLOCKS
 from rys_gguf.text import printable, quoted
 
@@ -24,8 +25,6 @@ _NAMES = {
     "rope.scaling.type": ("none", "linear", "yarn", "longrope"),
     "classifier.activation": ("gelu", "silu", "tanh"),
 }
-# Draft models, whose embedding is their target's.
-_OTHER_VOCABULARY = ("eagle3", "dflash")
 
 
 def loading_notes(header: Header) -> Iterator[str]:
@@ -58,7 +57,8 @@ def _value_notes(header: Header) -> Iterator[str]:
             )
     tokens = header.get("tokenizer.ggml.tokens")
     rows = next((t for t in header.tensors if t.name == "token_embd.weight"), None)
-    if tokens is None or not tokens.n_items or rows is None or name in _OTHER_VOCABULARY:
+    # The embedding of a draft model is its target's.
+    if tokens is None or not tokens.n_items or rows is None or name in DRAFTS:
         return
     n_rows = rows.ne[1] if len(rows.ne) > 1 else 1
     if n_rows != tokens.n_items:

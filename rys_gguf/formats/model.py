@@ -17,7 +17,6 @@ from rys_gguf.formats.other_files import companion
 from rys_gguf.formats.shards import Shards, TensorData
 from rys_gguf.text import printable, quoted
 
-_CHUNK = 1 << 20
 # These count MTP blocks only if the first one has its projection (deepseek4.cpp,
 # load_arch_hparams, in b11434 as in b11549).
 _MTP_BY_TENSOR = frozenset({"deepseek4"})
@@ -99,9 +98,7 @@ class Model:
 
     def read(self, span: Span) -> Iterator[bytes]:
         """The bytes of a span in pieces of at most 1 MiB."""
-        file = self.files[span.shard]
-        for done in range(0, span.n_bytes, _CHUNK):
-            yield file.read(span.offset + done, min(_CHUNK, span.n_bytes - done))
+        return self._shards.read(span)
 
     def offset_issues(self) -> list[str]:
         """Where the tensor tables break llama.cpp's rule for offsets."""
@@ -118,8 +115,7 @@ class Model:
 
     def require_unchanged(self) -> None:
         """Raise InvalidGGUF if a file changed since it was opened."""
-        for file in self.files:
-            file.require_unchanged()
+        self._shards.require_unchanged()
 
     def invalid(self, what: str) -> InvalidGGUF:
         """An InvalidGGUF that names the file."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,6 +22,8 @@ SPLIT_NO = "split.no"
 SPLIT_COUNT = "split.count"
 SPLIT_TENSORS = "split.tensors.count"
 SPLIT_KEYS = frozenset({SPLIT_NO, SPLIT_COUNT, SPLIT_TENSORS})
+
+_CHUNK = 1 << 20
 
 # llama.cpp's %05d-of-%05d.
 _SHARD_NAME = re.compile(r"-([0-9]{5})-of-([0-9]{5})\.gguf$", re.ASCII)
@@ -81,6 +83,17 @@ class Shards:
         """Bytes after the last tensor's padding, all files together; llama.cpp ignores them."""
         ends = ((r, r.header.data_offset + r.header.n_data_bytes) for r in self.readers)
         return sum(max(0, reader.file.n_bytes - end) for reader, end in ends)
+
+    def read(self, span: Span) -> Iterator[bytes]:
+        """The bytes of a span in pieces of at most 1 MiB."""
+        file = self.files[span.shard]
+        for done in range(0, span.n_bytes, _CHUNK):
+            yield file.read(span.offset + done, min(_CHUNK, span.n_bytes - done))
+
+    def require_unchanged(self) -> None:
+        """Raise InvalidGGUF if a file changed since it was opened."""
+        for file in self.files:
+            file.require_unchanged()
 
     def offset_issues(self) -> list[str]:
         """Where a file breaks llama.cpp's rule for offsets."""

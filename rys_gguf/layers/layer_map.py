@@ -28,6 +28,8 @@ from rys_gguf.layers import notations
 from rys_gguf.layers.notations import span
 from rys_gguf.text import printable
 
+# What every label begins with.
+LABEL = "rys_"
 _LABEL_LENGTH = 48
 
 
@@ -293,7 +295,7 @@ class LayerMap:
         label = "_".join(parts)
         if len(label) > _LABEL_LENGTH:
             label = f"{len(self)}L_{zlib.crc32(self.spec.encode()):08x}"
-        return f"rys_{label}"
+        return f"{LABEL}{label}"
 
 
 def at(damp: float, sign: str = "@") -> str:

@@ -31,8 +31,18 @@ def default_output(model: Model, layer_map: LayerMap) -> Path:
         if of_source in name:
             name = name.replace(of_source, "")
             label = compose(earlier[-1].layer_map, layer_map).label
+    return path.with_name(_labelled(name, label))
+
+
+def companion_output(path: Path, layer_map: LayerMap) -> Path:
+    """A path beside a companion of the source, named as `default_output` names the variant."""
+    return path.with_name(_labelled(path.name, layer_map.label))
+
+
+def _labelled(name: str, label: str) -> str:
     match = _QUANT_LABEL.search(name)
-    at = match.start() if match else len(_SHARD.sub("", name)) - len(".gguf")
-    if not name.endswith(".gguf"):
+    suffix = re.search(r"\.(gguf|dat|imatrix)$", name)
+    at = match.start() if match else len(_SHARD.sub("", name)) - len(suffix[0]) if suffix else 0
+    if not suffix:
         at = len(name)
-    return path.with_name(_SHARD.sub("", f"{name[:at]}-{label}{name[at:]}"))
+    return _SHARD.sub("", f"{name[:at]}-{label}{name[at:]}")

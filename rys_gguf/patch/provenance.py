@@ -33,6 +33,8 @@ SOURCE_KEY = "rys.source"
 STEP_SPEC_KEY = "rys.step.spec"
 ADDED_KEY = "rys.added"
 SHARDS_KEY = "rys.shards"
+# In what belongs to a variant: the spec of the map that it followed.
+REMAPPED_KEY = "rys.remapped"
 # Read by nothing but `unapply`: earlier records and old values.
 KEPT_FOR_UNDO = ("rys.parent.", "rys.was.")
 _STEP = "rys.step."

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 
-from rys_gguf.errors import OutputFailed, RysError
+from rys_gguf.errors import InvalidGGUF, OutputFailed, RysError
 from rys_gguf.files.output import OutputFile
 from rys_gguf.files.source import SourceFile, first_difference
 from rys_gguf.formats.header import Header, Span, TensorInfo
@@ -24,14 +24,14 @@ from rys_gguf.text import quoted
 
 
 def verify_written(
-    source: Model,
+    source: Model | Shards,
     files: Sequence[PlannedFile],
     outputs: Sequence[OutputFile],
-    check: Callable[[Model], None] = lambda _: None,
+    check: Callable[[Shards], None] = lambda _: None,
 ) -> None:
     """Raise OutputFailed unless the complete, still nameless outputs are what was planned.
 
-    `check` is called with the model that the outputs are, and may raise a RysError of its own.
+    `check` is called with the open outputs, and may raise a RysError of its own.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -43,16 +43,17 @@ def verify_written(
                 _require_size(file, reader)
                 _require_header(file.header, reader)
                 _require_header_bytes(source, file.header, reader.file)
-            model = Model(Shards(readers))
-            if issues := model.offset_issues():
-                raise model.invalid(issues[0])
-            check(model)
+            written = Shards(readers)
+            if issues := written.offset_issues():
+                raise InvalidGGUF(f"{written.files[0].name}: {issues[0]}")
+            check(written)
         except RysError as e:
             raise OutputFailed(f"{e}; this is not what was planned, nothing was written") from e
 
 
-def require_map(plan: Plan, output: Model) -> None:
+def require_map(plan: Plan, written: Shards) -> None:
     """Raise InvalidGGUF unless each layer of the output is, and runs as, its source by the map."""
+    output = Model(written)
     source, layer_map = plan.model, plan.layer_map
     if (output.n_trunk, output.n_mtp) != (len(layer_map), source.n_mtp):
         raise output.invalid(
@@ -103,7 +104,7 @@ def _require_header(planned: Header, reader: HeaderReader) -> None:
             raise OutputFailed(f"{name}: tensor {quoted(expected.name)} has another tensor info")
 
 
-def _require_header_bytes(source: Model, planned: Header, file: SourceFile) -> None:
+def _require_header_bytes(source: Model | Shards, planned: Header, file: SourceFile) -> None:
     """Compare the header byte by byte: long values with the source's, padding included."""
     offset = 0
     for piece in planned.encode():

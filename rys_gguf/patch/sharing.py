@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rys_gguf.files.copying import can_share
 from rys_gguf.formats.model import Model
+from rys_gguf.formats.shards import Shards
 from rys_gguf.patch.plan import Plan, PlannedFile
 
 
@@ -32,7 +33,7 @@ def sharing(plan: Plan, path: str | os.PathLike[str] | None = None) -> Sharing:
     return Sharing(*can_share(source, folder, plan.model.header.alignment))
 
 
-def room(model: Model, file: PlannedFile, path: str | os.PathLike[str]) -> int:
+def room(model: Model | Shards, file: PlannedFile, path: str | os.PathLike[str]) -> int:
     """Bytes of disk that the file will take at `path`: shared blocks take none."""
     alignment = file.header.alignment
     is_shared, _ = can_share(model.files[0], _folder(path), alignment)

@@ -21,7 +21,7 @@ from rys_gguf.files.source import Progress, first_difference
 from rys_gguf.formats.header import ALIGNMENT_KEY, KV, Header, Span, TensorInfo, layer_of
 from rys_gguf.formats.limits import MAX_LAYERS
 from rys_gguf.formats.model import Model
-from rys_gguf.formats.shards import shard_path
+from rys_gguf.formats.shards import Shards, shard_path
 from rys_gguf.layers.carry import ModelRules
 from rys_gguf.layers.layer_map import LayerMap
 from rys_gguf.layers.residual import damped_tensors
@@ -148,7 +148,8 @@ def unapply(
     if len(undo.files) > 1:
         paths = [shard_path(path, n, len(undo.files)) for n in range(1, len(undo.files) + 1)]
 
-    def check(output: Model) -> None:
+    def check(written: Shards) -> None:
+        output = Model(written)
         if not undo.fault and not undo.origin.names(output):
             raise output.invalid(f"is not {_named(undo.origin)}")
 

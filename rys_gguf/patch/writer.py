@@ -18,7 +18,7 @@ from rys_gguf.files.output import OutputFile, commit_all
 from rys_gguf.files.source import Progress
 from rys_gguf.formats.header import Span, padded, zeros
 from rys_gguf.formats.model import Model
-from rys_gguf.formats.shards import TensorData, shard_path
+from rys_gguf.formats.shards import Shards, TensorData, shard_path
 from rys_gguf.patch.plan import Plan, PlannedFile, split
 from rys_gguf.patch.readback import require_map, verify_written
 from rys_gguf.patch.sharing import room
@@ -74,19 +74,19 @@ def write_plan(
 
 
 def write_files(
-    model: Model,
+    model: Model | Shards,
     files: Sequence[PlannedFile],
     paths: Sequence[Path],
     *,
     force: bool,
     progress: Progress,
     may_be_link: bool = True,
-    check: Callable[[Model], None] = lambda _: None,
+    check: Callable[[Shards], None] = lambda _: None,
 ) -> Written:
     """Write files planned from `model` to as many paths; all appear, or none.
 
     Before the files get their names their headers are read back, and `check` is called with the
-    model that they are. Raises as `write_plan`, and what `check` raises as OutputFailed.
+    open files. Raises as `write_plan`, and what `check` raises as OutputFailed.
     """
     n_room = sum(room(model, file, path) for file, path in zip(files, paths, strict=True))
     with contextlib.ExitStack() as stack:
@@ -106,7 +106,9 @@ def write_files(
     return Written(tuple(paths), n_shared, n_bytes - n_shared)
 
 
-def _write_file(model: Model, file: PlannedFile, out: OutputFile, progress: Progress) -> None:
+def _write_file(
+    model: Model | Shards, file: PlannedFile, out: OutputFile, progress: Progress
+) -> None:
     for piece in _merged(_pieces(model, file)):
         if isinstance(piece, Span):
             out.copy(model.files[piece.shard], piece.offset, piece.n_bytes, progress)
@@ -115,7 +117,7 @@ def _write_file(model: Model, file: PlannedFile, out: OutputFile, progress: Prog
             progress(len(piece))
 
 
-def _pieces(model: Model, file: PlannedFile) -> Iterator[bytes | Span]:
+def _pieces(model: Model | Shards, file: PlannedFile) -> Iterator[bytes | Span]:
     """The file's bytes in order, as literal bytes or spans of the source."""
     yield from file.header.encode()
     for tensor in file.tensors:
@@ -137,7 +139,7 @@ def _pieces(model: Model, file: PlannedFile) -> Iterator[bytes | Span]:
         yield Span(model.n_bytes - file.n_trailing_bytes, file.n_trailing_bytes)
 
 
-def gathered(model: Model, tensor: GatheredTensor) -> Iterator[bytes]:
+def gathered(model: Model | Shards, tensor: GatheredTensor) -> Iterator[bytes]:
     """The rows of a gathered tensor, in pieces of about a MiB."""
     span = tensor.data.span
     row_bytes = tensor.n_slices * tensor.slice_bytes
