@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from rys_gguf.patch.naming import default_output
     from rys_gguf.patch.plan import Plan, make_plan
     from rys_gguf.patch.provenance import resolve_layer_map
+    from rys_gguf.patch.recover import Recovery, recover
     from rys_gguf.patch.remap import Variant
     from rys_gguf.patch.undo import Undo, plan_undo, unapply
     from rys_gguf.patch.writer import Written, write_plan
@@ -119,6 +120,7 @@ _HOMES = {
     "PriorEffect": "runs.scan",
     "Problem": "checks.verify",
     "Proof": "checks.prove",
+    "Recovery": "patch.recover",
     "Refused": "errors",
     "Reply": "checks.smoke",
     "Run": "runs.storage",
@@ -164,6 +166,7 @@ _HOMES = {
     "ray_executor": "search.executors.ray_cluster:factory",
     "read_mergekit": "layers.mergekit",
     "read_scan": "runs.scan",
+    "recover": "patch.recover",
     "resolve_layer_map": "patch.provenance",
     "run_probe": "probes.run",
     "run_smoke": "checks.smoke",
@@ -204,6 +207,7 @@ __all__ = [
     "PriorEffect",
     "Problem",
     "Proof",
+    "Recovery",
     "Refused",
     "Reply",
     "Run",
@@ -250,6 +254,7 @@ __all__ = [
     "ray_executor",
     "read_mergekit",
     "read_scan",
+    "recover",
     "resolve_layer_map",
     "run_probe",
     "run_smoke",

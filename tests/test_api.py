@@ -35,6 +35,7 @@ COUNTERPARTS = {
         "summarise",
     ],
     "prove": ["EngineOptions", "VariantPair", "find_engine", "prove", "resolve_layer_map"],
+    "recover": ["Model", "recover"],
     "report": ["Evidence", "Run", "text_report", "verdicts", "write_report"],
     "smoke": ["EngineOptions", "find_engine", "judge_smoke", "run_smoke"],
     "sweep": ["SuiteOptions", "SweepRequest", "choose_suites", "describe_sweep", "run_sweep"],

@@ -24,6 +24,9 @@ COMMANDS = {
     "companion": Command(
         "rys_gguf.cli.companion:companion", "Make what belongs to a model fit a variant of it."
     ),
+    "recover": Command(
+        "rys_gguf.cli.recover:recover", "Find the layer map of a variant that records none."
+    ),
     "diff": Command("rys_gguf.cli.patch:diff", "Show how two GGUF headers differ."),
     "verify": Command("rys_gguf.cli.verify:verify", "Check a variant against its source."),
     "prove": Command(
