@@ -80,7 +80,10 @@ def require_live(model: Path, options: EngineOptions) -> None:
         key = _key(opened, options)
         if key in _remembered():
             return
-        with _folder(model) as folder, contextlib.closing(Session(model, options)) as session:
+        with (
+            private_folder(model) as folder,
+            contextlib.closing(Session(model, options)) as session,
+        ):
             session.start()
             _try(opened, session, folder)
     _remember(key)
@@ -217,9 +220,12 @@ def _remember(key: str) -> None:
 
 
 @contextlib.contextmanager
-def _folder(model: Path) -> Iterator[Path]:
-    """A folder for two short variants: beside the model, where they may share its blocks."""
-    beside = model.resolve().parent
-    place = beside if os.access(beside, os.W_OK | os.X_OK) else None
+def private_folder(model: Path | None) -> Iterator[Path]:
+    """A folder for temporary files, which is gone in the end.
+
+    That of variants is beside the `model`, where they may share its blocks, if that can be written.
+    """
+    beside = None if model is None else model.resolve().parent
+    place = beside if beside and os.access(beside, os.W_OK | os.X_OK) else None
     with tempfile.TemporaryDirectory(prefix=".rys-", dir=place) as name:
         yield Path(name)

@@ -48,6 +48,9 @@ COMMANDS = {
         "rys_gguf.cli.export:export",
         "Hand a sweep on: to Optuna's dashboard, or as a small file to share.",
     ),
+    "serve": Command(
+        "rys_gguf.cli.serve:serve", "Serve a variant to other programs without writing it."
+    ),
     "card": Command("rys_gguf.cli.card:card", "Write a Hugging Face model card for a variant."),
     "architectures": Command(
         "rys_gguf.cli.architectures:architectures",

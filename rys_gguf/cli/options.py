@@ -241,12 +241,21 @@ def _engine(
     engine_arguments: tuple[str, ...],
     kind: str,
 ) -> EngineOptions:
-    binary = find_engine(llama_server)
-    if engine_arguments and binary is None:
+    options = _stock_engine(llama_server, threads, engine_arguments, kind)
+    if engine_arguments and options.binary is None:
         raise click.UsageError(
             "arguments after -- are for a llama-server; name one with --llama-server"
         )
-    return EngineOptions(binary, engine_arguments, kind, n_threads=threads)
+    return options
+
+
+def _stock_engine(
+    llama_server: str | None,
+    threads: int | None,
+    engine_arguments: tuple[str, ...],
+    kind: str,
+) -> EngineOptions:
+    return EngineOptions(find_engine(llama_server), engine_arguments, kind, n_threads=threads)
 
 
 def _engine_with_context(
@@ -278,6 +287,8 @@ _ENGINE: tuple[Decorator[Any], ...] = (
 )  # fmt: skip
 
 engine_options: Decorator[Any] = handing_over("engine", _engine, *_ENGINE)
+# The package's server takes the arguments of a llama-server, too.
+stock_engine_options: Decorator[Any] = handing_over("engine", _stock_engine, *_ENGINE)
 engine_options_with_context: Decorator[Any] = handing_over(
     "engine",
     _engine_with_context,

@@ -85,7 +85,7 @@ def plan(
     Shows the map, the changes to the header, sizes and memory. Reads no tensor data, so a model
     of 500 GB takes no longer than a small one.
     """
-    with _planned(model, layers, damp, options) as planned:
+    with planned_variant(model, layers, damp, options) as planned:
         _show_plan(planned, full=full, as_json=as_json)
 
 
@@ -133,7 +133,7 @@ def apply(
 
     The output appears under its name only once it is complete. The source is never changed.
     """
-    with _planned(model, layers, damp, options) as planned:
+    with planned_variant(model, layers, damp, options) as planned:
         if dry_run:
             _show_plan(planned, full=full, as_json=as_json)
         else:
@@ -192,7 +192,10 @@ def diff(a: Path, b: Path, full: bool, as_json: bool) -> None:
 
 
 @contextlib.contextmanager
-def _planned(path: Path, layers: LayerSpec, damp: float, options: PlanOptions) -> Iterator[Plan]:
+def planned_variant(
+    path: Path, layers: LayerSpec, damp: float, options: PlanOptions
+) -> Iterator[Plan]:
+    """The plan that options ask for. Raises a usage error if they name no layers."""
     spec = layers.required()
     with Model(path) as model:
         yield make_plan(

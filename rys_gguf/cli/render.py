@@ -11,6 +11,7 @@ from typing import Any
 from rys_gguf.formats.model import Model
 from rys_gguf.layers.describe import Description, LegalLengths, letter, where_read
 from rys_gguf.patch.diff import HeaderDiff, diff_plan, json_value, show_value
+from rys_gguf.patch.memory import Memory
 from rys_gguf.patch.plan import Plan
 from rys_gguf.patch.provenance import KEPT_FOR_UNDO
 from rys_gguf.patch.writer import Written
@@ -47,15 +48,18 @@ def plan_lines(planned: Plan, disk: str | None = None, *, full: bool) -> Iterato
             source_name = tensor.source.name if tensor.source else "(new)"
             if tensor.target.name != source_name:
                 yield f"    {printable(tensor.target.name)} <- {printable(source_name)}"
-    memory = planned.memory
-    parts = [f"{size(memory.weights, sign=True)} weights"]
-    if memory.kv_per_token:
-        parts.append(f"{size(memory.kv_per_token, sign=True)} KV cache per token (f16)")
-    if memory.state:
-        parts.append(f"{size(memory.state, sign=True)} recurrent state per sequence")
-    yield "memory   " + ", ".join(parts)
+    weights = f"{size(planned.memory.weights, sign=True)} weights"
+    yield "memory   " + ", ".join([weights, *cache_parts(planned.memory)])
     if disk is not None:
         yield f"disk     {disk}"
+
+
+def cache_parts(memory: Memory) -> Iterator[str]:
+    """What a variant needs besides its weights."""
+    if memory.kv_per_token:
+        yield f"{size(memory.kv_per_token, sign=True)} KV cache per token (f16)"
+    if memory.state:
+        yield f"{size(memory.state, sign=True)} recurrent state per sequence"
 
 
 def diff_lines(difference: HeaderDiff, *, full: bool) -> Iterator[str]:

@@ -99,6 +99,12 @@ class EngineProcess:
             code = self._process.wait(seconds)
             raise self.failure(f"ended {when} ({_ending(code)})")
 
+    def trim_log(self, n_bytes: int) -> None:
+        """Forget what it logged once that takes more than about `n_bytes` on disk."""
+        # The process goes on writing where it was, behind a hole.
+        if os.fstat(self._log.fileno()).st_blocks * 512 > n_bytes:
+            self._log.truncate(0)
+
     def failure(self, what: str) -> EngineFailed:
         """The error that says what went wrong, with the last log lines."""
         lines = self.last_lines()

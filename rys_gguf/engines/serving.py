@@ -38,6 +38,23 @@ _NO_LOGITS = b"does not support logits computation"
 Json = dict[str, Any]
 
 
+def require_no_backends(binary: Path) -> None:
+    """A llama-server built with loadable backends runs those of the current folder as well.
+
+    Raises EngineFailed if there are any.
+    Source: ggml/src/ggml-backend-reg.cpp, ggml_backend_load_best (b11549).
+    """
+    names: list[str] = []
+    with contextlib.suppress(OSError):  # the server cannot look into such a folder either
+        folder = Path.cwd().resolve()
+        names = [] if folder == binary.resolve().parent else os.listdir(folder)
+    for name in filter(_BACKEND.fullmatch, names):
+        raise EngineFailed(
+            f"{printable(binary.name)} was not started: it would run {printable(name)} of the "
+            f"current folder; call rys-gguf in another one"
+        )
+
+
 class Server:
     """A server for one model. `build` is its program, version and build once it has started.
 
@@ -90,7 +107,7 @@ class Server:
         if self._closed:
             raise self.failure("is closed")
         if (binary := self.options.binary) is not None:
-            self._require_no_backends(binary)
+            require_no_backends(binary)
         name = "llama.cpp (xllamacpp)" if binary is None else binary.name
         environment = {**dict(self.options.environment), "LLAMA_API_KEY": self.key}
         self._process = EngineProcess(self._command(), environment, name, self.model.name)
@@ -160,21 +177,6 @@ class Server:
             *(_TEXTS_ONLY if options.texts_only else ()),
             *options.arguments,
         ]
-
-    def _require_no_backends(self, binary: Path) -> None:
-        """A llama-server built with loadable backends runs those of the current folder as well.
-
-        Source: ggml/src/ggml-backend-reg.cpp, ggml_backend_load_best (b11549).
-        """
-        names: list[str] = []
-        with contextlib.suppress(OSError):  # the server cannot look into such a folder either
-            folder = Path.cwd().resolve()
-            names = [] if folder == binary.resolve().parent else os.listdir(folder)
-        for name in filter(_BACKEND.fullmatch, names):
-            raise self.failure(
-                f"was not started: it would run {printable(name)} of the current folder; call "
-                f"rys-gguf in another one"
-            )
 
     def _wait_until_healthy(self) -> None:
         deadline = time.monotonic() + self.options.load_seconds

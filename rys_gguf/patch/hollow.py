@@ -69,13 +69,13 @@ class Hollow:
             raise OutputFailed(f"{printable(path)}: {e.strerror or e}") from e
 
 
-def hollow(plan: Plan, *, untied: bool = False) -> Hollow:
-    """The header of a plan without its vocabulary, which token ids do not need.
+def hollow(plan: Plan, *, untied: bool = False, with_texts: bool = False) -> Hollow:
+    """The header of a plan, by default without its vocabulary, which token ids do not need.
 
     With `untied`, a model whose head is its embedding gets a head of its own, for a base that
     holds the embedding twice: for the host and for a device.
     """
-    return _hollow(plan.model, plan.header, plan.tensors, untied=untied)
+    return _hollow(plan.model, plan.header, plan.tensors, untied=untied, with_texts=with_texts)
 
 
 def hollow_edited(
@@ -117,7 +117,12 @@ def _zeros_once(whole: Hollow) -> Hollow:
 
 
 def _hollow(
-    model: Model, header: Header, planned: Iterable[PlannedTensor], *, untied: bool
+    model: Model,
+    header: Header,
+    planned: Iterable[PlannedTensor],
+    *,
+    untied: bool,
+    with_texts: bool = False,
 ) -> Hollow:
     tensors = list(planned)
     names = {t.data: t.source.name for t in tensors if t.is_copy and t.source is not None}
@@ -129,7 +134,8 @@ def _hollow(
         ]
     placed = layout(tensors, header.alignment)
     infos = tuple(t.target for t in placed)
-    header = replace(header, kvs=tuple(_kvs(model, header)), tensors=infos)
+    kvs = header.kvs if with_texts else tuple(_kvs(model, header))
+    header = replace(header, kvs=kvs, tensors=infos)
     pairs = tuple((t.target.name, names[t.data]) for t in placed if t.is_copy)
     return Hollow(header, pairs, tuple(t for t in placed if not t.is_copy))
 

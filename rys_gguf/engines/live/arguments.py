@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from rys_gguf.errors import EngineFailed
 from rys_gguf.text import printable
@@ -36,6 +37,16 @@ def gpu_layers(arguments: Sequence[str]) -> int | None:
                 raise EngineFailed(f"{name} {printable(value)}: expected a number of layers")
             n_layers = None if value in _ALL else int(value)
     return n_layers
+
+
+def gpu_arguments(arguments: Sequence[str]) -> tuple[str, ...]:
+    """Those of llama-server's arguments that say how many layers are kept on a GPU."""
+    words = [part for argument in arguments for part in _split(argument)]
+    found: list[str] = []
+    for name, value in pairwise(words):
+        if name in _GPU_LAYERS:
+            found += (name, value)
+    return tuple(found)
 
 
 def _split(argument: str) -> Sequence[str]:

@@ -1,6 +1,7 @@
 """The program of the live engine's child process: answer messages about models in llama.cpp.
 
 usage: python FOLDER '{"socket": FD, "library": PATH, "backends": FOLDER or null}'
+       python FOLDER '{"stock": FILE}'    to run llama.cpp's own server, see stock.py
 
 A message and its reply are two lengths, a JSON object and raw bytes. What fails in llama.cpp is a
 reply with the key "error"; what makes it abort ends this process, which is why there is one.
@@ -22,6 +23,7 @@ from typing import Any
 
 from llama import Llama  # type: ignore[import-not-found]
 from mapping import map_lazily  # type: ignore[import-not-found]
+from stock import run_stock  # type: ignore[import-not-found]
 
 Json = dict[str, Any]
 
@@ -82,6 +84,8 @@ def end_with(connection: socket.socket) -> None:
 def main() -> None:
     """Serve the socket that was inherited."""
     settings = json.loads(sys.argv[1])
+    if "stock" in settings:
+        run_stock(settings["stock"])
     with socket.socket(fileno=settings["socket"]) as connection:
         threading.Thread(target=end_with, args=(connection,), daemon=True).start()
         serve(connection, settings)

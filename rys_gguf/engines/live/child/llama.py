@@ -42,11 +42,15 @@ _CONTEXT_DEFAULTS = (512, 2048, 512, 1)
 # Its last flags: embeddings, offload_kqv, no_perf, op_offload, swa_full, kv_unified.
 _CONTEXT_FLAGS = bytes([0, 1, 1, 1, 1, 0])
 _PARAMS_BYTES = 1024
+# llama_model_params has split_mode and load_mode after n_gpu_layers; their defaults, and what
+# LLAMA_LOAD_MODE_MMAP is.
+_LOADING_DEFAULTS = (1, -1)
+_LOAD_MODE, _MMAP_MODE = 24, 1
 _ROPE_OF_FOUR = (8, 40)  # LLAMA_ROPE_TYPE_MROPE and IMROPE
 _YES, _NO = c_bool(1), c_bool(0)
 
 
-class _Params(ctypes.Structure):
+class Params(ctypes.Structure):
     """Parameters whose defaults llama.cpp makes; more bytes than any build's.
 
     A struct of that size is passed by value in the same way as the smaller one that is meant.
@@ -107,8 +111,8 @@ class Llama:
     def _declare(self) -> None:
         lib = self._lib
         results: dict[str, Any] = {
-            "llama_model_default_params": _Params,
-            "llama_context_default_params": _Params,
+            "llama_model_default_params": Params,
+            "llama_context_default_params": Params,
             "llama_get_logits_ith": POINTER(c_float),
             "ggml_backend_dev_description": c_char_p,
             "ggml_backend_buffer_is_host": c_bool,
@@ -186,23 +190,49 @@ class Llama:
         if n_gpu_layers is not None:
             struct.pack_into("<i", params.raw, 16, n_gpu_layers)
         if hollow is not None:
-            pair = (_Override * 2)(
-                _Override(hollow.encode(), lib.ggml_backend_cpu_buffer_type()),
-                _Override(None, None),
-            )
-            self._kept.append(pair)
-            struct.pack_into("<Q", params.raw, 8, ctypes.addressof(pair))
-        model = c_void_p(lib.llama_model_load_from_file(os.fsencode(path), params))
-        if not model.value:
-            raise Failure("the model does not load")
+            self._leave_mapped(params, hollow)
+        number = self._loaded(path, params)
+        model = self._models[number]
         vocab = c_void_p(lib.llama_model_get_vocab(model))
         return {
-            "model": self._add(self._models, model),
+            "model": number,
             "n_vocab": lib.llama_vocab_n_tokens(vocab),
             "n_embd": lib.llama_model_n_embd(model),
             "recurrent": bool(lib.llama_model_is_recurrent(model))
             or bool(lib.llama_model_is_hybrid(model)),
         }
+
+    def load_as(self, path: str, params: Params, hollow: str | None = None) -> int:
+        """The number of a model that is loaded with the `params` of someone else.
+
+        `hollow` is as for `load`. Raises Failure.
+        """
+        if hollow is not None:
+            defaults = struct.unpack_from("<QQiii", self._lib.llama_model_default_params().raw)
+            if defaults[:2] != (0, 0) or defaults[3:] != _LOADING_DEFAULTS:
+                raise Failure("its llama_model_params begin with something else")
+            # Neither read at once nor locked in memory, whatever its base is.
+            struct.pack_into("<i", params.raw, _LOAD_MODE, _MMAP_MODE)
+            self._leave_mapped(params, hollow)
+        return self._loaded(path, params)
+
+    def address(self, model: int) -> int:
+        """Where a model is."""
+        return self._models[model].value or 0
+
+    def _loaded(self, path: str, params: Params) -> int:
+        model = c_void_p(self._lib.llama_model_load_from_file(os.fsencode(path), params))
+        if not model.value:
+            raise Failure("the model does not load")
+        return self._add(self._models, model)
+
+    def _leave_mapped(self, params: Params, pattern: str) -> None:
+        pair = (_Override * 2)(
+            _Override(pattern.encode(), self._lib.ggml_backend_cpu_buffer_type()),
+            _Override(None, None),
+        )
+        self._kept.append(pair)
+        struct.pack_into("<Q", params.raw, 8, ctypes.addressof(pair))
 
     def _add(self, table: dict[int, c_void_p], pointer: c_void_p) -> int:
         self._n_made += 1

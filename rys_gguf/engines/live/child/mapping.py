@@ -1,8 +1,8 @@
-"""Let llama.cpp map files of holes without filling them.
+"""Let llama.cpp call functions of ours, and map files of holes without filling them.
 
 On Linux llama.cpp maps a model with MAP_POPULATE and advises the kernel to read all of it. For the
 file of a variant, whose data are holes, that would fill as many bytes of page cache as the model
-has. Here the library's own entries for the two functions are changed, in this process.
+has. Here the library's own entries for such functions are changed, in this process.
 
 Source: src/llama-mmap.cpp, llama_mmap::impl (b11549); the System V ABI's relocations.
 """
@@ -14,7 +14,7 @@ import mmap
 import os
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from ctypes import c_int, c_long, c_size_t, c_void_p
 from typing import Any
 
@@ -34,7 +34,7 @@ _kept: list[Any] = []
 
 def map_lazily(library: str) -> bool:
     """Whether the loaded library will now map files without reading them."""
-    if sys.platform != "linux" or sys.byteorder != "little":
+    if sys.platform != "linux":
         return False
     libc = ctypes.CDLL(None)
     libc.mmap.restype = c_void_p
@@ -45,20 +45,29 @@ def map_lazily(library: str) -> bool:
     ) -> Any:
         return libc.mmap(address, size, protection, flags & ~_MAP_POPULATE, fd, at)
 
-    functions = {
-        b"mmap": _MMAP(lazily),
-        b"posix_madvise": _MADVISE(lambda *_: 0),
-    }
-    functions[b"mmap64"] = functions[b"mmap"]
+    mapping = _MMAP(lazily)
+    advice = _MADVISE(lambda *_: 0)
+    found = redirect(library, {"mmap": mapping, "mmap64": mapping, "posix_madvise": advice})
+    return bool({"mmap", "mmap64"} & found)
+
+
+def redirect(library: str, functions: Mapping[str, Any]) -> set[str]:
+    """Let a loaded library call these C functions; the names of those that it takes from elsewhere.
+
+    There are none where this cannot be done.
+    """
+    if sys.platform != "linux" or sys.byteorder != "little":
+        return set()
     try:
         base = _loaded_at(library)
-        slots = [(base + at, functions[name]) for at, name in _slots(library) if name in functions]
+        slots = [(base + at, name) for at, name in _slots(library) if name in functions]
     except (OSError, ValueError, LookupError, struct.error):
-        return False
-    for address, function in slots:
-        _write(libc, address, ctypes.cast(function, c_void_p).value or 0)
-        _kept.append(function)
-    return any(function is functions[b"mmap"] for _, function in slots)
+        return set()
+    libc = ctypes.CDLL(None)
+    for address, name in slots:
+        _write(libc, address, ctypes.cast(functions[name], c_void_p).value or 0)
+        _kept.append(functions[name])
+    return {name for _, name in slots}
 
 
 def _loaded_at(library: str) -> int:
@@ -72,7 +81,7 @@ def _loaded_at(library: str) -> int:
     raise LookupError(library)
 
 
-def _slots(library: str) -> Iterator[tuple[int, bytes]]:
+def _slots(library: str) -> Iterator[tuple[int, str]]:
     """(offset, name) of every function that the library takes from elsewhere."""
     with open(library, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as raw:
         start, size, n = (*struct.unpack_from("<Q", raw, 40), *struct.unpack_from("<HH", raw, 58))
@@ -88,7 +97,7 @@ def _slots(library: str) -> Iterator[tuple[int, bytes]]:
                     continue
                 symbol = _SYMBOL.unpack_from(raw, symbols[4] + (info >> 32) * _SYMBOL.size)
                 name = names + symbol[0]
-                yield at, raw[name : raw.find(b"\0", name)]
+                yield at, raw[name : raw.find(b"\0", name)].decode("ascii", "replace")
 
 
 def _write(libc: Any, address: int, value: int) -> None:

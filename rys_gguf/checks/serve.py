@@ -1,0 +1,105 @@
+"""A variant in llama.cpp's own server: made of pointers where that works, otherwise from a file."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from rys_gguf.checks.self_test import private_folder, require_live
+from rys_gguf.engines.base import LIVE, SERVER, EngineOptions
+from rys_gguf.engines.live.arguments import gpu_arguments
+from rys_gguf.engines.live.library import find_library
+from rys_gguf.engines.stock import Address, Header, NotPointed, StockServer, server_library
+from rys_gguf.errors import RysError
+from rys_gguf.patch.hollow import hollow, is_tied
+from rys_gguf.patch.naming import default_output
+from rys_gguf.patch.plan import Plan
+from rys_gguf.patch.writer import write_plan
+from rys_gguf.text import size
+
+Say = Callable[[str], None]
+
+
+@contextlib.contextmanager
+def served_file(model: Path, options: EngineOptions) -> Iterator[StockServer]:
+    """A server of a file as it is. Raises EngineFailed, InvalidOptions."""
+    with (
+        private_folder(None) as folder,
+        StockServer(model.resolve(), model.name, options, folder) as server,
+    ):
+        yield server
+
+
+@contextlib.contextmanager
+def served_plan(
+    plan: Plan, options: EngineOptions, say: Say = lambda _: None
+) -> Iterator[StockServer]:
+    """A server of what a plan would write; its files are gone in the end.
+
+    It takes no weights where the live engine works. Otherwise, or if the options ask for the
+    server, the variant is written to a temporary file. `say` is told what is done, and why.
+    Raises RysError where the options ask for the live engine and that does not work.
+    """
+    Address.of(options.arguments).require_free()
+    with contextlib.ExitStack() as stack:
+        if options.kind == SERVER:
+            yield stack.enter_context(_written(plan, options, say))
+            return
+        try:
+            server = stack.enter_context(_pointed(plan, options, say))
+        except NotPointed as e:
+            if options.kind == LIVE:
+                raise
+            say(f"note: not made of pointers but written to a file: {str(e).splitlines()[0]}")
+            server = stack.enter_context(_written(plan, options, say))
+        yield server
+
+
+@contextlib.contextmanager
+def _pointed(plan: Plan, options: EngineOptions, say: Say) -> Iterator[StockServer]:
+    """A server whose variant has the weights of its base. Raises NotPointed."""
+    model = plan.model
+    path = model.files[0].path.resolve()
+    try:
+        library = find_library(options.binary)
+        if options.binary is not None:
+            server_library(library)
+        arguments = gpu_arguments(options.arguments)
+        require_live(path, replace(options, kind=LIVE, arguments=arguments))
+    except RysError as e:
+        raise NotPointed(str(e)) from e
+    name = default_output(model, plan.layer_map).name
+    with private_folder(None) as folder:
+        headers = list(_headers(plan, folder, name))
+        n = sum(os.stat(header.path).st_blocks * 512 for header in headers)
+        say(f"no copy of any weights: {size(n)} on disk, which are gone in the end")
+        with StockServer(headers[-1].path, name, options, folder, path, headers) as server:
+            yield server
+
+
+def _headers(plan: Plan, folder: Path, name: str) -> Iterator[Header]:
+    """The headers to try, in order; the last has the variant's name."""
+    ways = ((True, "untied.gguf"), (False, name)) if is_tied(plan.model) else ((False, name),)
+    for untied, file_name in ways:
+        header = hollow(plan, untied=untied, with_texts=True)
+        path = folder / file_name
+        header.write(plan.model, path)
+        yield Header(path, header.pairs, header.pattern, untied=untied)
+
+
+@contextlib.contextmanager
+def _written(plan: Plan, options: EngineOptions, say: Say) -> Iterator[StockServer]:
+    """A server of a temporary file."""
+    name = default_output(plan.model, plan.layer_map).name
+    with private_folder(plan.model.files[0].path) as folder:
+        written = write_plan(plan, folder / name)
+        shared = f", {size(written.n_shared)} of it shared with the model"
+        say(
+            f"a temporary file of {size(plan.n_bytes)}{shared if written.n_shared else ''} in "
+            f"{folder.parent}, which is gone in the end"
+        )
+        with StockServer(written.paths[0], name, options, folder) as server:
+            yield server

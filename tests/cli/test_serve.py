@@ -1,0 +1,68 @@
+"""The command `serve` tells its address, serves until it is signalled, and leaves nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tests import tiny
+from tests.command import command, fails
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A model that loads at once."""
+    return tiny.write(tmp_path / "m.gguf", "llama", 4)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_it_serves_until_it_is_signalled(
+    model: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    """No process is left, and after a signal that can be handled no file."""
+    place = tmp_path / "tmp"
+    place.mkdir()
+    process = subprocess.Popen(
+        command("serve", model, "--blocks", "1,3", "--threads", "1", "--", "--port", "0"),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"TMPDIR": str(place)},
+    )  # fmt: skip
+    assert process.stdout is not None
+    url = process.stdout.readline().strip()
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    others = [t.read_text().split() for t in Path(f"/proc/{process.pid}/task").glob("*/children")]
+    children += [pid for pids in others for pid in pids]
+    assert children
+    with urllib.request.urlopen(url + "/health", timeout=10) as reply:
+        assert reply.status == 200
+    process.send_signal(number)
+    _, messages = process.communicate(timeout=20)
+    assert process.returncode == (-9 if number == signal.SIGKILL else 128 + number)
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{pid}").exists() for pid in children):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    if number != signal.SIGKILL:
+        assert not list(place.iterdir())
+        assert messages.splitlines()[-1] == (
+            f"Stopped by {number.name}; the server has ended, and nothing was left behind."
+        )
+    assert messages.splitlines()[0] == (
+        "6 layers instead of 4; they cost +128 B KV cache per token (f16)"
+    )
+
+
+def test_what_cannot_be_served_is_refused_in_one_message(model: Path) -> None:
+    """A factor without layers, layers that are not there, and a model behind the dashes."""
+    assert "say which layers" in fails("serve", model, "--damp", "0.5", code=2)
+    assert "m.gguf: " in fails("serve", model, "--blocks", "1,9")
+    for map_ in ([], ["--blocks", "1,3"]):
+        assert "-m after --" in fails("serve", model, *map_, "--", "-m", "b.gguf", code=2)
