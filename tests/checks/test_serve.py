@@ -17,6 +17,7 @@ from rys_gguf import LayerMap, Model, make_plan, write_plan
 from rys_gguf.checks import serve
 from rys_gguf.checks.serve import served_file, served_plan
 from rys_gguf.engines.base import AUTO, LIVE, SERVER, EngineOptions
+from rys_gguf.engines.find import find_engine
 from rys_gguf.engines.port import free_port
 from rys_gguf.engines.stock import NotPointed, StockServer
 from rys_gguf.errors import EngineFailed
@@ -24,13 +25,13 @@ from tests import tiny
 
 Json = dict[str, Any]
 
-PROMPT = [1, *(3 + n * 37 % 250 for n in range(40))]
+PROMPT = [1, *(3 + n * 37 % 250 for n in range(20))]
 
 
 def options(kind: str = LIVE, *arguments: str) -> EngineOptions:
     """A small server on a port of its own."""
     small = ("--port", str(free_port()), "-c", "512", "--parallel", "1")
-    return EngineOptions(arguments=(*small, *arguments), kind=kind, n_threads=1)
+    return EngineOptions(find_engine(), (*small, *arguments), kind, n_threads=1)
 
 
 def ask(server: StockServer, path: str, body: Json | None = None) -> Json:
@@ -48,14 +49,14 @@ def answers(server: StockServer) -> list[Any]:
     written = ask(
         server,
         "/completion",
-        {"prompt": PROMPT, "n_predict": 8, "n_probs": 20, "temperature": 0, "ignore_eos": True},
+        {"prompt": PROMPT, "n_predict": 6, "n_probs": 20, "temperature": 0, "ignore_eos": True},
     )
     said = ask(
         server,
         "/v1/chat/completions",
         {
             "messages": [{"role": "user", "content": "What is the capital of France?"}],
-            "max_tokens": 8,
+            "max_tokens": 6,
             "temperature": 0,
             "logprobs": True,
             "top_logprobs": 20,
@@ -79,11 +80,9 @@ def require_same(source: Path, spec: str, folder: Path, damp: float = 1) -> None
         plan = make_plan(model, layer_map if damp == 1 else layer_map.damped(damp))
         with served_plan(plan, options(), told.append) as server:
             ours = answers(server)
-            again = answers(server)
         written = write_plan(plan, folder / ours[3]).paths[0]
     with served_file(written, options()) as server:
         assert answers(server) == ours
-        assert answers(server) == again
     assert len(told) == 1
     assert told[0].startswith("no copy of any weights: ")
 

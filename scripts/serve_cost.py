@@ -1,0 +1,177 @@
+"""What a served variant takes: made of pointers, and from its file; and whether the two agree.
+
+usage: python scripts/serve_cost.py MODEL SPEC [--threads N] [-- SERVER_ARGUMENTS...]
+
+Serves the model as it is, the variant that SPEC names (such as blocks:10,14) from pointers, and the
+same from a file. Prints, for each, the time to the first answer, the memory of the server's process
+(RSS, PSS: shared pages by their share, and what of it is not backed by files), the disk that was
+taken meanwhile, and with nvidia-smi the memory in use on the GPUs. Then it compares what the two
+variants write, with the probabilities of the likeliest tokens, bit for bit.
+
+LLAMA_SERVER chooses the build of llama.cpp; otherwise it is the package xllamacpp.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from rys_gguf.checks.serve import served_file, served_plan
+from rys_gguf.engines.base import LIVE, SERVER, EngineOptions
+from rys_gguf.engines.find import find_engine
+from rys_gguf.engines.stock import StockServer
+from rys_gguf.formats.model import Model
+from rys_gguf.patch.apply import parse_spec
+from rys_gguf.patch.plan import make_plan
+from rys_gguf.text import size
+from scripts.live_cost import device_mib
+
+PROMPTS = (
+    "The capital of France is",
+    "A prime number is one that",
+    "Once upon a time, in a village by the sea, there lived",
+)
+_FIELD = re.compile(r"^(Rss|Pss|Pss_Anon|Private_Clean|Private_Dirty): +(\d+) kB$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a server takes; memory in bytes, on GPUs in MiB beyond what was in use before."""
+
+    seconds: float
+    rss: int
+    pss: int
+    anonymous: int
+    disk: str
+    gpu: int | None
+    answers: list[Any]
+
+
+def measured(
+    open_server: Callable[[Callable[[str], None]], AbstractContextManager[StockServer]],
+) -> Cost:
+    """Start a server, ask it, and look at its process while it runs."""
+    told: list[str] = []
+    before = device_mib()
+    start = time.perf_counter()
+    with open_server(told.append) as server:
+        found = [completion(server, PROMPTS[0])]
+        seconds = time.perf_counter() - start
+        found += [completion(server, prompt) for prompt in PROMPTS[1:]]
+        found.append(chat(server))
+        memory = memory_of(server.pid)
+        gpu = None if before is None else (device_mib() or 0) - before
+    disk = next((line for line in told if "disk" in line or "file" in line), "nothing")
+    return Cost(seconds, memory["Rss"], memory["Pss"], memory.get("Pss_Anon", 0), disk, gpu, found)
+
+
+def memory_of(pid: int) -> dict[str, int]:
+    """The memory of a process in bytes, as Linux counts it (proc_pid_smaps(5))."""
+    text = Path(f"/proc/{pid}/smaps_rollup").read_text("ascii")
+    return {name: int(value) << 10 for name, value in _FIELD.findall(text)}
+
+
+def completion(server: StockServer, prompt: str) -> Any:
+    """What is written after a prompt, and the probabilities of the likeliest tokens."""
+    body = {"prompt": prompt, "n_predict": 24, "temperature": 0, "n_probs": 20}
+    reply = ask(server, "/completion", body)
+    return [reply["content"], reply["completion_probabilities"]]
+
+
+def chat(server: StockServer) -> Any:
+    """An answer in a chat."""
+    body = {
+        "messages": [{"role": "user", "content": "Name three colours."}],
+        "max_tokens": 24, "temperature": 0, "logprobs": True, "top_logprobs": 20,
+    }  # fmt: skip
+    return ask(server, "/v1/chat/completions", body)["choices"]
+
+
+def ask(server: StockServer, path: str, body: dict[str, Any]) -> Any:
+    """The reply to a request."""
+    request = urllib.request.Request(
+        server.address.url + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=600) as reply:
+        return json.load(reply)
+
+
+def log_probabilities(value: Any) -> Iterator[float]:
+    """Every log-probability in an answer, in order."""
+    if isinstance(value, dict):
+        if isinstance(value.get("logprob"), float):
+            yield value["logprob"]
+        for part in value.values():
+            yield from log_probabilities(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from log_probabilities(part)
+
+
+def written_texts(answers: list[Any]) -> Iterator[str]:
+    """What was written, without the probabilities."""
+    for answer in answers:
+        yield answer[0] if isinstance(answer[0], str) else answer[0]["message"]["content"]
+
+
+def show(name: str, cost: Cost) -> None:
+    """One line for a server."""
+    gpu = "" if cost.gpu is None else f", GPU {cost.gpu} MiB"
+    print(
+        f"{name:9} first answer {cost.seconds:6.2f} s, RSS {size(cost.rss)}, PSS {size(cost.pss)} "
+        f"({size(cost.anonymous)} anonymous){gpu}; disk: {cost.disk}"
+    )
+
+
+def main() -> None:
+    """Measure, print, compare."""
+    arguments = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    arguments.add_argument("model", type=Path)
+    arguments.add_argument("spec")
+    arguments.add_argument("--threads", type=int)
+    arguments.add_argument("rest", nargs="*")
+    given = arguments.parse_args()
+    rest = ("-c", "2048", "--parallel", "1", *given.rest, "--port", "0")
+    binary = find_engine()
+
+    def options(kind: str) -> EngineOptions:
+        return EngineOptions(binary, rest, kind, n_threads=given.threads)
+
+    with Model(given.model) as model:
+        plan = make_plan(model, parse_spec(model, given.spec))
+        print(f"{'xllamacpp' if binary is None else binary}: {model.name}, {given.spec}")
+        show("model", measured(lambda _: served_file(given.model, options(SERVER))))
+        pointed = measured(lambda say: served_plan(plan, options(LIVE), say))
+        show("pointers", pointed)
+        again = measured(lambda say: served_plan(plan, options(LIVE), say))
+        show("again", again)
+        written = measured(lambda say: served_plan(plan, options(SERVER), say))
+        show("file", written)
+    texts = [list(written_texts(cost.answers)) for cost in (pointed, written)]
+    distance = max(
+        (abs(a - b) for a, b in zip(
+            log_probabilities(pointed.answers), log_probabilities(written.answers), strict=False
+        )),
+        default=0.0,
+    )  # fmt: skip
+    same = "the same, bit for bit" if pointed.answers == written.answers else (
+        f"{'the same texts' if texts[0] == texts[1] else 'other texts'}, {distance:.3g} nats apart"
+    )  # fmt: skip
+    print(f"answers of the two variants: {same}")
+    if pointed.answers != again.answers:
+        print("(the device does not repeat itself bit for bit)")
+
+
+if __name__ == "__main__":
+    main()
