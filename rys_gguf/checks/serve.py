@@ -12,7 +12,8 @@ from rys_gguf.checks.self_test import private_folder, require_live
 from rys_gguf.engines.base import LIVE, SERVER, EngineOptions
 from rys_gguf.engines.live.arguments import gpu_arguments
 from rys_gguf.engines.live.library import find_library
-from rys_gguf.engines.stock import Address, Header, NotPointed, StockServer, server_library
+from rys_gguf.engines.live.session import HollowFile
+from rys_gguf.engines.stock import Address, NotPointed, StockServer, server_library
 from rys_gguf.errors import RysError
 from rys_gguf.patch.hollow import hollow, is_tied
 from rys_gguf.patch.naming import default_output
@@ -80,14 +81,14 @@ def _pointed(plan: Plan, options: EngineOptions, say: Say) -> Iterator[StockServ
             yield server
 
 
-def _headers(plan: Plan, folder: Path, name: str) -> Iterator[Header]:
-    """The headers to try, in order; the last has the variant's name."""
+def _headers(plan: Plan, folder: Path, name: str) -> Iterator[HollowFile]:
+    """The headers that StockServer tries; the last has the variant's name."""
     ways = ((True, "untied.gguf"), (False, name)) if is_tied(plan.model) else ((False, name),)
     for untied, file_name in ways:
         header = hollow(plan, untied=untied, with_texts=True)
         path = folder / file_name
         header.write(plan.model, path)
-        yield Header(path, header.pairs, header.pattern, untied=untied)
+        yield HollowFile(path, header.pairs, header.pattern)
 
 
 @contextlib.contextmanager

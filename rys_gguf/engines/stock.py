@@ -20,6 +20,7 @@ from typing import Any
 from rys_gguf.engines.base import EngineOptions
 from rys_gguf.engines.interpreter import python_file
 from rys_gguf.engines.live.library import Library, find_library
+from rys_gguf.engines.live.session import HollowFile
 from rys_gguf.engines.port import free_port, is_taken, stranger_at
 from rys_gguf.engines.process import EngineProcess
 from rys_gguf.engines.serving import require_no_backends
@@ -43,19 +44,6 @@ _LOG_BYTES = 1 << 20
 
 class NotPointed(EngineFailed):
     """The server cannot be given a variant of pointers; from a file it may serve it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Header:
-    """A variant's file without data, and where the data of its tensors come from in the base.
-
-    As in `HollowFile`; one that is `untied` is for bases that hold their embedding twice.
-    """
-
-    path: Path
-    pairs: tuple[tuple[str, str], ...]
-    pattern: str
-    untied: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +125,10 @@ class Address:
 class StockServer:
     """A server of the file `model` under the name `alias`. Use it as a context manager.
 
-    With a `base` the file is the first of the `headers` of a variant, whose weights are the base's.
-    `folder` is a private one, for files that the process reads. Methods raise EngineFailed with the
-    last log lines, and NotPointed.
+    With a `base` the file is the last of the `headers` of a variant, whose weights are the base's;
+    those before it are for a base that holds its embedding twice, and are tried first. `folder` is
+    a private one, for files that the process reads. Methods raise EngineFailed with the last log
+    lines, and NotPointed.
     """
 
     def __init__(
@@ -149,7 +138,7 @@ class StockServer:
         options: EngineOptions,
         folder: Path,
         base: Path | None = None,
-        headers: Sequence[Header] = (),
+        headers: Sequence[HollowFile] = (),
     ) -> None:
         self.address = Address.of(options.arguments)
         self._model = model
@@ -247,8 +236,7 @@ class StockServer:
             "arguments": arguments + (["--fit", "off"] if self._headers else []),
             "base": None if self._base is None else str(self._base),
             "headers": [
-                {"path": str(h.path), "pairs": h.pairs, "pattern": h.pattern, "untied": h.untied}
-                for h in self._headers
+                {"path": str(h.path), "pairs": h.pairs, "pattern": h.pattern} for h in self._headers
             ],
             "report": str(self._report),
         }

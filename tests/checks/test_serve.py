@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 import tempfile
 import urllib.error
@@ -16,6 +17,7 @@ import pytest
 from rys_gguf import LayerMap, Model, make_plan, write_plan
 from rys_gguf.checks import serve
 from rys_gguf.checks.serve import served_file, served_plan
+from rys_gguf.engines import stock
 from rys_gguf.engines.base import AUTO, LIVE, SERVER, EngineOptions
 from rys_gguf.engines.find import find_engine
 from rys_gguf.engines.port import free_port
@@ -151,6 +153,37 @@ def test_a_variant_that_gets_no_weights_is_never_served(
     with Model(source) as model:
         plan = make_plan(model, LayerMap.parse("blocks:1,3", 4))
         with pytest.raises(NotPointed, match=message), served_plan(plan, options()):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "message"),
+    [
+        ("_LOAD = ", '_LOAD = "no" + ', "does not take nollama_model_load_from_file"),
+        ("_WAIT = (", '_WAIT = "no" + (', "undefined symbol: no_ZN"),
+        ("if not map_lazily", "if map_lazily", "would fill a variant's holes"),
+    ],
+)
+def test_a_library_that_is_made_in_another_way_is_noticed(
+    source: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    right: str,
+    wrong: str,
+    message: str,
+) -> None:
+    """What is not where it is looked for is the reason that is given, and nothing is served."""
+    child = tmp_path / "child"
+    shutil.copytree(stock._CHILD, child)
+    text = (child / "stock.py").read_text()
+    assert text.count(right) == 1
+    (child / "stock.py").write_text(text.replace(right, wrong))
+    monkeypatch.setattr(stock, "_CHILD", child)
+    monkeypatch.setattr(serve, "require_live", lambda *_: None)
+    with Model(source) as model:
+        plan = make_plan(model, LayerMap.parse("blocks:1,3", 4))
+        package = replace(options(), binary=None)
+        with pytest.raises(NotPointed, match=message), served_plan(plan, package):
             pass
 
 

@@ -16,7 +16,7 @@ from tests import tiny
 ROOT = Path(__file__).parents[2]
 NAMES = (
     *("json", "os", "re", "runpy", "signal", "numpy", "gguf", "xllamacpp", "sitecustomize"),
-    *("llama", "mapping", "ctypes", "array", "socket", "struct", "threading", "select"),
+    *("llama", "mapping", "stock", "ctypes", "array", "socket", "struct", "threading", "select"),
 )
 
 

@@ -52,9 +52,8 @@ def run_stock(path: str) -> NoReturn:
         settings = json.load(file)
     report = settings["report"]
     try:
-        llama = Llama(settings["library"], settings["backends"])
         if settings["headers"]:
-            _Variant(llama, settings).offer()
+            _Variant(Llama(settings["library"], settings["backends"]), settings).offer()
     except (Failure, OSError, AttributeError) as e:
         _report(report, {"error": str(e)})
         sys.exit(str(e))
@@ -80,7 +79,7 @@ class _Variant:
         if server is None:
             callers = [library]
         else:
-            ctypes.CDLL(server)
+            getattr(ctypes.CDLL(server), _SERVER)  # it is there
             common = os.path.join(os.path.dirname(server), "libllama-common.so")
             callers = [server, common]
         found = [redirect(caller, {_LOAD: self._function}) for caller in callers]
@@ -94,7 +93,7 @@ class _Variant:
         found: Json = {}
         try:
             if is_variant:
-                number, found["n"] = self._pointed(bytes(params.raw))
+                number = self._pointed(bytes(params.raw))
             else:
                 number = self._llama.load_as(name, params)
             address: int | None = self._llama.address(number)
@@ -105,25 +104,27 @@ class _Variant:
             _report(self._settings["report"], found)
         return address
 
-    def _pointed(self, params: bytes) -> tuple[int, int]:
-        """The variant's number, and how many of its tensors are pointers."""
+    def _pointed(self, params: bytes) -> int:
+        """The number of the variant, whose tensors are pointers."""
         llama = self._llama
         if self._base is None:
             self._base = llama.load_as(self._settings["base"], Params.from_buffer_copy(params))
             if not map_lazily(self._settings["library"]):
                 raise Failure("it maps files in a way that would fill a variant's holes")
         is_twice = len(llama.tensors(self._base).get("token_embd.weight", ())) > 1
-        headers = [h for h in self._settings["headers"] if is_twice or not h["untied"]]
-        for header in headers:
-            try:
-                model = llama.load_as(
-                    header["path"], Params.from_buffer_copy(params), header["pattern"]
-                )
-                return model, llama.point(model, self._base, header["pairs"])["n"]
-            except Failure:  # noqa: PERF203 - some architectures take no head of their own
-                if header is headers[-1]:
-                    raise
-        raise Failure("there is no header")
+        *others, last = self._settings["headers"]
+        for header in others if is_twice else ():
+            # Some architectures take no head of their own.
+            with contextlib.suppress(Failure):
+                return self._made_of(header, params)
+        return self._made_of(last, params)
+
+    def _made_of(self, header: Json, params: bytes) -> int:
+        llama = self._llama
+        copy = Params.from_buffer_copy(params)
+        model: int = llama.load_as(header["path"], copy, header["pattern"])
+        llama.point(model, self._base, header["pairs"])
+        return model
 
 
 def _report(path: str, what: Json) -> None:
@@ -152,7 +153,7 @@ def _run_package(settings: Json) -> NoReturn:
     try:
         with _others_may_run(settings["library"]) if is_hooked else contextlib.nullcontext():
             server = xllamacpp.Server(params)
-    except Failure as e:
+    except (Failure, AttributeError) as e:
         _report(settings["report"], {"error": str(e)})
         sys.exit(str(e))
     except RuntimeError as e:
@@ -166,7 +167,9 @@ def _run_package(settings: Json) -> NoReturn:
 
 def _parse(library: Any, xllamacpp: Any, params: Any, arguments: list[str]) -> None:
     """Let llama.cpp read a server's arguments into `params`; it exits if they are wrong."""
-    parse = getattr(library, _PARSE)
+    parse = getattr(library, _PARSE, None)
+    if parse is None:
+        sys.exit("this xllamacpp does not read a server's arguments")
     parse.restype = c_bool
     for example in _EXAMPLES:
         # Only a server knows that argument. What the others say of it is not for the log.
