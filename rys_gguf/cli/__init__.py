@@ -51,6 +51,9 @@ COMMANDS = {
     "serve": Command(
         "rys_gguf.cli.serve:serve", "Serve a variant to other programs without writing it."
     ),
+    "chat": Command(
+        "rys_gguf.cli.serve:chat", "Talk to a variant in the terminal without writing it."
+    ),
     "card": Command("rys_gguf.cli.card:card", "Write a Hugging Face model card for a variant."),
     "architectures": Command(
         "rys_gguf.cli.architectures:architectures",

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from rys_gguf.cli import main
 from tests import tiny
-from tests.command import command
+from tests.command import command, run
 
 
 @pytest.fixture
@@ -68,6 +68,18 @@ def test_what_cannot_be_served_is_refused_in_one_message(model: Path) -> None:
     assert "m.gguf: " in refused(1, model, "--blocks", "1,9")
     for map_ in ([], ["--blocks", "1,3"]):
         assert "-m after --" in refused(2, model, *map_, "--", "-m", "b.gguf")
+
+
+def test_a_chat_answers_line_by_line(model: Path) -> None:
+    """Nothing but the answers is on stdout, whatever a model writes; empty lines ask nothing."""
+    done = run(
+        "chat", model, "--blocks", "1,3", "--threads", "1", "--", "--temp", "0", "-n", "6",
+        input="a\n\nb\n",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("\n") >= 2
+    assert done.stdout.replace("\n", "").isprintable()
+    assert done.stderr.splitlines()[1].startswith("no copy of any weights: ")
 
 
 def refused(code: int, *arguments: str | Path) -> str:
