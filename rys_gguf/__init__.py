@@ -37,12 +37,15 @@ if TYPE_CHECKING:
     from rys_gguf.checks.ladder import validate
     from rys_gguf.checks.prove import Proof, prove
     from rys_gguf.checks.self_test import choose_kind
+    from rys_gguf.checks.serve import serve_file, serve_plan
     from rys_gguf.checks.smoke import LoopVerdict, Reply, run_smoke
     from rys_gguf.checks.smoke import compare as judge_smoke
     from rys_gguf.checks.variant import VariantPair
     from rys_gguf.checks.verify import Problem, find_problems
     from rys_gguf.engines.base import Engine, EngineOptions, Generation
+    from rys_gguf.engines.conversation import Conversation
     from rys_gguf.engines.find import find_engine, open_engine
+    from rys_gguf.engines.stock import StockServer
     from rys_gguf.errors import (
         EngineFailed,
         InvalidGGUF,
@@ -99,6 +102,7 @@ _HOMES = {
     "ARCHITECTURES": "layers.architectures",
     "Companion": "patch.companion",
     "Comparison": "stats.compare",
+    "Conversation": "engines.conversation",
     "Description": "layers.describe",
     "Engine": "engines.base",
     "EngineFailed": "errors",
@@ -127,6 +131,7 @@ _HOMES = {
     "RysError": "errors",
     "Scan": "runs.scan",
     "Schedule": "layers.schedule",
+    "StockServer": "engines.stock",
     "Suite": "probes.suite",
     "SuiteOptions": "probes.choose",
     "SweepPlan": "search.settings",
@@ -172,6 +177,8 @@ _HOMES = {
     "run_smoke": "checks.smoke",
     "run_sweep": "search.study",
     "scan_of": "stats.scan",
+    "serve_file": "checks.serve",
+    "serve_plan": "checks.serve",
     "summarise": "probes.summary",
     "text_report": "report.terminal",
     "unapply": "patch.undo",
@@ -186,6 +193,7 @@ __all__ = [
     "ARCHITECTURES",
     "Companion",
     "Comparison",
+    "Conversation",
     "Description",
     "Engine",
     "EngineFailed",
@@ -214,6 +222,7 @@ __all__ = [
     "RysError",
     "Scan",
     "Schedule",
+    "StockServer",
     "Suite",
     "SuiteOptions",
     "SweepPlan",
@@ -260,6 +269,8 @@ __all__ = [
     "run_smoke",
     "run_sweep",
     "scan_of",
+    "serve_file",
+    "serve_plan",
     "summarise",
     "text_report",
     "unapply",

@@ -27,7 +27,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from rys_gguf.checks.serve import served_file, served_plan
+from rys_gguf.checks.serve import serve_file, serve_plan
 from rys_gguf.engines.base import LIVE, SERVER, EngineOptions
 from rys_gguf.engines.find import find_engine
 from rys_gguf.engines.stock import StockServer
@@ -151,12 +151,12 @@ def main() -> None:
     with Model(given.model) as model:
         plan = make_plan(model, parse_spec(model, given.spec))
         print(f"{'xllamacpp' if binary is None else binary}: {model.name}, {given.spec}")
-        show("model", measured(lambda _: served_file(given.model, options(SERVER))))
-        pointed = measured(lambda say: served_plan(plan, options(LIVE), say))
+        show("model", measured(lambda _: serve_file(given.model, options(SERVER))))
+        pointed = measured(lambda say: serve_plan(plan, options(LIVE), say))
         show("pointers", pointed)
-        again = measured(lambda say: served_plan(plan, options(LIVE), say))
+        again = measured(lambda say: serve_plan(plan, options(LIVE), say))
         show("again", again)
-        written = measured(lambda say: served_plan(plan, options(SERVER), say))
+        written = measured(lambda say: serve_plan(plan, options(SERVER), say))
         show("file", written)
     texts = [list(written_texts(cost.answers)) for cost in (pointed, written)]
     distance = max(

@@ -25,7 +25,7 @@ Say = Callable[[str], None]
 
 
 @contextlib.contextmanager
-def served_file(model: Path, options: EngineOptions) -> Iterator[StockServer]:
+def serve_file(model: Path, options: EngineOptions) -> Iterator[StockServer]:
     """A server of a file as it is. Raises EngineFailed, InvalidOptions."""
     with (
         private_folder(None) as folder,
@@ -35,7 +35,7 @@ def served_file(model: Path, options: EngineOptions) -> Iterator[StockServer]:
 
 
 @contextlib.contextmanager
-def served_plan(
+def serve_plan(
     plan: Plan, options: EngineOptions, say: Say = lambda _: None
 ) -> Iterator[StockServer]:
     """A server of what a plan would write; its files are gone in the end.

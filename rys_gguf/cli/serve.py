@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from rys_gguf.checks.serve import served_file, served_plan
+from rys_gguf.checks.serve import serve_file, serve_plan
 from rys_gguf.cli.options import (
     MODEL,
     LayerSpec,
@@ -101,7 +101,7 @@ def _served(
 ) -> Iterator[StockServer]:
     """A server of the variant that options ask for, or of the model if they ask for none."""
     if layers.text is None and damp == 1:
-        with served_file(model, engine) as server:
+        with serve_file(model, engine) as server:
             yield server
         return
     with planned_variant(model, layers, damp, options) as plan:
@@ -109,5 +109,5 @@ def _served(
             say(f"note: {note}")
         cost = ", ".join(cache_parts(plan.memory)) or "nothing"
         say(f"{len(plan.layer_map)} layers instead of {plan.model.n_trunk}; they cost {cost}")
-        with served_plan(plan, engine, say) as server:
+        with serve_plan(plan, engine, say) as server:
             yield server

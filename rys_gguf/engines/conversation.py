@@ -16,9 +16,12 @@ _ANSWER_SECONDS = 600.0
 
 
 class Conversation:
-    """What was said so far; the server answers through the model's chat template."""
+    """What was said so far; the server answers through the model's chat template.
 
-    def __init__(self, server: StockServer, key: str) -> None:
+    `key` is the one that the server asks for, if it does.
+    """
+
+    def __init__(self, server: StockServer, key: str = "") -> None:
         self._address = server.address
         self._key = key
         self._messages: list[dict[str, str]] = []

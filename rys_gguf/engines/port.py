@@ -22,15 +22,15 @@ def free_port() -> int:
 
 def is_taken(port: int, host: str = "127.0.0.1") -> bool:
     """Whether some process listens on that port of an address of this machine."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        # Connections that have just ended do not count. Windows gives the option another meaning.
-        if os.name == "posix":
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            # Connections that have just ended do not count. Windows gives the option another
+            # meaning.
+            if os.name == "posix":
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
-        except OSError:
-            return True
+    except OSError:
+        return True
     return False
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from rys_gguf import LayerMap, Model, make_plan, write_plan
 from rys_gguf.checks import serve
-from rys_gguf.checks.serve import served_file, served_plan
+from rys_gguf.checks.serve import serve_file, serve_plan
 from rys_gguf.engines import stock
 from rys_gguf.engines.base import AUTO, LIVE, SERVER, EngineOptions
 from rys_gguf.engines.find import find_engine
@@ -80,10 +80,10 @@ def require_same(source: Path, spec: str, folder: Path, damp: float = 1) -> None
     with Model(source) as model:
         layer_map = LayerMap.parse(spec, model.n_trunk)
         plan = make_plan(model, layer_map if damp == 1 else layer_map.damped(damp))
-        with served_plan(plan, options(), told.append) as server:
+        with serve_plan(plan, options(), told.append) as server:
             ours = answers(server)
         written = write_plan(plan, folder / ours[3]).paths[0]
-    with served_file(written, options()) as server:
+    with serve_file(written, options()) as server:
         assert answers(server) == ours
     assert len(told) == 1
     assert told[0].startswith("no copy of any weights: ")
@@ -124,9 +124,9 @@ def test_otherwise_it_is_written_to_a_file(source: Path, monkeypatch: pytest.Mon
     told: list[str] = []
     with Model(source) as model:
         plan = make_plan(model, LayerMap.parse("blocks:1,3", 4))
-        with pytest.raises(NotPointed, match="self-test"), served_plan(plan, options()):
+        with pytest.raises(NotPointed, match="self-test"), serve_plan(plan, options()):
             pass
-        with served_plan(plan, options(AUTO), told.append) as server:
+        with serve_plan(plan, options(AUTO), told.append) as server:
             assert ask(server, "/v1/models")["data"][0]["id"] == "m-rys_1-2.gguf"
     assert told[0] == ("note: not made of pointers but written to a file: the self-test failed")
     assert told[1].startswith("a temporary file of ")
@@ -152,7 +152,7 @@ def test_a_variant_that_gets_no_weights_is_never_served(
     )
     with Model(source) as model:
         plan = make_plan(model, LayerMap.parse("blocks:1,3", 4))
-        with pytest.raises(NotPointed, match=message), served_plan(plan, options()):
+        with pytest.raises(NotPointed, match=message), serve_plan(plan, options()):
             pass
 
 
@@ -183,7 +183,7 @@ def test_a_library_that_is_made_in_another_way_is_noticed(
     with Model(source) as model:
         plan = make_plan(model, LayerMap.parse("blocks:1,3", 4))
         package = replace(options(), binary=None)
-        with pytest.raises(NotPointed, match=message), served_plan(plan, package):
+        with pytest.raises(NotPointed, match=message), serve_plan(plan, package):
             pass
 
 
@@ -197,10 +197,10 @@ def test_a_port_that_is_taken_is_named_before_anything_is_made(source: Path) -> 
             taken = replace(options(kind), arguments=("--port", port))
             with (
                 pytest.raises(EngineFailed, match=f"^port {port} of 127.0.0.1 is taken"),
-                served_plan(plan, taken, told.append),
+                serve_plan(plan, taken, told.append),
             ):
                 pass
-            with pytest.raises(EngineFailed, match="is taken"), served_file(source, taken):
+            with pytest.raises(EngineFailed, match="is taken"), serve_file(source, taken):
                 pass
     assert not told
 
@@ -208,7 +208,7 @@ def test_a_port_that_is_taken_is_named_before_anything_is_made(source: Path) -> 
 def test_arguments_reach_the_server(source: Path) -> None:
     """Such as a key without which it answers nothing, and a name."""
     given = options(SERVER, "--api-key", "secret", "--alias", "mine")
-    with served_file(source, given) as server:
+    with serve_file(source, given) as server:
         with pytest.raises(urllib.error.HTTPError, match="401"):
             ask(server, "/props")
         headers = {"Authorization": "Bearer secret"}
@@ -221,7 +221,7 @@ def test_a_wrong_argument_ends_with_what_llama_cpp_says(source: Path) -> None:
     """The last lines of its log are in the message."""
     with (
         pytest.raises(EngineFailed, match=r"(?s)ended while it loaded.*--nonesuch"),
-        served_file(source, options(SERVER, "--nonesuch")),
+        serve_file(source, options(SERVER, "--nonesuch")),
     ):
         pass
 
@@ -235,7 +235,7 @@ def test_the_files_are_private(
     monkeypatch.setattr(tempfile, "tempdir", str(place))
     with Model(source) as model:
         plan = make_plan(model, LayerMap.parse("blocks:1,3", 4))
-        with served_plan(plan, options()):
+        with serve_plan(plan, options()):
             (folder,) = place.iterdir()
             assert folder.stat().st_mode & 0o777 == 0o700
     assert not list(place.iterdir())
