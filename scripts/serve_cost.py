@@ -140,9 +140,10 @@ def main() -> None:
     arguments.add_argument("model", type=Path)
     arguments.add_argument("spec")
     arguments.add_argument("--threads", type=int)
-    arguments.add_argument("rest", nargs="*")
-    given = arguments.parse_args()
-    rest = ("-c", "2048", "--parallel", "1", *given.rest, "--port", "0")
+    words = sys.argv[1:]
+    end = words.index("--") if "--" in words else len(words)
+    given = arguments.parse_args(words[:end])
+    rest = ("-c", "2048", "--parallel", "1", *words[end + 1 :], "--port", "0")
     binary = find_engine()
 
     def options(kind: str) -> EngineOptions:
