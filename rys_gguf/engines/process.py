@@ -101,8 +101,8 @@ class EngineProcess:
 
     def trim_log(self, n_bytes: int) -> None:
         """Forget what it logged once that takes more than about `n_bytes` on disk."""
-        # The process goes on writing where it was, behind a hole.
-        if os.fstat(self._log.fileno()).st_blocks * 512 > n_bytes:
+        # The process goes on writing where it was, behind a hole, which only Windows fills.
+        if getattr(os.fstat(self._log.fileno()), "st_blocks", 0) * 512 > n_bytes:
             self._log.truncate(0)
 
     def failure(self, what: str) -> EngineFailed:
@@ -122,7 +122,7 @@ class EngineProcess:
     def _read_log(self) -> list[str]:
         size = os.fstat(self._log.fileno()).st_size
         tail = os.pread(self._log.fileno(), _LOG_TAIL, max(0, size - _LOG_TAIL))
-        lines = tail.decode("utf-8", "replace").splitlines()
+        lines = tail.lstrip(b"\0").decode("utf-8", "replace").splitlines()  # less the hole
         return [printable(line, 160) for line in lines if line.strip()][-_LOG_LINES:]
 
 

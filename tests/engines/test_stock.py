@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import tempfile
+import time
 
 import pytest
 
 from rys_gguf.engines.live.arguments import gpu_arguments
+from rys_gguf.engines.process import EngineProcess
 from rys_gguf.engines.stock import Address
 from rys_gguf.errors import EngineFailed, InvalidOptions
 
@@ -71,6 +75,35 @@ def test_an_address_of_another_machine_is_not_free() -> None:
     """It cannot be listened at."""
     with pytest.raises(EngineFailed, match="or the address is not this machine's"):
         Address.of(["--host", "192.0.2.1"]).require_free()
+
+
+def test_a_log_takes_little_room_however_long_it_gets() -> None:
+    """What comes after it was trimmed is there, and nothing else."""
+    script = "head -c 300000 /dev/urandom; echo; echo first; read line < $0; echo last; sleep 60"
+    with tempfile.TemporaryDirectory() as folder:
+        pipe = os.path.join(folder, "pipe")
+        os.mkfifo(pipe)
+        process = EngineProcess(["sh", "-c", script, pipe], {}, "engine", "model")
+        try:
+            wait_for(process, "first")
+            process.trim_log(1 << 20)
+            assert process.last_lines()[-1] == "first"
+            process.trim_log(1000)
+            assert not process.last_lines()
+            with open(pipe, "w") as go_on:
+                go_on.write("\n")
+            wait_for(process, "last")
+            assert process.last_lines() == ["last"]
+        finally:
+            process.stop()
+
+
+def wait_for(process: EngineProcess, line: str) -> None:
+    """Wait until a process has logged a line."""
+    deadline = time.monotonic() + 20
+    while line not in process.last_lines():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_the_self_test_gets_the_arguments_on_gpus() -> None:
