@@ -32,7 +32,7 @@ PROMPT = [1, *(3 + n * 37 % 250 for n in range(20))]
 
 def options(kind: str = LIVE, *arguments: str) -> EngineOptions:
     """A small server on a port of its own."""
-    small = ("--port", str(free_port()), "-c", "512", "--parallel", "1")
+    small = ("--port", str(free_port()), "-c", "512", "--parallel", "1", "--no-warmup")
     return EngineOptions(find_engine(), (*small, *arguments), kind, n_threads=1)
 
 
@@ -51,14 +51,14 @@ def answers(server: StockServer) -> list[Any]:
     written = ask(
         server,
         "/completion",
-        {"prompt": PROMPT, "n_predict": 6, "n_probs": 20, "temperature": 0, "ignore_eos": True},
+        {"prompt": PROMPT, "n_predict": 4, "n_probs": 20, "temperature": 0, "ignore_eos": True},
     )
     said = ask(
         server,
         "/v1/chat/completions",
         {
             "messages": [{"role": "user", "content": "What is the capital of France?"}],
-            "max_tokens": 6,
+            "max_tokens": 4,
             "temperature": 0,
             "logprobs": True,
             "top_logprobs": 20,
