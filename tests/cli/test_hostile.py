@@ -16,12 +16,15 @@ from rys_gguf.cli import main
 from rys_gguf.errors import RysError
 from rys_gguf.search.study import working_folder
 from tests.cli.calls import call
+from tests.companions import make_adapter, write_adapter
 
 # What each command needs beside the file in question; OUT is a variant of MODEL.
 NEEDED = {
     "align": ["MODEL", "-o", "new.gguf"],
     "apply": ["MODEL", "--blocks", "1,3"],
     "card": ["OUT"],
+    "chat": ["MODEL", "--blocks", "1,3"],
+    "companion": ["OUT", "ADAPTER"],
     "compare": ["RUN", "RUN"],
     "diff": ["MODEL", "OUT"],
     "export": ["RUN", "--scan", "new.json"],
@@ -29,7 +32,9 @@ NEEDED = {
     "plan": ["MODEL", "--blocks", "1,3"],
     "probe": ["MODEL", "--level", "0"],
     "prove": ["OUT", "--source", "MODEL"],
+    "recover": ["OUT", "--source", "MODEL"],
     "report": ["RUN"],
+    "serve": ["MODEL", "--blocks", "1,3"],
     "smoke": ["OUT", "--source", "MODEL"],
     "sweep": ["MODEL", "--level", "0"],
     "unapply": ["OUT", "-o", "new.gguf"],
@@ -59,7 +64,7 @@ def arguments(command: str, parameter: str, file: Path, places: dict[str, Path])
     """A call of the command in which `parameter` names `file`."""
     args = [str(places.get(word, word)) for word in NEEDED[command]]
     if not parameter.startswith("-"):
-        at = {"b": 1, "run_b": 1}.get(parameter, 0)
+        at = {"b": 1, "run_b": 1, "files": 1}.get(parameter, 0)
         args[at] = str(file)
     elif parameter in args:
         args[args.index(parameter) + 1] = str(file)
@@ -94,7 +99,8 @@ def places(model: Path, suite: Path) -> dict[str, Path]:
     variant = model.with_name("out.gguf")
     with Model(model) as opened:
         write_plan(make_plan(opened, LayerMap.parse("blocks:1,2", 6)), variant)
-    return {"MODEL": model, "OUT": variant, "RUN": GOLDEN, "SUITE": suite}
+    adapter = write_adapter(model.with_name("lora.gguf"), make_adapter(model, "attn_q.weight"))
+    return {"MODEL": model, "OUT": variant, "ADAPTER": adapter, "RUN": GOLDEN, "SUITE": suite}
 
 
 @pytest.mark.parametrize(
