@@ -86,9 +86,16 @@ class Windows:
         self._rules = ModelRules.of(model)
         self._schedule = schedule
         self._damp = damp
+        # Samplers work their choices out again after every batch.
+        self._known: dict[LayerMap, str | None] = {}
 
     def rule_against(self, layer_map: LayerMap) -> str | None:
         """Why a map would not compute what it says, or None if it would."""
+        if layer_map not in self._known:
+            self._known[layer_map] = self._rule_against(layer_map)
+        return self._known[layer_map]
+
+    def _rule_against(self, layer_map: LayerMap) -> str | None:
         carried = self._rules.carry(layer_map, self._schedule)
         if carried.conflicts:
             return carried.conflicts[0].text

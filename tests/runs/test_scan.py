@@ -111,7 +111,7 @@ def changed(text: str, *path: Any, value: Any) -> str:
         (("model", "n_layers"), 4, "but the model has 4 layers"),
         (("model", "name"), "x" * 257, "name"),
         (("windows", 0, "windows"), [[5, 5]], r"windows\[0\] is 5,5"),
-        (("windows", 0, "windows"), [[0, 1]] * 65, "windows"),
+        (("windows", 0, "windows"), [[0, 1]] * 513, "windows"),
         (("windows", 0, "status"), "fine", "status"),
         (("windows", 0, "search", "overall", "mean"), 1e9, "mean"),
         (("windows", 0, "search", "overall", "mean"), "1", "mean"),

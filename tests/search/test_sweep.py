@@ -269,10 +269,12 @@ def test_a_dry_run_lists_and_writes_nothing(job: list[str | Path], tmp_path: Pat
     before = set(tmp_path.iterdir())
     lines = run(*job, "--dry-run").stdout.splitlines()
     assert lines[0] == "candidates: blocks:0,2, blocks:1,3, blocks:2,4, blocks:3,5"
-    assert "items: 16, 20 of 20 in successive rounds; 3 finalists" in lines
+    assert "items: 80 asked in all, 8 at a time, up to 20 of a window; 3 finalists" in lines
     (disk,) = (line for line in lines if line.startswith("disk: "))
     assert re.fullmatch(r"disk: .* needed with a finalist's file, .* free in .*gguf\.sweep", disk)
-    effort = "at most 4 windows, 3 of them in round 2; held-out items: 20 for the base and each"
-    assert f"{effort} finalist" in lines
+    assert "at most 4 windows; held-out items: 20 for the base and each finalist" in lines
+    halving = run(*job, "--sampler", "halving", "--dry-run").stdout
+    assert "items: 16, 20 of 20 in successive rounds; 3 finalists" in halving
+    assert "at most 4 windows, 3 of them in round 2; held-out items: 20 for the base" in halving
     assert re.search(r"time: not measured yet; about [0-9,]+ forward passes", lines[-1])
     assert set(tmp_path.iterdir()) == before
