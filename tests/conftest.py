@@ -41,7 +41,7 @@ def _real_model(name: str) -> Path:
 
 
 # Folders whose tests say nothing of the parts that have a floor: tracing them takes time only.
-UNTRACED = ("docs", "engines", "probes", "report", "runs", "search", "stats")
+UNTRACED = ("docs", "probes", "report", "runs", "stats")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
