@@ -15,6 +15,7 @@ from rys_gguf.engines.live.library import find_library
 from rys_gguf.engines.live.session import HollowFile
 from rys_gguf.engines.stock import Address, NotPointed, StockServer, server_library
 from rys_gguf.errors import RysError
+from rys_gguf.formats.model import Model
 from rys_gguf.patch.hollow import hollow, is_tied
 from rys_gguf.patch.naming import default_output
 from rys_gguf.patch.plan import Plan
@@ -26,7 +27,9 @@ Say = Callable[[str], None]
 
 @contextlib.contextmanager
 def serve_file(model: Path, options: EngineOptions) -> Iterator[StockServer]:
-    """A server of a file as it is. Raises EngineFailed, InvalidOptions."""
+    """A server of a file as it is. Raises EngineFailed, InvalidOptions, InvalidGGUF."""
+    # What is no model gets one message, and not the server's log.
+    Model(model).close()
     with (
         private_folder(None) as folder,
         StockServer(model.resolve(), model.name, options, folder) as server,

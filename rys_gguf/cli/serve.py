@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,12 +31,15 @@ from rys_gguf.engines.stock import StockServer
 from rys_gguf.text import harmless
 
 
+def _variant_arguments(command: Callable[..., None]) -> Callable[..., None]:
+    """What says which model is served, what repeats in it, and how the server runs."""
+    for add in (stock_engine_options, plan_options, damp_option, layer_options):
+        command = add(command)
+    return click.argument("model", type=MODEL)(command)
+
+
 @click.command()
-@click.argument("model", type=MODEL)
-@layer_options
-@damp_option
-@plan_options
-@stock_engine_options
+@_variant_arguments
 def serve(
     model: Path, layers: LayerSpec, damp: float, options: PlanOptions, engine: EngineOptions
 ) -> None:
@@ -53,11 +56,7 @@ def serve(
 
 
 @click.command()
-@click.argument("model", type=MODEL)
-@layer_options
-@damp_option
-@plan_options
-@stock_engine_options
+@_variant_arguments
 def chat(
     model: Path, layers: LayerSpec, damp: float, options: PlanOptions, engine: EngineOptions
 ) -> None:

@@ -70,6 +70,22 @@ def test_what_cannot_be_served_is_refused_in_one_message(model: Path) -> None:
         assert "-m after --" in refused(2, model, *map_, "--", "-m", "b.gguf")
 
 
+@pytest.mark.parametrize("command_name", ["serve", "chat"])
+@pytest.mark.parametrize("layer_map", [(), ("--blocks", "1,3")], ids=["as it is", "a map"])
+def test_what_is_no_model_is_one_line(
+    tmp_path: Path, command_name: str, layer_map: tuple[str, ...]
+) -> None:
+    """The server does not get to see it, so its log is not shown."""
+    wrong = tmp_path / "no.gguf"
+    missing = refused(1, wrong, *layer_map, command=command_name)
+    wrong.write_text("hello")
+    text = refused(1, wrong, *layer_map, command=command_name)
+    for message, reason in ((missing, "No such file"), (text, "is text")):
+        assert message.startswith("Error: ")
+        assert f"no.gguf: {reason}" in message
+        assert message.count("\n") == 1
+
+
 def test_a_chat_answers_line_by_line(model: Path) -> None:
     """Nothing but the answers is on stdout, whatever a model writes; empty lines ask nothing."""
     done = run(
@@ -82,8 +98,8 @@ def test_a_chat_answers_line_by_line(model: Path) -> None:
     assert done.stderr.splitlines()[1].startswith("no copy of any weights: ")
 
 
-def refused(code: int, *arguments: str | Path) -> str:
+def refused(code: int, *arguments: str | Path, command: str = "serve") -> str:
     """The message of a call that must end with `code`."""
-    done = CliRunner().invoke(main, ["serve", *map(str, arguments)])
+    done = CliRunner().invoke(main, [command, *map(str, arguments)])
     assert done.exit_code == code, done.output
     return done.output
