@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rys_gguf.report.heatmap import Heatmap, maps
+from rys_gguf.runs.records import Progress
+from rys_gguf.runs.storage import read_progress
 from rys_gguf.stats.evidence import Evidence, RunData
 from rys_gguf.stats.verdict import SearchRanking, Verdict, pareto, search_ranking, verdicts
 
@@ -14,24 +16,29 @@ Point = tuple[float, int]
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """The run, its one ranking, the finalists' verdicts, and the maps; no words, no colours."""
+    """The run, its one ranking, the finalists' verdicts, and the maps; no words, no colours.
+
+    `unfinished` is how far the sweep has come, None if it is over or its run does not say.
+    """
 
     evidence: Evidence
     ranking: SearchRanking
     verdicts: tuple[Verdict, ...]
     maps: tuple[Heatmap, ...]
+    unfinished: Progress | None = None
 
     @classmethod
     def of(cls, run: RunData, *, is_running: bool = False) -> Content:
         """Compute everything. Raises RysError if the run has no base yet.
 
-        While the sweep is running there are no verdicts: those of the first finalists would be
-        corrected for too few tests.
+        While the sweep is running there are no verdicts: they come when it ends or is stopped.
         """
         evidence = Evidence(run)
         ranking = search_ranking(evidence)
         judged = () if is_running else verdicts(evidence)
-        return cls(evidence, ranking, judged, maps(evidence, ranking))
+        progress = None if is_running else read_progress(run.folder)
+        unfinished = None if progress is None or progress.is_over else progress
+        return cls(evidence, ranking, judged, maps(evidence, ranking), unfinished)
 
     @property
     def searched(self) -> dict[str, Point]:

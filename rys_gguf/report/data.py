@@ -7,6 +7,7 @@ report.json is one object:
 
 - `schema` 1, and `rys_gguf`, the version that wrote the file
 - `run`: `id`, `model`, `architecture`, `n_layers`, `suite`, `heldout`, `engine`, `created`
+- `is_over`: whether the sweep has ended
 - `stage`: the held-out stage that verdicts rest on, null for a search only
 - `verdicts`: the finalists, best first, each with `candidate` (its key), `spec`, `windows`,
   `extra_layers`, `verdict`, `sentence`, `n_tests` (that share Holm's correction), `parsed` (the
@@ -135,7 +136,7 @@ def report_json(content: Content) -> str:
     """The report as JSON; the module's docstring lists the fields."""
     evidence, info = content.evidence, content.evidence.info
     stage = evidence.judged_stage()
-    step = next_step(content.verdicts, info)
+    step = next_step(content.verdicts, info, is_unfinished=content.unfinished is not None)
     plain = {
         "schema": SCHEMA,
         "rys_gguf": __version__,
@@ -149,6 +150,7 @@ def report_json(content: Content) -> str:
             "engine": info.identity.get("engine"),
             "created": info.created,
         },
+        "is_over": content.unfinished is None,
         "stage": None if stage is None else str(stage),
         "verdicts": [_verdict_json(v) for v in content.verdicts],
         "pareto_front": content.front,

@@ -29,6 +29,7 @@ from rys_gguf.report.sentences import (
     noise_sentence,
     on_items,
     points,
+    unfinished_sentence,
     verdict_sentence,
 )
 from rys_gguf.report.tables import (
@@ -85,7 +86,10 @@ def render(
             "stage": on_items(verdicts[0].stage) if verdicts else "",
             "n_tests": verdicts[0].judgement.n_tests if verdicts else 0,
             "search_only": SEARCH_ONLY,
-            "next": next_step(verdicts, info),
+            "unfinished": unfinished_sentence(content.unfinished, verdicts)
+            if content.unfinished
+            else "",
+            "next": next_step(verdicts, info, is_unfinished=content.unfinished is not None),
             "facts": list(_facts(content)),
             "noise": noise_sentence(noise) if noise and noise.n_windows else "",
             "maps": [

@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from rys_gguf.layers.schedule import Schedule
-from rys_gguf.runs.records import RunInfo
+from rys_gguf.runs.records import Progress, RunInfo
 from rys_gguf.runs.stage import FINAL, GENERATE, Stage
 from rys_gguf.stats.paired import Interval, NoiseLine
 from rys_gguf.stats.verdict import BETTER, FORMAT_CHANGE, NO_EVIDENCE, Effect, Verdict
-from rys_gguf.text import printable, size
+from rys_gguf.text import printable, quoted, size
 
 _ITEMS = {
     FINAL: "held-out items scored by probability",
@@ -28,6 +28,7 @@ ORDER = (
     ),
 )
 SEARCH_ONLY = "This run only searched: it ranks windows and gives no verdicts."
+_GO_ON = "Run the sweep again to finish it: it goes on where it stopped."
 # Answers this many times as long or as short as the base's deserve a warning.
 _LENGTH_GAP = 1.5
 # Nobody asks more than this many times the items to see a gain.
@@ -83,7 +84,12 @@ def _verdict_sentences(verdict: Verdict) -> Iterator[str]:
         f"{on_items(verdict.stage)}, Holm p {_equals(overall.holm_p)} over "
         f"{judgement.n_tests} tests)."
     )
-    if verdict.asked < 1:
+    if verdict.is_open:
+        yield (
+            f"So far it was asked {verdict.asked:.0%} of the held-out items, and more may change "
+            f"the verdict."
+        )
+    elif verdict.asked < 1:
         yield (
             f"It was asked {verdict.asked:.0%} of the held-out items: the others could hardly "
             f"have changed the verdict."
@@ -177,6 +183,19 @@ def headline(verdicts: Sequence[Verdict]) -> str:
     return "No finalist is better than the base without reservation"
 
 
+def unfinished_sentence(progress: Progress, verdicts: Sequence[Verdict]) -> str:
+    """What the results of a sweep are worth that has not come to its end."""
+    part = f": it came to {quoted(progress.part)}" if progress.part else ""
+    known = (
+        "Its verdicts rest on the looks that were completed, and are corrected for all the looks "
+        "and finalists that were planned"
+        if verdicts
+        else "Nothing is proven yet: no finalist has answered held-out items, and the best of many "
+        "windows looks good by luck"
+    )
+    return f"This sweep is not over{part}. {known}."
+
+
 def noise_sentence(noise: NoiseLine) -> str:
     """What luck alone would make of the best window."""
     n = noise.n_windows
@@ -189,12 +208,17 @@ def noise_sentence(noise: NoiseLine) -> str:
     )
 
 
-def next_step(verdicts: Sequence[Verdict], info: RunInfo) -> NextStep:
+def next_step(
+    verdicts: Sequence[Verdict], info: RunInfo, *, is_unfinished: bool = False
+) -> NextStep:
     """What to do now: write the better windows, ask more items, or look elsewhere.
 
     The number of items that would show a gain grows with the square of detectable effect over gain.
+    A sweep that `is_unfinished` goes on first, unless it has found a better window.
     """
     if not verdicts:
+        if is_unfinished:
+            return NextStep(_GO_ON)
         return NextStep(
             "Verdicts need finalists that answered held-out items: run the sweep again to finish "
             "it."
@@ -206,6 +230,8 @@ def next_step(verdicts: Sequence[Verdict], info: RunInfo) -> NextStep:
             f"Write {windows} and compare it with the base on your own tasks:",
             tuple(apply_command(v, info.model.path, swept_schedule(info)) for v in better),
         )
+    if is_unfinished:
+        return NextStep(_GO_ON)
     best = verdicts[0]
     overall = best.judgement.overall
     name = printable(best.trial.candidate.spec)

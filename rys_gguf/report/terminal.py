@@ -10,6 +10,7 @@ from rys_gguf.report.sentences import (
     next_step,
     noise_sentence,
     points,
+    unfinished_sentence,
     verdict_sentence,
 )
 from rys_gguf.report.text_map import text_map
@@ -37,13 +38,16 @@ def report_lines(
     """The lines of `text_report` for a report that is computed already."""
     info = content.evidence.info
     yield f"{printable(info.model.name)}  run {printable(info.run_id)}"
-    if not content.verdicts:
+    if content.unfinished:
+        yield unfinished_sentence(content.unfinished, content.verdicts)
+    elif not content.verdicts:
         yield SEARCH_ONLY
     yield from map(verdict_sentence, content.verdicts)
     if content.verdicts:
         front = ", ".join(map(printable, content.front)) or "the base alone"
         yield f"Pareto front of gain against layers: {front}"
-        step = next_step(content.verdicts, info)
+    if content.verdicts or content.unfinished:
+        step = next_step(content.verdicts, info, is_unfinished=content.unfinished is not None)
         yield f"Next step: {step.text}"
         yield from (f"  {command}" for command in step.commands)
     if any(rank.overall for rank in content.ranking.ranks):

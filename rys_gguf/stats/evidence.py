@@ -65,6 +65,20 @@ class Evidence:
         # Where a failure was tried again, it may have become one since.
         return next((trial for trial in asked if not trial.answers.get(FINAL)), None)
 
+    @property
+    def n_finalists(self) -> int:
+        """How many finalists the sweep will have: those it has, and windows that may become some.
+
+        0 where the run does not say how many were planned.
+        """
+        settings = self.info.identity.get("settings")
+        planned = settings.get("n_finalists") if isinstance(settings, dict) else None
+        finalists = [t for t in self.windows if t.answers.get(FINAL)]
+        n_rounds = min((len(t.rounds) for t in finalists), default=0)
+        n_open = sum(not t.is_out and len(t.rounds) >= n_rounds for t in self.windows)
+        n_ended = sum(t.is_out for t in finalists)
+        return min(planned, n_open + n_ended) if isinstance(planned, int) else 0
+
     def stages_of(self, stage: Stage) -> tuple[Stage, ...]:
         """All looks that were taken if `stage` is one of them, otherwise that stage."""
         if not stage.is_look:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -111,7 +111,8 @@ class Verdict:
     asked. `length` is that of its generated answers in tokens, as a multiple of the base's.
     `speed_spread` is the fraction by which speeds of one model differed between turns. `asked` is
     the fraction of the held-out items that it was asked: a clear case is asked fewer. `thoughts`
-    and `placebo` are there if models were to think before they answered.
+    and `placebo` are there if models were to think before they answered. If it `is_open`, the sweep
+    was going to ask it more.
     """
 
     trial: Trial
@@ -127,6 +128,7 @@ class Verdict:
     asked: float = 1.0
     thoughts: ThoughtLengths | None = None
     placebo: BesidePlacebo | None = None
+    is_open: bool = False
 
     @property
     def is_speed_uncertain(self) -> bool:
@@ -184,12 +186,15 @@ def judge(
     finalists: Mapping[str, Sequence[Families]],
     looks: Sequence[float] = (1.0,),
     *,
+    n_finalists: int = 0,
     n_resamples: int = N_RESAMPLES,
 ) -> dict[str, Judgement]:
     """Judge all finalists of a run together: they share one correction.
 
     Each has what it was asked up to each look; `looks` are all that are planned, as fractions of
-    the held-out items. Finalists without a common item with the base are left out.
+    the held-out items. Finalists without a common item with the base are left out. Where there will
+    be `n_finalists`, those to come have their share of the level already: a verdict must not get
+    weaker because others follow.
     """
     asked = {key: shown[-1] for key, shown in finalists.items() if shown and shown[-1]}
     readable_only = {key: readable(families) for key, families in asked.items()}
@@ -198,11 +203,14 @@ def judge(
         for name in (OVERALL, *families):
             at_looks = [_p_value(shown, name, n_resamples) for shown in finalists[key]]
             p_values[key, name] = over_looks(at_looks, looks)
+    n = max(n_finalists, len(readable_only))
     shares = [
-        level_shares(len(readable_only), max(1, len(readable_only[key])))[name != OVERALL]
-        for key, name in p_values
+        level_shares(n, max(1, len(readable_only[key])))[name != OVERALL] for key, name in p_values
     ]
-    holm_p = dict(zip(p_values, holm(list(p_values.values()), shares), strict=True))
+    to_come = n - len(readable_only)
+    adjusted = holm([*p_values.values(), *[1.0] * to_come], [*shares, *[1 / n] * to_come])
+    holm_p = dict(zip(p_values, adjusted, strict=False))
+    n_tests = len(p_values) + to_come * (1 + max(map(len, readable_only.values()), default=0))
     judged = {}
     for key, families in readable_only.items():
         overall_effect, *effects = (
@@ -214,7 +222,7 @@ def judge(
             overall_effect,
             tuple(effects),
             _parsed(asked[key]),
-            len(p_values),
+            n_tests,
         )
     return judged
 
@@ -248,16 +256,35 @@ def verdicts(evidence: Evidence) -> tuple[Verdict, ...]:
     keys = evidence.finalists(stage)
     if stage == FINAL:
         shown = {key: at_looks(evidence.base, evidence.trials[key]) for key in keys}
-        judged = judge(shown, evidence.looks)
+        judged = judge(shown, evidence.looks, n_finalists=evidence.n_finalists)
     else:
         judged = judge({key: [evidence.pairs(key, [stage])] for key in keys})
+    still_open = _open(evidence, keys) if stage == FINAL else set()
     ranked = {r.trial.key: r for r in evidence.ranking().order}
     # Equal ones stay in the order of the ranking; the log's may be another one in every run.
     keys = sorted(
         (key for key in dict.fromkeys((*ranked, *judged)) if key in judged),
         key=lambda key: -judged[key].overall.difference,
     )
-    return tuple(_verdict(evidence, key, stage, judged[key], ranked.get(key)) for key in keys)
+    return tuple(
+        replace(
+            _verdict(evidence, key, stage, judged[key], ranked.get(key)), is_open=key in still_open
+        )
+        for key in keys
+    )
+
+
+def _open(evidence: Evidence, keys: Sequence[str]) -> set[str]:
+    """The finalists that a sweep goes on asking, after the looks that each of them had."""
+    looks = evidence.looks
+    n_looks = {key: len(evidence.trials[key].looks) for key in keys}
+    still_open: set[str] = set()
+    for n in {n for n in n_looks.values() if 0 < n < len(looks)}:
+        # As the sweep decides it: by what all of them were asked up to this look.
+        shown = {key: at_looks(evidence.base, evidence.trials[key])[:n] for key in keys}
+        still = undecided(judge(shown, looks), n, looks)
+        still_open |= {key for key in still if n_looks[key] == n}
+    return still_open
 
 
 def _verdict(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pty
 import re
@@ -14,8 +15,13 @@ import pytest
 
 from rys_gguf.errors import RysError
 from rys_gguf.report.content import Content
-from rys_gguf.report.terminal import text_report
+from rys_gguf.report.data import report_json
+from rys_gguf.report.page import render
+from rys_gguf.report.pictures import Pictures
+from rys_gguf.report.terminal import report_lines, text_report
 from rys_gguf.report.text_map import text_map
+from rys_gguf.runs.records import Progress, encode
+from rys_gguf.runs.storage import PROGRESS, Run
 from tests.fake_runs import WINNER, make_run
 from tests.report.test_heatmap import looping
 from tests.report.test_page import HOSTILE, hostile_run
@@ -37,6 +43,29 @@ def test_a_search_alone_claims_nothing() -> None:
     text = "\n".join(text_report(make_run(0, final=False)))
     assert "it ranks windows and gives no verdicts" in text
     assert "better." not in text
+
+
+def test_a_sweep_that_is_not_over_says_what_it_is_worth(tmp_path: Path) -> None:
+    """With held-out answers and without, on the page and in the data; not once it is over."""
+    for name, final in (("searched", False), ("judged", True)):
+        folder = make_run(0, final=final).write(tmp_path / name)
+        over = list(text_report(Run.open(folder)))
+        progress = Progress(part="round\x1b 2", n_done=1, n_total=5)
+        (folder / PROGRESS).write_bytes(encode(progress))
+        content = Content.of(Run.open(folder))
+        lines = list(report_lines(content))
+        assert lines[1].startswith(r"This sweep is not over: it came to 'round\x1b 2'.")
+        assert ("Nothing is proven yet" in lines[1]) != final
+        assert any(line.startswith("blocks:10,14: better.") for line in lines) == final
+        step = next(line for line in lines if line.startswith("Next step: "))
+        assert ("Run the sweep again" in step) != final, "a better window can be written"
+        assert "only searched" not in "\n".join(lines)
+        data = json.loads(report_json(content))
+        assert not data["is_over"]
+        assert data["next_step"]["text"] in step
+        assert "This sweep is not over: it came to" in render(content, Pictures({}, None), {})
+        (folder / PROGRESS).write_bytes(encode(Progress(is_over=True)))
+        assert list(text_report(Run.open(folder))) == over
 
 
 def test_what_loops_says_so_beside_its_gain() -> None:

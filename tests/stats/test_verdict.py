@@ -340,9 +340,71 @@ def test_a_run_in_looks_is_judged_on_all_it_was_asked() -> None:
     assert both[0].p <= both[1].p < 0.05
     assert (after[winner].asked, after[stopped].asked) == (1.0, 0.5)
     assert after[stopped].judgement.overall.n == 170
-    assert "It was asked 50% of the held-out items" in verdict_sentence(after[stopped])
-    assert "It was asked" not in verdict_sentence(after[winner])
+    assert "it was asked 50% of the held-out items" in verdict_sentence(after[stopped])
+    assert "was asked" not in verdict_sentence(after[winner])
     compared = compare(in_looks(run, (2, 6)), in_looks(run, (2, 6)))
     (found,) = (c for c in compared.candidates if c.spec == "blocks:10,14")
     assert found.gains[0].interval_a == both[1].interval
     assert compared.candidates[0].kept[0].n == 340
+
+
+def until(run: FakeRun, *last: tuple[int, int]) -> FakeRun:
+    """The run as if its sweep had been stopped before other finalists than these were asked."""
+    part = run.copy()
+    part.raw["identity"]["settings"]["n_finalists"] = 3
+    known = {name_of(None), *map(name_of, last)}
+    held_out = ("final", "final2", "speed")
+    part.results, part.items = (
+        [line for line in lines if line["stage"] not in held_out or line["candidate"] in known]
+        for lines in (part.results, part.items)
+    )
+    return part
+
+
+def test_a_verdict_gets_no_weaker_as_others_follow() -> None:
+    """Stopped after the first of three finalists, its tests are corrected for all of them."""
+    run = make_run(0)
+    for window in (WINNER, (9, 13)):
+        (first,) = verdict.verdicts(Evidence(until(run, window)))
+        (last,) = (v for v in verdict.verdicts(Evidence(run)) if v.trial.key == first.trial.key)
+        assert first.judgement.n_tests == last.judgement.n_tests == 12
+        effects = zip(
+            (first.judgement.overall, *first.judgement.families),
+            (last.judgement.overall, *last.judgement.families),
+            strict=True,
+        )
+        for early, late in effects:
+            assert early.p == late.p
+            assert early.holm_p >= late.holm_p
+
+
+def test_finalists_to_come_are_those_that_can() -> None:
+    """As many as planned, but no more than are left; a run that is over has those it has."""
+    run = make_run(0)
+    assert Evidence(run).n_finalists == 0, "older runs do not say"
+    assert Evidence(until(run, WINNER)).n_finalists == 3
+    assert Evidence(until(run, WINNER, (9, 13), (2, 6))).n_finalists == 3
+    lonely = until(run, WINNER)
+    keys = {name_of(None), name_of(WINNER)}
+    lonely.results = [line for line in lonely.results if line["candidate"] in keys]
+    assert Evidence(lonely).n_finalists == 1
+    for planned in (True, -1, "many", 10**30):
+        lonely.raw["identity"]["settings"]["n_finalists"] = planned
+        assert Evidence(lonely).n_finalists <= 1
+
+
+@pytest.mark.parametrize(
+    ("window", "is_open", "said"),
+    [
+        ((2, 6), True, "So far it was asked 50% of the held-out items, and more may change"),
+        (WINNER, False, "It was asked 50% of the held-out items: the others could hardly"),
+    ],
+)
+def test_who_was_not_asked_everything_is_open_or_clear(
+    window: tuple[int, int], is_open: bool, said: str
+) -> None:
+    """A sweep that was stopped must not say that the other items could have changed nothing."""
+    evidence = Evidence(in_looks(make_run(0), window))
+    (found,) = (v for v in verdict.verdicts(evidence) if v.trial.candidate.window == window)
+    assert (found.asked, found.is_open) == (0.5, is_open)
+    assert said in verdict_sentence(found)
