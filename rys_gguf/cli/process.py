@@ -11,8 +11,8 @@ import errno
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
@@ -33,13 +33,18 @@ class Process:
     """What is known of the running command; the root context's `obj`."""
 
     when_stopped: str = "nothing was left behind"
+    show: Callable[[], None] = field(default=lambda: None)
 
 
-def when_stopped(text: str) -> None:
-    """Set what the user is told if a signal ends the command from now on."""
+def when_stopped(text: str, show: Callable[[], None] = lambda: None) -> None:
+    """Set what the user is told if a signal ends the command from now on.
+
+    `show` then prints what there is, unless a second signal tells that nobody waits for it.
+    """
     process = click.get_current_context().find_object(Process)
     if process is not None:  # None where a command is called without its group
         process.when_stopped = text
+        process.show = show
 
 
 class Signalled(BaseException):
@@ -47,6 +52,14 @@ class Signalled(BaseException):
 
     def __init__(self, number: int) -> None:
         self.number = number
+
+
+@dataclass(slots=True)
+class _Signals:
+    """The signals that came: the first one, 0 before it, and how many."""
+
+    first: int = 0
+    n: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +135,7 @@ class Program(click.Group):
         """Run the command; errors and signals become a message and an exit code."""
         process = ctx.ensure_object(Process)
         try:
-            with _signals():
+            with _signals(came := _Signals()):
                 return super().invoke(ctx)
         except InvalidOptions as e:
             raise click.UsageError(harmless(str(e), _MAX_LINE), self._context_of(ctx)) from e
@@ -131,6 +144,10 @@ class Program(click.Group):
         except Signalled as e:
             name = signal.Signals(e.number).name
             click.echo(f"Stopped by {name}; {process.when_stopped}.", err=True)
+            if came.n == 1:
+                # Not for long, and a second Ctrl-C ends it.
+                with contextlib.suppress(KeyboardInterrupt):
+                    process.show()
             ctx.exit(128 + e.number)
 
 
@@ -164,23 +181,22 @@ def _abandon_streams(error: OSError) -> None:
 
 
 @contextlib.contextmanager
-def _signals() -> Iterator[None]:
+def _signals(came: _Signals) -> Iterator[None]:
     """Raise Signalled for the first signal, until it arrives.
 
     Python drops an exception that is raised while it runs a finalizer, such as that of a socket.
     So the signal is raised again after a while, and with the next signal, unless it is being
     handled: nothing interrupts the cleaning up.
     """
-    first = 0
 
     def stop(number: int, _frame: object) -> None:
-        nonlocal first
-        first = first or number
+        came.first = came.first or number
+        came.n += number != getattr(signal, "SIGALRM", None)
         if hasattr(signal, "SIGALRM"):  # not on Windows
             before.setdefault(signal.SIGALRM, signal.signal(signal.SIGALRM, stop))
             signal.setitimer(signal.ITIMER_REAL, _RAISE_AGAIN_SECONDS)
         if not _is_handled():
-            raise Signalled(first)
+            raise Signalled(came.first)
 
     names = ("SIGINT", "SIGTERM", "SIGHUP")
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
@@ -190,7 +206,7 @@ def _signals() -> Iterator[None]:
     try:
         yield
     finally:
-        if first and hasattr(signal, "SIGALRM"):
+        if came.first and hasattr(signal, "SIGALRM"):
             signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
 import sys
@@ -36,7 +37,7 @@ from rys_gguf.cli.process import when_stopped
 from rys_gguf.cli.progress import Progress
 from rys_gguf.cli.suite import preflight_option, sweep_suite_options, thinking_option
 from rys_gguf.engines.base import AUTO, EngineOptions
-from rys_gguf.errors import OutputFailed
+from rys_gguf.errors import OutputFailed, RysError
 from rys_gguf.extras import require
 from rys_gguf.layers.schedule import Schedule
 from rys_gguf.probes.choose import SuiteOptions, choose_suites
@@ -342,7 +343,7 @@ def sweep(
     if run_options.dry_run:
         echo([*assumption(items), *dry_lines(request)])
         return
-    when_stopped("run the same command again to continue")
+    when_stopped("run the same command again to continue", lambda: _show_so_far(folder))
     with sessions_kept(), Progress(run_options.log_file) as progress:
         # A run goes on with the kind of engine that it was begun with.
         kind = kind_of(folder) if engine.kind == AUTO else None
@@ -354,6 +355,14 @@ def sweep(
     found = _show_report(run).verdicts
     say(f"page, tables and maps: rys-gguf report {printable(folder)}")
     conclude(found, run, model, engine, best_folder, run_options.log_file)
+
+
+def _show_so_far(folder: Path) -> None:
+    """What a sweep that was stopped has found; nothing before its base was asked."""
+    from rys_gguf.runs.storage import Run
+
+    with contextlib.suppress(RysError):
+        _show_report(Run.open(folder))
 
 
 @click.command()

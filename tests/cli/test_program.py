@@ -112,7 +112,12 @@ def misbehave(what: str) -> None:
         raise RysError("bad \x1b[31mname\nsecond line")
     if what == "note":
         when_stopped("the answers so far are kept")
+    if what == "show":
+        when_stopped("the answers so far are kept", lambda: click.echo("this is known so far"))
+    if what == "hurry":
+        when_stopped("the answers so far are kept", hurry)
     if what == "tidy":
+        when_stopped("nothing was left behind", lambda: click.echo("nobody waits for this"))
         tidy()
     if what == "finalizer":
         Swallowing()
@@ -143,6 +148,13 @@ def cleaning_up() -> Iterator[None]:
             signal.raise_signal(signal.SIGINT)
             time.sleep(0.15)
         click.echo("tidied")
+
+
+def hurry() -> None:
+    """Print for so long that the user presses Ctrl-C again."""
+    click.echo("this is")
+    signal.raise_signal(signal.SIGINT)
+    click.echo("too long")
 
 
 def tidy() -> None:
@@ -183,6 +195,16 @@ def test_a_signal_is_told_with_what_it_leaves(what: str, left: str) -> None:
     assert done.output == f"Stopped by SIGTERM; {left}.\n"
 
 
+@pytest.mark.parametrize(
+    ("what", "shown"), [("show", "this is known so far\n"), ("hurry", "this is\n")]
+)
+def test_what_there_is_comes_after_the_message(what: str, shown: str) -> None:
+    """A second Ctrl-C ends it at once, with the code of the first signal."""
+    done = CliRunner().invoke(program(), ["misbehave", what])
+    assert done.exit_code == 128 + signal.SIGTERM
+    assert done.output == f"Stopped by SIGTERM; the answers so far are kept.\n{shown}"
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_signal_that_a_finalizer_swallowed_is_raised_again() -> None:
     """Sockets have finalizers, and a command that waits for its engine makes many of them."""
@@ -191,7 +213,7 @@ def test_a_signal_that_a_finalizer_swallowed_is_raised_again() -> None:
 
 
 def test_no_signal_interrupts_the_cleaning_up() -> None:
-    """However many come, and however long it takes; the first one is told."""
+    """However many come, and however long it takes; the first one is told, and nothing more."""
     done = CliRunner().invoke(program(), ["misbehave", "tidy"])
     assert done.output == "tidied\nStopped by SIGTERM; nothing was left behind.\n"
 

@@ -53,7 +53,7 @@ def scores(folder: Path) -> dict[tuple[str, str], object]:
 
 
 def test_killed_again_and_again_it_ends_the_same(job: list[str | Path], tmp_path: Path) -> None:
-    """SIGKILL at random moments; then SIGINT, which says how to continue and clears up."""
+    """SIGKILL at random moments; then SIGINT, which says how to continue and what is known."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     done = run(*job, "-o", whole)
     assert done.returncode == 0, done.stderr
@@ -68,9 +68,11 @@ def test_killed_again_and_again_it_ends_the_same(job: list[str | Path], tmp_path
                 time.sleep(0.01)
             time.sleep(rng.uniform(0, 0.5))
             process.send_signal(number)
-            _, errors = process.communicate(timeout=60)
+            output, errors = process.communicate(timeout=60)
         if number == signal.SIGINT and process.returncode:
             assert process.returncode == 128 + number
+            assert "This sweep is not over: it came to" in output
+            assert "Next step: Run the sweep again" in output
             assert "run the same command again to continue" in errors
             assert not (killed / "work").exists()
         time.sleep(0.2)
