@@ -187,7 +187,7 @@ def main() -> None:
     setup = prepare(request).setup
     info = RunInfo(identity={"flow": "naive"}, model=about)
     whole, first = naive(info, setup, args.folder / "naive", chosen, base)
-    rounds = rounds_of(request)
+    rounds = rounds_of(request, len(chosen))
     sampler = OneSet(Selection(chosen, ()), Halving(base.key, rounds))
     suites = (request.suites[0].items, request.suites[1].items)
     parts = phases(base, sampler, rounds, suites, preflight=False)

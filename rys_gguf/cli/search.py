@@ -6,6 +6,7 @@ import contextlib
 import re
 import shlex
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,7 +38,7 @@ from rys_gguf.cli.process import when_stopped
 from rys_gguf.cli.progress import Progress
 from rys_gguf.cli.suite import preflight_option, sweep_suite_options, thinking_option
 from rys_gguf.engines.base import AUTO, EngineOptions
-from rys_gguf.errors import OutputFailed, RysError
+from rys_gguf.errors import InvalidOptions, OutputFailed, RysError
 from rys_gguf.extras import require
 from rys_gguf.layers.schedule import Schedule
 from rys_gguf.probes.choose import SuiteOptions, choose_suites
@@ -75,6 +76,18 @@ def _passes(text: str) -> tuple[int, ...]:
     return passes
 
 
+_TIME = re.compile(r"(?:([0-9]+)h)?(?:([0-9]+)m)?(?:([0-9]+)s)?", re.ASCII)
+
+
+def parsed_time(text: str) -> int:
+    """The seconds of a time such as 1h30m. Raises ValueError."""
+    match = _TIME.fullmatch(text.strip())
+    hours, minutes, seconds = (int(part or 0) for part in match.groups()) if match else (0, 0, 0)
+    if not (total := (hours * 60 + minutes) * 60 + seconds):
+        raise ValueError(f"{text!r} is not a time such as 90s, 30m, 2h or 1h30m")
+    return total
+
+
 @dataclass(frozen=True, slots=True)
 class SearchOptions:
     """What is searched, and by which rules."""
@@ -89,6 +102,8 @@ class SearchOptions:
     beam: int
     sampler: str | None
     prior: Path | None
+    asks: int | None
+    seconds: int | None
     schedule: str
     finalists: int
     detect: float | None
@@ -107,18 +122,21 @@ class SearchOptions:
             self.plan_name, self.sizes, self.windows, self.damp, self.sampler, self.prior
         )
         return replace(
-            plan, passes=self.passes, mode=self.mode, max_blocks=self.max_blocks, beam=self.beam
-        )
+            plan, passes=self.passes, mode=self.mode, max_blocks=self.max_blocks, beam=self.beam,
+            asks=self.asks,
+        )  # fmt: skip
 
     def request(
         self, model: Path, folder: Path, items: SuiteOptions, engine: EngineOptions
     ) -> SweepRequest:
-        """The sweep that is asked for, with its items."""
+        """The sweep that is asked for, with its items. Raises InvalidOptions."""
         from rys_gguf.search.identity import shares_of
         from rys_gguf.search.settings import Settings, SweepRequest
         from rys_gguf.search.sized import require_generated, sized
         from rys_gguf.stats.looks import looks_at
 
+        if self.seconds is not None:
+            self._require_time_alone()
         suites = choose_suites(items)
         if self.detect is not None:
             require_generated(items)
@@ -135,7 +153,18 @@ class SearchOptions:
             looks=looks_at(len(suites[1].items)),
         )
         command = shlex.join(["rys-gguf", *sys.argv[1:]])
-        return SweepRequest(model, folder, self.plan, settings, suites, engine, command)
+        return SweepRequest(
+            model, folder, self.plan, settings, suites, engine, command, self.seconds
+        )
+
+    def _require_time_alone(self) -> None:
+        if self.asks is not None:
+            raise InvalidOptions("--time and --asks are two ways to say the same: give one of them")
+        if self.generate or self.thinking:
+            raise InvalidOptions(
+                "--time cannot tell how long answers in words and thoughts take: with --generate "
+                "or --thinking, use --asks"
+            )
 
 
 _search_options = handing_over(
@@ -184,6 +213,16 @@ _search_options = handing_over(
         help="Start --sampler thompson from the scan of a model like this one, as export --scan "
         "writes it.",
     ),
+    click.option(
+        "--asks", type=click.IntRange(1), metavar="N",
+        help="Ask the single windows at most N items in the search, all together.  [default: by "
+        "the model's layers for thompson, by the number of windows for halving]",
+    ),
+    click.option(
+        "--time", "seconds", type=Parsed("time", parsed_time), metavar="30m",
+        help="Ask as much as fits into this time (90s, 30m, 1h30m) with the held-out items, by the "
+        "speed of this machine.",
+    ),
     schedule_option,
     click.option(
         "--finalists", type=click.IntRange(1, 8), default=3, show_default=True,
@@ -220,16 +259,27 @@ class WorkerOptions:
     gpus: str | None
     ray: str | None
 
+    @property
+    def n_engines(self) -> int:
+        """How many engines as fast as the base's run at once: threads are shared, GPUs are not."""
+        if self.ray is not None:
+            return self.workers
+        return min(self.workers, len(self.names) or 1)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The GPUs."""
+        return tuple(part.strip() for part in self.gpus.split(",")) if self.gpus else ()
+
     def executor(self, engine: EngineOptions) -> MakeExecutor:
         """The factory that makes the executor once the base was measured."""
-        names = tuple(part.strip() for part in self.gpus.split(",")) if self.gpus else ()
         if self.ray is None:
             from rys_gguf.search.executors import local
 
-            return local.factory(engine, self.workers, names)
+            return local.factory(engine, self.workers, self.names)
         from rys_gguf.search.executors import ray_cluster
 
-        cpus, gpus = engine.n_threads or 1, len(names) / self.workers
+        cpus, gpus = engine.n_threads or 1, len(self.names) / self.workers
         return ray_cluster.factory(self.ray, self.workers, engine, cpus=cpus, gpus=gpus)
 
 
@@ -307,7 +357,8 @@ class _SweepRun:
     ),
     click.option("--retry-failed", is_flag=True, help="Try candidates again that failed before."),
     click.option(
-        "--dry-run", is_flag=True, help="List the candidates and what they cost, and stop."
+        "--dry-run", is_flag=True,
+        help="List the candidates and what they cost, and stop. Loads the model only with --time.",
     ),
     log_option,
 )  # fmt: skip
@@ -327,11 +378,9 @@ def sweep(
     the finalists on items that played no part in the choice. Ends with the command that writes the
     best window. Run the same command again to continue an interrupted sweep.
     """
-    from rys_gguf.checks.self_test import choose_kind
     from rys_gguf.cli.best import conclude
     from rys_gguf.engines.live.kept import sessions_kept
     from rys_gguf.search.dry_run import dry_lines
-    from rys_gguf.search.identity import kind_of
     from rys_gguf.search.study import run_sweep
 
     if workers.ray is not None:
@@ -339,22 +388,36 @@ def sweep(
     folder = run_options.folder(model)
     best_folder = run_options.best_folder(model)
     items = _with_levels_of_run(items, folder)
-    request = search.request(model, folder, assume_levels(items), engine)
+    request = replace(
+        search.request(model, folder, assume_levels(items), engine), n_engines=workers.n_engines
+    )
     if run_options.dry_run:
-        echo([*assumption(items), *dry_lines(request)])
+        # Only a time has to be measured; a large model takes minutes to load.
+        measured = request if request.seconds is None else _with_engine(request, say)
+        echo([*assumption(items), *dry_lines(measured)])
         return
     when_stopped("run the same command again to continue", lambda: _show_so_far(folder))
     with sessions_kept(), Progress(run_options.log_file) as progress:
-        # A run goes on with the kind of engine that it was begun with.
-        kind = kind_of(folder) if engine.kind == AUTO else None
-        engine = choose_kind(model, replace(engine, kind=kind or engine.kind), progress.say)
-        request = _with_asked_levels(replace(request, options=engine), search, items, progress)
+        request = _with_engine(request, progress.say)
+        engine = request.options
+        request = _with_asked_levels(request, search, items, progress)
         run = run_sweep(
             request, workers.executor(engine), progress, retry_failed=run_options.retry_failed
         )
     found = _show_report(run).verdicts
     say(f"page, tables and maps: rys-gguf report {printable(folder)}")
     conclude(found, run, model, engine, best_folder, run_options.log_file)
+
+
+def _with_engine(request: SweepRequest, tell: Callable[[str], None]) -> SweepRequest:
+    """The request with the kind of engine that works; a run goes on with that it was begun with."""
+    from rys_gguf.checks.self_test import choose_kind
+    from rys_gguf.search.identity import kind_of
+
+    options = request.options
+    kind = kind_of(request.folder) if options.kind == AUTO else None
+    chosen = choose_kind(request.model, replace(options, kind=kind or options.kind), tell)
+    return replace(request, options=chosen)
 
 
 def _show_so_far(folder: Path) -> None:
@@ -436,7 +499,8 @@ def _with_asked_levels(
     with Model(request.model) as opened:
         sampler_of(request, opened)  # refuses windows before the model is asked anything
     items = ask_levels(request.model, items, request.options, progress)
-    return search.request(request.model, request.folder, items, request.options)
+    asked = search.request(request.model, request.folder, items, request.options)
+    return replace(asked, n_engines=request.n_engines)
 
 
 def _show_report(run: Run) -> Content:

@@ -1,20 +1,21 @@
-"""The windows and the cost of a sweep, worked out without an engine."""
+"""The windows and the cost of a sweep, worked out before it starts."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
 from rys_gguf.engines.base import SERVER
+from rys_gguf.engines.live.kept import sessions_kept
 from rys_gguf.formats.model import Model
 from rys_gguf.probes.item import Item
 from rys_gguf.runs.records import IllegalWindow
-from rys_gguf.search.job import Step
-from rys_gguf.search.phases import final_steps
-from rys_gguf.search.prepare import CUTS, TEXTS
+from rys_gguf.search.budget import not_counted, time_line, with_recorded_asks, within
+from rys_gguf.search.effort import Effort
+from rys_gguf.search.pace import Pace
+from rys_gguf.search.prepare import CUTS, TEXTS, prepare
 from rys_gguf.search.room import bytes_free, bytes_needed
 from rys_gguf.search.samplers.base import Sampler
-from rys_gguf.search.samplers.beam import Beam
-from rys_gguf.search.samplers.find import rounds_of, sampler_of
+from rys_gguf.search.samplers.find import rounds_of, sampler_of, single
 from rys_gguf.search.samplers.rounds import Rounds
 from rys_gguf.search.samplers.thompson import Thompson
 from rys_gguf.search.settings import SweepRequest
@@ -28,16 +29,26 @@ _FEW_ILLEGAL = 16
 
 
 def dry_lines(request: SweepRequest) -> Iterator[str]:
-    """Lines for a terminal: the windows and the cost of a sweep. Writes and runs nothing."""
+    """Lines for a terminal: the windows and the cost of a sweep.
+
+    Writes nothing, and runs nothing unless `seconds` are given: then the model is loaded, and its
+    speed decides how much is asked.
+    """
+    request = with_recorded_asks(request)
+    pace = None
+    if request.seconds is not None:
+        with Model(request.model) as model:
+            sampler = sampler_of(request, model)
+        pace = _pace(request)
+        request = within(request, sampler, pace)
     with Model(request.model) as model:
         sampler = sampler_of(request, model)
-        rounds = rounds_of(request)
         yield from (f"note: {note}" for note in sampler.notes)
         yield from sampler.describe()
-        beam = sampler if isinstance(sampler, Beam) else None
-        sampler = beam.single if beam else sampler
+        single_ones = single(sampler)
+        rounds = rounds_of(request, single_ones.n_most)
         n_combined = request.plan.max_blocks
-        yield from _illegal_lines(sampler.first.illegal)
+        yield from _illegal_lines(single_ones.first.illegal)
         largest = max(sum(t.n_bytes for t in layer) for layer in model.layers)
         added = max(c.n_added for c in sampler.first.candidates) * n_combined
         needed = bytes_needed(model, sampler.first.candidates, request.folder, n_combined)
@@ -52,10 +63,10 @@ def dry_lines(request: SweepRequest) -> Iterator[str]:
             f"{size(bytes_free(request.folder))} free in {printable(request.folder)}"
         )
     n = len(request.suites[0].items)
-    if isinstance(sampler, Thompson):
+    if isinstance(single_ones, Thompson):
         yield (
-            f"items: {sampler.n_asks:,} asked in all, {rounds.ends[0]} at a time, up to {n} of a "
-            f"window; {rounds.n_finalists} finalists"
+            f"items: {single_ones.n_asks:,} asked in all, {rounds.ends[0]} at a time, up to {n} of "
+            f"a window; {rounds.n_finalists} finalists"
         )
     else:
         ends = ", ".join(map(str, rounds.ends))
@@ -63,7 +74,14 @@ def dry_lines(request: SweepRequest) -> Iterator[str]:
     yield from sight_lines(request)
     if request.settings.thinking:
         yield _thinking_line(request)
-    yield from _effort(request, sampler, rounds, beam)
+    effort = Effort.of(request, sampler)
+    yield _windows_line(effort, single_ones, rounds)
+    yield time_line(request, effort, pace) if pace else _unmeasured(request, effort)
+
+
+@sessions_kept()
+def _pace(request: SweepRequest) -> Pace:
+    return prepare(request).pace
 
 
 def _illegal_lines(illegal: Sequence[IllegalWindow]) -> Iterator[str]:
@@ -74,53 +92,33 @@ def _illegal_lines(illegal: Sequence[IllegalWindow]) -> Iterator[str]:
         yield f"not legal: {len(illegal)} windows, such as {illegal[0].spec}: {illegal[0].rule}"
 
 
-def _effort(
-    request: SweepRequest, sampler: Sampler, rounds: Rounds, beam: Beam | None
-) -> Iterator[str]:
-    """The number of candidates and forward passes, and the tokens that they read."""
+def _windows_line(effort: Effort, single_ones: Sampler, rounds: Rounds) -> str:
+    """How many windows there are, and how many of them come how far."""
+    parts = [f"at most {effort.n_windows} windows"]
+    if not isinstance(single_ones, Thompson):
+        later = rounds.n_standing(effort.n_windows)[1:]
+        parts += [f"{n} of them in round {number}" for number, n in enumerate(later, 2)]
+    if effort.n_combined:
+        parts.append(f"at most {effort.n_combined} combined ones")
+    return f"{', '.join(parts)}; held-out items: {effort.n_heldout} for the base and each finalist"
+
+
+def _unmeasured(request: SweepRequest, effort: Effort) -> str:
+    """The forward passes of a sweep, the tokens that they read, and how to learn the time."""
     search, heldout = (suite.items for suite in request.suites)
-    final = final_steps(len(heldout), generate=False)[0]
-    n_standing = sampler.n_most
-    if isinstance(sampler, Thompson):
-        n_standing = min(n_standing, -(-sampler.n_asks // rounds.ends[0]))
-    n_texts = len(TEXTS) * len(CUTS)
-    passes, tokens = n_standing * n_texts, n_standing * _text_tokens()
-    parts = [f"at most {n_standing} windows"]
-    if isinstance(sampler, Thompson):
-        # A whole suite for each model: the base, and as many windows as the asks come to.
-        everything = Step(rounds.steps[0].stage, items=tuple(range(len(search))))
-        more = _cost(search, everything, 1 + -(-sampler.n_asks // len(search)))
-        passes, tokens = passes + more[0], tokens + more[1]
-    for number, step in enumerate(() if isinstance(sampler, Thompson) else rounds.steps, 1):
-        if number > 1:
-            n_standing = min(n_standing, rounds.n_kept(n_standing))
-            parts.append(f"{n_standing} of them in round {number}")
-        # Once more for the base.
-        more = _cost(search, step, n_standing + 1)
-        passes, tokens = passes + more[0], tokens + more[1]
-    if beam:
-        everything = Step(rounds.steps[0].stage, items=tuple(range(len(search))))
-        more = _cost(search, everything, -(-beam.n_asks // len(search)))
-        passes += more[0] + beam.n_combined * n_texts
-        tokens += more[1] + beam.n_combined * _text_tokens()
-        parts.append(f"at most {beam.n_combined} combined ones")
-    n_finalists = min(rounds.n_finalists, n_standing)
-    more = _cost(heldout, final, n_finalists + 1)
-    passes, tokens = passes + more[0], tokens + more[1]
-    yield f"{', '.join(parts)}; held-out items: {len(heldout)} for the base and each finalist"
-    minutes = max(1, round(tokens / _TOKENS_PER_SECOND / 60))
-    yield (
-        f"time: not measured yet; about {passes:,} forward passes read {tokens:,} tokens, "
-        f"{minutes} minute{'s' * (minutes > 1)} at {_TOKENS_PER_SECOND:,} tokens per "
-        f"second{_not_counted(request)}"
+    n_filtered = effort.n_windows + effort.n_combined
+    asked = (
+        (n_filtered * len(TEXTS) * len(CUTS), n_filtered * _text_tokens()),
+        _cost(search, (effort.n_search + effort.n_asks + effort.n_asks_combined) / len(search)),
+        _cost(heldout, effort.n_finalists + 1),
     )
-
-
-def _not_counted(request: SweepRequest) -> str:
-    settings = request.settings
-    written = (("the thoughts", settings.thinking), ("the generated answers", settings.generate))
-    names = [name for name, is_written in written if is_written]
-    return f", without {' and '.join(names)}" if names else ""
+    passes, tokens = (round(sum(numbers)) for numbers in zip(*asked, strict=True))
+    minutes = max(1, round(tokens / _TOKENS_PER_SECOND / 60))
+    return (
+        f"time: not measured yet (--time does); about {passes:,} forward passes read {tokens:,} "
+        f"tokens, {minutes} minute{'s' * (minutes > 1)} at {_TOKENS_PER_SECOND:,} tokens per "
+        f"second{not_counted(request)}"
+    )
 
 
 def _thinking_line(request: SweepRequest) -> str:
@@ -138,18 +136,18 @@ def _thinking_line(request: SweepRequest) -> str:
     )
 
 
-def _cost(items: Sequence[Item], step: Step, n_models: int) -> tuple[int, int]:
-    """Forward passes, and about how many tokens they read, for a step of so many models."""
+def _cost(items: Sequence[Item], times: float) -> tuple[float, float]:
+    """Forward passes, and about how many tokens they read, to ask all items so many times."""
     n_passes = n_characters = 0
-    for position in step.items:
+    for item in items:
         before = None
-        for request in items[position].requests():
+        for request in item.requests():
             n_passes += 1
             # An engine keeps the prompt that two requests in a row have in common.
             n_characters += len(request.opening)
             n_characters += len(request.prompt) if request.prompt != before else 0
             before = request.prompt
-    return n_models * n_passes, n_models * (n_characters // _CHARACTERS_PER_TOKEN)
+    return times * n_passes, times * n_characters / _CHARACTERS_PER_TOKEN
 
 
 def _text_tokens() -> int:

@@ -91,6 +91,16 @@ def shares_of(folder: Path) -> tuple[float, ...] | None:
     return tuple(shares) if is_share else None
 
 
+def asks_of_run(folder: Path) -> int | None:
+    """The budget of the run in a folder, in items; None where there is no run, or no budget."""
+    if not (folder / INFO).exists():
+        return None
+    found: Any = read_info(folder).identity
+    for name in ("settings", "plan", "asks"):
+        found = found.get(name) if isinstance(found, dict) else None
+    return found if isinstance(found, int) else None
+
+
 def model_info(model: Model, path: Path) -> ModelInfo:
     """The model as run.json describes it."""
     return ModelInfo(

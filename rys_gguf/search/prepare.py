@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from rys_gguf.engines.base import Engine
+from rys_gguf.engines.base import LIVE, Engine
 from rys_gguf.engines.find import open_kept_engine
+from rys_gguf.engines.live.engine import LiveEngine
 from rys_gguf.engines.template import has_template
 from rys_gguf.errors import RysError
+from rys_gguf.formats.model import Model
+from rys_gguf.layers.carry import ModelRules
 from rys_gguf.probes.preflight import require_answers, require_repeatable
 from rys_gguf.probes.requests import Compiler
 from rys_gguf.probes.score import best_constant
 from rys_gguf.probes.thinking import thinking_of
 from rys_gguf.search.filters import reference, replies
 from rys_gguf.search.job import HELDOUT, SEARCH
+from rys_gguf.search.pace import Pace, Stopwatch, item_seconds
 from rys_gguf.search.settings import SweepRequest
 from rys_gguf.search.setup import Limits, Setup
 from rys_gguf.text import printable
@@ -47,10 +52,11 @@ CUTS = (0.6, 1.0)
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A sweep's setup, and the engine's own name for its build."""
+    """A sweep's setup, the engine's own name for its build, and how fast the base is in it."""
 
     setup: Setup
     build: str
+    pace: Pace
 
 
 def prepare(request: SweepRequest, progress: Callable[[], None] = lambda: None) -> Prepared:
@@ -62,7 +68,10 @@ def prepare(request: SweepRequest, progress: Callable[[], None] = lambda: None) 
     settings, options = request.settings, request.options
     chats = has_template(request.model, options)
     items = {SEARCH: request.suites[0].items, HELDOUT: request.suites[1].items}
-    with open_kept_engine(request.model, options) as engine:
+    watch = Stopwatch()
+    with contextlib.ExitStack() as stack:
+        opened = open_kept_engine(request.model, options)
+        engine, loading = watch.time(lambda: stack.enter_context(opened))
         thinking = None
         if settings.thinking:
             thinking = thinking_of(
@@ -81,6 +90,8 @@ def prepare(request: SweepRequest, progress: Callable[[], None] = lambda: None) 
             if settings.generate:
                 require_answers(engine, items[HELDOUT], chats=chats, thinking=thinking)
         texts = tuple(_cut_texts(engine))
+        likely, reading = watch.time(lambda: reference(engine, texts))
+        replied, replying = watch.time(lambda: replies(engine, chats=chats))
         setup = Setup(
             model=str(request.model),
             # Workers of a cluster start in other folders.
@@ -92,14 +103,30 @@ def prepare(request: SweepRequest, progress: Callable[[], None] = lambda: None) 
             requests=requests,
             baselines={name: best_constant(members) for name, members in items.items()},
             texts=texts,
-            reference=reference(engine, texts),
-            replies=replies(engine, chats=chats),
+            reference=likely,
+            replies=replied,
             limits=Limits(settings.max_divergence, settings.min_agreement),
             thinking=thinking,
         )
         if not all(math.isfinite(v) for p in setup.reference for v in p.values()):
             raise RysError(f"{printable(request.model)}: the model's probabilities are not numbers")
-        return Prepared(setup, engine.build)
+        pace = Pace(
+            item={name: item_seconds(engine, items[name], requests[name], watch) for name in items},
+            texts=reading,
+            replies=replying,
+            # A live engine loads nothing for a window.
+            load=0.0 if options.kind == LIVE else loading,
+            as_tails=_computes_tails(engine),
+        )
+        return Prepared(setup, engine.build, pace)
+
+
+def _computes_tails(engine: Engine) -> bool:
+    """Whether windows are computed from their first layer on, on top of what the base computes."""
+    if not isinstance(engine, LiveEngine) or not engine.gives_layer_inputs:
+        return False
+    with Model(engine.model) as model:
+        return bool(ModelRules.of(model).arch.tails)
 
 
 def _cut_texts(engine: Engine) -> Iterator[tuple[int, ...]]:

@@ -68,7 +68,8 @@ class SweepPlan:
 
     Each window is tried with all `passes`, by "block" or by "layer" or in "both" modes. With
     `max_blocks` above 1 the best windows are then combined, up to so many in a map, and `beam` maps
-    of each number are asked.
+    of each number are asked. `asks` are the most items that all single windows together are asked
+    in the search; None for as many as the settings come to.
     """
 
     name: str
@@ -81,6 +82,7 @@ class SweepPlan:
     mode: str = BLOCK
     max_blocks: int = 1
     beam: int = 8
+    asks: int | None = None
 
     @classmethod
     def of(
@@ -124,6 +126,8 @@ class SweepPlan:
             **({} if self.passes == (2,) else {"passes": sorted(set(self.passes))}),
             **({} if self.mode == BLOCK else {"mode": self.mode}),
             **({} if self.max_blocks == 1 else {"max_blocks": self.max_blocks, "beam": self.beam}),
+            # Nor of a budget.
+            **({} if self.asks is None else {"asks": self.asks}),
         }
 
 
@@ -132,7 +136,9 @@ class SweepRequest:
     """A whole sweep: the model, the run's folder, the windows, settings, items and engine.
 
     `suites` are the items to search with, and the held-out items that judge the finalists.
-    `command` is the command line, for the run's readers.
+    `command` is the command line, for the run's readers. `seconds` are the most that the sweep may
+    take: they become the plan's `asks` once the engine's speed is known. `n_engines` as fast as
+    that of the base run side by side.
     """
 
     model: Path
@@ -142,3 +148,5 @@ class SweepRequest:
     suites: tuple[Suite, Suite]
     options: EngineOptions
     command: str = ""
+    seconds: float | None = None
+    n_engines: int = 1

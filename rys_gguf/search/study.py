@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from rys_gguf.engines.base import LIVE
 from rys_gguf.engines.live.kept import sessions_kept
@@ -26,9 +26,11 @@ from rys_gguf.errors import RysError, Unsuitable
 from rys_gguf.formats.model import Model
 from rys_gguf.probes.item import dump
 from rys_gguf.runs.candidate import Candidate
-from rys_gguf.runs.records import Progress
+from rys_gguf.runs.records import ModelInfo, Progress
 from rys_gguf.runs.stage import Status
 from rys_gguf.runs.storage import HELDOUT, INFO, SUITE, OpenRun, require_identity
+from rys_gguf.search.budget import time_line, with_recorded_asks, within
+from rys_gguf.search.effort import Effort
 from rys_gguf.search.executors.base import Executor, MakeExecutor
 from rys_gguf.search.executors.local import factory as local_executor
 from rys_gguf.search.identity import engine_identity, identity_of, model_info, run_info
@@ -36,7 +38,8 @@ from rys_gguf.search.job import Batch
 from rys_gguf.search.phases import Phase, phases
 from rys_gguf.search.prepare import Prepared, prepare
 from rys_gguf.search.room import require_room
-from rys_gguf.search.samplers.find import rounds_of, sampler_of
+from rys_gguf.search.samplers.base import Sampler
+from rys_gguf.search.samplers.find import rounds_of, sampler_of, single
 from rys_gguf.search.settings import SweepRequest
 from rys_gguf.search.sized import sight_lines
 from rys_gguf.text import printable
@@ -84,26 +87,21 @@ def run_sweep(
     """
     make_executor = make_executor or local_executor(request.options)
     watcher = watcher or Quiet()
-    request = replace(request, model=request.model.resolve())
+    request = with_recorded_asks(replace(request, model=request.model.resolve()))
     settings = request.settings
-    with Model(request.model) as model:
-        base = Candidate.base(model.n_trunk)
-        rounds = rounds_of(request)
-        sampler = sampler_of(request, model)
-        identity = identity_of(model, request)
-        about = model_info(model, request.model)
-        require_identity(request.folder, identity)
-        if request.options.kind != LIVE and not (request.folder / INFO).exists():
-            # A live engine writes no files. A run that is there may be over, and need no room.
-            n_combined = request.plan.max_blocks
-            require_room(model, sampler.first.candidates, request.folder, n_combined)
+    sampler, identity, about = _course(request)
     for note in (*sampler.notes, *sight_lines(request)):
         watcher.say(f"note: {note}")
     prepared = _prepared(request, watcher)
+    if request.seconds is not None:
+        request = within(request, sampler, prepared.pace)
+        sampler, identity, about = _course(request)
+    watcher.say(f"note: {time_line(request, Effort.of(request, sampler), prepared.pace)}")
     identity["engine"] = engine_identity(request.options, prepared.build)
     suites = [suite.items for suite in request.suites]
     files = {SUITE: dump(suites[0]), HELDOUT: dump(suites[1])}
     info = run_info(request, identity, about, sampler)
+    base, rounds = Candidate.base(about.n_layers), rounds_of(request, single(sampler).n_most)
     with OpenRun.start(request.folder, info, files) as run:
         # Without the base there is nothing to compare with: no failure of it is final.
         run.forget_failed(None if retry_failed else base.key)
@@ -124,6 +122,23 @@ def run_sweep(
                 run.discard()
             raise
     return run
+
+
+def _course(request: SweepRequest) -> tuple[Sampler, dict[str, Any], ModelInfo]:
+    """The sampler, the identity without the engine's part, and the model.
+
+    Raises RysError for what needs no engine to be refused.
+    """
+    with Model(request.model) as model:
+        sampler = sampler_of(request, model)
+        identity = identity_of(model, request)
+        if request.seconds is None:
+            require_identity(request.folder, identity)
+        if request.options.kind != LIVE and not (request.folder / INFO).exists():
+            # A live engine writes no files. A run that is there may be over, and need no room.
+            n_combined = request.plan.max_blocks
+            require_room(model, sampler.first.candidates, request.folder, n_combined)
+        return sampler, identity, model_info(model, request.model)
 
 
 def run_phases(run: OpenRun, parts: Sequence[Phase], executor: Executor, watcher: Watcher) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rys_gguf.cli.search import WorkerOptions
+from rys_gguf.cli.search import WorkerOptions, parsed_time
 from rys_gguf.engines.base import EngineOptions
 from rys_gguf.runs.storage import read_progress
 from rys_gguf.search.executors import local, ray_cluster
@@ -155,6 +155,8 @@ def test_a_sweep_asks_the_model_for_its_levels_once(model: Path, tmp_path: Path)
         (["--sizes", "3..1"], "is not a list of numbers from 1"),
         (["--plan", "two-pass", "--prior", "SUITE", "--dry-run"], "--prior starts --sampler thom"),
         (["--windows", "SUITE", "--sampler", "thompson", "--dry-run"], "use --plan map with it"),
+        (["--time", "soon"], "is not a time such as 90s, 30m, 2h or 1h30m"),
+        (["--time", "0m"], "is not a time such as"),
     ],
 )
 def test_options_that_do_not_go_together(
@@ -173,6 +175,14 @@ def test_comparing_shows_what_is_kept() -> None:
     assert "Infinity" not in json.dumps(found)
     assert isinstance(found, dict)
     assert {"floor", "floor_of"} <= found["candidates"][0]["kept"][0].keys()
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("30m", 1800), ("2h", 7200), ("1h30m", 5400), ("1m1s", 61)]
+)
+def test_times_are_written_as_people_write_them(text: str, seconds: int) -> None:
+    """Hours, minutes, seconds."""
+    assert parsed_time(text) == seconds
 
 
 @pytest.mark.parametrize("command", [["report"], ["compare", GOLDEN]])
@@ -204,3 +214,5 @@ def test_workers_become_an_executor(
     )
     made: object = workers.executor(EngineOptions(n_threads=3))
     assert made == expected
+    # Threads are divided between workers, GPUs are not.
+    assert workers.n_engines == {2: 2, 1: 1, 4: 4}[workers.workers]

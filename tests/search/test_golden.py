@@ -88,7 +88,9 @@ def test_nothing_of_it_is_asked_again(request_of_old: SweepRequest) -> None:
         sampler = sampler_of(request_of_old, model)
         base = Candidate.base(model.n_trunk)
     suites = (request_of_old.suites[0].items, request_of_old.suites[1].items)
-    parts = phases(base, sampler, rounds_of(request_of_old), suites, preflight=False)
+    parts = phases(
+        base, sampler, rounds_of(request_of_old, sampler.n_most), suites, preflight=False
+    )
     assert [part.next(run.trials) for part in parts] == [None] * len(parts)
     timed = {trial.key for trial in run.trials.values() if SPEED in trial.results}
     assert {base.key, *(c.key for c in parts[2].finalists(run.trials))} == timed

@@ -252,7 +252,7 @@ def test_a_sweep_of_which_nothing_is_said_is_thompsons(asked: tuple[SweepRequest
     assert isinstance(found, Thompson)
     assert found.n_most == sum(16 - size + 1 for size in range(1, 9))
     assert found.n_asks == 16 * n_asks_per_layer(120) == 16 * 28
-    assert rounds_of(request).ends[:2] == (8, 16)
+    assert rounds_of(request, found.n_most).ends[:2] == (8, 16)
     assert list(found.describe()) == [
         "candidates: 100 windows of 1 to 8 layers, blocks:0,1 to blocks:8,16"
     ]

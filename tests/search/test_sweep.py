@@ -86,6 +86,24 @@ def test_killed_again_and_again_it_ends_the_same(job: list[str | Path], tmp_path
     assert leftovers(tmp_path, [whole, killed, *(p for p in job if isinstance(p, Path))]) == set()
 
 
+def test_a_time_becomes_asks_once(job: list[str | Path], tmp_path: Path) -> None:
+    """It is said beforehand; the run goes on with its asks, whatever time is given later."""
+    folder = tmp_path / "run"
+    said = run(*job, "-o", folder, "--time", "1h", "--dry-run").stdout.splitlines()[-1]
+    assert re.match(r"time: about [0-9]+ s, as measured on the base: .* for at most 80 of", said)
+    assert not folder.exists()
+    done = run(*job, "-o", folder, "--time", "1h")
+    assert done.returncode == 0, done.stderr
+    assert "note: time: about" in done.stderr
+    before = scores(folder)
+    settings = Run.open(folder).info.identity["settings"]
+    assert settings["plan"]["asks"] == 4 * 20, "all items of all windows"
+    again = run(*job, "-o", folder, "--time", "1s")
+    assert again.returncode == 0, again.stderr
+    assert scores(folder) == before
+    assert "settings.plan.asks is 80 there and null here" in fails(*job, "-o", folder)
+
+
 def n_lines(folder: Path) -> int:
     """How many results are recorded."""
     path = folder / "results.jsonl"
@@ -260,6 +278,13 @@ def test_wrong_calls_are_one_message(job: list[str | Path], tmp_path: Path) -> N
     eq = ("--families", "eq", "--level", "0")
     sees = run("sweep", source, *eq, "--detect", "30", "--dry-run").stdout
     assert "sees: in four sweeps out of five a true gain of 28" in sees
+    both = run("sweep", source, "--time", "30m", "--asks", "500")
+    assert "--time and --asks are two ways" in both.stderr
+    for words in (["--generate"], ["--thinking", "64"]):
+        told = run("sweep", source, "--time", "30m", *words).stderr
+        assert "with --generate or --thinking, use --asks" in " ".join(told.split())
+    few = run("sweep", source, *ARGS, "--asks", "20", "--dry-run")
+    assert "--asks 20 is too little for 4 windows: give at least" in few.stderr
     assert "two sizes" in fails("sweep", source, "--plan", "two-pass", "--sizes", "2", "--dry-run")
     too_long = ("sweep", source, "--plan", "map", "--sizes", "40")
     assert "the model has 5 layers, no window of 40" in fails(*too_long, "--dry-run")
@@ -278,5 +303,5 @@ def test_a_dry_run_lists_and_writes_nothing(job: list[str | Path], tmp_path: Pat
     halving = run(*job, "--sampler", "halving", "--dry-run").stdout
     assert "items: 16, 20 of 20 in successive rounds; 3 finalists" in halving
     assert "at most 4 windows, 3 of them in round 2; held-out items: 20 for the base" in halving
-    assert re.search(r"time: not measured yet; about [0-9,]+ forward passes", lines[-1])
+    assert re.search(r"time: not measured yet \(--time does\); about [0-9,]+ ", lines[-1])
     assert set(tmp_path.iterdir()) == before

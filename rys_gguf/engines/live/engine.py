@@ -107,6 +107,11 @@ class LiveEngine:
         return self._session.build
 
     @property
+    def gives_layer_inputs(self) -> bool:
+        """Whether its library gives and takes what comes into a layer."""
+        return bool(self._session.about["gives_layer_inputs"])
+
+    @property
     def pid(self) -> int:
         """The id of its process."""
         return self._session.pid

@@ -67,12 +67,7 @@ class Beam:
     @property
     def n_asks(self) -> int:
         """At most how many items they are asked."""
-        n_standing, n_asks, before = self.width, 0, 0
-        for stop in self.stops:
-            end = self.halving.rounds.ends[stop - 1]
-            n_asks += n_standing * (end - before)
-            n_standing, before = min(n_standing, self.halving.rounds.n_kept(n_standing)), end
-        return (self.max_blocks - 1) * n_asks
+        return (self.max_blocks - 1) * self.halving.rounds.at(self.stops).n_asks(self.width)
 
     @property
     def notes(self) -> Sequence[str]:

@@ -8,6 +8,7 @@ answers count for its neighbours, and a window that nobody needs to know of is n
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from rys_gguf.runs.stage import DIVERGENCE, Status
 from rys_gguf.runs.trial import Trial, Trials
 from rys_gguf.search.job import Batch, Job, Step, batch_left
 from rys_gguf.search.samplers.halving import Halving
+from rys_gguf.search.samplers.rounds import Rounds
 from rys_gguf.search.space import Selection
 from rys_gguf.stats.clusters import Ints
 from rys_gguf.stats.landscape import Belief, Landscape, Shape
@@ -180,6 +182,11 @@ class Thompson:
         if is_due:
             course.n_fitted = course.n_asked
         return chosen
+
+
+def least_of_thompson(rounds: Rounds) -> int:
+    """The least number of asks: the first batch has a round of as many windows as finalists."""
+    return math.ceil(rounds.n_finalists * rounds.ends[0] / _FIRST)
 
 
 def _top_two(belief: Belief, left: Ints, n: int, rng: np.random.Generator) -> tuple[int, ...]:
