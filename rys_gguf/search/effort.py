@@ -38,8 +38,8 @@ class Effort:
 
     The base answers `n_search` and `n_heldout` items; `n_windows` single windows answer `n_asks`
     together, `n_combined` combinations `n_asks_combined`, in `n_jobs` jobs in all, and
-    `n_finalists` all held-out items. A window takes `whole` times the layers of the base, `tail` of
-    them after it has left the base, and a combination at most `largest`.
+    `n_finalists` all held-out items. A window takes `whole` times the layers of the base, `tail`
+    times where windows share what they have in common with it, and a combination at most `largest`.
     """
 
     n_windows: int
@@ -67,6 +67,8 @@ class Effort:
             n_jobs = -(-n_asks // rounds.ends[0])
         combined, n_sets = rounds.at(stops_of(request, rounds)), plan.max_blocks - 1
         whole = fmean(1 + c.n_added / n_layers for c in candidates)
+        # Few windows of a small batch begin at one layer, so what comes before it is not shared.
+        is_shared = plan.sampler != THOMPSON
         return cls(
             n_windows=min(n_windows, n_jobs),
             n_asks=n_asks,
@@ -77,7 +79,7 @@ class Effort:
             n_heldout=len(request.suites[1].items),
             n_finalists=min(rounds.n_finalists, sampler.n_most),
             whole=whole,
-            tail=fmean(_tail(c) / n_layers for c in candidates),
+            tail=fmean(_tail(c) / n_layers for c in candidates) if is_shared else whole,
             largest=1 + plan.max_blocks * (whole - 1),
         )
 

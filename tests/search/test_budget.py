@@ -209,6 +209,10 @@ def test_engines_side_by_side_share_the_search(path: Path) -> None:
     # A tail begins where its window does: on average before the middle of the model.
     tails = effort.seconds(replace(PACE, as_tails=True))
     assert 0.4 * one.search < tails.search < 0.7 * one.search
+    # Thompson sampling asks a few windows at a time, which seldom begin at one layer.
+    thompson = sweep_of(path, PLANS[2])
+    alone = Effort.of(thompson, made(thompson))
+    assert alone.seconds(replace(PACE, as_tails=True)).search >= alone.seconds(PACE).search
 
 
 class Timed(FakeEngine):
