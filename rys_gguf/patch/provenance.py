@@ -269,7 +269,7 @@ def resolve_layer_map(variant: Model, source: Model | None, spec: str | None = N
         raise InvalidLayerMap(str(e) if spec else f"{variant.name}: {MAP_KEY}: {e}") from e
     if layer_map is None:
         cure = "--source names the model it was made from" if source is None else (
-            "say what it should be with --blocks or --layers"
+            "say what it should be with --blocks or --layers, or let rys-gguf recover find it"
         )  # fmt: skip
         raise InvalidLayerMap(f"{variant.name}: records no layer map; {cure}")
     if len(layer_map) != variant.n_trunk:

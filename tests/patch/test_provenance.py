@@ -104,7 +104,9 @@ def test_without_a_record_the_map_must_be_given(source: Path) -> None:
     with (
         Model(variant(source, "blocks:1,3", provenance=False)) as out,
         Model(source) as model,
-        pytest.raises(InvalidLayerMap, match=r"records no layer map; .* --blocks or --layers"),
+        pytest.raises(
+            InvalidLayerMap, match=r"records no layer map; .* --blocks or --layers, or .* recover"
+        ),
     ):
         resolve_layer_map(out, model, None)
 
