@@ -55,7 +55,7 @@ def test_an_engine_that_exits_is_reported_at_once(model: Path, tmp_path: Path) -
         ServerEngine(model, options(binary)),
     ):
         pass
-    assert time.monotonic() - before < 15
+    assert time.monotonic() - before < 60
 
 
 def test_an_engine_that_a_nameless_signal_ends_is_reported(model: Path, tmp_path: Path) -> None:
