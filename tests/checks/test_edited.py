@@ -24,7 +24,6 @@ from rys_gguf.engines.live.session import Session
 from rys_gguf.errors import EngineFailed
 from rys_gguf.formats.header import KV
 from rys_gguf.layers.architectures import ARCHITECTURES
-from rys_gguf.patch.hollow import hollow_edited
 from tests import tiny
 from tests.command import leftovers
 from tests.engine import OPTIONS
@@ -72,27 +71,6 @@ def test_both_ways_compute_the_same(tmp_path: Path, temporary: Path, arch: str) 
     assert (plain == again).all()
     assert not any((a == b).all() for a, b in ((plain, whole), (plain, part), (whole, part)))
     assert not list(temporary.iterdir())
-
-
-def test_zeros_of_a_kind_are_held_once(tmp_path: Path) -> None:
-    """Every tensor has data from one place, and the file has none for zeros."""
-    path = tiny.write(tmp_path / "m.gguf", "llama", 32)
-    with Model(path) as model:
-        edits = tuple(silence(model, ARCHITECTURES["llama"], range(1, 31)))
-        names = [edit.target.name for edit in edits if not isinstance(edit.target, KV)]
-        file = hollow_edited(model, dict.fromkeys(names), {})
-        file.write(model, tmp_path / "hollow.gguf")
-        own = [tensor.target.name for tensor in file.own]
-        kinds = {name.split(".", 2)[2] for name in names}
-        assert sorted(own) == sorted(f"blk.1.{kind}" for kind in kinds)
-        twins, pairs = dict(file.twins), dict(file.pairs)
-        assert set(twins.values()) == set(own)
-        assert sorted([*own, *twins]) == sorted(names)
-        assert sorted([*own, *twins, *pairs]) == sorted(t.name for t in model.header.tensors)
-        assert all(name == source for name, source in file.pairs)
-        n_bytes = model.n_bytes
-    stat = os.stat(tmp_path / "hollow.gguf")
-    assert stat.st_size > n_bytes / 2 > stat.st_blocks * 512
 
 
 def test_a_live_proof_writes_nothing_beside_the_variant(tmp_path: Path, temporary: Path) -> None:

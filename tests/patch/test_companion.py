@@ -374,6 +374,14 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
         lambda p: write_adapter(p, {"blk.0.attn_x.weight": (_ones(2, 32), _ones(32, 2))}),
         "changes 'blk.0.attn_x.weight', which v.gguf does not have",
     ),
+    "lora of something else": (
+        lambda p: _tensors(p, gguf.GGUFType.ADAPTER, "blk.0.attn_q.weight.lora_c"),
+        "tensor 'blk.0.attn_q.weight.lora_c' is neither lora_a nor lora_b",
+    ),
+    "lora with half a pair": (
+        lambda p: _tensors(p, gguf.GGUFType.ADAPTER, "blk.0.attn_q.weight.lora_a"),
+        "has only one of the two tensors for 'blk.0.attn_q.weight'",
+    ),
     "control vector of a longer model": (
         lambda p: write_control_vector(p, {6: small()}),
         r"has 'direction.6'; the source of v.gguf has layers 0..5",
@@ -406,6 +414,22 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
         lambda p: write_imatrix(p, {"blk.0.attn_x.weight": (_ones(1, 32), _ones(1, 1))}),
         "is of weights such as 'blk.0.attn_x.weight', none of which v.gguf has",
     ),
+    "imatrix of something else": (
+        lambda p: _tensors(p, "imatrix", "blk.0.attn_q.weight.sums"),
+        "tensor 'blk.0.attn_q.weight.sums' is no sum and no count",
+    ),
+    "imatrix without counts": (
+        lambda p: _tensors(p, "imatrix", "blk.0.attn_q.weight.in_sum2"),
+        "has 'blk.0.attn_q.weight.in_sum2', but no 'blk.0.attn_q.weight.counts'",
+    ),
+    "imatrix without sums": (
+        lambda p: _tensors(p, "imatrix", "blk.0.attn_q.weight.counts"),
+        "has 'blk.0.attn_q.weight.counts', but no 'blk.0.attn_q.weight.in_sum2'",
+    ),
+    "imatrix in F16": (
+        lambda p: _tensors(p, "imatrix", "blk.0.attn_q.weight.in_sum2", np.float16),
+        "tensor 'blk.0.attn_q.weight.in_sum2' is F16, expected F32",
+    ),
     "old imatrix of a wider model": (
         lambda p: write_old_imatrix(p, {"blk.0.attn_q.weight": (_ones(1, 64), _ones(1, 1))}),
         "has 64 values for 'blk.0.attn_q.weight'",
@@ -419,6 +443,15 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
 
 def _ones(*shape: int) -> Any:
     return np.ones(shape, np.float32)
+
+
+def _tensors(path: Path, type_: str, name: str, kind: type = np.float32) -> Path:
+    """A file of that general.type with one tensor."""
+    writer = gguf.GGUFWriter(str(path), "llama")
+    writer.add_type(type_)
+    writer.add_tensor(name, np.ones((2, tiny.N_EMBD), kind))
+    finish(writer)
+    return path
 
 
 @pytest.mark.parametrize("case", BAD)
@@ -440,16 +473,6 @@ def test_what_has_no_place_in_the_variant_is_refused(source: Path, tmp_path: Pat
     drafter = write_drafter(tmp_path / "d.gguf", [1, 2, 3], tiny.N_EMBD)
     with pytest.raises(Refused, match=r"the output of layer 0, which v\.gguf leaves out"):
         remapped(drafter, out)
-
-
-def test_half_an_adapter_is_refused(source: Path, tmp_path: Path) -> None:
-    """llama.cpp refuses it as well."""
-    writer = gguf.GGUFWriter(str(tmp_path / "a.gguf"), "llama")
-    writer.add_type(gguf.GGUFType.ADAPTER)
-    writer.add_tensor("blk.0.attn_q.weight.lora_a", _ones(2, 32))
-    finish(writer)
-    with pytest.raises(Refused, match=r"only one of the two tensors for 'blk.0.attn_q.weight'"):
-        remapped(tmp_path / "a.gguf", made(source, BLOCKS))
 
 
 def test_a_weight_that_the_variant_lacks_is_a_note(source: Path, tmp_path: Path) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import struct
 from pathlib import Path
 
 import gguf
+import numpy as np
 import pytest
 
 from rys_gguf import LayerMap, Model, OutputFailed, Plan, Schedule, make_plan, write_plan
-from rys_gguf.patch.hollow import Hollow, hollow, is_tied
+from rys_gguf.patch.hollow import Hollow, hollow, hollow_edited, is_tied
 from tests import tiny
 from tests.random_maps import Case
 
@@ -115,6 +117,41 @@ def test_a_head_of_its_own_has_the_data_of_the_embedding(tmp_path: Path) -> None
     assert tuple(tensors["output.weight"].shape) == tuple(tensors["token_embd.weight"].shape)
     with Model(tiny.write(tmp_path / "untied.gguf", "llama", 2)) as model:
         assert not is_tied(model)
+
+
+def test_zeros_of_a_kind_are_held_once(tmp_path: Path) -> None:
+    """Every tensor has data from one place, and the file has none for zeros."""
+    kinds = ("attn_output.weight", "ffn_down.weight")
+    with Model(tiny.write(tmp_path / "m.gguf", "llama", 32)) as model:
+        names = [f"blk.{n}.{kind}" for n in range(1, 31) for kind in kinds]
+        file = hollow_edited(model, dict.fromkeys(names), {})
+        file.write(model, tmp_path / "hollow.gguf")
+        own = [tensor.target.name for tensor in file.own]
+        assert sorted(own) == sorted(f"blk.1.{kind}" for kind in kinds)
+        twins, pairs = dict(file.twins), dict(file.pairs)
+        assert set(twins.values()) == set(own)
+        assert sorted([*own, *twins]) == sorted(names)
+        assert sorted([*own, *twins, *pairs]) == sorted(t.name for t in model.header.tensors)
+        assert all(name == source for name, source in file.pairs)
+        n_bytes = model.n_bytes
+    stat = os.stat(tmp_path / "hollow.gguf")
+    assert stat.st_size > n_bytes / 2 > stat.st_blocks * 512
+
+
+def test_edits_are_in_the_file_itself(tmp_path: Path) -> None:
+    """New bytes of a tensor, and a new value of a scalar; all else is the base's."""
+    name, key = "blk.1.attn_norm.weight", "llama.rope.freq_base"
+    values = np.arange(tiny.N_EMBD, dtype=np.float32)
+    with Model(tiny.write(tmp_path / "m.gguf", "llama", 2)) as model:
+        file = hollow_edited(model, {name: values.tobytes()}, {key: struct.pack("<f", 7)})
+        file.write(model, tmp_path / "hollow.gguf")
+        others = {t.name for t in model.header.tensors} - {name}
+    assert file.pairs == tuple((t, t) for t in dict(file.pairs))
+    assert dict(file.pairs).keys() == others
+    found = gguf.GGUFReader(tmp_path / "hollow.gguf")
+    assert found.fields[key].contents() == 7
+    for tensor in found.tensors:
+        assert np.array_equal(tensor.data, values) if tensor.name == name else not tensor.data.any()
 
 
 def test_a_file_that_cannot_be_written_is_an_error(tmp_path: Path, small_disk: Path) -> None:
