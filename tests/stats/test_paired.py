@@ -58,6 +58,20 @@ def test_wilson_known() -> None:
     assert wilson(0, 0) == Interval(0.0, 1.0)
 
 
+@given(st.integers(0, 3000), st.integers(0, 3000))
+def test_counts_are_judged_as_scipy_judges_them(wins: int, losses: int) -> None:
+    """Both p-values, and the interval of the fraction."""
+    n = max(1, wins + losses)
+    known = stats.binomtest(wins, n)
+    found, ends = mcnemar(wins, n - wins), known.proportion_ci(method="wilson")
+    assert found.p == pytest.approx(known.pvalue, rel=1e-9)
+    law, few = stats.binom(n, 0.5), min(wins, n - wins)
+    assert found.mid_p == pytest.approx(found.p - law.pmf(few), rel=1e-6) or found.p == 1
+    assert found.p <= 1
+    assert found.mid_p <= 1
+    assert (wilson(wins, n).low, wilson(wins, n).high) == pytest.approx((ends.low, ends.high))
+
+
 def test_holm_known() -> None:
     """Step-down, monotone, at most 1, in the order given."""
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
