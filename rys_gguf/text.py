@@ -16,10 +16,12 @@ def printable(text: str | bytes | os.PathLike[str], limit: int = 200) -> str:
     """
     shown = os.fsdecode(text) if not isinstance(text, str) else text
     cut = len(shown) > limit
-    escaped = "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in shown[:limit]
-    )
-    return escaped + "..." if cut else escaped
+    shown = shown[:limit]
+    if not shown.isprintable():
+        shown = "".join(
+            c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in shown
+        )
+    return shown + "..." if cut else shown
 
 
 def quoted(text: str | bytes | os.PathLike[str], limit: int = 200) -> str:

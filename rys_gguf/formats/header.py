@@ -214,7 +214,8 @@ class Header:
     @property
     def n_data_bytes(self) -> int:
         """Bytes of the data section, every tensor padded."""
-        return sum(padded(t.n_bytes, self.alignment) for t in self.tensors)
+        alignment = self.alignment
+        return sum(padded(t.n_bytes, alignment) for t in self.tensors)
 
     def encode(self) -> Iterator[bytes | Span]:
         """The header's bytes in order, up to and including the padding before the data.
@@ -250,13 +251,13 @@ class Header:
         Source: ggml/src/gguf.cpp, "tensor '%s' has offset %, expected %".
         """
         issues = []
-        expected = 0
+        expected, alignment = 0, self.alignment
         for t in self.tensors:
             if t.offset != expected:
                 issues.append(
                     f"tensor {quoted(t.name)} has offset {t.offset}, llama.cpp expects {expected}"
                 )
-            expected = t.offset + padded(t.n_bytes, self.alignment)
+            expected = t.offset + padded(t.n_bytes, alignment)
         return issues
 
 

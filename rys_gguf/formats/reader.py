@@ -255,26 +255,26 @@ class HeaderReader(GGUFReader):
 
     def _tensor_info(self, field: ReaderField, n_following: int, n_data: int) -> TensorInfo:
         """One tensor, which has `n_following` bytes before the next in a section of `n_data`."""
-        shown = f"tensor {quoted(field.name)}"
         ne = tuple(int(n) for n in field.parts[3])
         type_, offset = int(field.parts[4][0]), int(field.parts[5][0])
         n_extent = 1
         for dim in ne:
             n_extent *= dim or 1  # numpy's arrays have the same limit where they are empty
         if n_extent > _MAX_WEIGHTS:
-            raise self._invalid(f"{shown} claims more weights than can be counted")
+            raise self._bad(field, "claims more weights than can be counted")
         try:
             n_bytes = tensor_bytes(type_, ne)
         except InvalidGGUF as e:
-            raise self._invalid(f"{shown} has {e}") from None
+            raise self._bad(field, f"has {e}") from None
         if n_bytes is None:
             n_bytes = n_following
         if offset % self.alignment:
-            raise self._invalid(f"{shown} has offset {offset}, not a multiple of {self.alignment}")
+            raise self._bad(field, f"has offset {offset}, not a multiple of {self.alignment}")
         if offset + n_bytes > n_data:
-            raise self._invalid(
-                f"{shown} ends at byte {self.data_offset + offset + n_bytes}, "
-                f"the file at {self.file.n_bytes}: it is incomplete"
+            raise self._bad(
+                field,
+                f"ends at byte {self.data_offset + offset + n_bytes}, "
+                f"the file at {self.file.n_bytes}: it is incomplete",
             )
         return TensorInfo(field.name, ne, type_, offset, n_bytes)
 
@@ -288,6 +288,9 @@ class HeaderReader(GGUFReader):
         item_type = GGUFValueType(int(field.parts[3][0]))
         n_items = int(field.parts[4][0])
         return KV(field.name, field.types[0], raw, self.byteorder, item_type, n_items)
+
+    def _bad(self, tensor: ReaderField, fault: str) -> InvalidGGUF:
+        return self._invalid(f"tensor {quoted(tensor.name)} {fault}")
 
     def _invalid(self, fault: str) -> InvalidGGUF:
         return self._walker.invalid(fault)

@@ -150,7 +150,7 @@ class Shards:
             )
 
     def _merge(self) -> None:
-        first = self.readers[0].header
+        first, alignment = self.readers[0].header, self.readers[0].alignment
         self.data: dict[str, TensorData] = {}
         tensors: list[TensorInfo] = []
         offset = 0
@@ -171,7 +171,7 @@ class Shards:
                 if len(self.readers) > 1:
                     tensor = replace(tensor, offset=offset)  # noqa: PLW2901 - as in one file
                 tensors.append(tensor)
-                offset = padded(offset + tensor.n_bytes, first.alignment)
+                offset = padded(offset + tensor.n_bytes, alignment)
         dropped = SPLIT_KEYS if len(self.readers) > 1 else frozenset()
         kvs = tuple(kv for kv in first.kvs if kv.key not in dropped)
         self.header = Header(first.version, first.byteorder, kvs, tuple(tensors))

@@ -8,6 +8,7 @@ byte orders) the walk follows the format.
 from __future__ import annotations
 
 import struct
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -65,7 +66,7 @@ class Walker:
         self, offset: int, dtype: npt.DTypeLike, count: int = 1, byteorder: Any = None
     ) -> npt.NDArray[Any]:
         """`count` numbers from `offset`, in the file's byte order or another."""
-        item = np.dtype(dtype).newbyteorder(byteorder or self.byteorder)
+        item = _ordered(np.dtype(dtype), byteorder or self.byteorder)
         return np.frombuffer(self.bytes(offset, item.itemsize * int(count)), item)
 
     def u64(self, offset: int) -> int:
@@ -155,3 +156,10 @@ class Walker:
         if n > _MAX_STRING_BYTES or n > self.file.n_bytes - offset - 8:
             raise self.invalid(f"key {quoted(key)} claims a string of {n} bytes")
         return n
+
+
+@lru_cache
+def _ordered(dtype: np.dtype[Any], byteorder: Any) -> np.dtype[Any]:
+    """The type in a byte order; numpy takes longer to make one than to read a number."""
+    ordered: np.dtype[Any] = dtype.newbyteorder(byteorder)
+    return ordered

@@ -180,9 +180,9 @@ def split(plan: Plan, max_bytes: int | None) -> tuple[PlannedFile, ...]:
     tensors of the model. Bytes after the source's last tensor are left out.
     """
     groups: list[list[PlannedTensor]] = [[]]
-    size = 0
+    size, alignment = 0, plan.header.alignment
     for tensor in plan.tensors:
-        n = padded(tensor.target.n_bytes, plan.header.alignment)
+        n = padded(tensor.target.n_bytes, alignment)
         if max_bytes is not None and groups[-1] and size + n > max_bytes:
             groups.append([])
             size = 0

@@ -120,9 +120,10 @@ def _write_file(
 def _pieces(model: Model | Shards, file: PlannedFile) -> Iterator[bytes | Span]:
     """The file's bytes in order, as literal bytes or spans of the source."""
     yield from file.header.encode()
+    alignment = file.header.alignment
     for tensor in file.tensors:
         n = tensor.target.n_bytes
-        n_padding = padded(n, file.header.alignment) - n
+        n_padding = padded(n, alignment) - n
         data = tensor.data
         if isinstance(data, TensorData) and data.n_padding == n_padding:
             # Padding comes from the source as well, so that neighbours there stay one run.
