@@ -73,11 +73,12 @@ class LayerMap:
             raise InvalidLayerMap(
                 f"{len(self.damping)} factors damp the {len(self.sources)} layers of the map"
             )
-        for out, factor in enumerate(self.damping):
+        # inspect makes a map of every window: what nearly all are is found without a loop.
+        plain = self.damping.count(1) == len(self.damping)
+        for out, factor in enumerate(() if plain else self.damping):
             if not 0 <= factor <= 1:
                 raise InvalidLayerMap(f"output {out} is damped by {factor:g}, expected 0 to 1")
         # Equal maps are equal values: no factors if all are 1, and no zero with a sign.
-        plain = all(factor == 1 for factor in self.damping)
         factors = () if plain else tuple(abs(float(factor)) for factor in self.damping)
         object.__setattr__(self, "damping", factors)
         if not self.sources:
@@ -90,11 +91,12 @@ class LayerMap:
             raise InvalidLayerMap(
                 f"the map is of {self.n_source} source layers; llama.cpp stops at {MAX_LAYERS}"
             )
-        for out, source in enumerate(self.sources):
-            if not 0 <= source < self.n_source:
-                raise InvalidLayerMap(
-                    f"output {out} <- source {source}: the model has layers 0..{self.n_source - 1}"
-                )
+        if min(self.sources) < 0 or max(self.sources) >= self.n_source:
+            out = next(n for n, k in enumerate(self.sources) if not 0 <= k < self.n_source)
+            raise InvalidLayerMap(
+                f"output {out} <- source {self.sources[out]}: the model has layers "
+                f"0..{self.n_source - 1}"
+            )
 
     @classmethod
     def identity(cls, n_source: int) -> LayerMap:
