@@ -19,11 +19,12 @@ from rys_gguf.runs.stage import FINAL, GENERATE, SPEED, Status
 from rys_gguf.runs.storage import Run
 from rys_gguf.runs.trial import Trial
 from tests import tiny
-from tests.command import command, fails, leftovers, run
+from tests.cli.calls import done, refused
+from tests.command import command, leftovers
 from tests.disk import fill
 
 ARGS = ["--plan", "map", "--sizes", "2", "--threads", "1", "--no-preflight",
-        "--max-divergence", "1000", "--min-agreement", "0"]  # fmt: skip
+        "--max-divergence", "1000", "--min-agreement", "0", "--finalists", "1"]  # fmt: skip
 
 
 @pytest.fixture
@@ -54,9 +55,9 @@ def scores(folder: Path) -> dict[tuple[str, str], object]:
 
 def test_killed_again_and_again_it_ends_the_same(job: list[str | Path], tmp_path: Path) -> None:
     """SIGKILL at random moments; then SIGINT, which says how to continue and what is known."""
+    job = [*job, "--finalists", "3"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    done = run(*job, "-o", whole)
-    assert done.returncode == 0, done.stderr
+    done(*job, "-o", whole)
     assert not (whole / "work").exists()
     rng = random.Random(1)
     for number in (signal.SIGKILL, signal.SIGKILL, signal.SIGINT):
@@ -78,8 +79,7 @@ def test_killed_again_and_again_it_ends_the_same(job: list[str | Path], tmp_path
         time.sleep(0.2)
         alive = subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True, text=True)
         assert alive.stdout == ""
-    again = run(*job, "-o", killed)
-    assert again.returncode == 0, again.stderr
+    done(*job, "-o", killed)
     assert scores(killed) == scores(whole)
     lines = (killed / "results.jsonl").read_text().splitlines()
     assert len(lines) == len(scores(killed))
@@ -89,19 +89,16 @@ def test_killed_again_and_again_it_ends_the_same(job: list[str | Path], tmp_path
 def test_a_time_becomes_asks_once(job: list[str | Path], tmp_path: Path) -> None:
     """It is said beforehand; the run goes on with its asks, whatever time is given later."""
     folder = tmp_path / "run"
-    said = run(*job, "-o", folder, "--time", "1h", "--dry-run").stdout.splitlines()[-1]
+    said = done(*job, "-o", folder, "--time", "1h", "--dry-run").stdout.splitlines()[-1]
     assert re.match(r"time: about [0-9]+ s, as measured on the base: .* for at most 80 of", said)
     assert not folder.exists()
-    done = run(*job, "-o", folder, "--time", "1h")
-    assert done.returncode == 0, done.stderr
-    assert "note: time: about" in done.stderr
+    assert "note: time: about" in done(*job, "-o", folder, "--time", "1h").stderr
     before = scores(folder)
     settings = Run.open(folder).info.identity["settings"]
     assert settings["plan"]["asks"] == 4 * 20, "all items of all windows"
-    again = run(*job, "-o", folder, "--time", "1s")
-    assert again.returncode == 0, again.stderr
+    done(*job, "-o", folder, "--time", "1s")
     assert scores(folder) == before
-    assert "settings.plan.asks is 80 there and null here" in fails(*job, "-o", folder)
+    assert "settings.plan.asks is 80 there and null here" in refused(*job, "-o", folder)
 
 
 def n_lines(folder: Path) -> int:
@@ -112,8 +109,8 @@ def n_lines(folder: Path) -> int:
 
 def test_workers_side_by_side_find_the_same(job: list[str | Path], tmp_path: Path) -> None:
     """Two engines at once; every line is there once."""
-    assert run(*job, "-o", tmp_path / "one").returncode == 0
-    assert run(*job, "-o", tmp_path / "two", "--workers", "2").returncode == 0
+    done(*job, "-o", tmp_path / "one")
+    done(*job, "-o", tmp_path / "two", "--workers", "2")
     assert scores(tmp_path / "one") == scores(tmp_path / "two")
 
 
@@ -121,9 +118,9 @@ def test_a_base_without_room_leaves_no_folder_behind(job: list[str | Path], tmp_
     """The advice in the message makes it another run, which the first must not block."""
     folder = tmp_path / "run"
     args = [a for a in job if a != "--no-preflight"]
-    assert "does not beat the best constant answer" in fails(*args, "-o", folder)
+    assert "does not beat the best constant answer" in refused(*args, "-o", folder)
     assert not folder.exists()
-    assert run(*job, "-o", folder).returncode == 0
+    done(*job, "-o", folder)
 
 
 def test_a_working_folder_that_cannot_be_emptied_is_named(
@@ -134,17 +131,17 @@ def test_a_working_folder_that_cannot_be_emptied_is_named(
     (tmp_path / "precious").mkdir()
     (tmp_path / "run" / "work").symlink_to(tmp_path / "precious")
     # The folder of a run holds nothing else, so the link has to come after its beginning.
-    assert "neither empty nor a run" in fails(*job, "-o", tmp_path / "run")
+    assert "neither empty nor a run" in refused(*job, "-o", tmp_path / "run")
     (tmp_path / "run" / "work").unlink()
-    assert run(*job, "-o", tmp_path / "run").returncode == 0
+    done(*job, "-o", tmp_path / "run")
     (tmp_path / "run" / "work").symlink_to(tmp_path / "precious")
-    assert f"{tmp_path / 'run' / 'work'}: " in fails(*job, "-o", tmp_path / "run")
+    assert f"{tmp_path / 'run' / 'work'}: " in refused(*job, "-o", tmp_path / "run")
     assert (tmp_path / "precious").exists()
 
 
 def test_speeds_are_measured_one_after_another(job: list[str | Path], tmp_path: Path) -> None:
     """Base and finalists have jobs of their own, at the end: engines side by side are slower."""
-    assert run(*job, "-o", tmp_path / "run", "--workers", "2").returncode == 0
+    done(*job, "-o", tmp_path / "run", "--workers", "2", "--finalists", "2")
     finalists = [t for t in trials(tmp_path / "run") if FINAL in t.results]
     lines = (tmp_path / "run" / "results.jsonl").read_text().splitlines()
     last = [json.loads(line)["stage"] for line in lines[-len(finalists) :]]
@@ -159,8 +156,7 @@ def test_speeds_are_measured_one_after_another(job: list[str | Path], tmp_path: 
 
 def test_finalists_answer_in_words_as_well(job: list[str | Path], tmp_path: Path) -> None:
     """With --generate: base and finalists, on the held-out items, and the verdicts rest on it."""
-    done = run(*job, "--generate", "-o", tmp_path / "run", "--finalists", "1")
-    assert done.returncode == 0, done.stderr
+    told = done(*job, "--generate", "-o", tmp_path / "run").stdout
     found = trials(tmp_path / "run")
     in_words = {t.key for t in found if t.answers.get(GENERATE)}
     assert in_words == {t.key for t in found if t.answers.get(FINAL)}
@@ -172,7 +168,7 @@ def test_finalists_answer_in_words_as_well(job: list[str | Path], tmp_path: Path
                 assert (answer.scoring == "generate") == is_generated
                 assert isinstance(answer.response, str) == is_generated
                 assert bool(answer.probabilities) != is_generated
-    assert "generated answers" in done.stdout
+    assert "generated answers" in told
 
 
 def test_an_engine_that_dies_is_a_failed_candidate_with_its_last_words(
@@ -195,16 +191,15 @@ def test_an_engine_that_dies_is_a_failed_candidate_with_its_last_words(
     )
     script.chmod(0o755)
     folder = tmp_path / "run"
-    done = run(*job, "-o", folder, "--llama-server", script)
-    assert done.returncode == 0, done.stderr
+    done(*job, "-o", folder, "--llama-server", script)
     results = list(failed(folder))
     assert len(results) == 4
     assert "exit code 9" in (results[0].reason or "")
     assert results[0].log == ("out of memory on device 7",)
     (tmp_path / "works").touch()
-    run(*job, "-o", folder, "--llama-server", script)
+    done(*job, "-o", folder, "--llama-server", script)
     assert len(list(failed(folder))) == 4
-    run(*job, "-o", folder, "--llama-server", script, "--retry-failed")
+    done(*job, "-o", folder, "--llama-server", script, "--retry-failed")
     assert not list(failed(folder))
 
 
@@ -223,12 +218,11 @@ def test_a_disk_without_room_is_noticed_before_anything_runs(
     filler = fill(small_disk)
     with filler.open("r+b") as file:
         file.truncate(filler.stat().st_size - (150 << 10))  # the run's lines, but no working file
-    message = fails(*job, "-o", folder)
+    message = refused(*job, "-o", folder)
     assert re.search(r"[0-9]+ bytes needed for the working file and .*, [0-9]+ free", message)
     assert not folder.exists()
     filler.unlink()
-    done = run(*job, "-o", folder)
-    assert done.returncode == 0, done.stderr
+    done(*job, "-o", folder)
 
 
 def test_a_disk_that_fills_up_stops_the_sweep_and_loses_nothing(
@@ -248,8 +242,7 @@ def test_a_disk_that_fills_up_stops_the_sweep_and_loses_nothing(
     assert str(folder) in errors
     assert not (folder / "work").exists()
     filler.unlink()
-    done = run(*job, "-o", folder)
-    assert done.returncode == 0, done.stderr
+    done(*job, "-o", folder)
     results = (folder / "results.jsonl").read_text().splitlines()
     assert len(results) == len(scores(folder))
 
@@ -258,49 +251,51 @@ def test_wrong_calls_are_one_message(job: list[str | Path], tmp_path: Path) -> N
     """Each mistake is reported before anything runs."""
     source = job[1]
     (tmp_path / "w.txt").write_text("3,9\n")
-    assert "line 1" in fails("sweep", source, "--windows", tmp_path / "w.txt", "--suite", job[3])
+    assert "line 1" in refused("sweep", source, "--windows", tmp_path / "w.txt", "--suite", job[3])
     (tmp_path / "bad.jsonl").write_text('{"kind": "choice"}\n')
-    assert "line 1: question" in fails("sweep", source, "--suite", tmp_path / "bad.jsonl")
-    assert run("sweep", source, "--level", "9").returncode == 2
-    assert run("sweep", source, "--families", "chess").returncode == 2
-    assert run("sweep", source, "--sizes", "x").returncode == 2
+    assert "line 1: question" in refused("sweep", source, "--suite", tmp_path / "bad.jsonl")
+    refused("sweep", source, "--level", "9", code=2)
+    refused("sweep", source, "--families", "chess", code=2)
+    refused("sweep", source, "--sizes", "x", code=2)
     control = ("sweep", source, "--control", "eq", "--dry-run")
-    assert "in --families as well" in run(*control).stderr
-    assert "--heldout only" in run(*control, "--suite", job[3]).stderr
-    assert run(*control, "--families", "math").returncode == 0
+    assert "in --families as well" in refused(*control, code=2)
+    assert "--heldout only" in refused(*control, "--suite", job[3], code=2)
+    done(*control, "--families", "math")
     own = Path(job[3])
     (tmp_path / "other.jsonl").write_text('{"kind": "choice", "question": "?", "answer": "no"}\n')
     held = ("sweep", source, "--suite", own, "--dry-run", "--heldout")
-    assert "line-1 asks the same as line-1 of" in fails(*held, own)
-    assert run(*held, tmp_path / "other.jsonl").returncode == 0
-    detect = run("sweep", source, "--suite", own, "--detect", "3")
-    assert "--detect sizes generated items" in detect.stderr
+    assert "line-1 asks the same as line-1 of" in refused(*held, own)
+    done(*held, tmp_path / "other.jsonl")
+    detect = refused("sweep", source, "--suite", own, "--detect", "3", code=2)
+    assert "--detect sizes generated items" in detect
     eq = ("--families", "eq", "--level", "0")
-    sees = run("sweep", source, *eq, "--detect", "30", "--dry-run").stdout
+    sees = done("sweep", source, *eq, "--detect", "30", "--dry-run").stdout
     assert "sees: in four sweeps out of five a true gain of 28" in sees
-    both = run("sweep", source, "--time", "30m", "--asks", "500")
-    assert "--time and --asks are two ways" in both.stderr
+    both = refused("sweep", source, "--time", "30m", "--asks", "500", code=2)
+    assert "--time and --asks are two ways" in both
     for words in (["--generate"], ["--thinking", "64"]):
-        told = run("sweep", source, "--time", "30m", *words).stderr
-        assert "with --generate or --thinking, use --asks" in " ".join(told.split())
-    few = run("sweep", source, *ARGS, "--asks", "20", "--dry-run")
-    assert "--asks 20 is too little for 4 windows: give at least" in few.stderr
-    assert "two sizes" in fails("sweep", source, "--plan", "two-pass", "--sizes", "2", "--dry-run")
+        told = refused("sweep", source, "--time", "30m", *words, code=2)
+        assert "with --generate or --thinking, use --asks" in told
+    few = refused("sweep", source, *ARGS, "--asks", "20", "--dry-run", code=2)
+    assert "--asks 20 is too little for 4 windows: give at least" in few
+    two_pass = ("sweep", source, "--plan", "two-pass", "--sizes", "2", "--dry-run")
+    assert "two sizes" in refused(*two_pass)
     too_long = ("sweep", source, "--plan", "map", "--sizes", "40")
-    assert "the model has 5 layers, no window of 40" in fails(*too_long, "--dry-run")
-    assert "the model has 5 layers, no window of 40" in fails(*too_long)
+    assert "the model has 5 layers, no window of 40" in refused(*too_long, "--dry-run")
+    assert "the model has 5 layers, no window of 40" in refused(*too_long)
 
 
 def test_a_dry_run_lists_and_writes_nothing(job: list[str | Path], tmp_path: Path) -> None:
     """The candidates, the items, the disk and the tokens, before anything is written or loaded."""
     before = set(tmp_path.iterdir())
-    lines = run(*job, "--dry-run").stdout.splitlines()
+    job = [*job, "--finalists", "3"]
+    lines = done(*job, "--dry-run").stdout.splitlines()
     assert lines[0] == "candidates: blocks:0,2, blocks:1,3, blocks:2,4, blocks:3,5"
     assert "items: 80 asked in all, 8 at a time, up to 20 of a window; 3 finalists" in lines
     (disk,) = (line for line in lines if line.startswith("disk: "))
     assert re.fullmatch(r"disk: .* needed with a finalist's file, .* free in .*gguf\.sweep", disk)
     assert "at most 4 windows; held-out items: 20 for the base and each finalist" in lines
-    halving = run(*job, "--sampler", "halving", "--dry-run").stdout
+    halving = done(*job, "--sampler", "halving", "--dry-run").stdout
     assert "items: 16, 20 of 20 in successive rounds; 3 finalists" in halving
     assert "at most 4 windows, 3 of them in round 2; held-out items: 20 for the base" in halving
     assert re.search(r"time: not measured yet \(--time does\); about [0-9,]+ ", lines[-1])
