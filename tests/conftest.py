@@ -24,6 +24,8 @@ for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.S
 # Tests run side by side, and OpenMP's threads would wait for each other by spinning: an engine with
 # two threads beside another one takes seven times as long that way.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Nor do the small matrices of statistics need a thread of numpy for each core.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 # Containers set this. Every command that the tests start would compile the whole package again,
 # which takes half of its time.

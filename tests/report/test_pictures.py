@@ -135,12 +135,14 @@ def test_settings_of_the_current_folder_do_not_count(tmp_path: Path, kind: str) 
 
 DRAW = """
 import os, sys
+from dataclasses import replace
 from pathlib import Path
 from rys_gguf.report.content import Content
 from rys_gguf.report.pictures import draw
 from tests.fake_runs import make_run
 
-for name, picture in draw(Content.of(make_run())).maps.items():
+content = Content.of(make_run())
+for name, picture in draw(replace(content, maps=content.maps[:1])).maps.items():
     Path(sys.argv[1], name).write_bytes(picture.png)
 print(os.getcwd())
 """

@@ -11,7 +11,7 @@ import pytest
 
 from rys_gguf.errors import OutputFailed, RysError
 from rys_gguf.report.content import Content
-from rys_gguf.report.pictures import Pictures
+from rys_gguf.report.pictures import Pictures, draw
 from rys_gguf.report.terminal import text_report
 from rys_gguf.report.write import questions, write_report
 from rys_gguf.runs.storage import Run
@@ -28,6 +28,19 @@ def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rys_gguf.report.pictures.draw", lambda _content: Pictures({}, None))
 
 
+@pytest.fixture(scope="module")
+def drawn() -> Pictures:
+    """The pictures of a run."""
+    return draw(Content.of(make_run(0)))
+
+
+@pytest.fixture
+def same_pictures(drawn: Pictures, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures that are drawn once, for reports that only have to be written."""
+    monkeypatch.setattr("rys_gguf.report.pictures.draw", lambda _content: drawn)
+
+
+@pytest.mark.usefixtures("same_pictures")
 def test_everything_is_written(tmp_path: Path) -> None:
     """The page first; data, and each map as PNG and CSV, beside it."""
     paths = write_report(make_run(0), tmp_path / "out")
@@ -97,6 +110,7 @@ def test_a_planted_link_to_a_folder_is_refused(tmp_path: Path) -> None:
     assert (elsewhere / "report.html").exists(), "a user who names the link wants it"
 
 
+@pytest.mark.usefixtures("same_pictures")
 def test_a_full_disk_leaves_the_old_page_as_it_is(small_disk: Path) -> None:
     """A page is replaced by a complete one or not at all."""
     out = small_disk / "out"
@@ -108,6 +122,7 @@ def test_a_full_disk_leaves_the_old_page_as_it_is(small_disk: Path) -> None:
     assert {p.name: p.read_bytes() for p in out.iterdir()} == before
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     """One message names the folder."""
     (tmp_path / "file").write_text("")
