@@ -46,11 +46,16 @@ def _real_model(name: str) -> Path:
 TRACED = ("files", "formats", "layers", "patch")
 
 
+# A minute or two each: begun last, they would keep one process busy while the others are through.
+LONG = ("test_commands.py", "test_planted.py")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Measure coverage where it counts."""
+    """Measure coverage where it counts, and begin with what takes longest."""
     for item in items:
         if item.path.relative_to(ROOT / "tests").parts[0] not in TRACED:
             item.add_marker(pytest.mark.no_cover)
+    items.sort(key=lambda item: item.path.name not in LONG)
 
 
 @pytest.fixture(scope="session")
