@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from rys_gguf.probes.suite import Suite, build_suite
 from rys_gguf.probes.summary import summarise
 from rys_gguf.probes.tables import row_lines
 from tests import tiny
-from tests.command import fails, run
+from tests.cli.calls import data, done, refused
 from tests.engine import OPTIONS
 
 OWN = (
@@ -35,9 +34,7 @@ def test_a_probe_of_a_real_model_keeps_every_answer(smollm2: Path, tmp_path: Pat
     suite.write_text("".join(json.dumps(i.as_json()) + "\n" for i in items))
     out = tmp_path / "answers.jsonl"
     args: list[str | Path] = ["probe", smollm2, "--threads", "1", "-o", out, "--suite", suite]
-    done = run(*args, "--no-preflight", "--json")
-    assert done.returncode == 0, done.stderr
-    (row, *_) = json.loads(done.stdout)["rows"]
+    (row, *_) = data(*args, "--no-preflight")["rows"]
     assert list(row) == ["family", "topic", "n", "score", "error", "floor", "answered"]
     kept = [json.loads(line) for line in out.read_text().splitlines()]
     assert [k["item"] for k in kept] == [i.id for i in items]
@@ -64,12 +61,11 @@ def test_a_model_that_was_measured_is_no_error(smollm2: Path, tmp_path: Path) ->
         )
     )  # fmt: skip
     out = tmp_path / "answers.jsonl"
-    done = run("probe", smollm2, "--threads", "1", "-o", out, "--suite", suite)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("family")
-    assert "Error" not in done.stderr
-    assert "own: the model does not beat the best constant answer" in done.stderr
-    assert "baseline 0.500" in done.stderr
+    told = done("probe", smollm2, "--threads", "1", "-o", out, "--suite", suite)
+    assert told.stdout.startswith("family")
+    assert "Error" not in told.stderr
+    assert "own: the model does not beat the best constant answer" in told.stderr
+    assert "baseline 0.500" in told.stderr
     assert len(out.read_text().splitlines()) == 12
 
 
@@ -79,13 +75,13 @@ def test_a_folder_without_write_permission_is_found_first(smollm2: Path, tmp_pat
     folder = tmp_path / "closed"
     folder.mkdir()
     folder.chmod(0o500)
-    message = fails("probe", smollm2, "-o", folder / "a.jsonl", "--llama-server", sys.executable)
+    message = refused("probe", smollm2, "-o", folder / "a.jsonl", "--llama-server", sys.executable)
     assert "Permission denied" in message
 
 
 def test_a_folder_that_is_not_there_is_found_first(smollm2: Path, tmp_path: Path) -> None:
     """The engine in this command would fail if it were started."""
-    message = fails(
+    message = refused(
         "probe", smollm2, "-o", tmp_path / "none" / "a.jsonl", "--llama-server", sys.executable
     )
     assert "none: no such folder" in message
@@ -105,16 +101,15 @@ def test_a_dry_run_shows_the_items_and_asks_none(tmp_path: Path) -> None:
         "--families",
         "math,reasoning,math",
     ]
-    done = run(*args, "--llama-server", sys.executable)
-    assert done.returncode == 0, done.stderr
-    statistics = json.loads(run(*args, "--json").stdout)
+    told = done(*args, "--llama-server", sys.executable).stdout
+    statistics = data(*args)
     assert {s["family"] for s in statistics} == {"math", "reasoning"}
     assert {s["level"] for s in statistics} == {1}
     suite = build_suite(
         "quick", levels=dict.fromkeys(("math", "reasoning"), 1), families=("math", "reasoning")
     )
     assert sum(s["n"] for s in statistics) == len(suite.items)
-    lines = done.stdout.splitlines()
+    lines = told.splitlines()
     assert len(lines) == len(statistics) + 1
     for line, s in zip(lines[1:], statistics, strict=True):
         assert line.startswith(f"{s['family']} {s['topic']}")
@@ -124,17 +119,17 @@ def test_a_dry_run_shows_the_items_and_asks_none(tmp_path: Path) -> None:
 
 def test_missing_parts_are_one_message(smollm2: Path, tmp_path: Path) -> None:
     """A missing suite, an empty suite and contradicting options each give one message."""
-    assert "cannot read the suite" in fails("probe", smollm2, "--suite", tmp_path / "none.jsonl")
+    assert "cannot read the suite" in refused("probe", smollm2, "--suite", tmp_path / "none.jsonl")
     (tmp_path / "empty.jsonl").write_text("\n")
-    assert "no items" in fails("probe", smollm2, "--suite", tmp_path / "empty.jsonl")
+    assert "no items" in refused("probe", smollm2, "--suite", tmp_path / "empty.jsonl")
     (tmp_path / "one.jsonl").write_text('{"kind": "choice", "question": "?", "answer": "no"}\n')
-    both = run("probe", smollm2, "--suite", tmp_path / "one.jsonl", "--heldout")
-    assert (both.returncode, "name your held-out file" in both.stderr) == (2, True)
+    both = refused("probe", smollm2, "--suite", tmp_path / "one.jsonl", "--heldout", code=2)
+    assert "name your held-out file" in both
 
 
-def test_answers_replace_nothing_by_accident(smollm2: Path, tmp_path: Path) -> None:
+def test_answers_replace_nothing_by_accident(tmp_path: Path) -> None:
     """The model, a device and another file are refused before any question is asked."""
-    model = shutil.copy(smollm2, tmp_path / "m.gguf")
+    model = tiny.write(tmp_path / "m.gguf", "llama", 2, extra={".context_length": 2048})
     suite = tmp_path / "own.jsonl"
     suite.write_text(OWN)
     other = tmp_path / "thesis.txt"
@@ -147,12 +142,10 @@ def test_answers_replace_nothing_by_accident(smollm2: Path, tmp_path: Path) -> N
         (Path("/dev/null"), "not a regular file"),
     ]:
         force = ["--force"] if out in (model, suite) else []
-        done = run(*args, "-o", out, *force)
-        assert done.returncode == 1
-        assert message in done.stderr
-        assert done.stdout == ""
+        assert message in refused(*args, "-o", out, *force)
     assert other.read_text() == "mine"
     assert Path("/dev/null").is_char_device()
-    assert run(*args, "-o", other, "--force").returncode == 0
+    done(*args, "-o", other, "--force")
     assert [json.loads(x)["item"] for x in other.read_text().splitlines()] == ["line-1", "line-2"]
-    assert run(*args).returncode == run(*args).returncode == 0
+    done(*args)
+    done(*args)
