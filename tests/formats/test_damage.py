@@ -38,6 +38,7 @@ FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=list(Heal
 # -- any bytes ----------------------------------------------------------------------------------
 
 
+@pytest.mark.no_cover  # many times the same lines, which would take three times as long
 @FUZZ
 @given(made=files())
 def test_any_well_formed_file_is_read_as_it_was_made(scratch: Path, made: Made) -> None:
@@ -99,6 +100,7 @@ def test_any_bytes_parse_or_are_invalid(scratch: Path, content: bytes) -> None:
     assert message.isprintable()
 
 
+@pytest.mark.no_cover  # many times the same lines, which would take three times as long
 @FUZZ
 @given(data=st.data())
 def test_damaged_files_parse_or_are_invalid(scratch: Path, data: st.DataObject) -> None:

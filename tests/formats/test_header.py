@@ -107,6 +107,7 @@ def test_a_header_is_written_as_the_stock_writer_writes_it(
     assert len(content) == made.data_offset + made.n_data_bytes
 
 
+@pytest.mark.no_cover  # many times the same lines, which would take three times as long
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(made=files())
 def test_what_is_encoded_is_read_again(

@@ -144,6 +144,7 @@ def test_an_architecture_of_escapes_is_shown_escaped(tmp_path: Path) -> None:
         assert all(line.isprintable() for line in result.output.splitlines())
 
 
+@pytest.mark.no_cover  # many times the same lines, which would take three times as long
 @pytest.mark.parametrize(("arch", "n_layers"), [("llama", 500), ("gpt-oss", 255), ("gemma3", 200)])
 def test_inspect_of_hundreds_of_layers_says_how_far_it_looked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arch: str, n_layers: int
@@ -166,6 +167,7 @@ def test_inspect_of_hundreds_of_layers_says_how_far_it_looked(
     assert 0 < sum(n_outputs) < 3_000_000
 
 
+@pytest.mark.no_cover  # many times the same lines, which would take three times as long
 def test_layers_of_an_unknown_architecture_are_compared_in_good_time(tmp_path: Path) -> None:
     """Hundreds of layers that differ only at the end are not compared part by part."""
     path = tmp_path / "m.gguf"

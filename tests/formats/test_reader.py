@@ -331,6 +331,7 @@ def test_long_values_stay_in_the_file(scratch: Path) -> None:
             _ = kv.value
 
 
+@pytest.mark.no_cover  # many times the same lines, which would take three times as long
 def test_values_are_found_across_reads(scratch: Path) -> None:
     """Strings, keys and table rows that straddle the pieces a file is read in are all found."""
     words = [b"%d" % n * (n % 9) for n in range(70_000)]

@@ -320,6 +320,7 @@ def test_memory_counts_kv_and_recurrent_state_by_kind(tmp_path: Path) -> None:
     assert full.kv_per_token == 2 * heads * width
 
 
+@pytest.mark.no_cover  # many times the same lines, which would take three times as long
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_map_of_a_uniform_model_gives_the_map(data: st.DataObject, tmp_path: Path) -> None:

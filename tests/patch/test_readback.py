@@ -95,6 +95,7 @@ def use(monkeypatch: pytest.MonkeyPatch, kind: type[OutputFile]) -> None:
     monkeypatch.setattr("rys_gguf.patch.writer.OutputFile", kind)
 
 
+@pytest.mark.no_cover  # many times the same lines, which would take three times as long
 def test_every_wrong_byte_of_the_header_is_caught(
     llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -476,6 +476,7 @@ def twice(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "twice.gguf"
 
 
+@pytest.mark.no_cover  # many times the same lines, which would take three times as long
 @settings(max_examples=30)
 @given(
     record=st.dictionaries(st.sampled_from(RECORD), values("<"), min_size=1, max_size=4),
