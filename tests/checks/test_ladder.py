@@ -15,15 +15,15 @@ from rys_gguf.checks.variant import VariantPair
 from rys_gguf.layers.architectures import ARCHITECTURES
 from rys_gguf.layers.rule import Architecture
 from tests import tiny
-from tests.command import fails, run
+from tests.cli import calls
 from tests.engine import OPTIONS
 
 
 def climb(variant: Path, source: Path) -> tuple[int, dict[str, Any], str]:
     """Run validate and return its exit code, its report, and its messages."""
-    done = run("validate", variant, "--source", source, "--threads", "1")
+    done = calls.call("validate", variant, "--source", source, "--threads", "1")
     path = variant.with_name(variant.name + ".validate.json")
-    return done.returncode, json.loads(path.read_text()), done.stderr
+    return done.exit_code, json.loads(path.read_text()), done.stderr
 
 
 def rungs(report: dict[str, Any]) -> list[tuple[str, str]]:
@@ -40,7 +40,7 @@ def source(tmp_path: Path) -> Path:
 def test_a_damaged_file_ends_at_verify(source: Path, tmp_path: Path) -> None:
     """A file that differs from its map is not loaded."""
     out = tmp_path / "out.gguf"
-    assert run("apply", source, "--blocks", "3,9", "-o", out).returncode == 0
+    calls.done("apply", source, "--blocks", "3,9", "-o", out)
     with out.open("r+b") as file:
         file.seek(-9, 2)
         file.write(b"\xff")
@@ -55,7 +55,7 @@ def test_a_file_the_engine_refuses_ends_at_load(tmp_path: Path) -> None:
     """A variant of a source that cannot run passes verify and fails to load."""
     source = tiny.write(tmp_path / "m.gguf", "llama", 4, extra={".attention.head_count": None})
     out = tmp_path / "out.gguf"
-    assert run("apply", source, "--blocks", "1,3", "-o", out).returncode == 0
+    calls.done("apply", source, "--blocks", "1,3", "-o", out)
     code, report, messages = climb(out, source)
     assert code == 1
     assert rungs(report) == [("verify", "passed"), ("load", "failed")]
@@ -93,13 +93,13 @@ def test_the_progress_counts_every_step(source: Path, tmp_path: Path) -> None:
 def test_a_report_replaces_no_model_and_no_other_file(source: Path, tmp_path: Path) -> None:
     """The command refuses before it loads anything, with and without --force."""
     out, other = tmp_path / "out.gguf", tmp_path / "thesis.txt"
-    assert run("apply", source, "--blocks", "3,9", "-o", out).returncode == 0
+    calls.done("apply", source, "--blocks", "3,9", "-o", out)
     other.write_text("mine")
     before = out.read_bytes(), source.read_bytes()
     call = ("validate", out, "--source", source, "--report")
     for path in (out, source):
-        assert "is the source model itself" in fails(*call, path, "--force")
-    assert "--force replaces it" in fails(*call, other)
-    assert "not a regular file" in fails(*call, "/dev/null")
+        assert "is the source model itself" in calls.refused(*call, path, "--force")
+    assert "--force replaces it" in calls.refused(*call, other)
+    assert "not a regular file" in calls.refused(*call, "/dev/null")
     assert (out.read_bytes(), source.read_bytes()) == before
     assert other.read_text() == "mine"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import signal
@@ -26,6 +25,7 @@ from rys_gguf.engines.base import LIVE, SERVER
 from rys_gguf.errors import Refused, RysError
 from rys_gguf.layers.architectures import ARCHITECTURES
 from tests import tiny
+from tests.cli import calls
 from tests.command import command, leftovers, run
 from tests.engine import OPTIONS, direct_proof
 from tests.engines.stand_in import script
@@ -47,12 +47,11 @@ def test_prove_passes_on_what_apply_writes(pair: tuple[Path, Path]) -> None:
     """The command reports success and leaves no file behind."""
     out, source = pair
     server = ("--engine", "server")
-    done = run("prove", out, "--source", source, "--threads", "1", *server)
-    assert done.returncode == 0, done.stderr
+    done = calls.done("prove", out, "--source", source, "--threads", "1", *server)
     assert "every one of 18 outputs runs as its source" in done.stdout
     assert f"need {out.stat().st_size} bytes" in done.stderr
     assert leftovers(out.parent, [out, source]) == set()
-    report = json.loads(run("prove", out, "--source", source, "--json").stdout)
+    report = calls.data("prove", out, "--source", source)
     assert report["ok"] is True
     assert [sorted(result) for result in report["results"]] == [
         ["divergence", "exact", "max_difference", "outputs", "positions", "rounding", "silenced"]
@@ -73,9 +72,9 @@ def test_prove_names_the_outputs_that_differ(tmp_path: Path) -> None:
 
 def fails_with_output(*args: str | Path) -> str:
     """The message of a command that writes to stdout and ends with exit code 1."""
-    done = run(*args)
-    assert done.returncode == 1, done
-    assert "Traceback" not in done.stderr
+    done = calls.call(*args)
+    assert done.exit_code == 1, done.output
+    assert isinstance(done.exception, SystemExit)
     return done.stderr
 
 
@@ -210,9 +209,8 @@ def test_a_rescaled_variant_is_proven_up_to_its_rounding(tmp_path: Path) -> None
     source = tiny.write(tmp_path / "m.gguf", "gemma3", 62)
     out = tmp_path / "out.gguf"
     call = ("apply", source, "--blocks", "6,12", "--schedule", "explicit", "-o", out)
-    assert run(*call).returncode == 0
-    done = run("prove", out, "--source", source, "--threads", "1")
-    assert done.returncode == 0, done.stderr
+    calls.done(*call)
+    done = calls.done("prove", out, "--source", source, "--threads", "1")
     assert re.search(
         r"68 outputs runs as its source within 0\.0\d+ nats, which rounding the rescaled "
         r"attn_q_norm\.weight may make",
@@ -307,7 +305,7 @@ def test_a_damped_output_without_its_tensors_is_refused(tmp_path: Path) -> None:
     """A plain copy is no damped one."""
     source = tiny.write(tmp_path / "m.gguf", "llama", 6)
     out = tmp_path / "out.gguf"
-    assert run("apply", source, "--blocks", "2,4", "-o", out).returncode == 0
+    calls.done("apply", source, "--blocks", "2,4", "-o", out)
     call = ("prove", out, "--source", source, "--blocks", "2,4@0.5", "--threads", "1")
     assert "which damps output 4, is missing" in fails_with_output(*call)
 
@@ -316,7 +314,7 @@ def test_an_architecture_without_a_proof_is_refused(tmp_path: Path) -> None:
     """BERT norms what a layer passes on, so its proof must not pass."""
     source = tiny.write(tmp_path / "m.gguf", "bert", 8)
     out = tmp_path / "out.gguf"
-    assert run("apply", source, "--blocks", "2,4", "-o", out).returncode == 0
+    calls.done("apply", source, "--blocks", "2,4", "-o", out)
     assert "not provable this way" in fails_with_output("prove", out, "--source", source)
 
 
@@ -470,7 +468,7 @@ def test_a_model_without_a_next_token_is_one_message(tmp_path: Path, arch: str) 
     """Diffusion and embedding models: one line says which commands cannot serve them, and why."""
     source = tiny.write(tmp_path / "m.gguf", arch, 6)
     out = tmp_path / "out.gguf"
-    assert run("apply", source, "--blocks", "2,4", "-o", out).returncode == 0
+    calls.done("apply", source, "--blocks", "2,4", "-o", out)
     commands = [
         ("smoke", out),
         *([("probe", source)] if arch == "bert" else []),
@@ -487,5 +485,5 @@ def test_a_model_without_a_next_token_is_one_message(tmp_path: Path, arch: str) 
         layer_map = LayerMap.parse("blocks:2,4", 6)
         with pytest.raises(Refused, match="llama-server predicts no next token"):
             prove(VariantPair(out, source, layer_map), replace(OPTIONS, kind=LIVE))
-    done = run("validate", out, "--source", source)
+    done = calls.call("validate", out, "--source", source)
     assert re.findall(r"^(\w+) +open", done.stderr, re.MULTILINE) == ["load", "prove", "smoke"]

@@ -26,7 +26,7 @@ from rys_gguf import (
 from rys_gguf.formats.header import KV
 from rys_gguf.formats.reader import HeaderReader
 from tests import tiny
-from tests.command import fails, run
+from tests.cli import calls
 from tests.disk import finish
 
 Pair = tuple[Path, Path]  # a variant and its source
@@ -147,8 +147,8 @@ def test_every_problem_is_listed(pair: Pair) -> None:
     for tensor in (tensors[3], tensors[-1]):
         patch(out, tensor.data_offset, b"\xff\xff")
     patch(out, position(out, b"tokenizer.ggml.bos_token_id") + 27 + 4, b"\x63")
-    done = run("verify", out, "--source", source, "--json")
-    assert done.returncode == 1
+    done = calls.call("verify", out, "--source", source, "--json")
+    assert done.exit_code == 1
     report = json.loads(done.stdout)
     assert report["ok"] is False
     wheres = {p["where"] for p in report["problems"]}
@@ -272,10 +272,10 @@ def test_without_a_record_the_map_must_be_given(pair: Pair, tmp_path: Path) -> N
     """A file without a recorded map is verified against --blocks, and refused without it."""
     _, source = pair
     bare = tmp_path / "bare.gguf"
-    assert run("apply", source, "--blocks", "4,8", "--no-provenance", "-o", bare).returncode == 0
-    assert "--blocks" in fails("verify", bare, "--source", source)
-    assert run("verify", bare, "--source", source, "--blocks", "4,8").returncode == 0
-    assert run("verify", bare, "--source", source, "--blocks", "0,4").returncode == 1
+    calls.done("apply", source, "--blocks", "4,8", "--no-provenance", "-o", bare)
+    assert "--blocks" in calls.refused("verify", bare, "--source", source)
+    calls.done("verify", bare, "--source", source, "--blocks", "4,8")
+    assert calls.call("verify", bare, "--source", source, "--blocks", "0,4").exit_code == 1
 
 
 def test_a_file_cut_short_is_a_problem(pair: Pair) -> None:
@@ -430,8 +430,5 @@ def test_the_command_says_which_model_of_a_chain_it_compared(tmp_path: Path) -> 
         first: "its immediate source",
     }
     for source, role in against.items():
-        done = run("verify", last, "--source", source)
-        assert done.returncode == 0
-        assert role in done.stdout
-        report = json.loads(run("verify", last, "--source", source, "--json").stdout)
-        assert report["ok"] is True
+        assert role in calls.done("verify", last, "--source", source).stdout
+        assert calls.data("verify", last, "--source", source)["ok"] is True
