@@ -39,7 +39,7 @@ sys.path.insert(0, str(ROOT))
 from scripts import generated, models  # noqa: E402 - scripts/ is no installed package
 
 RUN = ROOT / "tests" / "golden" / "run-0.1.0"
-# Nothing on a page takes longer; validate of Gemma 3 comes closest.
+# Nothing on a page takes longer; validate comes closest.
 TIMEOUT = 600
 BLOCK = re.compile(
     r"(?:^<!-- (?P<mark>not run: .+|file: \S+) -->\n)?"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from rys_gguf.engines.base import Engine
 from rys_gguf.engines.find import open_engine
 from rys_gguf.errors import EngineFailed
 from rys_gguf.probes.ask import answer, answer_line, ask, n_predict
@@ -20,24 +22,30 @@ from tests.fake_engine import FakeEngine, Replying
 from tests.probes.own_items import LETTERS, MOOD, SUM, TWO, YES
 
 
+@pytest.fixture(scope="module")
+def engine(smollm2: Path) -> Iterator[Engine]:
+    """SmolLM2, loaded once."""
+    with open_engine(smollm2, OPTIONS) as engine:
+        yield engine
+
+
 @pytest.mark.parametrize("item", [YES, SUM, MOOD, TWO, LETTERS], ids=lambda i: i.kind + i.id)
 @pytest.mark.parametrize("chats", [True, False])
 def test_probabilities_are_those_of_the_whole_vocabulary(
-    smollm2: Path, item: Item, chats: bool
+    engine: Engine, item: Item, chats: bool
 ) -> None:
     """Each option's share equals that of the softmax over all 49,152 tokens."""
-    with open_engine(smollm2, OPTIONS) as engine:
-        requests = Compiler(engine, chats=chats).compile(item)
-        answered = ask(engine, item, requests)
-        for request, shares in zip(requests, answered.probabilities, strict=True):
-            p = np.exp(engine.logprobs(request.tokens, 49152))
-            mass = {name: sum(p[t] for t in tokens) for name, tokens in request.options}
-            total = sum(mass.values())
-            # A prompt that goes on from the last one's is computed in other pieces, and rounded.
-            close = 0.05 if request.follows else 1e-4
-            for name, share in shares.items():
-                assert share == pytest.approx(mass[name] / total, abs=close)
-            assert sum(shares.values()) == pytest.approx(1)
+    requests = Compiler(engine, chats=chats).compile(item)
+    answered = ask(engine, item, requests)
+    for request, shares in zip(requests, answered.probabilities, strict=True):
+        p = np.exp(engine.logprobs(request.tokens, 49152))
+        mass = {name: sum(p[t] for t in tokens) for name, tokens in request.options}
+        total = sum(mass.values())
+        # A prompt that goes on from the last one's is computed in other pieces, and rounded.
+        close = 0.05 if request.follows else 1e-4
+        for name, share in shares.items():
+            assert share == pytest.approx(mass[name] / total, abs=close)
+        assert sum(shares.values()) == pytest.approx(1)
     assert len(requests) == len(item.requests())
 
 
