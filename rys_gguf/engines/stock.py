@@ -8,11 +8,13 @@ it serves a variant of pointers it runs in a Python process that holds the base;
 from __future__ import annotations
 
 import contextlib
+import csv
 import http.client
 import json
 import os
+import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,11 +41,18 @@ _SERVER = "libllama-server-impl.so"
 _CHILD = Path(__file__).parent / "live" / "child"
 _POLL_SECONDS = 0.05
 _HEALTH_SECONDS = 5.0
+_SLEEP = "--sleep-idle-seconds"
+_SELDOM = "2000000"  # about 23 days, and in milliseconds below 2^31
+_LOAD_SECONDS = 600.0
 _LOG_BYTES = 1 << 20
 
 
 class NotPointed(EngineFailed):
     """The server cannot be given a variant of pointers; from a file it may serve it."""
+
+
+class Busy(EngineFailed):
+    """The server goes on answering, and changes nothing meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +99,22 @@ class Address:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"http{'s' * self.is_secure}://{host}:{self.port}{self.prefix}"
 
+    def keys(self, environment: Mapping[str, str]) -> set[str]:
+        """The API keys that its callers need one of. Raises InvalidOptions."""
+        words = list(self.arguments)
+        lists = [environment.get("LLAMA_API_KEY", "")]
+        # Of several values each one counts.
+        while (text := _taken(words, "--api-key", n_most=1)) is not None:
+            lists.append(text)
+        found = {key for row in csv.reader(lists) for key in row}
+        while (name := _taken(words, "--api-key-file", n_most=1)) is not None:
+            try:
+                lines = Path(name).read_text("utf-8").splitlines()
+            except (OSError, UnicodeDecodeError) as e:
+                raise InvalidOptions(f"--api-key-file {printable(name)}: cannot be read") from e
+            found.update(line for line in lines if not line.startswith("#"))
+        return found - {""}
+
     def require_free(self) -> None:
         """Raise EngineFailed if something else listens there."""
         if any(_option(name) == "--reuse-port" for name in self.arguments):
@@ -127,8 +152,9 @@ class StockServer:
 
     With a `base` the file is the last of the `headers` of a variant, whose weights are the base's;
     those before it are for a base that holds its embedding twice, and are tried first. `folder` is
-    a private one, for files that the process reads. Methods raise EngineFailed with the last log
-    lines, and NotPointed.
+    a private one, for files that the process reads. If it is `changeable`, other headers of the
+    base may follow; `headers` are those that it serves. Methods raise EngineFailed with the last
+    log lines, and NotPointed.
     """
 
     def __init__(
@@ -139,7 +165,10 @@ class StockServer:
         folder: Path,
         base: Path | None = None,
         headers: Sequence[HollowFile] = (),
+        *,
+        changeable: bool = False,
     ) -> None:
+        self.folder = folder
         self.address = Address.of(options.arguments)
         self._model = model
         self._alias = alias
@@ -147,18 +176,30 @@ class StockServer:
         self._report = folder / "report.json"
         self._settings = folder / "settings.json"
         self._base = base
-        self._headers = headers
+        self.headers = headers
+        self._changeable = changeable
+        self._socket: socket.socket | None = None
         self._process: EngineProcess | None = None
 
     def __enter__(self) -> StockServer:
         """Start it, and wait until it is ready, however long it loads."""
         self.address.require_free()
-        command = self._command()
+        theirs: socket.socket | None = None
+        if self._changeable:
+            self._socket, theirs = socket.socketpair()
         binary = self._options.binary
         name = "llama.cpp (xllamacpp)" if binary is None else binary.name
-        environment = dict(self._options.environment)
-        self._process = EngineProcess(command, environment, name, self._alias)
         try:
+            number = None if theirs is None else theirs.fileno()
+            self._process = EngineProcess(
+                self._command(number),
+                dict(self._options.environment),
+                name,
+                self._alias,
+                inherited=() if number is None else (number,),
+            )
+            if theirs is not None:
+                theirs.close()
             self._wait_until_ready()
         except BaseException:
             self.close()
@@ -172,6 +213,33 @@ class StockServer:
         """End the process; safe to call twice."""
         if self._process is not None:
             self._process.stop()
+        if self._socket is not None:
+            self._socket.close()
+
+    def change(self, headers: Sequence[HollowFile], seconds: float) -> None:
+        """Serve the variant of other headers from now on; what is being answered ends before.
+
+        The server does so within a second after its last answer. Raises Busy if it is not idle
+        for that many seconds; it goes on then as before.
+        """
+        assert self._process is not None
+        if self._socket is None:
+            raise NotPointed("this server was not started for changes")
+        message = {"headers": [_described(header) for header in headers], "seconds": seconds}
+        try:
+            self._socket.settimeout(seconds + _LOAD_SECONDS)
+            with self._socket.makefile("rw") as file:
+                file.write(json.dumps(message) + "\n")
+                file.flush()
+                reply = json.loads(file.readline())
+        except (OSError, ValueError) as e:
+            self._process.require_alive("while it changed", 1.0)
+            raise self._process.failure("did not change") from e
+        if "error" in reply:
+            raise NotPointed(printable(str(reply["error"]), 400))
+        if not reply.get("changed"):
+            raise Busy(f"something was being answered for {seconds:g} s, so nothing was changed")
+        self.headers = headers
 
     def wait(self) -> None:
         """Wait until the process ends, which it should not do by itself: raises EngineFailed."""
@@ -201,7 +269,7 @@ class StockServer:
 
     def _is_pointed(self) -> bool:
         """Whether the variant has its weights. Raises NotPointed if it does not get them."""
-        if not self._headers:
+        if not self.headers:
             return True
         try:
             report = json.loads(self._report.read_bytes())
@@ -211,7 +279,7 @@ class StockServer:
             raise NotPointed(printable(str(report["error"]), 400))
         return True
 
-    def _command(self) -> list[str]:
+    def _command(self, number: int | None) -> list[str]:
         address = self.address
         is_named = any(_option(word) in _ALIAS for word in address.arguments)
         arguments = [
@@ -224,7 +292,7 @@ class StockServer:
         binary = self._options.binary
         if binary is not None:
             require_no_backends(binary)
-            if not self._headers:
+            if not self.headers:
                 return [str(binary), *arguments]
         library = find_library(binary)
         settings: dict[str, Any] = {
@@ -232,13 +300,11 @@ class StockServer:
             "backends": None if library.backends is None else str(library.backends),
             "server": None if binary is None else str(server_library(library)),
             "model": str(self._model),
-            # Whether it fits was seen without the base, and would load the model a second time.
-            "arguments": arguments + (["--fit", "off"] if self._headers else []),
+            "arguments": arguments + self._settled(),
             "base": None if self._base is None else str(self._base),
-            "headers": [
-                {"path": str(h.path), "pairs": h.pairs, "pattern": h.pattern} for h in self._headers
-            ],
+            "headers": [_described(header) for header in self.headers],
             "report": str(self._report),
+            "socket": number,
         }
         # A file, since a command line has no room for the names of many tensors.
         with open(
@@ -246,6 +312,21 @@ class StockServer:
         ) as file:
             json.dump(settings, file)
         return python_file(_CHILD, json.dumps({"stock": str(self._settings)}))
+
+    def _settled(self) -> list[str]:
+        """The arguments that are not the user's to choose."""
+        # Whether it fits was seen without the base, and would load the model a second time.
+        words = ["--fit", "off"] if self.headers else []
+        if self._changeable:
+            # It changes where it sleeps, see engines/live/child/change.py.
+            given = _taken(list(self.address.arguments), _SLEEP) or ""
+            words += [_SLEEP, given if given.isdecimal() else _SELDOM]
+        return words
+
+
+def _described(header: HollowFile) -> dict[str, Any]:
+    """A header as the process reads it."""
+    return {"path": str(header.path), "pairs": header.pairs, "pattern": header.pattern}
 
 
 def server_library(library: Library) -> Path:
@@ -261,10 +342,11 @@ def _option(word: str) -> str:
     return word.replace("_", "-") if word.startswith("--") else word
 
 
-def _taken(arguments: list[str], name: str) -> str | None:
-    """The value of an option, the last one if there are several; all are taken out."""
+def _taken(arguments: list[str], name: str, n_most: int | None = None) -> str | None:
+    """The value of an option, the last of at most `n_most`; they are taken out."""
     value = None
-    while name in (names := [_option(word) for word in arguments]):
+    while n_most != 0 and name in (names := [_option(word) for word in arguments]):
+        n_most = None if n_most is None else n_most - 1
         at = names.index(name)
         if at + 1 == len(arguments):
             raise InvalidOptions(f"{name} after -- needs a value")

@@ -24,8 +24,8 @@ from rys_gguf.patch.writer import gathered
 from rys_gguf.text import printable
 
 _TOKENIZER = "tokenizer."
-# llama.cpp sizes a tensor of some architectures by it.
-_KEPT = ("tokenizer.ggml.token_type_count",)
+# llama.cpp sizes a tensor of some architectures by the first; servers need templates.
+_KEPT = ("tokenizer.ggml.token_type_count", "tokenizer.chat_template")
 _EMBEDDING, _HEAD = "token_embd.weight", "output.weight"
 
 
@@ -69,13 +69,13 @@ class Hollow:
             raise OutputFailed(f"{printable(path)}: {e.strerror or e}") from e
 
 
-def hollow(plan: Plan, *, untied: bool = False, with_texts: bool = False) -> Hollow:
-    """The header of a plan, by default without its vocabulary, which token ids do not need.
+def hollow(plan: Plan, *, untied: bool = False) -> Hollow:
+    """The header of a plan without its vocabulary, which token ids do not need.
 
     With `untied`, a model whose head is its embedding gets a head of its own, for a base that
     holds the embedding twice: for the host and for a device.
     """
-    return _hollow(plan.model, plan.header, plan.tensors, untied=untied, with_texts=with_texts)
+    return _hollow(plan.model, plan.header, plan.tensors, untied=untied)
 
 
 def hollow_edited(
@@ -122,7 +122,6 @@ def _hollow(
     planned: Iterable[PlannedTensor],
     *,
     untied: bool,
-    with_texts: bool = False,
 ) -> Hollow:
     tensors = list(planned)
     names = {t.data: t.source.name for t in tensors if t.is_copy and t.source is not None}
@@ -134,8 +133,7 @@ def _hollow(
         ]
     placed = layout(tensors, header.alignment)
     infos = tuple(t.target for t in placed)
-    kvs = header.kvs if with_texts else tuple(_kvs(model, header))
-    header = replace(header, kvs=kvs, tensors=infos)
+    header = replace(header, kvs=tuple(_kvs(model, header)), tensors=infos)
     pairs = tuple((t.target.name, names[t.data]) for t in placed if t.is_copy)
     return Hollow(header, pairs, tuple(t for t in placed if not t.is_copy))
 
@@ -153,7 +151,7 @@ def _kvs(model: Model, header: Header) -> Iterator[KV]:
     for kv in header.kvs:
         if kv.key in SPLIT_KEYS or (n is not None and kv.key == size_key):
             continue
-        if n is None or not kv.key.startswith(_TOKENIZER) or kv.key in _KEPT:
+        if n is None or not kv.key.startswith(_TOKENIZER) or kv.key.startswith(_KEPT):
             yield kv
     if n is not None:
         yield KV.of("tokenizer.ggml.model", GGUFValueType.STRING, "no_vocab", byteorder=order)

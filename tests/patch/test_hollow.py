@@ -71,19 +71,21 @@ def test_a_hollow_file_takes_no_room(tmp_path: Path) -> None:
 
 
 def test_a_hollow_file_has_no_vocabulary(smollm2: Path, tmp_path: Path) -> None:
-    """Only its size is left; everything else of the header is the variant's."""
+    """Only its size and the templates are left; the rest of the header is the variant's."""
     with Model(smollm2) as model:
         plan = make_plan(model, LayerMap.parse("blocks:8,12", 30))
         written(plan, tmp_path / "hollow.gguf")
         header = plan.header
     with Model(tmp_path / "hollow.gguf") as file:
         found = {kv.key: kv.value for kv in file.header.kvs}
+    template = "tokenizer.chat_template"
     assert {k: v for k, v in found.items() if k.startswith("tokenizer.")} == {
-        "tokenizer.ggml.model": "no_vocab"
+        "tokenizer.ggml.model": "no_vocab",
+        template: next(kv.value for kv in header.kvs if kv.key == template),
     }
     assert found["llama.vocab_size"] == 49152
     kept = {kv.key for kv in header.kvs if not kv.key.startswith("tokenizer.")}
-    assert found.keys() == kept | {"tokenizer.ggml.model", "llama.vocab_size"}
+    assert found.keys() == kept | {"tokenizer.ggml.model", "llama.vocab_size", template}
     assert found["llama.block_count"] == 34
 
 

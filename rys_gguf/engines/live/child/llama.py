@@ -47,6 +47,7 @@ _PARAMS_BYTES = 1024
 _LOADING_DEFAULTS = (1, -1)
 _LOAD_MODE, _MMAP_MODE = 24, 1
 _ROPE_OF_FOUR = (8, 40)  # LLAMA_ROPE_TYPE_MROPE and IMROPE
+_NO_VOCABULARY = 0  # LLAMA_VOCAB_TYPE_NONE
 _YES, _NO = c_bool(1), c_bool(0)
 
 
@@ -101,6 +102,7 @@ class Llama:
         lib.llama_backend_init()
         self._declare()
         self._models: dict[int, c_void_p] = {}
+        self._vocabularies: dict[int, bytes] = {}
         self._contexts: dict[int, c_void_p] = {}
         self._context_models: dict[int, c_void_p] = {}
         self._inputs: dict[tuple[str, int], bytes] = {}
@@ -240,9 +242,44 @@ class Llama:
         return self._n_made
 
     def free(self, model: int) -> Json:
-        """Free a model."""
-        self._lib.llama_model_free(self._models.pop(model))
+        """Free a model, less a vocabulary that it was lent."""
+        pointer = self._models.pop(model)
+        if (own := self._vocabularies.pop(model, None)) is not None:
+            ctypes.memmove(self._lib.llama_model_get_vocab(pointer), own, len(own))
+        self._lib.llama_model_free(pointer)
         return {}
+
+    def free_at(self, address: int) -> None:
+        """Free the model that is there, whoever has loaded it."""
+        models = list(self._models.items())  # another thread may add one
+        number = next((n for n, pointer in models if pointer.value == address), None)
+        if number is None:
+            self._lib.llama_model_free(c_void_p(address))
+        else:
+            self.free(number)
+
+    def lend_vocabulary(self, model: int, base: int) -> None:
+        """Let a model that has been loaded without a vocabulary have the base's. Raises Failure.
+
+        A llama_vocab is a pointer to everything in it (src/llama-vocab.h).
+        """
+        lib = self._lib
+        ours, theirs = (c_void_p(lib.llama_model_get_vocab(self._models[m])) for m in (model, base))
+        kind = lib.llama_vocab_type(theirs)
+        if kind == _NO_VOCABULARY:
+            return
+        wanted = kind, lib.llama_vocab_n_tokens(theirs)
+        if (lib.llama_vocab_type(ours), lib.llama_vocab_n_tokens(ours)) != (
+            _NO_VOCABULARY,
+            wanted[1],
+        ):
+            raise Failure("the variant's header has a vocabulary of its own, or of another size")
+        own = ctypes.string_at(ours, 8)
+        ctypes.memmove(ours, theirs, 8)
+        if (lib.llama_vocab_type(ours), lib.llama_vocab_n_tokens(ours)) != wanted:
+            ctypes.memmove(ours, own, 8)
+            raise Failure("its vocabularies have another layout")
+        self._vocabularies[model] = own
 
     def tensors(self, model: int) -> Json:
         """How many tensors of each name the model has, and which of them are in host memory."""

@@ -2,8 +2,8 @@
 
 The server is that of the package xllamacpp, or `libllama-server-impl.so` of a build, which has the
 whole server as a function. Where the server loads the header, the base is loaded with the server's
-own parameters, then the header, whose tensors get the base's data; all of this before the server
-makes a context.
+own parameters, then the header, whose tensors get the base's data and which is lent the base's
+vocabulary; all of this before the server makes a context.
 
 Source: tools/server/server.cpp, common/common.cpp and common/arg.cpp (b11434 and b11549);
 src/xllamacpp/server.cpp and xllamacpp.pyx (xllamacpp 2026.10.11549).
@@ -18,10 +18,11 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from ctypes import c_bool, c_char_p, c_int, c_int64, c_uint32, c_void_p
 from typing import Any, NoReturn
 
+from change import Changes  # type: ignore[import-not-found]
 from llama import Failure, Llama, Params  # type: ignore[import-not-found]
 from mapping import map_lazily, redirect  # type: ignore[import-not-found]
 
@@ -29,6 +30,8 @@ Json = dict[str, Any]
 
 _LOAD = "llama_model_load_from_file"
 _LOAD_TYPE = ctypes.CFUNCTYPE(c_void_p, c_char_p, Params)
+_FREE = "llama_model_free"
+_FREE_TYPE = ctypes.CFUNCTYPE(None, c_void_p)
 _SERVER = "_Z12llama_serveriPPc"
 _PARSE = "_Z19common_params_parseiPPcR13common_params13llama_examplePFviS0_E"
 # Where common_params is in the Python object around it: behind the object's own head.
@@ -70,11 +73,13 @@ class _Variant:
     def __init__(self, llama: Any, settings: Json) -> None:
         self._llama = llama
         self._settings = settings
+        self._headers: list[Json] = settings["headers"]
         self._base: int | None = None
-        self._function = _LOAD_TYPE(self._load)
+        self._changes: Any = None
+        self._functions = {_LOAD: _LOAD_TYPE(self._load), _FREE: _FREE_TYPE(llama.free_at)}
 
     def offer(self) -> None:
-        """Let the server load its models here. Raises Failure."""
+        """Let the server load and free its models here. Raises Failure."""
         library, server = self._settings["library"], self._settings["server"]
         if server is None:
             callers = [library]
@@ -82,9 +87,12 @@ class _Variant:
             getattr(ctypes.CDLL(server), _SERVER)  # it is there
             common = os.path.join(os.path.dirname(server), "libllama-common.so")
             callers = [server, common]
-        found = [redirect(caller, {_LOAD: self._function}) for caller in callers]
-        if not any(found):
-            raise Failure(f"its server does not take {_LOAD} from a library")
+        found = set().union(*(redirect(caller, self._functions) for caller in callers))
+        if missing := sorted(self._functions.keys() - found):
+            raise Failure(f"its server does not take {missing[0]} from a library")
+        if (number := self._settings["socket"]) is not None:
+            self._changes = Changes(callers)
+            self._changes.serve(number, self._change)
 
     def _load(self, path: bytes, params: Any) -> int | None:
         """llama_model_load_from_file; the server may call it again after it has slept."""
@@ -111,20 +119,44 @@ class _Variant:
             self._base = llama.load_as(self._settings["base"], Params.from_buffer_copy(params))
             if not map_lazily(self._settings["library"]):
                 raise Failure("it maps files in a way that would fill a variant's holes")
-        is_twice = len(llama.tensors(self._base).get("token_embd.weight", ())) > 1
-        *others, last = self._settings["headers"]
+        if self._changes is not None:
+            self._headers = self._changes.take() or self._headers
+        return self._first_of(self._headers, lambda h: llama.load_as(
+            h["path"], Params.from_buffer_copy(params), h["pattern"]
+        ))  # fmt: skip
+
+    def _first_of(self, headers: list[Json], load: Callable[[Json], int]) -> int:
+        """The number of the first variant that can be made of the headers."""
+        is_twice = len(self._llama.tensors(self._base).get("token_embd.weight", ())) > 1
+        *others, last = headers
         for header in others if is_twice else ():
             # Some architectures take no head of their own.
             with contextlib.suppress(Failure):
-                return self._made_of(header, params)
-        return self._made_of(last, params)
+                return self._made_of(header, load)
+        return self._made_of(last, load)
 
-    def _made_of(self, header: Json, params: bytes) -> int:
+    def _made_of(self, header: Json, load: Callable[[Json], int]) -> int:
         llama = self._llama
-        copy = Params.from_buffer_copy(params)
-        model: int = llama.load_as(header["path"], copy, header["pattern"])
-        llama.point(model, self._base, header["pairs"])
+        model = load(header)
+        try:
+            llama.point(model, self._base, header["pairs"])
+            llama.lend_vocabulary(model, self._base)
+        except Failure:
+            llama.free(model)
+            raise
         return model
+
+    def _change(self, message: Json) -> Json:
+        """Serve another variant from now on, unless something is being answered for too long.
+
+        It is made once for trial: a server that cannot load its model again ends.
+        """
+        headers = message["headers"]
+        trial = self._first_of(headers, lambda h: self._llama.load(
+            h["path"], None, h["pattern"]
+        )["model"])  # fmt: skip
+        self._llama.free(trial)
+        return {"changed": self._changes.swap(headers, message["seconds"])}
 
 
 def _report(path: str, what: Json) -> None:
