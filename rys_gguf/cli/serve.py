@@ -3,31 +3,37 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import click
 
+from rys_gguf.checks.control import Control, controlled
 from rys_gguf.checks.serve import serve_file, serve_plan
 from rys_gguf.cli.options import (
     MODEL,
     LayerSpec,
     PlanOptions,
     damp_option,
+    handing_over,
     layer_options,
     plan_options,
     stock_engine_options,
 )
 from rys_gguf.cli.output import echo, say
-from rys_gguf.cli.patch import planned_variant
 from rys_gguf.cli.process import when_stopped
 from rys_gguf.cli.render import cache_parts
 from rys_gguf.engines.base import EngineOptions
 from rys_gguf.engines.conversation import Conversation
 from rys_gguf.engines.stock import StockServer
+from rys_gguf.formats.model import Model
+from rys_gguf.layers.layer_map import LayerMap
+from rys_gguf.patch.apply import parse_spec
+from rys_gguf.patch.plan import Plan, make_plan
 from rys_gguf.text import harmless
 
 
@@ -38,10 +44,43 @@ def _variant_arguments(command: Callable[..., None]) -> Callable[..., None]:
     return click.argument("model", type=MODEL)(command)
 
 
+@dataclass(frozen=True, slots=True)
+class _Endpoint:
+    """Whether and where /rys is served; arguments of its options."""
+
+    control: int | None
+    allow_changes: bool
+
+    def __post_init__(self) -> None:
+        if self.allow_changes and self.control is None:
+            raise click.UsageError("--allow-changes needs --control PORT, where they are asked for")
+
+
+_NO_ENDPOINT = _Endpoint(None, allow_changes=False)
+_endpoint_options: Callable[[Callable[..., None]], Callable[..., None]] = handing_over(
+    "endpoint",
+    _Endpoint,
+    click.option(
+        "--control", type=click.IntRange(0, 65535), metavar="PORT",
+        help="Say what is served at http://127.0.0.1:PORT/rys, too. 0 is any free port.",
+    ),
+    click.option(
+        "--allow-changes", is_flag=True,
+        help="Let programs of this machine choose another variant of the model there.",
+    ),
+)  # fmt: skip
+
+
 @click.command()
 @_variant_arguments
+@_endpoint_options
 def serve(
-    model: Path, layers: LayerSpec, damp: float, options: PlanOptions, engine: EngineOptions
+    model: Path,
+    layers: LayerSpec,
+    damp: float,
+    options: PlanOptions,
+    engine: EngineOptions,
+    endpoint: _Endpoint,
 ) -> None:
     """Serve a variant to other programs without writing it.
 
@@ -49,7 +88,7 @@ def serve(
     those of the model, so it takes no second copy of any weights, on disk or in memory. Without a
     map the model is served as it is. What follows -- goes to the server: --host, --port, ...
     """
-    with _served(model, layers, damp, options, engine) as server:
+    with _served(model, layers, damp, options, engine, endpoint) as server:
         when_stopped("the server has ended, and nothing was left behind")
         echo([server.address.url])
         server.wait()
@@ -96,17 +135,45 @@ def _messages() -> Iterator[str]:
 
 @contextlib.contextmanager
 def _served(
-    model: Path, layers: LayerSpec, damp: float, options: PlanOptions, engine: EngineOptions
+    path: Path,
+    layers: LayerSpec,
+    damp: float,
+    options: PlanOptions,
+    engine: EngineOptions,
+    endpoint: _Endpoint = _NO_ENDPOINT,
 ) -> Iterator[StockServer]:
     """A server of the variant that options ask for, or of the model if they ask for none."""
-    if layers.text is None and damp == 1:
-        with serve_file(model, engine) as server:
+    is_whole = layers.text is None and damp == 1
+    if is_whole and endpoint.control is None:
+        with serve_file(path, engine) as server:
             yield server
         return
-    with planned_variant(model, layers, damp, options) as plan:
-        for note in plan.notes:
-            say(f"note: {note}")
-        cost = ", ".join(cache_parts(plan.memory)) or "nothing"
-        say(f"{len(plan.layer_map)} layers instead of {plan.model.n_trunk}; they cost {cost}")
-        with serve_plan(plan, engine, say) as server:
-            yield server
+    with Model(path) as model, contextlib.ExitStack() as stack:
+
+        def plan_of(spec: str | None, damp: float) -> Plan:
+            same = LayerMap.identity(model.n_trunk)
+            layer_map = same if spec is None else parse_spec(model, spec, damp)
+            return make_plan(model, layer_map, **asdict(options))
+
+        plan = plan_of(None if is_whole else layers.required(), damp)
+        if not is_whole:
+            _say_cost(plan)
+        if is_whole and not endpoint.allow_changes:
+            server = stack.enter_context(serve_file(path, engine))
+        else:
+            server = stack.enter_context(
+                serve_plan(plan, engine, say, changeable=endpoint.allow_changes)
+            )
+        if endpoint.control is not None:
+            keys = server.address.keys({**os.environ, **dict(engine.environment)})
+            control = Control(server, plan, keys, plan_of if endpoint.allow_changes else None)
+            url = stack.enter_context(controlled(control, endpoint.control))
+            say(f"what is served{', and changes of it' * endpoint.allow_changes}: {url}")
+        yield server
+
+
+def _say_cost(plan: Plan) -> None:
+    for note in plan.notes:
+        say(f"note: {note}")
+    cost = ", ".join(cache_parts(plan.memory)) or "nothing"
+    say(f"{len(plan.layer_map)} layers instead of {plan.model.n_trunk}; they cost {cost}")
