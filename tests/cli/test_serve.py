@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -62,9 +64,45 @@ def test_it_serves_until_it_is_signalled(
     )
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="changes need Linux")
+def test_it_is_asked_and_told_at_rys(model: Path) -> None:
+    """The address is on stderr; what was served as it is serves a variant after a request."""
+    process = subprocess.Popen(
+        command(
+            "serve", model, "--threads", "1", "--control", "0", "--allow-changes",
+            "--", "--port", "0", "--api-key", "secret",
+        ),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stderr is not None
+    try:
+        url = process.stdout.readline().strip()
+        process.stderr.readline()
+        where = process.stderr.readline().strip()
+        assert where.startswith("what is served, and changes of it: http://127.0.0.1:")
+        control = where.rpartition(" ")[2]
+        headers = {"Authorization": "Bearer secret", "Content-Type": "application/json"}
+        for data, layers in ((None, [0, 1, 2, 3]), (b'{"blocks": "1,3"}', [0, 1, 2, 1, 2, 3])):
+            request = urllib.request.Request(control, data, headers)
+            with urllib.request.urlopen(request, timeout=20) as reply:
+                about = json.load(reply)
+            assert (about["layer_map"], about["server"]) == (layers, url)
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            urllib.request.urlopen(control, timeout=20)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        _, messages = process.communicate(timeout=20)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert messages.startswith("Stopped by SIGTERM")
+    assert messages.count("\n") == 1
+
+
 def test_what_cannot_be_served_is_refused_in_one_message(model: Path) -> None:
     """A factor without layers, layers that are not there, and a model behind the dashes."""
     assert "say which layers" in refused(2, model, "--damp", "0.5")
+    assert "say which layers" in refused(2, model, "--damp", "0.5", "--control", "0")
+    assert "--allow-changes needs --control" in refused(2, model, "--allow-changes")
     assert "m.gguf: " in refused(1, model, "--blocks", "1,9")
     for map_ in ([], ["--blocks", "1,3"]):
         assert "-m after --" in refused(2, model, *map_, "--", "-m", "b.gguf")
