@@ -13,7 +13,6 @@ import json
 import os
 import platform
 import re
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +29,7 @@ from rys_gguf.engines.live.library import find_library
 from rys_gguf.engines.live.loaded import Loaded
 from rys_gguf.engines.live.session import Session
 from rys_gguf.errors import EngineFailed, RysError
+from rys_gguf.files.folder import private_folder
 from rys_gguf.formats.model import Model
 from rys_gguf.layers.carry import ModelRules
 from rys_gguf.layers.layer_map import LayerMap
@@ -217,15 +217,3 @@ def _remember(key: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "a", encoding="ascii") as file:
             file.write(key + "\n")
-
-
-@contextlib.contextmanager
-def private_folder(model: Path | None) -> Iterator[Path]:
-    """A folder for temporary files, which is gone in the end.
-
-    That of variants is beside the `model`, where they may share its blocks, if that can be written.
-    """
-    beside = None if model is None else model.resolve().parent
-    place = beside if beside and os.access(beside, os.W_OK | os.X_OK) else None
-    with tempfile.TemporaryDirectory(prefix=".rys-", dir=place) as name:
-        yield Path(name)

@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from rys_gguf.checks.self_test import private_folder, require_live
+from rys_gguf.checks.self_test import require_live
 from rys_gguf.engines.base import LIVE, SERVER, EngineOptions
 from rys_gguf.engines.live.arguments import gpu_arguments
 from rys_gguf.engines.live.library import find_library
 from rys_gguf.engines.live.session import HollowFile
 from rys_gguf.engines.stock import Address, NotPointed, StockServer, server_library
 from rys_gguf.errors import RysError
+from rys_gguf.files.folder import private_folder
 from rys_gguf.formats.model import Model
 from rys_gguf.patch.hollow import hollow, is_tied
 from rys_gguf.patch.naming import default_output
