@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
+import signal
 import sys
 import threading
 import time
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,7 +24,7 @@ from rys_gguf.checks import serve
 from rys_gguf.checks.control import Control, controlled
 from rys_gguf.checks.serve import serve_file, serve_plan
 from rys_gguf.engines.stock import Address, StockServer
-from rys_gguf.errors import EngineFailed
+from rys_gguf.errors import EngineFailed, InvalidOptions
 from rys_gguf.patch.apply import parse_spec
 from tests import tiny
 from tests.checks.test_serve import PROMPT, answers, ask, options
@@ -135,6 +138,15 @@ def test_a_damped_window_is_served_too(source: Path, shared: Endpoint) -> None:
     assert answers(shared.server)[:2] == before
 
 
+def probabilities(server: StockServer) -> Any:
+    """Those of the tokens after a prompt that is computed as a whole.
+
+    What is kept of a prompt would be computed in other batches, and so rounded in another way.
+    """
+    body = {"prompt": PROMPT, "n_predict": 2, "n_probs": 5, "temperature": 0, "cache_prompt": False}
+    return ask(server, "/completion", {**body, "ignore_eos": True})["completion_probabilities"]
+
+
 def streamed(server: StockServer, n: int) -> Generator[str, None, None]:
     """The pieces of an answer of `n` tokens as they arrive."""
     address = server.address
@@ -178,17 +190,14 @@ def test_a_server_that_does_not_get_idle_is_not_changed(source: Path) -> None:
 
 def test_requests_that_come_meanwhile_are_answered(source: Path, shared: Endpoint) -> None:
     """By the one or by the other variant, and none fails."""
-    # What is kept of a prompt would be computed in other batches, and so rounded in another way.
-    body = {"prompt": PROMPT, "n_predict": 2, "n_probs": 5, "temperature": 0, "ignore_eos": True,
-            "cache_prompt": False}  # fmt: skip
     is_over = threading.Event()
     found = []
 
     def go_on() -> None:
         while not is_over.is_set():
-            found.append(ask(shared.server, "/completion", body)["completion_probabilities"])
+            found.append(probabilities(shared.server))
 
-    known = [ask(shared.server, "/completion", body)["completion_probabilities"]]
+    known = [probabilities(shared.server)]
     with ThreadPoolExecutor(2) as pool:
         others = [pool.submit(go_on) for _ in range(2)]
         try:
@@ -199,7 +208,7 @@ def test_requests_that_come_meanwhile_are_answered(source: Path, shared: Endpoin
         for other in others:
             other.result()
     assert shared.change(blocks="0,4")[0] == 200
-    known.append(ask(shared.server, "/completion", body)["completion_probabilities"])
+    known.append(probabilities(shared.server))
     assert shared.change(blocks="1,3")[0] == 200
     assert len(found) > 6
     assert all(answer in known for answer in found)
@@ -224,6 +233,33 @@ def test_changes_take_no_memory(shared: Endpoint) -> None:
     after = held()
     assert after[0] - before[0] < 3000  # kB; one context more each time would be 20 times 1,000
     assert after[1] <= before[1] + 2
+
+
+def test_a_variant_that_gets_no_weights_is_not_served(
+    shared: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is tried before the other one is given up."""
+    headers = serve._headers
+    wrong = (("blk.0.attn_q.weight", "blk.0.ffn_up.weight"),)
+    monkeypatch.setattr(
+        serve, "_headers", lambda *given: [replace(h, pairs=wrong) for h in headers(*given)]
+    )
+    before = probabilities(shared.server)
+    status, reply = shared.change(blocks="0,4")
+    assert status == 500
+    assert "differ in type or shape" in reply["error"]["message"]
+    assert probabilities(shared.server) == before
+    assert shared.ask()[1]["spec"] == SPECS[0]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="changes need Linux")
+def test_a_server_that_has_died_is_not_changed(source: Path) -> None:
+    """The reply says so."""
+    with endpoint(source) as dying:
+        os.kill(dying.server.pid, signal.SIGKILL)
+        status, reply = dying.ask("PUT", {"blocks": "0,4"}, Content_Type="application/json")
+        assert status == 500
+        assert "ended while it changed (SIGKILL)" in reply["error"]["message"]
 
 
 # -- what is refused ------------------------------------------------------------------------------
@@ -339,6 +375,8 @@ def test_the_keys_are_those_of_the_server(tmp_path: Path) -> None:
     assert address.keys({"LLAMA_API_KEY": "e"}) == {"a", "b", "c", "d", "e"}
     assert address.arguments.count("c") == 1
     assert Address.of([]).keys({}) == set()
+    with pytest.raises(InvalidOptions, match=r"--api-key-file .*none: cannot be read"):
+        Address.of(["--api-key-file", str(tmp_path / "none")]).keys({})
 
 
 def test_a_server_that_cannot_change_is_not_started(

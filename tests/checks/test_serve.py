@@ -6,6 +6,7 @@ import json
 import shutil
 import socket
 import tempfile
+import time
 import urllib.error
 import urllib.request
 from dataclasses import replace
@@ -160,17 +161,23 @@ def test_a_variant_that_gets_no_weights_is_never_served(
 
 
 @pytest.mark.parametrize(
-    ("right", "wrong", "message"),
+    ("file", "right", "wrong", "message"),
     [
-        ("_LOAD = ", '_LOAD = "no" + ', "does not take nollama_model_load_from_file"),
-        ("_WAIT = (", '_WAIT = "no" + (', "undefined symbol: no_ZN"),
-        ("if not map_lazily", "if map_lazily", "would fill a variant's holes"),
+        ("stock", "_LOAD = ", '_LOAD = "no" + ', "does not take nollama_model_load_from_file"),
+        ("stock", "_FREE = ", '_FREE = "no" + ', "does not take nollama_model_free"),
+        ("stock", "_WAIT = (", '_WAIT = "no" + (', "undefined symbol: no_ZN"),
+        ("stock", "if not map_lazily", "if map_lazily", "would fill a variant's holes"),
+        ("llama", "_NO_VOCABULARY = 0", "_NO_VOCABULARY = 9", "has a vocabulary of its own"),
+        ("llama", "ctypes.memmove(ours, theirs, 8)", "pass", "vocabularies have another layout"),
+        ("change", "_STOP = ", '_STOP = "no" + ', "undefined symbol: no_ZN22"),
+        ("change", "_CLOCK = ", '_CLOCK = "a64l" or ', "does not call a64l, which changes need"),
     ],
 )
 def test_a_library_that_is_made_in_another_way_is_noticed(
     source: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    file: str,
     right: str,
     wrong: str,
     message: str,
@@ -178,16 +185,36 @@ def test_a_library_that_is_made_in_another_way_is_noticed(
     """What is not where it is looked for is the reason that is given, and nothing is served."""
     child = tmp_path / "child"
     shutil.copytree(stock._CHILD, child)
-    text = (child / "stock.py").read_text()
+    path = child / f"{file}.py"
+    text = path.read_text()
     assert text.count(right) == 1
-    (child / "stock.py").write_text(text.replace(right, wrong))
+    path.write_text(text.replace(right, wrong))
     monkeypatch.setattr(stock, "_CHILD", child)
     monkeypatch.setattr(serve, "require_live", lambda *_: None)
     with Model(source) as model:
         plan = make_plan(model, LayerMap.parse("blocks:1,3", 4))
         package = replace(options(), binary=None)
-        with pytest.raises(NotPointed, match=message), serve_plan(plan, package):
+        with (
+            pytest.raises(NotPointed, match=message),
+            serve_plan(plan, package, changeable=file == "change"),
+        ):
             pass
+
+
+def test_a_server_that_has_slept_answers_as_before(
+    source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has given its model back, and gets it again."""
+    monkeypatch.setattr(serve, "require_live", lambda *_: None)
+    with Model(source) as model:
+        plan = make_plan(model, LayerMap.parse("blocks:1,3", 4))
+        with serve_plan(plan, options(LIVE, "--sleep-idle-seconds", "1")) as server:
+            before = answers(server)
+            deadline = time.monotonic() + 20
+            while not ask(server, "/props")["is_sleeping"]:
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            assert answers(server) == before
 
 
 def test_a_port_that_is_taken_is_named_before_anything_is_made(source: Path) -> None:
