@@ -17,6 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
 
 from rys_gguf.checks.serve import change_plan
+from rys_gguf.engines.port import is_taken
 from rys_gguf.engines.stock import Busy, StockServer
 from rys_gguf.errors import EngineFailed, RysError
 from rys_gguf.layers.layer_map import join_blocks
@@ -56,15 +57,23 @@ def controlled(control: Control, port: int) -> Iterator[str]:
     try:
         endpoint = _Endpoint((_HOST, port), kind)
     except OSError as e:
-        raise EngineFailed(
-            f"port {port} of {_HOST} is taken: name another one with --control"
-        ) from e
+        raise _is_taken(port) from e
     with endpoint:
         threading.Thread(target=endpoint.serve_forever, daemon=True).start()
         try:
             yield f"http://{_HOST}:{endpoint.server_port}{PATH}"
         finally:
             endpoint.shutdown()
+
+
+def require_free(port: int) -> None:
+    """Raise EngineFailed if something else listens there; 0 is any free port."""
+    if port and is_taken(port):
+        raise _is_taken(port)
+
+
+def _is_taken(port: int) -> EngineFailed:
+    return EngineFailed(f"port {port} of {_HOST} is taken: name another one with --control")
 
 
 class _Served:
@@ -192,7 +201,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _require_friend(self) -> None:
         """Raise _Wrong for other paths, for web pages and for callers without a key."""
-        host = self.headers.get("Host", "")
+        host = self.headers.get("Host", "").lower()
         if host.rpartition(":")[0] not in _NAMES and host not in _NAMES:
             raise _Wrong(HTTPStatus.FORBIDDEN, f"this is for programs that ask {_HOST}")
         # "none" is a user who typed the address.

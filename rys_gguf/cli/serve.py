@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from rys_gguf.checks.control import Control, controlled
+from rys_gguf.checks.control import Control, controlled, require_free
 from rys_gguf.checks.serve import serve_file, serve_plan
 from rys_gguf.cli.options import (
     MODEL,
@@ -148,6 +148,7 @@ def _served(
         with serve_file(path, engine) as server:
             yield server
         return
+    require_free(endpoint.control or 0)
     with Model(path) as model, contextlib.ExitStack() as stack:
 
         def plan_of(spec: str | None, damp: float) -> Plan:

@@ -14,7 +14,7 @@ import json
 import os
 import socket
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -184,22 +184,13 @@ class StockServer:
     def __enter__(self) -> StockServer:
         """Start it, and wait until it is ready, however long it loads."""
         self.address.require_free()
-        theirs: socket.socket | None = None
-        if self._changeable:
-            self._socket, theirs = socket.socketpair()
         binary = self._options.binary
         name = "llama.cpp (xllamacpp)" if binary is None else binary.name
+        environment = dict(self._options.environment)
         try:
-            number = None if theirs is None else theirs.fileno()
-            self._process = EngineProcess(
-                self._command(number),
-                dict(self._options.environment),
-                name,
-                self._alias,
-                inherited=() if number is None else (number,),
-            )
-            if theirs is not None:
-                theirs.close()
+            with self._connection_for_changes() as inherited:
+                command = self._command(*inherited)
+                self._process = EngineProcess(command, environment, name, self._alias, inherited)
             self._wait_until_ready()
         except BaseException:
             self.close()
@@ -234,7 +225,9 @@ class StockServer:
                 reply = json.loads(file.readline())
         except (OSError, ValueError) as e:
             self._process.require_alive("while it changed", 1.0)
-            raise self._process.failure("did not change") from e
+            # A late reply would answer the next question, so there will be none.
+            self._process.stop()
+            raise self._process.failure("did not change, and was ended") from e
         if "error" in reply:
             raise NotPointed(printable(str(reply["error"]), 400))
         if not reply.get("changed"):
@@ -279,7 +272,17 @@ class StockServer:
             raise NotPointed(printable(str(report["error"]), 400))
         return True
 
-    def _command(self, number: int | None) -> list[str]:
+    @contextlib.contextmanager
+    def _connection_for_changes(self) -> Iterator[tuple[int, ...]]:
+        """The other end of a socket, for a process that is started in the block."""
+        if not self._changeable:
+            yield ()
+            return
+        self._socket, theirs = socket.socketpair()
+        with theirs:
+            yield (theirs.fileno(),)
+
+    def _command(self, number: int | None = None) -> list[str]:
         address = self.address
         is_named = any(_option(word) in _ALIAS for word in address.arguments)
         arguments = [

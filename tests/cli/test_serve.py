@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -103,6 +104,9 @@ def test_what_cannot_be_served_is_refused_in_one_message(model: Path) -> None:
     assert "say which layers" in refused(2, model, "--damp", "0.5")
     assert "say which layers" in refused(2, model, "--damp", "0.5", "--control", "0")
     assert "--allow-changes needs --control" in refused(2, model, "--allow-changes")
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        assert f"port {port} of 127.0.0.1 is taken" in refused(1, model, "--control", port)
     assert "m.gguf: " in refused(1, model, "--blocks", "1,9")
     for map_ in ([], ["--blocks", "1,3"]):
         assert "-m after --" in refused(2, model, *map_, "--", "-m", "b.gguf")
