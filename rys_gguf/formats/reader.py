@@ -60,17 +60,18 @@ _MAX_KEPT_BYTES = 1 << 24
 class HeaderReader(GGUFReader):
     """The header and tensor table of one GGUF file; tensor data is not touched.
 
-    Messages call the file `name`, by default the name it has on disk. Raises InvalidGGUF, and
-    nothing else, for any file that is not a GGUF of version 2 or 3 with every value and tensor
-    inside the file. Close it, or use it as a context manager.
+    It is a path or an open file, which the reader then closes. Messages call the file of a path
+    `name`, by default the name it has on disk. Raises InvalidGGUF, and nothing else, for any file
+    that is not a GGUF of version 2 or 3 with every value and tensor inside the file. Close it, or
+    use it as a context manager.
     """
 
     header: Header
     byteorder: ByteOrder
 
-    def __init__(self, path: os.PathLike[str] | str, name: str | None = None) -> None:
+    def __init__(self, file: os.PathLike[str] | str | SourceFile, name: str | None = None) -> None:
         # The stock __init__ maps the file; this one reads it and does the rest in the same order.
-        self.file = SourceFile(path, name)
+        self.file = file if isinstance(file, SourceFile) else SourceFile(file, name)
         self._walker = Walker(self.file)
         self._n_kept = 0
         try:
