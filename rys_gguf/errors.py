@@ -2,6 +2,7 @@
 
 RysError
 ├── InvalidGGUF       a file that llama.cpp would not open
+├── ModelUnavailable  a name that leads to no model, here or on the Hub
 ├── InvalidLayerMap   a layer spec that does not parse or fit
 ├── InvalidOptions    options that do not go together
 ├── Refused           a well-formed request whose result would be wrong
@@ -25,6 +26,10 @@ class RysError(Exception):
 
 class InvalidGGUF(RysError):
     """A file is not a GGUF that llama.cpp would open, or it changed while it was read."""
+
+
+class ModelUnavailable(RysError):
+    """A name leads to no model: none in the caches, none on the Hub, or the Hub cannot be read."""
 
 
 class InvalidLayerMap(RysError):

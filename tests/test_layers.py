@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "rys_gguf"
 # Data flows through these from left to right; a folder imports from those before it only.
 FOLDERS = (
-    "files", "formats", "layers", "patch", "engines", "checks",
+    "files", "formats", "hub", "layers", "patch", "engines", "checks",
     "probes", "runs", "stats", "report", "search", "cli",
 )  # fmt: skip
 # Modules that anything may import: they import nothing of the package but each other.
@@ -20,6 +20,7 @@ CELLAR = ("_version", "errors", "extras", "text")
 RULES: dict[str, dict[str, tuple[str, ...]]] = {
     "files": {"knows no format": ("gguf", "numpy", "click", "tqdm")},
     "formats": {"knows no rule": ("rys_gguf.layers", "click", "tqdm")},
+    "hub": {"knows no rule and no screen": ("rys_gguf.files.output", "click", "tqdm")},
     "layers": {
         "writes nothing": ("rys_gguf.files.output", "rys_gguf.files.copying", "click", "tqdm"),
     },
