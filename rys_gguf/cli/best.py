@@ -18,6 +18,7 @@ from rys_gguf.cli.prove import report_path, rung_line
 from rys_gguf.engines.base import EngineOptions
 from rys_gguf.errors import InvalidOptions, OutputFailed, RysError
 from rys_gguf.formats.model import Model
+from rys_gguf.hub.caches import outside_caches
 from rys_gguf.layers.schedule import Schedule
 from rys_gguf.patch.naming import default_output
 from rys_gguf.patch.plan import make_plan
@@ -79,7 +80,7 @@ class BestFolder:
     @classmethod
     def of(cls, given: Path | None, model: Path) -> BestFolder:
         """The folder that the user named, or MODEL.best."""
-        default = model.with_name(model.name + ".best")
+        default = outside_caches(model.with_name(model.name + ".best"))
         return cls(given or default, is_named=given is not None)
 
     def require(self, run: Path) -> None:

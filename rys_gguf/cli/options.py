@@ -20,6 +20,8 @@ from rys_gguf.engines.base import AUTO, LIVE, SERVER, EngineOptions
 from rys_gguf.engines.find import find_engine
 from rys_gguf.errors import InvalidGGUF
 from rys_gguf.extras import require
+from rys_gguf.hub.find import RemoteModel, find_model
+from rys_gguf.hub.names import is_name
 from rys_gguf.layers.layer_map import join_blocks
 from rys_gguf.layers.mergekit import read_mergekit
 from rys_gguf.layers.schedule import Schedule
@@ -33,13 +35,22 @@ _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)([KMGT])B?", re.ASCII | re.IGNORECASE)
 
 
 class ModelFile(click.Path):
-    """A GGUF file to read. What people try first is told what to do: a folder, safetensors."""
+    """A GGUF file to read, by its path or by the name of a model.
 
-    def __init__(self) -> None:
+    Where `may_be_remote`, a model that is only on the Hub is handed over as a RemoteModel. What
+    people try first is told what to do: a folder, safetensors.
+    """
+
+    def __init__(self, *, may_be_remote: bool = False) -> None:
         super().__init__(path_type=Path)
+        self._may_be_remote = may_be_remote
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The path. Raises InvalidGGUF for a model in the format of Hugging Face."""
+        if isinstance(value, RemoteModel):  # click may convert twice
+            return value
+        if isinstance(value, str) and is_name(value) and ctx and not ctx.resilient_parsing:
+            return self._named(value)
         path = Path(os.fsdecode(super().convert(value, param, ctx)))
         files = (path, *path.glob("*.safetensors")) if path.is_dir() else (path,)
         if any(f.suffix == ".safetensors" for f in files) or (path / "config.json").is_file():
@@ -49,8 +60,17 @@ class ModelFile(click.Path):
             )
         return path
 
+    def _named(self, name: str) -> Path | RemoteModel:
+        found = find_model(name)
+        if isinstance(found, Path):
+            say(f"{name}: {found}")
+        elif not self._may_be_remote:
+            raise found.absent()
+        return found
+
 
 MODEL = ModelFile()
+HEADER = ModelFile(may_be_remote=True)
 
 
 class Parsed(click.ParamType):  # type: ignore[type-arg]  # generic only in newer click

@@ -20,6 +20,7 @@ import click
 
 from rys_gguf.files.output import OutputFile
 from rys_gguf.files.source import SourceFile
+from rys_gguf.hub.caches import outside_caches
 from rys_gguf.text import harmless
 
 # The colours a line may have: nothing else that begins with an escape reaches the terminal.
@@ -92,9 +93,12 @@ def say(line: str) -> None:
 
 
 def output_path(given: Path | None, default: Path) -> Path:
-    """Where to write: the given file, in the given folder under the default's name, or there."""
+    """Where to write: the given file, in the given folder under the default's name, or there.
+
+    A default in another program's cache becomes one in the current folder.
+    """
     if given is None:
-        return default
+        return outside_caches(default)
     return given / default.name if given.is_dir() else given
 
 

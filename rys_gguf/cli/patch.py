@@ -11,6 +11,7 @@ import click
 
 from rys_gguf.cli.options import (
     FILE,
+    HEADER,
     MODEL,
     LayerSpec,
     Parsed,
@@ -37,6 +38,8 @@ from rys_gguf.cli.render import (
 )
 from rys_gguf.formats.foreign import loading_notes
 from rys_gguf.formats.model import Model
+from rys_gguf.hub.find import RemoteModel, open_model
+from rys_gguf.hub.ranges import RangedFile
 from rys_gguf.layers.describe import describe
 from rys_gguf.patch.align import align as align_model
 from rys_gguf.patch.apply import parse_spec
@@ -53,15 +56,15 @@ _NAMED = 3
 
 
 @click.command()
-@click.argument("model", type=MODEL)
+@click.argument("model", type=HEADER)
 @json_option
-def inspect(model: Path, as_json: bool) -> None:
+def inspect(model: Path | RemoteModel, as_json: bool) -> None:
     """Show a model's layers and which may be repeated.
 
     Draws the kind of every layer, and lists quantisation types, bytes per layer, the rule that
     llama.cpp applies, and the window lengths that are legal under each schedule.
     """
-    with Model(model) as opened:
+    with _opened(model) as opened:
         description = describe(opened)
         if as_json:
             echo_json(description_json(opened, description))
@@ -71,14 +74,19 @@ def inspect(model: Path, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("model", type=MODEL)
+@click.argument("model", type=HEADER)
 @layer_options
 @damp_option
 @plan_options
 @full_option
 @json_option
 def plan(
-    model: Path, layers: LayerSpec, damp: float, options: PlanOptions, full: bool, as_json: bool
+    model: Path | RemoteModel,
+    layers: LayerSpec,
+    damp: float,
+    options: PlanOptions,
+    full: bool,
+    as_json: bool,
 ) -> None:
     """Show what apply would write.
 
@@ -99,7 +107,7 @@ class _WriteOptions:
 
 
 @click.command()
-@click.argument("model", type=MODEL)
+@click.argument("model", type=HEADER)
 @layer_options
 @damp_option
 @plan_options
@@ -120,7 +128,7 @@ class _WriteOptions:
 @click.option("--full", is_flag=True, help="With --dry-run: list every tensor and every value.")
 @json_option
 def apply(
-    model: Path,
+    model: Path | RemoteModel,
     layers: LayerSpec,
     damp: float,
     options: PlanOptions,
@@ -133,6 +141,8 @@ def apply(
 
     The output appears under its name only once it is complete. The source is never changed.
     """
+    if isinstance(model, RemoteModel) and not dry_run:
+        raise model.absent()
     with planned_variant(model, layers, damp, options) as planned:
         if dry_run:
             _show_plan(planned, full=full, as_json=as_json)
@@ -172,16 +182,16 @@ def align(model: Path, output: Path, alignment: int, force: bool, as_json: bool)
 
 
 @click.command()
-@click.argument("a", type=MODEL)
-@click.argument("b", type=MODEL)
+@click.argument("a", type=HEADER)
+@click.argument("b", type=HEADER)
 @full_option
 @json_option
-def diff(a: Path, b: Path, full: bool, as_json: bool) -> None:
+def diff(a: Path | RemoteModel, b: Path | RemoteModel, full: bool, as_json: bool) -> None:
     """Show how two GGUF headers differ.
 
     Compares keys, tensor tables and sizes; no tensor data is read.
     """
-    with Model(a) as old, Model(b) as new:
+    with _opened(a) as old, _opened(b) as new:
         differences = diff_models(old, new)
         if as_json:
             echo_json(diff_json(differences))
@@ -193,11 +203,11 @@ def diff(a: Path, b: Path, full: bool, as_json: bool) -> None:
 
 @contextlib.contextmanager
 def planned_variant(
-    path: Path, layers: LayerSpec, damp: float, options: PlanOptions
+    path: Path | RemoteModel, layers: LayerSpec, damp: float, options: PlanOptions
 ) -> Iterator[Plan]:
     """The plan that options ask for. Raises a usage error if they name no layers."""
     spec = layers.required()
-    with Model(path) as model:
+    with _opened(path) as model:
         yield make_plan(
             model,
             parse_spec(model, spec, damp),
@@ -205,6 +215,14 @@ def planned_variant(
             provenance=options.provenance,
             assume_uniform=options.assume_uniform,
         )
+
+
+def _opened(model: Path | RemoteModel) -> Model:
+    """The open model; of one on the Hub the user is told which file it is."""
+    if isinstance(model, RemoteModel):
+        path, n_bytes = model.files[0][0], size(model.n_bytes)
+        say(f"{model.name.text}: {path} on the Hub, {n_bytes}; only its header is read")
+    return open_model(model)
 
 
 def _show_plan(planned: Plan, *, full: bool, as_json: bool) -> None:
@@ -217,6 +235,8 @@ def _show_plan(planned: Plan, *, full: bool, as_json: bool) -> None:
 
 def _disk_use(planned: Plan) -> str:
     """Whether a variant beside the model would share its data on this file system."""
+    if isinstance(planned.model.files[0], RangedFile):
+        return "the model is not on this machine"
     return sharing(planned).why_not or "shared with the model but for the header"
 
 

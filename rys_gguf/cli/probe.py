@@ -26,6 +26,7 @@ from rys_gguf.cli.suite import preflight_option, probe_suite_options, thinking_o
 from rys_gguf.engines.base import EngineOptions
 from rys_gguf.engines.live.kept import sessions_kept
 from rys_gguf.errors import InvalidOptions, RysError
+from rys_gguf.hub.caches import outside_caches
 from rys_gguf.probes.ask import Answer
 from rys_gguf.probes.choose import SuiteOptions, choose_suites
 from rys_gguf.probes.item import dump
@@ -60,7 +61,7 @@ class _ProbeOutput:
 
     def answers(self, inputs: Sequence[Path]) -> TextOutput:
         """The file for all answers of the model that is the first input, once it can be written."""
-        default = inputs[0].with_name(inputs[0].name + ".probe.jsonl")
+        default = outside_caches(inputs[0].with_name(inputs[0].name + ".probe.jsonl"))
         if self.output is None:
             output = TextOutput.default(default, inputs, _is_answers, force=self.force)
         else:

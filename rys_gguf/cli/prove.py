@@ -43,6 +43,7 @@ from rys_gguf.cli.progress import Progress
 from rys_gguf.engines.base import EngineOptions
 from rys_gguf.errors import RysError
 from rys_gguf.formats.model import Model
+from rys_gguf.hub.caches import outside_caches
 from rys_gguf.layers.layer_map import LayerMap
 from rys_gguf.patch.provenance import resolve_layer_map
 from rys_gguf.text import printable
@@ -137,7 +138,7 @@ class _ReportOptions:
 
 def report_path(variant: Path) -> Path:
     """Where `validate` writes its report if the user names no file, and `card` looks for it."""
-    return variant.with_name(variant.name + ".validate.json")
+    return outside_caches(variant.with_name(variant.name + ".validate.json"))
 
 
 def _is_report(head: bytes) -> bool:

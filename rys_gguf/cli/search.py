@@ -40,6 +40,7 @@ from rys_gguf.cli.suite import preflight_option, sweep_suite_options, thinking_o
 from rys_gguf.engines.base import AUTO, EngineOptions
 from rys_gguf.errors import InvalidOptions, OutputFailed, RysError
 from rys_gguf.extras import require
+from rys_gguf.hub.caches import outside_caches
 from rys_gguf.layers.schedule import Schedule
 from rys_gguf.probes.choose import SuiteOptions, choose_suites
 from rys_gguf.text import printable
@@ -320,7 +321,7 @@ class _SweepRun:
         """Where the run is. Raises OutputFailed for a link that the user did not name."""
         if self.output is not None:
             return self.output
-        folder = model.with_name(model.name + ".sweep")
+        folder = outside_caches(model.with_name(model.name + ".sweep"))
         if folder.is_symlink():
             raise OutputFailed(
                 f"{printable(folder)}: is a link; remove it, or name a folder with -o"
