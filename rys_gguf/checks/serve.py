@@ -35,7 +35,7 @@ def serve_file(model: Path, options: EngineOptions) -> Iterator[StockServer]:
     Model(model).close()
     with (
         private_folder(None) as folder,
-        StockServer(model.resolve(), model.name, options, folder) as server,
+        StockServer(model.absolute(), model.name, options, folder) as server,
     ):
         yield server
 
@@ -76,7 +76,7 @@ def _pointed(
 ) -> Iterator[StockServer]:
     """A server whose variant has the weights of its base. Raises NotPointed."""
     model = plan.model
-    path = model.files[0].path.resolve()
+    path = model.files[0].path.absolute()
     try:
         library = find_library(options.binary)
         if options.binary is not None:

@@ -63,7 +63,7 @@ class Server:
     """
 
     def __init__(self, model: str | os.PathLike[str], options: EngineOptions) -> None:
-        self.model = Path(model).resolve()
+        self.model = Path(model).absolute()
         self.options = options
         self.build = ""
         # Without a key, every user of the machine and every web page could ask the engine.
@@ -203,7 +203,7 @@ class Server:
         properties = self.ask("GET", "/props")
         self.process.require_alive("right after it loaded")
         served = properties.get("model_path")
-        if not isinstance(served, str) or Path(served).resolve() != self.model:
+        if not isinstance(served, str) or Path(served).absolute() != self.model:
             raise self.failure(f"serves {quoted(str(served))}, not {quoted(self.model)}")
         binary = self.options.binary
         program = f"xllamacpp {package_version()}" if binary is None else binary.name

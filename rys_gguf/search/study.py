@@ -87,7 +87,7 @@ def run_sweep(
     """
     make_executor = make_executor or local_executor(request.options)
     watcher = watcher or Quiet()
-    request = with_recorded_asks(replace(request, model=request.model.resolve()))
+    request = with_recorded_asks(replace(request, model=request.model.absolute()))
     settings = request.settings
     sampler, identity, about = _course(request)
     for note in (*sampler.notes, *sight_lines(request)):

@@ -62,7 +62,7 @@ class LiveEngine:
         session: Session | None = None,
         variant: OpenModel | None = None,
     ) -> None:
-        self.model = Path(model).resolve()
+        self.model = Path(model).absolute()
         self._session = session or Session(model, options)
         self._owns = session is None
         self._variant = variant

@@ -16,7 +16,7 @@ _blocks: list[object] = []  # those of `sessions_kept` that are open
 
 def take_session(model: str | os.PathLike[str], options: EngineOptions) -> Session:
     """A session that was kept for this model and these options, otherwise a new one."""
-    return _kept.pop((Path(model).resolve(), options), None) or Session(model, options)
+    return _kept.pop((Path(model).absolute(), options), None) or Session(model, options)
 
 
 def keep_session(session: Session) -> None:

@@ -46,7 +46,7 @@ class Session:
     """
 
     def __init__(self, model: str | os.PathLike[str], options: EngineOptions) -> None:
-        self.model = Path(model).resolve()
+        self.model = Path(model).absolute()
         self.options = options
         self.build = ""
         self.has_gpu = False
