@@ -65,4 +65,7 @@ COMMANDS = {
 @click.group(cls=Program, table=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="rys-gguf")
 def main() -> None:
-    """Repeat layers of a GGUF model, and prove that the result computes what it should."""
+    """Repeat layers of a GGUF model, and prove that the result computes what it should.
+
+    A model is named by its path, or as hf:OWNER/REPO:QUANT or ollama:NAME:TAG.
+    """

@@ -24,6 +24,7 @@ from rys_gguf.hub.environment import hub_home
 from rys_gguf.hub.ollama import ollama_roots, pulled_from_hub
 
 _MAX_REF = 1 << 10
+_REPO_PREFIX = "models--"
 
 
 def cached_files(repo: str) -> Iterator[dict[str, Path]]:
@@ -35,12 +36,19 @@ def cached_files(repo: str) -> Iterator[dict[str, Path]]:
 def outside_caches(path: Path) -> Path:
     """Where to write what would go to `path`: the current folder where that is a cache.
 
-    The program that owns a cache does not know of such a file, and deletes it with the rest.
+    The program that owns a cache does not know of such a file, and deletes it with the rest. A
+    folder with plain files that the user chose is no cache in this sense.
     """
     folder = Path(os.path.abspath(path.parent))
-    roots = (*_hub_roots(), *_flat_roots(), *ollama_roots())
-    is_cached = any(folder.is_relative_to(os.path.abspath(root)) for root in roots)
-    return Path(path.name) if is_cached else path
+    owned = [Path(os.path.abspath(root), "blobs") for root in ollama_roots()]
+    if not os.environ.get("LLAMA_CACHE"):
+        owned += _flat_roots()
+    for root in map(Path, map(os.path.abspath, _hub_roots())):
+        if folder.is_relative_to(root):
+            owned += [
+                root / p for p in folder.relative_to(root).parts[:1] if p.startswith(_REPO_PREFIX)
+            ]
+    return Path(path.name) if any(map(folder.is_relative_to, owned)) else path
 
 
 def _hub_roots() -> list[Path]:
@@ -63,7 +71,7 @@ def _flat_roots() -> list[Path]:
 def _snapshots(repo: str) -> Iterator[dict[str, Path]]:
     """The files of each commit that is here: of `main` first, then of the newest."""
     for root in _hub_roots():
-        folder = root / f"models--{repo.replace('/', '--')}"
+        folder = root / f"{_REPO_PREFIX}{repo.replace('/', '--')}"
         # A link in a snapshot leads to the repository's blobs, whatever it is named.
         real = os.path.realpath(root)
         commits = sorted(_entries(folder / "snapshots"), key=_modified, reverse=True)

@@ -192,10 +192,16 @@ def test_a_digest_is_a_digest(home: Path, digest: str) -> None:
         find_model("ollama:m")
 
 
-def test_nothing_is_written_into_a_cache(home: Path, tmp_path: Path) -> None:
+def test_nothing_is_written_into_a_cache(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What would stand beside such a model stands in the current folder."""
-    for place in ("hub", "llama.cpp", "Ollama"):
-        path = PLACES[place](home).with_name("variant.gguf")
-        assert outside_caches(path) == Path("variant.gguf")
-    for path in (tmp_path / "variant.gguf", PLACES["LM Studio"](home), Path("variant.gguf")):
+    paths = {name: place(home).with_name("variant.gguf") for name, place in PLACES.items()}
+    for name in ("hub", "llama.cpp", "Ollama"):
+        assert outside_caches(paths[name]) == Path("variant.gguf")
+    hub = home / ".cache" / "huggingface" / "hub"
+    for path in (tmp_path / "v.gguf", hub / "v.gguf", paths["LM Studio"], Path("v.gguf")):
         assert outside_caches(path) == path
+    # A folder of models that the user has chosen.
+    monkeypatch.setenv("LLAMA_CACHE", str(tmp_path))
+    assert outside_caches(tmp_path / "v.gguf") == tmp_path / "v.gguf"
