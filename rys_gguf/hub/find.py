@@ -104,13 +104,19 @@ def open_model(model: str | os.PathLike[str] | RemoteModel) -> Model:
 def _on_hub(wanted: HubName) -> RemoteModel:
     from rys_gguf.hub.web import get  # takes longer to import than a local model to inspect
 
-    text = printable(wanted.text)
     if is_offline():
-        raise ModelUnavailable(f"{text}: is not on this machine, and HF_HUB_OFFLINE is set")
+        raise ModelUnavailable(
+            f"{printable(wanted.text)}: is not on this machine, and HF_HUB_OFFLINE is set"
+        )
     url = f"{endpoint()}/api/models/{wanted.repo}/revision/main?blobs=true"
-    answer = get(url, wanted.text, _MAX_LIST_BYTES)
+    return _chosen(wanted, get(url, wanted.text, _MAX_LIST_BYTES).body)
+
+
+def _chosen(wanted: HubName, listing: bytes) -> RemoteModel:
+    """The model among the files that the Hub lists. Raises ModelUnavailable if it is not there."""
+    text = printable(wanted.text)
     try:
-        info = json.loads(answer.body)
+        info = json.loads(listing)
         commit = info["sha"]
         files = dict(filter(None, map(_file, info["siblings"])))
     except (ValueError, KeyError, TypeError, RecursionError) as e:

@@ -75,9 +75,9 @@ def is_name(text: str) -> bool:
 
 
 def is_safe(path: str) -> bool:
-    """Whether a path from a stranger's list stays below the folder that it is taken from."""
-    parts = path.split("/")
-    return not any(part in ("", ".", "..") or "\\" in part or "\0" in part for part in parts)
+    """Whether a path from a stranger's list stays below its folder, and can be shown and typed."""
+    is_below = not any(part in ("", ".", "..") for part in path.split("/"))
+    return is_below and "\\" not in path and path.isprintable()
 
 
 def shards_of(path: str) -> list[str]:

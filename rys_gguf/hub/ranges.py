@@ -13,7 +13,7 @@ from rys_gguf.text import printable, size
 BLOCK_BYTES = 1 << 20
 # Far more than any header takes, so that a hostile one does not fetch a whole model.
 _MAX_BLOCKS = 256
-_RANGE = re.compile(r"bytes ([0-9]+)-([0-9]+)/([0-9]+)", re.ASCII)
+_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})", re.ASCII)
 
 
 class RangedFile(SourceFile):

@@ -86,8 +86,8 @@ def get(url: str, what: str, limit: int, span: range | None = None) -> Answer:
         raise ModelUnavailable(f"{fault} cannot be read: {_reason(e)}") from e
     if len(body) > limit:
         raise ModelUnavailable(f"{fault} answers with more than the {limit} bytes that were due")
-    length = fields.get("Content-Length", "")
-    if length.isdecimal() and int(length) != len(body):
+    length = printable(fields.get("Content-Length", ""))
+    if length and length != str(len(body)):
         raise ModelUnavailable(f"{fault} broke off after {len(body)} of {length} bytes; run again")
     return Answer(fields, body)
 

@@ -40,4 +40,6 @@ def hub(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 @pytest.fixture(scope="session")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of more than 4 MiB, of which the header is a small part; not to be written to."""
-    return tiny.write(tmp_path_factory.mktemp("large") / "m-Q4_K_M.gguf", "llama", 128)
+    path = tmp_path_factory.mktemp("large") / "m-Q4_K_M.gguf"
+    # Every tensor takes at least 64 KiB of the file.
+    return tiny.write(path, "llama", 12, extra={"general.alignment": 1 << 16})

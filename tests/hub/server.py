@@ -33,7 +33,8 @@ class Hub:
 
     `status` answers every request for a file with that code; `ranges` False sends whole files;
     `cut` leaves that many bytes out of every answer with a range; `etags` are taken one by one.
-    `location` is where files are sent on to, by default the second server.
+    `fields` replace those of an answer with a range. `location` is where files are sent on to, by
+    default the second server.
     """
 
     files: dict[str, bytes] = field(default_factory=dict)
@@ -45,6 +46,7 @@ class Hub:
     shift: int = 0
     etags: list[str] = field(default_factory=list)
     location: str | None = None
+    fields: dict[str, str] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
     url: str = ""
     storage: str = ""
@@ -115,7 +117,11 @@ class _Handler(BaseHTTPRequestHandler):
         first, last = int(match[1]) + hub.shift, int(match[2]) + hub.shift
         part = content[first : last + 1]
         etag = hub.etags.pop(0) if hub.etags else "same"
-        place = {"Content-Range": f"bytes {first}-{last}/{len(content)}", "ETag": etag}
+        place = {
+            "Content-Range": f"bytes {first}-{last}/{len(content)}",
+            "ETag": etag,
+            **hub.fields,
+        }
         self._answer(206, part, place, cut=hub.cut)
 
     def _answer(
@@ -124,7 +130,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         for name, value in (fields or {}).items():
             self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
+        if "Content-Length" not in (fields or {}):
+            self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command == "HEAD":
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
@@ -10,10 +11,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rys_gguf import Model, find_model, open_model
 from rys_gguf.errors import ModelUnavailable
-from rys_gguf.hub.find import RemoteModel
+from rys_gguf.hub.find import RemoteModel, _chosen
+from rys_gguf.hub.names import HubName, is_safe
+from rys_gguf.hub.ollama import _model_digests
 from rys_gguf.layers.layer_map import LayerMap
 from rys_gguf.patch.plan import make_plan
 from rys_gguf.patch.writer import write_plan
@@ -68,7 +73,7 @@ def test_diff_compares_a_remote_model_with_a_local_one(remote: Hub, large: Path)
 def test_shards_are_read_together(hub: Hub, large: Path, tmp_path: Path) -> None:
     """Each file's header, and nothing else."""
     with Model(large) as model:
-        plan = make_plan(model, LayerMap.parse("blocks:1,2", 128))
+        plan = make_plan(model, LayerMap.parse("blocks:1,2", 12))
         paths = write_plan(plan, tmp_path / "s-Q4_K_M.gguf", split_max_bytes=1 << 20).paths
     assert len(paths) > 2
     hub.files |= {f"o/r/{path.name}": path.read_bytes() for path in paths}
@@ -171,10 +176,10 @@ def test_an_answer_that_is_none_of_the_hub_is_one_message(hub: Hub, info: bytes)
     "path",
     [
         "../m-Q4_K_M.gguf", "/m-Q4_K_M.gguf", "a/../../m-Q4_K_M.gguf", "a\\m-Q4_K_M.gguf",
-        "./m-Q4_K_M.gguf",
+        "./m-Q4_K_M.gguf", "\x1b[2Jm-Q4_K_M.gguf", "\ud800m-Q4_K_M.gguf",
     ],
 )  # fmt: skip
-def test_a_path_that_leads_out_is_not_there(hub: Hub, path: str) -> None:
+def test_a_path_that_is_not_safe_is_not_there(hub: Hub, path: str) -> None:
     """What a repository lists may be anything."""
     siblings = [{"rfilename": path, "size": 5}, {"rfilename": "x-Q4_K_M.gguf"}, {"rfilename": 5}]
     hub.info = json.dumps({"sha": COMMIT, "siblings": siblings}).encode()
@@ -184,7 +189,7 @@ def test_a_path_that_leads_out_is_not_there(hub: Hub, path: str) -> None:
 
 def test_a_hostile_path_is_quoted(hub: Hub) -> None:
     """In the address, in the command and on the terminal."""
-    path = "a b;$(id)?x#y\x1b[2J-Q4_K_M.gguf"
+    path = "a b;$(id)?x#y[2J-Q4_K_M.gguf"
     hub.files[f"o/r/{path}"] = b"GGUF"
     found = find_model(NAME)
     assert isinstance(found, RemoteModel)
@@ -192,8 +197,35 @@ def test_a_hostile_path_is_quoted(hub: Hub) -> None:
     result = call("inspect", NAME)
     assert result.exit_code == 1
     assert "is shorter than a GGUF header" in result.stderr
-    assert "\x1b" not in result.output
-    assert hub.requests[-1].path.endswith("/a%20b%3B%24%28id%29%3Fx%23y%1B%5B2J-Q4_K_M.gguf")
+    assert hub.requests[-1].path.endswith("/a%20b%3B%24%28id%29%3Fx%23y%5B2J-Q4_K_M.gguf")
+
+
+_WORDS = st.sampled_from(["m-Q4_K_M.gguf", COMMIT, "../x.gguf", "x-00001-of-00002.gguf", "\ud800"])
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | _WORDS,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.fixed_dictionaries(
+            {},
+            optional=dict.fromkeys(("sha", "siblings", "rfilename", "size", "layers"), inner),
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(_JSON, st.sampled_from(["hf:o/r", NAME, "hf:o/r/m-Q4_K_M.gguf"]))
+def test_any_list_is_a_model_or_one_message(listing: object, name: str) -> None:
+    """Of whatever types its values are."""
+    with contextlib.suppress(ModelUnavailable):
+        found = _chosen(HubName.parse(name), json.dumps(listing).encode())
+        assert all(is_safe(path) for path, _ in found.files)
+
+
+@given(_JSON)
+def test_any_manifest_names_digests_or_none(manifest: object) -> None:
+    """Of whatever types its values are."""
+    assert all(isinstance(digest, str) for digest in _model_digests(manifest))
 
 
 def test_a_list_without_an_end_is_not_read(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,6 +94,14 @@ def test_a_file_of_another_size_is_refused(hub: Hub, file: RangedFile) -> None:
         file.read(0, 10)
 
 
+@pytest.mark.parametrize("field", ["Content-Length", "Content-Range"])
+def test_a_number_of_any_length_is_one_message(hub: Hub, file: RangedFile, field: str) -> None:
+    """Python turns no more than 4300 digits into a number."""
+    hub.fields[field] = "bytes 0-1/" * (field == "Content-Range") + "9" * 5000
+    with pytest.raises(ModelUnavailable, match=r"^hf:o/r/m\.gguf: "):
+        file.read(0, 10)
+
+
 def test_a_header_does_not_fetch_a_model(file: RangedFile, monkeypatch: pytest.MonkeyPatch) -> None:
     """A hostile header may claim any length."""
     monkeypatch.setattr(ranges, "_MAX_BLOCKS", 2)
