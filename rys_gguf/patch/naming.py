@@ -15,6 +15,9 @@ _QUANT_LABEL = re.compile(
     r"(?=\.gguf$|-[0-9]{5}-of-[0-9]{5}\.gguf$)",
     re.IGNORECASE,
 )
+# What Ollama calls a model's file; the name of the model in it says more.
+_BLOB = re.compile(r"sha256-[0-9a-f]{64}")
+_NO_FILE_NAME = re.compile(r"[^A-Za-z0-9._-]+", re.ASCII)
 _SHARD = re.compile(r"-[0-9]{5}-of-[0-9]{5}(?=\.gguf$)")
 
 
@@ -24,7 +27,7 @@ def default_output(model: Model, layer_map: LayerMap) -> Path:
     Qwen3.5-2B-UD-Q4_K_XL.gguf and blocks:8,12 give Qwen3.5-2B-rys_8-11-UD-Q4_K_XL.gguf.
     """
     path = model.files[0].path
-    name, label = path.name, layer_map.label
+    name, label = _file_name(model), layer_map.label
     if earlier := valid_origins(model):
         # A variant's variant is named as one that is made in one step.
         of_source = f"-{earlier[-1].layer_map.label}"
@@ -32,6 +35,15 @@ def default_output(model: Model, layer_map: LayerMap) -> Path:
             name = name.replace(of_source, "")
             label = compose(earlier[-1].layer_map, layer_map).label
     return path.with_name(_labelled(name, label))
+
+
+def _file_name(model: Model) -> str:
+    """The model's file name, or the one that a blob would have outside its cache."""
+    name, title = model.files[0].path.name, model.header.get("general.name")
+    if not _BLOB.fullmatch(name):
+        return name
+    text = "" if title is None else _NO_FILE_NAME.sub("-", str(title.value))[:100].strip(".-")
+    return f"{text or 'model'}.gguf"
 
 
 def companion_output(path: Path, layer_map: LayerMap) -> Path:

@@ -15,6 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rys_gguf import Model, find_model, open_model
+from rys_gguf.cli.best import BestFolder
+from rys_gguf.cli.prove import report_path
 from rys_gguf.errors import ModelUnavailable
 from rys_gguf.hub.find import RemoteModel, _chosen
 from rys_gguf.hub.names import HubName, is_safe
@@ -22,8 +24,10 @@ from rys_gguf.hub.ollama import _model_digests
 from rys_gguf.layers.layer_map import LayerMap
 from rys_gguf.patch.plan import make_plan
 from rys_gguf.patch.writer import write_plan
+from tests import tiny
 from tests.cli.calls import call, data, done, refused
 from tests.hub.server import COMMIT, Hub
+from tests.hub.test_caches import pulled, snapshot
 
 NAME = "hf:o/r:Q4_K_M"
 FILE = "o/r/m-Q4_K_M.gguf"
@@ -139,6 +143,23 @@ def test_a_variant_of_a_cached_model_goes_to_the_current_folder(
     assert result.stderr.startswith(f"{NAME}: {folder / 'm-Q4_K_M.gguf'}\n")
     assert [path.name for path in folder.iterdir()] == ["m-Q4_K_M.gguf"]
     done("verify", "m-rys_3-5-Q4_K_M.gguf", "--source", NAME)
+
+
+def test_a_model_of_ollama_is_patched_under_its_own_name(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A blob's name says nothing, and what the model calls itself may be anything."""
+    blob = pulled(home / ".ollama" / "models", "registry.ollama.ai/library/tiny/latest")
+    tiny.write(blob, "llama", 6, extra={"general.name": "../Tiny: \x1b[2J model"})
+    monkeypatch.chdir(tmp_path)
+    assert done("apply", "ollama:tiny", "--blocks", "1,3").stdout == "Tiny-2J-model-rys_1-2.gguf\n"
+
+
+def test_reports_of_a_cached_model_go_to_the_current_folder(home: Path) -> None:
+    """As its variants do."""
+    model = snapshot(home / ".cache" / "huggingface" / "hub")
+    assert report_path(model) == Path(f"{model.name}.validate.json")
+    assert BestFolder.of(None, model).path == Path(f"{model.name}.best")
 
 
 def test_a_name_that_fits_nothing_lists_what_is_there(remote: Hub) -> None:
