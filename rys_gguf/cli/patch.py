@@ -38,6 +38,7 @@ from rys_gguf.cli.render import (
 )
 from rys_gguf.formats.foreign import loading_notes
 from rys_gguf.formats.model import Model
+from rys_gguf.hub.caches import outside_caches
 from rys_gguf.hub.find import RemoteModel, open_model
 from rys_gguf.hub.ranges import RangedFile
 from rys_gguf.layers.describe import describe
@@ -234,10 +235,14 @@ def _show_plan(planned: Plan, *, full: bool, as_json: bool) -> None:
 
 
 def _disk_use(planned: Plan) -> str:
-    """Whether a variant beside the model would share its data on this file system."""
-    if isinstance(planned.model.files[0], RangedFile):
+    """Whether a variant under its default name would share its data with the model."""
+    source = planned.model.files[0]
+    if isinstance(source, RangedFile):
         return "the model is not on this machine"
-    return sharing(planned).why_not or "shared with the model but for the header"
+    return (
+        sharing(planned, outside_caches(source.path)).why_not
+        or "shared with the model but for the header"
+    )
 
 
 def _write(planned: Plan, write: _WriteOptions, *, as_json: bool) -> None:
