@@ -13,9 +13,15 @@ from rys_gguf.engines.base import LIVE, SERVER, EngineOptions
 from rys_gguf.engines.find import find_engine, open_engine
 from rys_gguf.engines.port import free_port
 from tests import tiny
-from tests.hub.test_caches import put
+from tests.hub.test_caches import pulled, put
 
 OPTIONS = EngineOptions(find_engine(), n_ctx=256, n_threads=1, load_seconds=60, answer_seconds=60)
+
+
+def said(path: Path, kind: str) -> str:
+    """What a model writes after a prompt."""
+    with open_engine(path, replace(OPTIONS, kind=kind)) as engine:
+        return engine.generate("a b c", 8).text
 
 
 @pytest.fixture
@@ -36,10 +42,19 @@ def cached(home: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("kind", [SERVER, LIVE])
-def test_shards_in_a_cache_run(cached: Path, kind: str) -> None:
+def test_shards_in_a_cache_run(cached: Path, tmp_path: Path, kind: str) -> None:
     """llama.cpp finds the other shards by the name of the first."""
-    with open_engine(cached, replace(OPTIONS, kind=kind)) as engine:
-        assert engine.generate("a b c", 4).text is not None
+    whole = tiny.write(tmp_path / "whole.gguf", "llama", 6, sources=[0, 1, 1, 2, 3, 4, 5])
+    assert said(cached, kind) == said(whole, kind)
+
+
+def test_a_blob_of_ollama_runs(home: Path) -> None:
+    """Its name does not end in .gguf."""
+    blob = pulled(home / ".ollama" / "models", "registry.ollama.ai/library/tiny/latest")
+    tiny.write(blob, "llama", 6)
+    found = find_model("ollama:tiny")
+    assert isinstance(found, Path)
+    assert said(found, LIVE) == said(tiny.write(home / "m.gguf", "llama", 6), LIVE)
 
 
 @pytest.mark.parametrize("spec", [None, "blocks:1,3"])
