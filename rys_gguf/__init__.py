@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from rys_gguf.checks.serve import serve_file, serve_plan
     from rys_gguf.checks.smoke import LoopVerdict, Reply, run_smoke
     from rys_gguf.checks.smoke import compare as judge_smoke
+    from rys_gguf.checks.types import find_type_problems
     from rys_gguf.checks.variant import VariantPair
     from rys_gguf.checks.verify import Problem, find_problems
     from rys_gguf.engines.base import Engine, EngineOptions, Generation
@@ -63,7 +64,7 @@ if TYPE_CHECKING:
     from rys_gguf.layers.architectures import ARCHITECTURES
     from rys_gguf.layers.describe import Description, describe
     from rys_gguf.layers.layer_map import LayerMap
-    from rys_gguf.layers.mergekit import MergekitRecipe, read_mergekit
+    from rys_gguf.layers.mergekit import MergekitRecipe, read_mergekit, write_mergekit
     from rys_gguf.layers.schedule import Schedule
     from rys_gguf.patch.align import align
     from rys_gguf.patch.apply import apply
@@ -74,6 +75,7 @@ if TYPE_CHECKING:
     from rys_gguf.patch.provenance import resolve_layer_map
     from rys_gguf.patch.recover import Recovery, recover
     from rys_gguf.patch.remap import Variant
+    from rys_gguf.patch.tensor_types import tensor_type_file
     from rys_gguf.patch.undo import Undo, plan_undo, unapply
     from rys_gguf.patch.writer import Written, write_plan
     from rys_gguf.probes.choose import SuiteOptions, choose_suites
@@ -82,6 +84,7 @@ if TYPE_CHECKING:
     from rys_gguf.probes.suite import Suite, build_suite
     from rys_gguf.probes.summary import summarise
     from rys_gguf.report.card import make_card
+    from rys_gguf.report.model_files import modelfile, server_preset
     from rys_gguf.report.optuna_study import export_study
     from rys_gguf.report.terminal import text_report
     from rys_gguf.report.watch import watch as watch_report
@@ -165,10 +168,12 @@ _HOMES = {
     "find_levels": "probes.levels",
     "find_model": "hub.find",
     "find_problems": "checks.verify",
+    "find_type_problems": "checks.types",
     "judge_smoke": "checks.smoke:compare",
     "local_executor": "search.executors.local:factory",
     "make_card": "report.card",
     "make_plan": "patch.plan",
+    "modelfile": "report.model_files",
     "open_engine": "engines.find",
     "open_model": "hub.find",
     "plan_undo": "patch.undo",
@@ -185,12 +190,15 @@ _HOMES = {
     "scan_of": "stats.scan",
     "serve_file": "checks.serve",
     "serve_plan": "checks.serve",
+    "server_preset": "report.model_files",
     "summarise": "probes.summary",
+    "tensor_type_file": "patch.tensor_types",
     "text_report": "report.terminal",
     "unapply": "patch.undo",
     "validate": "checks.ladder",
     "verdicts": "stats.verdict",
     "watch_report": "report.watch:watch",
+    "write_mergekit": "layers.mergekit",
     "write_plan": "patch.writer",
     "write_report": "report.write",
 }
@@ -261,10 +269,12 @@ __all__ = [
     "find_levels",
     "find_model",
     "find_problems",
+    "find_type_problems",
     "judge_smoke",
     "local_executor",
     "make_card",
     "make_plan",
+    "modelfile",
     "open_engine",
     "open_model",
     "plan_undo",
@@ -281,12 +291,15 @@ __all__ = [
     "scan_of",
     "serve_file",
     "serve_plan",
+    "server_preset",
     "summarise",
+    "tensor_type_file",
     "text_report",
     "unapply",
     "validate",
     "verdicts",
     "watch_report",
+    "write_mergekit",
     "write_plan",
     "write_report",
 ]

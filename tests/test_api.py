@@ -24,7 +24,16 @@ COUNTERPARTS = {
     "chat": ["Conversation", "EngineOptions", "StockServer", "serve_file", "serve_plan"],
     "compare": ["Run", "compare"],
     "diff": ["Model", "diff_models"],
-    "export": ["Run", "encode_scan", "export_study", "scan_of"],
+    "export": [
+        "Run",
+        "encode_scan",
+        "export_study",
+        "modelfile",
+        "scan_of",
+        "server_preset",
+        "tensor_type_file",
+        "write_mergekit",
+    ],
     "inspect": ["Model", "describe"],
     "plan": ["LayerMap", "Model", "Schedule", "make_plan"],
     "probe": [
@@ -43,7 +52,7 @@ COUNTERPARTS = {
     "sweep": ["SuiteOptions", "SweepRequest", "choose_suites", "describe_sweep", "run_sweep"],
     "unapply": ["Model", "plan_undo", "unapply"],
     "validate": ["EngineOptions", "VariantPair", "find_engine", "resolve_layer_map", "validate"],
-    "verify": ["find_problems"],
+    "verify": ["find_problems", "find_type_problems"],
 }
 
 

@@ -46,7 +46,7 @@ COMMANDS = {
     ),
     "export": Command(
         "rys_gguf.cli.export:export",
-        "Hand a sweep on: to Optuna's dashboard, or as a small file to share.",
+        "Hand a sweep or a variant on, in the forms that other programs read.",
     ),
     "serve": Command(
         "rys_gguf.cli.serve:serve", "Serve a variant to other programs without writing it."

@@ -11,16 +11,18 @@ merge_methods/passthrough.py (what `scale` does).
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rys_gguf.errors import InvalidLayerMap, RysError
+from rys_gguf.errors import InvalidLayerMap, InvalidOptions, Refused, RysError
 from rys_gguf.extras import load
 from rys_gguf.files.text_file import read_text
-from rys_gguf.text import printable
+from rys_gguf.layers.layer_map import LayerMap
+from rys_gguf.text import printable, quoted
 
 # The longest published recipes, with parameters for each of 140 layers, have about 50 kB.
 _MOST_BYTES = 1 << 18
@@ -181,3 +183,37 @@ class _Document:
         name = self.text(source["model"], "model")
         revision = source.get("revision")
         return name if revision is None else f"{name}@{self.text(revision, 'revision')}"
+
+
+def write_mergekit(layer_map: LayerMap, model: str) -> str:
+    """The passthrough recipe of a map for the checkpoint `model`, which `read_mergekit` reads back.
+
+    mergekit sets the number of layers in the checkpoint's config.json and nothing else, so the
+    comment says what to do with the rest. Raises Refused for a damped map: a recipe would scale
+    weights, and which ones depends on the architecture. Raises InvalidOptions for a name that is
+    not printable.
+    """
+    if not model.isprintable():
+        raise InvalidOptions(
+            f"{quoted(model)} is not the name of a checkpoint: OWNER/NAME or a path"
+        )
+    if layer_map.damping:
+        raise Refused(
+            f"{layer_map.spec} damps layers, which a recipe that only moves layers cannot say; "
+            f"export the map without @ and --damp"
+        )
+    name = json.dumps(model, ensure_ascii=False)  # a printable string of JSON is one of YAML
+    slices = "".join(
+        f"  - sources: [{{model: {name}, layer_range: [{s.source}, {s.source + s.n_layers}]}}]\n"
+        for s in layer_map.path()
+    )
+    return (
+        f"# {layer_map.spec} of {layer_map.n_source} layers, {len(layer_map)} in all.\n"
+        "# In the merged config.json mergekit sets num_hidden_layers only. Where there is a list\n"
+        "# with one entry per layer (layer_types, ...), give layer n the entry that layer\n"
+        "# SOURCES[n] had. Where a number picks layers by their position (max_window_layers,\n"
+        "# full_attention_interval, sliding_window_pattern, first_k_dense_replace, ...), it\n"
+        "# counts the new layers: write layer_types instead, or check every layer's kind.\n"
+        f"# SOURCES = {list(layer_map.sources)}\n"
+        f"slices:\n{slices}merge_method: passthrough\n"
+    )

@@ -27,8 +27,9 @@ from rys_gguf.layers.layer_map import LayerMap
 from rys_gguf.layers.rule import Metadata
 from rys_gguf.layers.schedule import Schedule
 from rys_gguf.patch.provenance import recorded_source
-from rys_gguf.report.front_matter import front_matter, header_text
+from rys_gguf.report.front_matter import front_matter
 from rys_gguf.report.markup import render_text
+from rys_gguf.report.origin import header_text
 from rys_gguf.report.sentences import (
     interval_text,
     on_items,

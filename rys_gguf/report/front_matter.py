@@ -9,6 +9,7 @@ from gguf.constants import GGUFValueType
 
 from rys_gguf.extras import load
 from rys_gguf.formats.model import Model
+from rys_gguf.report.origin import header_text, hub_repository
 from rys_gguf.runs.records import RunInfo
 from rys_gguf.stats.verdict import Effect, Verdict
 from rys_gguf.text import printable
@@ -17,7 +18,6 @@ if TYPE_CHECKING:  # an optional package, which takes a second to import
     from huggingface_hub import ModelCardData
 
 TAGS = ("gguf", "rys", "layer-duplication")
-_REPOSITORY = re.compile(r"https://huggingface\.co/([\w.-]+/[\w.-]+)/?", re.ASCII)
 # How the Hub writes the licences it knows: apache-2.0, llama3.1, cc-by-nc-4.0.
 _LICENCE = re.compile(r"[a-z][a-z0-9.+-]*", re.ASCII)
 _NO_LICENCE_NAME = re.compile(r"[^a-z0-9.-]+")
@@ -30,6 +30,11 @@ def front_matter(
     origin: Model, name: str, verdict: Verdict | None, info: RunInfo | None
 ) -> ModelCardData:
     """Base model, licence and languages as a header names them, and held-out scores if any.
+
+    A card has one `base_model_relation`: adapter, merge, quantized or finetune
+    (huggingface/hub-docs, modelcard.md). Layers of a checkpoint in another order, as mergekit's
+    passthrough makes them, are a merge, also in a quantised file: `quantized` would say that the
+    file computes what its base model does.
 
     A licence that the Hub does not know by its form is `other`, with a name in the Hub's form and
     a link if the header has one that is safe to follow.
@@ -44,7 +49,7 @@ def front_matter(
         effects = (verdict.judgement.overall, *verdict.judgement.families)
         results = [hub.EvalResult(**_result(effect, verdict, info)) for effect in effects]
     card_data: ModelCardData = hub.ModelCardData(
-        base_model=_base_model(origin),
+        base_model=hub_repository(origin),
         base_model_relation="merge",
         license=licence if is_known else "other",
         license_name=None if is_known else _licence_id(licence_name) or None,
@@ -56,14 +61,6 @@ def front_matter(
         model_name=printable(name) if results else None,
     )
     return card_data
-
-
-def header_text(model: Model, key: str) -> str | None:
-    """A string of the header; None if it is missing, empty or of another type."""
-    kv = model.header.get(key)
-    if kv is None or kv.type != GGUFValueType.STRING or not isinstance(kv.raw, bytes):
-        return None
-    return str(kv.value) or None
 
 
 def _result(effect: Effect, verdict: Verdict, info: RunInfo) -> dict[str, Any]:
@@ -85,16 +82,6 @@ def _result(effect: Effect, verdict: Verdict, info: RunInfo) -> dict[str, Any]:
 def _licence_id(name: str) -> str:
     """A licence's name as the Hub wants it: my-licence-1.0."""
     return _NO_LICENCE_NAME.sub("-", name[:100].lower()).strip("-.")
-
-
-def _base_model(origin: Model) -> str | None:
-    """The repository that the source came from, by the most direct key of the header."""
-    # Not general.base_model.*: the source itself was made from that one.
-    for key in ("general.source.repo_url", "general.repo_url"):
-        match = _REPOSITORY.fullmatch(header_text(origin, key) or "")
-        if match:
-            return match[1]
-    return None
 
 
 def _languages(origin: Model) -> list[str]:

@@ -1,13 +1,18 @@
-"""The command that hands a run on."""
+"""The command that hands a run or a variant on."""
 
 from __future__ import annotations
 
+import configparser
+import re
 from pathlib import Path
 
+import gguf
 import pytest
 
+from rys_gguf.layers.mergekit import read_mergekit
 from rys_gguf.runs.scan import read_scan
-from tests.cli.calls import done, refused
+from tests import tiny
+from tests.cli.calls import call, done, refused
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "run-0.1.0"
 
@@ -31,4 +36,114 @@ def test_a_study_is_added(tmp_path: Path) -> None:
 def test_something_must_be_asked_for() -> None:
     """A usage error says what."""
     message = refused("export", GOLDEN, code=2)
-    assert "say what to make: --optuna URL or --scan FILE" in message
+    assert "say what to make: --optuna URL or --scan FILE of a run" in message
+
+
+@pytest.fixture
+def variant(model: Path) -> Path:
+    """Two layers of the tiny llama of 6 layers run twice."""
+    return Path(done("apply", model, "--blocks", "2,4").stdout.strip())
+
+
+def test_a_run_is_no_variant_and_a_variant_no_run(variant: Path, tmp_path: Path) -> None:
+    """What a file is decides, and one call takes one of them."""
+    out = tmp_path / "out"
+    message = refused("export", GOLDEN, "--modelfile", out, code=2)
+    assert "is a folder; expected the GGUF file" in message
+    assert "Error: " in refused("export", variant, "--scan", out)
+    asked = "--scan", out, "--modelfile", out
+    assert "are of a run, the other options of none" in refused("export", GOLDEN, *asked, code=2)
+    assert not out.exists()
+
+
+def test_ollama_gets_a_modelfile(variant: Path, tmp_path: Path) -> None:
+    """It names the file and the map; an existing one is kept."""
+    path = tmp_path / "Modelfile"
+    assert done("export", variant, "--modelfile", path).stdout == f"{path}\n"
+    comment, source = path.read_text().splitlines()
+    assert comment == f"# {variant.name}: blocks:2,4 of 6 layers"
+    assert source == f"FROM {variant}"
+    assert "exists already" in refused("export", variant, "--modelfile", path)
+
+
+def test_every_file_of_a_split_variant_is_named(model: Path, tmp_path: Path) -> None:
+    """Ollama takes one FROM for each, llama-server finds the others by the first."""
+    split = ("--blocks", "2,4", "-o", tmp_path / "v.gguf", "--split-max-size", "0.1M")
+    paths = done("apply", model, *split).stdout.split()
+    made = ("--modelfile", tmp_path / "Modelfile", "--preset", tmp_path / "p.ini")
+    done("export", paths[0], *made)
+    assert len(paths) > 1
+    named = re.findall("^FROM (.*)$", (tmp_path / "Modelfile").read_text(), re.MULTILINE)
+    assert named == paths
+    assert f"[v]\nmodel = {paths[0]}\n" in (tmp_path / "p.ini").read_text()
+
+
+def test_the_server_gets_a_preset(variant: Path, tmp_path: Path) -> None:
+    """A section in the grammar of llama.cpp, which any INI parser reads."""
+    done("export", variant, "--preset", tmp_path / "p.ini")
+    parser = configparser.ConfigParser()
+    parser.read_string("[top]\n" + (tmp_path / "p.ini").read_text())
+    assert parser.sections() == ["top", "m-rys_2-3"]
+    assert dict(parser["m-rys_2-3"]) == {"model": str(variant)}
+
+
+@pytest.mark.parametrize(
+    ("option", "name"),
+    [("--preset", "a;b.gguf"), ("--preset", "a#.gguf"), ("--modelfile", "a\nPARAMETER x.gguf"),
+     ("--preset", "a\n[b].gguf"), ("--modelfile", 'a"b.gguf')],
+)  # fmt: skip
+def test_a_path_that_a_line_cannot_hold_is_refused(
+    variant: Path, tmp_path: Path, option: str, name: str
+) -> None:
+    """It would name another file, or give orders to the program that reads it."""
+    path = variant.rename(variant.with_name(name))
+    assert "cannot be written in this format" in refused("export", path, option, tmp_path / "o")
+    assert not (tmp_path / "o").exists()
+
+
+def test_mergekit_gets_a_recipe(variant: Path, tmp_path: Path) -> None:
+    """For the named checkpoint, or the one that the header names."""
+    path = tmp_path / "r.yml"
+    message = refused("export", variant, "--recipe", path, code=2)
+    assert "names no repository of Hugging Face" in message
+    done("export", variant, "--recipe", path, "--hf-model", "owner/tiny")
+    recipe = read_mergekit(path)
+    assert (recipe.spec, recipe.model) == ("layers:[0..3,2..5]", "owner/tiny")
+    url = {"general.repo_url": "https://huggingface.co/somebody/base"}
+    model = tiny.write(tmp_path / "named.gguf", "llama", 6, extra=url)
+    named = Path(done("apply", model, "--blocks", "2,4").stdout.strip())
+    done("export", named, "--recipe", path, "--force")
+    assert read_mergekit(path).model == "somebody/base"
+
+
+def test_types_are_those_of_the_source_layers(tmp_path: Path) -> None:
+    """Verify --types tells a variant that was quantised so from one that was not."""
+    plain = tiny.write(tmp_path / "plain.gguf", "llama", 12)
+    q8 = gguf.GGMLQuantizationType.Q8_0
+    quantised = tiny.write(tmp_path / "q.gguf", "llama", 12, quantize=q8)
+    path = Path(done("apply", plain, "--blocks", "1,3").stdout.strip())
+    like = Path(done("apply", quantised, "--blocks", "1,3").stdout.strip())
+    types = tmp_path / "types.txt"
+    done("export", path, "--tensor-types", types, "--like", quantised)
+    # The first pattern that is found in a name decides, as in llama-quant.cpp.
+    rules = [line.rsplit("=", 1) for line in types.read_text().splitlines()]
+    wanted = {t.name: t.tensor_type.name.lower() for t in gguf.GGUFReader(like).tensors}
+    matrices = [t.name for t in gguf.GGUFReader(path).tensors if len(t.shape) > 1]
+    assert len(matrices) > 12
+    for name in matrices:
+        hits = [type_ for pattern, type_ in rules if re.search(pattern, name)]
+        assert hits == [wanted[name]], name
+    right = done("verify", like, "--source", quantised, "--types")
+    assert "has the type of its source" in right.stdout
+    other = call("verify", path, "--source", quantised, "--types")
+    assert other.exit_code == 1
+    assert "blk.13.ffn_down.weight: is F32, expected Q8_0" in other.stdout
+
+
+def test_types_and_their_example_go_together(variant: Path, tmp_path: Path) -> None:
+    """A usage error; a model of other layers is refused."""
+    out = tmp_path / "t.txt"
+    assert "go together" in refused("export", variant, "--tensor-types", out, code=2)
+    other = tiny.write(tmp_path / "o.gguf", "llama", 5)
+    message = refused("export", variant, "--tensor-types", out, "--like", other)
+    assert "blocks:2,4 is for 6 layers, o.gguf has 5" in message

@@ -27,7 +27,10 @@ NEEDED = {
     "companion": ["OUT", "ADAPTER"],
     "compare": ["RUN", "RUN"],
     "diff": ["MODEL", "OUT"],
-    "export": ["RUN", "--scan", "new.json"],
+    "export": [
+        "OUT", "--recipe", "new.yml", "--hf-model", "a/b", "--tensor-types", "new.txt",
+        "--like", "MODEL",
+    ],
     "inspect": ["MODEL"],
     "plan": ["MODEL", "--blocks", "1,3"],
     "probe": ["MODEL", "--level", "0"],
@@ -40,7 +43,8 @@ NEEDED = {
     "unapply": ["OUT", "-o", "new.gguf"],
     "validate": ["OUT", "--source", "MODEL"],
     "verify": ["OUT", "--source", "MODEL"],
-}
+}  # fmt: skip
+NEEDED_OTHERWISE = {("export", "--scan"): ["RUN", "--scan", "new.json"]}
 # Looked at only after the engine, which cannot be started here.
 LATER = [("prove", "--workdir"), ("validate", "--workdir"), ("smoke", "--source")]
 GOLDEN = Path(__file__).parent.parent / "golden" / "run-0.1.0"
@@ -62,7 +66,8 @@ def file_parameters() -> list[tuple[str, str]]:
 
 def arguments(command: str, parameter: str, file: Path, places: dict[str, Path]) -> list[str]:
     """A call of the command in which `parameter` names `file`."""
-    args = [str(places.get(word, word)) for word in NEEDED[command]]
+    needed = NEEDED_OTHERWISE.get((command, parameter), NEEDED[command])
+    args = [str(places.get(word, word)) for word in needed]
     if not parameter.startswith("-"):
         at = {"b": 1, "run_b": 1, "files": 1}.get(parameter, 0)
         args[at] = str(file)

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from rys_gguf.errors import InvalidLayerMap, RysError
+from rys_gguf.errors import InvalidLayerMap, InvalidOptions, Refused, RysError
 from rys_gguf.layers.layer_map import LayerMap
-from rys_gguf.layers.mergekit import read_mergekit
+from rys_gguf.layers.mergekit import read_mergekit, write_mergekit
 
 # As they are published: in block style, in flow style, and with aliases for what repeats.
 BLOCK_STYLE = """\
@@ -236,3 +236,44 @@ def test_yaml_is_named_where_it_is_missing(file: Path, monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "yaml", None)
     with pytest.raises(RysError, match="a mergekit recipe needs pyyaml: pip install pyyaml"):
         read_mergekit(file)
+
+
+@given(
+    sources=st.lists(st.integers(0, 39), min_size=1, max_size=20),
+    name=st.text(min_size=1, max_size=20).filter(str.isprintable),
+)
+@settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_a_written_recipe_reads_back(file: Path, sources: list[int], name: str) -> None:
+    """The same map for the same checkpoint, whatever that is called."""
+    layer_map = LayerMap(40, tuple(sources))
+    file.write_text(write_mergekit(layer_map, name), encoding="utf-8")
+    recipe = read_mergekit(file)
+    assert recipe.model == name
+    if not layer_map.is_identity:
+        assert LayerMap.parse(recipe.spec, 40) == layer_map
+
+
+def test_mergekit_takes_a_written_recipe() -> None:
+    """Its own parser: the slices in order, each of one model."""
+    config, yaml = pytest.importorskip("mergekit.config"), pytest.importorskip("yaml")
+    layer_map = LayerMap.parse("blocks:2,4", 6)
+    read = config.MergeConfiguration.model_validate(
+        yaml.safe_load(write_mergekit(layer_map, "owner/name"))
+    )
+    ranges = [tuple(piece.sources[0].layer_range) for piece in read.slices]
+    assert [n for first, last in ranges for n in range(first, last)] == list(layer_map.sources)
+    assert read.merge_method == "passthrough"
+
+
+def test_a_damped_map_is_no_recipe() -> None:
+    """It would run as the map without the factors does."""
+    with pytest.raises(Refused, match="damps layers"):
+        write_mergekit(LayerMap.parse("blocks:2,4@0.5", 6), "a")
+
+
+def test_a_name_with_a_line_break_is_none() -> None:
+    """It would end the string, or reach a terminal."""
+    with pytest.raises(InvalidOptions, match=r"a\\nb' is not the name of a checkpoint"):
+        write_mergekit(LayerMap.parse("blocks:2,4", 6), "a\nb")
