@@ -32,9 +32,9 @@ def front_matter(
     """Base model, licence and languages as a header names them, and held-out scores if any.
 
     A card has one `base_model_relation`: adapter, merge, quantized or finetune
-    (huggingface/hub-docs, modelcard.md). Layers of a checkpoint in another order, as mergekit's
-    passthrough makes them, are a merge, also in a quantised file: `quantized` would say that the
-    file computes what its base model does.
+    (https://huggingface.co/docs/hub/model-cards, "Specifying a base model"). Layers of a checkpoint
+    in another order, as mergekit's passthrough makes them, are a merge, also in a quantised file:
+    `quantized` would say that the file computes what its base model does.
 
     A licence that the Hub does not know by its form is `other`, with a name in the Hub's form and
     a link if the header has one that is safe to follow.
