@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from rys_gguf.checks.ladder import validate
     from rys_gguf.checks.prove import Proof, prove
     from rys_gguf.checks.self_test import choose_kind
-    from rys_gguf.checks.serve import serve_file, serve_plan
     from rys_gguf.checks.smoke import LoopVerdict, Reply, run_smoke
     from rys_gguf.checks.smoke import compare as judge_smoke
     from rys_gguf.checks.types import find_type_problems
@@ -97,6 +96,7 @@ if TYPE_CHECKING:
     from rys_gguf.search.settings import Settings as SweepSettings
     from rys_gguf.search.settings import SweepPlan, SweepRequest
     from rys_gguf.search.study import Watcher, run_sweep
+    from rys_gguf.serve.variant import serve_file, serve_plan
     from rys_gguf.stats.compare import Comparison, compare
     from rys_gguf.stats.evidence import Evidence
     from rys_gguf.stats.scan import scan_of
@@ -188,8 +188,8 @@ _HOMES = {
     "run_smoke": "checks.smoke",
     "run_sweep": "search.study",
     "scan_of": "stats.scan",
-    "serve_file": "checks.serve",
-    "serve_plan": "checks.serve",
+    "serve_file": "serve.variant",
+    "serve_plan": "serve.variant",
     "server_preset": "report.model_files",
     "summarise": "probes.summary",
     "tensor_type_file": "patch.tensor_types",

@@ -27,13 +27,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from rys_gguf.checks.serve import serve_file, serve_plan
 from rys_gguf.engines.base import LIVE, SERVER, EngineOptions
 from rys_gguf.engines.find import find_engine
 from rys_gguf.engines.stock import StockServer
 from rys_gguf.formats.model import Model
 from rys_gguf.patch.apply import parse_spec
 from rys_gguf.patch.plan import make_plan
+from rys_gguf.serve.variant import serve_file, serve_plan
 from rys_gguf.text import size
 from scripts.live_cost import device_mib
 

@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "rys_gguf"
 # Data flows through these from left to right; a folder imports from those before it only.
 FOLDERS = (
-    "files", "formats", "hub", "layers", "patch", "engines", "checks",
+    "files", "formats", "hub", "layers", "patch", "engines", "checks", "serve",
     "probes", "runs", "stats", "report", "search", "cli",
 )  # fmt: skip
 # Modules that anything may import: they import nothing of the package but each other.
@@ -27,6 +27,7 @@ RULES: dict[str, dict[str, tuple[str, ...]]] = {
     "patch": {"knows no screen": ("click", "tqdm")},
     "engines": {"knows no rule and no plan": ("rys_gguf.layers", "rys_gguf.patch", "click")},
     "checks": {"knows no screen": ("click", "tqdm")},
+    "serve": {"knows no screen": ("click", "tqdm")},
     "probes": {"does not patch": ("rys_gguf.patch", "rys_gguf.checks", "click", "tqdm")},
     "runs": {"asks nothing": ("rys_gguf.engines", "rys_gguf.patch", "rys_gguf.checks", "click")},
     "stats": {

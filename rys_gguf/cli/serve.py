@@ -12,8 +12,6 @@ from pathlib import Path
 
 import click
 
-from rys_gguf.checks.control import Control, controlled, require_free
-from rys_gguf.checks.serve import serve_file, serve_plan
 from rys_gguf.cli.options import (
     MODEL,
     LayerSpec,
@@ -34,6 +32,8 @@ from rys_gguf.formats.model import Model
 from rys_gguf.layers.layer_map import LayerMap
 from rys_gguf.patch.apply import parse_spec
 from rys_gguf.patch.plan import Plan, make_plan
+from rys_gguf.serve.control import Control, controlled, require_free
+from rys_gguf.serve.variant import serve_file, serve_plan
 from rys_gguf.text import harmless
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from rys_gguf import LayerMap, Model, find_model, make_plan, write_plan
-from rys_gguf.checks.serve import serve_file, serve_plan
 from rys_gguf.engines.base import LIVE, SERVER, EngineOptions
 from rys_gguf.engines.find import find_engine, open_engine
 from rys_gguf.engines.port import free_port
+from rys_gguf.serve.variant import serve_file, serve_plan
 from tests import tiny
 from tests.hub.test_caches import pulled, put
 

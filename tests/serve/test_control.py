@@ -20,14 +20,14 @@ from urllib.parse import urlsplit
 import pytest
 
 from rys_gguf import LayerMap, Model, Plan, make_plan
-from rys_gguf.checks import serve
-from rys_gguf.checks.control import Control, controlled
-from rys_gguf.checks.serve import serve_file, serve_plan
 from rys_gguf.engines.stock import Address, StockServer
 from rys_gguf.errors import EngineFailed, InvalidOptions
 from rys_gguf.patch.apply import parse_spec
+from rys_gguf.serve import variant
+from rys_gguf.serve.control import Control, controlled
+from rys_gguf.serve.variant import serve_file, serve_plan
 from tests import tiny
-from tests.checks.test_serve import PROMPT, answers, ask, options
+from tests.serve.test_variant import PROMPT, answers, ask, options
 
 Json = dict[str, Any]
 
@@ -93,7 +93,7 @@ def endpoint(
 
         plan = plan_of(SPECS[0], 1)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(serve, "require_live", lambda *_: None)
+            patch.setattr(variant, "require_live", lambda *_: None)
             with serve_plan(plan, options("live", *arguments), changeable=changes) as server:
                 control = Control(server, plan, keys, plan_of if changes else None, seconds)
                 with controlled(control, 0) as url:
@@ -239,10 +239,10 @@ def test_a_variant_that_gets_no_weights_is_not_served(
     shared: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is tried before the other one is given up."""
-    headers = serve._headers
+    headers = variant._headers
     wrong = (("blk.0.attn_q.weight", "blk.0.ffn_up.weight"),)
     monkeypatch.setattr(
-        serve, "_headers", lambda *given: [replace(h, pairs=wrong) for h in headers(*given)]
+        variant, "_headers", lambda *given: [replace(h, pairs=wrong) for h in headers(*given)]
     )
     before = probabilities(shared.server)
     status, reply = shared.change(blocks="0,4")
@@ -387,7 +387,7 @@ def test_a_server_that_cannot_change_is_not_started(
     def fail(*_: object) -> None:
         raise EngineFailed("the self-test failed")
 
-    monkeypatch.setattr(serve, "require_live", fail)
+    monkeypatch.setattr(variant, "require_live", fail)
     with Model(source) as model:
         plan = make_plan(model, LayerMap.parse(SPECS[0], N_LAYERS))
         with (

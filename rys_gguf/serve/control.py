@@ -16,12 +16,12 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
 
-from rys_gguf.checks.serve import change_plan
 from rys_gguf.engines.port import is_taken
 from rys_gguf.engines.stock import Busy, StockServer
 from rys_gguf.errors import EngineFailed, RysError
 from rys_gguf.layers.layer_map import join_blocks
 from rys_gguf.patch.plan import Plan
+from rys_gguf.serve.variant import change_plan
 from rys_gguf.text import printable
 
 Json = dict[str, Any]

@@ -16,14 +16,14 @@ from typing import Any
 import pytest
 
 from rys_gguf import LayerMap, Model, make_plan, write_plan
-from rys_gguf.checks import serve
-from rys_gguf.checks.serve import serve_file, serve_plan
 from rys_gguf.engines import stock
 from rys_gguf.engines.base import AUTO, LIVE, SERVER, EngineOptions
 from rys_gguf.engines.find import find_engine
 from rys_gguf.engines.port import free_port
 from rys_gguf.engines.stock import NotPointed, StockServer
 from rys_gguf.errors import EngineFailed
+from rys_gguf.serve import variant
+from rys_gguf.serve.variant import serve_file, serve_plan
 from tests import tiny
 
 Json = dict[str, Any]
@@ -94,7 +94,7 @@ def test_a_served_variant_answers_as_its_file(
     smollm2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Texts and every log-probability are the same; this shows more than the self-test does."""
-    monkeypatch.setattr(serve, "require_live", lambda *_: None)
+    monkeypatch.setattr(variant, "require_live", lambda *_: None)
     require_same(smollm2, "blocks:10,14", tmp_path)
 
 
@@ -124,7 +124,7 @@ def test_otherwise_it_is_written_to_a_file(source: Path, monkeypatch: pytest.Mon
     def fail(*_: object) -> None:
         raise EngineFailed("the self-test failed\nand more")
 
-    monkeypatch.setattr(serve, "require_live", fail)
+    monkeypatch.setattr(variant, "require_live", fail)
     told: list[str] = []
     with Model(source) as model:
         plan = make_plan(model, LayerMap.parse("blocks:1,3", 4))
@@ -149,10 +149,10 @@ def test_a_variant_that_gets_no_weights_is_never_served(
     source: Path, monkeypatch: pytest.MonkeyPatch, fault: Json, message: str
 ) -> None:
     """Whatever goes wrong in the server's process is the reason that is given here."""
-    headers = serve._headers
-    monkeypatch.setattr(serve, "require_live", lambda *_: None)
+    headers = variant._headers
+    monkeypatch.setattr(variant, "require_live", lambda *_: None)
     monkeypatch.setattr(
-        serve, "_headers", lambda *given: [replace(h, **fault) for h in headers(*given)]
+        variant, "_headers", lambda *given: [replace(h, **fault) for h in headers(*given)]
     )
     with Model(source) as model:
         plan = make_plan(model, LayerMap.parse("blocks:1,3", 4))
@@ -190,7 +190,7 @@ def test_a_library_that_is_made_in_another_way_is_noticed(
     assert text.count(right) == 1
     path.write_text(text.replace(right, wrong))
     monkeypatch.setattr(stock, "_CHILD", child)
-    monkeypatch.setattr(serve, "require_live", lambda *_: None)
+    monkeypatch.setattr(variant, "require_live", lambda *_: None)
     with Model(source) as model:
         plan = make_plan(model, LayerMap.parse("blocks:1,3", 4))
         package = replace(options(), binary=None)
@@ -205,7 +205,7 @@ def test_a_server_that_has_slept_answers_as_before(
     source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It has given its model back, and gets it again."""
-    monkeypatch.setattr(serve, "require_live", lambda *_: None)
+    monkeypatch.setattr(variant, "require_live", lambda *_: None)
     with Model(source) as model:
         plan = make_plan(model, LayerMap.parse("blocks:1,3", 4))
         with serve_plan(plan, options(LIVE, "--sleep-idle-seconds", "1")) as server:
