@@ -121,7 +121,9 @@ def export(
         )
     if asked_of_run:
         if of_variant != _OfVariant() or layers.text is not None:
-            raise click.UsageError("--optuna and --scan are of a run, the other options of none")
+            raise click.UsageError(
+                "--optuna and --scan take a run, and all other options a variant"
+            )
         _export_run(what, of_run, force=force)
     else:
         _export_variant(what, of_variant, layers, force=force)

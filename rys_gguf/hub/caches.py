@@ -37,7 +37,7 @@ def outside_caches(path: Path) -> Path:
     """Where to write what would go to `path`: the current folder where that is a cache.
 
     The program that owns a cache does not know of such a file, and deletes it with the rest. A
-    folder with plain files that the user chose is no cache in this sense.
+    folder of plain files that the user chose does not count as a cache here.
     """
     folder = Path(os.path.abspath(path.parent))
     owned = [Path(os.path.abspath(root), "blobs") for root in ollama_roots()]

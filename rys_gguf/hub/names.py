@@ -41,7 +41,7 @@ class HubName:
 
     @classmethod
     def parse(cls, text: str) -> HubName:
-        """The name after `hf:`. Raises ModelUnavailable for what is none."""
+        """The name after `hf:`. Raises ModelUnavailable for anything else."""
         *ends, last = text.removeprefix(HUB).split("/", 2)
         if len(ends) == 2:  # noqa: PLR2004 - owner, repository, path
             name = cls(text, "/".join(ends), path=last)
@@ -53,8 +53,8 @@ class HubName:
         if is_right and _REPO.fullmatch(name.repo) and len(name.repo) <= _MAX_REPO:
             return name
         raise ModelUnavailable(
-            f"{printable(text)}: is no name of a model; write hf:OWNER/REPO, hf:OWNER/REPO:QUANT "
-            f"or hf:OWNER/REPO/FILE.gguf"
+            f"{printable(text)}: is not the name of a model; write hf:OWNER/REPO, "
+            f"hf:OWNER/REPO:QUANT or hf:OWNER/REPO/FILE.gguf"
         )
 
     def choose(self, paths: Collection[str]) -> str | None:

@@ -31,7 +31,7 @@ def find_pulled(text: str) -> Path:
     parts = [*name.split("/"), tag if colon else _TAG]
     if not 2 <= len(parts) <= 4 or not all(map(_PART.fullmatch, parts)):  # noqa: PLR2004
         raise ModelUnavailable(
-            f"{printable(text)}: is no name of a model; write ollama:NAME or ollama:NAME:TAG"
+            f"{printable(text)}: is not the name of a model; write ollama:NAME or ollama:NAME:TAG"
         )
     parts = [_HOST, _NAMESPACE][: 4 - len(parts)] + parts
     for root in ollama_roots():

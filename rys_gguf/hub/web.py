@@ -85,7 +85,9 @@ def get(url: str, what: str, limit: int, span: range | None = None) -> Answer:
     except (OSError, HTTPException, ValueError) as e:
         raise ModelUnavailable(f"{fault} cannot be read: {_reason(e)}") from e
     if len(body) > limit:
-        raise ModelUnavailable(f"{fault} answers with more than the {limit} bytes that were due")
+        raise ModelUnavailable(
+            f"{fault} answers with more than the {limit} bytes that were asked for"
+        )
     length = printable(fields.get("Content-Length", ""))
     if length and length != str(len(body)):
         raise ModelUnavailable(f"{fault} broke off after {len(body)} of {length} bytes; run again")
@@ -99,7 +101,10 @@ def _token() -> str:
     if not token and os.path.isfile(path):
         token = read_text(path, "the token", _MAX_TOKEN_FILE).strip()
     if token and not _TOKEN.fullmatch(token):
-        raise ModelUnavailable("the token in HF_TOKEN or HF_TOKEN_PATH is none: it is not ASCII")
+        raise ModelUnavailable(
+            "the token in HF_TOKEN or HF_TOKEN_PATH is not a token: expected up to "
+            "1,024 ASCII characters without spaces"
+        )
     return token
 
 

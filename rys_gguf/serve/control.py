@@ -135,11 +135,11 @@ def _spec(wish: Json) -> tuple[str | None, float]:
         blocks = [blocks]
     is_text = layers is None or isinstance(layers, str)
     if not (isinstance(blocks, list) and all(isinstance(b, str) for b in blocks) and is_text):
-        raise _wrong("the value is no text")
+        raise _wrong("blocks or layers is not text")
     if bool(blocks) == (layers is not None):
-        raise _wrong("it is either blocks or layers")
+        raise _wrong("it names both blocks and layers, or neither")
     if isinstance(damp, bool) or not isinstance(damp, (int, float)) or not 0 <= damp <= 1:
-        raise _wrong("damp is no number from 0 to 1")
+        raise _wrong("damp is not a number from 0 to 1")
     return (join_blocks(blocks) if blocks else f"layers:{layers}"), float(damp)
 
 
@@ -236,7 +236,7 @@ class _Handler(BaseHTTPRequestHandler):
         except OSError:
             raise _Wrong(HTTPStatus.REQUEST_TIMEOUT, "the request ends too early") from None
         if not isinstance(wish, dict):
-            raise _wrong("that is no JSON object")
+            raise _wrong("that is not a JSON object")
         return wish
 
     def _send(self, status: HTTPStatus, body: Json) -> None:

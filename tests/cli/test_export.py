@@ -52,7 +52,9 @@ def test_a_run_is_no_variant_and_a_variant_no_run(variant: Path, tmp_path: Path)
     assert "is a folder; expected the GGUF file" in message
     assert "Error: " in refused("export", variant, "--scan", out)
     asked = "--scan", out, "--modelfile", out
-    assert "are of a run, the other options of none" in refused("export", GOLDEN, *asked, code=2)
+    assert "take a run, and all other options a variant" in refused(
+        "export", GOLDEN, *asked, code=2
+    )
     assert not out.exists()
 
 

@@ -161,7 +161,9 @@ def test_a_name_of_ollama_leads_to_its_blob(home: Path, name: str, manifest: str
 )  # fmt: skip
 def test_what_is_no_name_of_ollama_is_said(name: str) -> None:
     """No part of a name may leave the folder of manifests."""
-    with pytest.raises(ModelUnavailable, match="is no name of a model; write ollama:NAME") as e:
+    with pytest.raises(
+        ModelUnavailable, match="is not the name of a model; write ollama:NAME"
+    ) as e:
         find_model(name)
     assert str(e.value).isprintable()
 

@@ -65,7 +65,9 @@ def test_without_a_quantisation_there_is_a_default(files: list[str], path: str |
 )  # fmt: skip
 def test_what_is_no_name_is_said(text: str) -> None:
     """Nothing that leaves the folder or the address it is put into is a name."""
-    with pytest.raises(ModelUnavailable, match="is no name of a model; write hf:OWNER/REPO") as e:
+    with pytest.raises(
+        ModelUnavailable, match="is not the name of a model; write hf:OWNER/REPO"
+    ) as e:
         HubName.parse(text)
     assert str(e.value).isprintable()
 
