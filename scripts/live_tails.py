@@ -1,13 +1,15 @@
 """Time windows computed as tails beside the same windows as whole variants, in one live engine.
 
-usage: python scripts/live_tails.py MODEL [--items 32] [--most 8] [--step 1] [--threads 2]
+usage: python scripts/live_tails.py MODEL [--items 32] [--most 8] [--first 0] [--step 1]
+       [--threads 2] [--batches-only]
 
-Every window of 1 to --most layers that begins at every --step-th layer and ends before the last
-one is asked the first --items items of the product's suite: all windows of a start as tails, then
-each of them as a whole variant, all items in batches and then one prompt after the other, so that
-what else the machine does meets all alike. Prints seconds and CPU-seconds of each way, the share of
+Every window of 1 to --most layers that begins at layer --first or every --step-th one after it, and
+ends before the last, is asked the first --items items of the product's suite: all windows of a
+start as tails, then each of them as a whole variant, all items in batches and then (unless
+--batches-only) one prompt after the other, so that what else the machine does meets all alike.
+Prints the sums after each start, and in the end seconds and CPU-seconds of each way, the share of
 layers that a tail computes, and whether all logits of batches are the same bit for bit; the exit
-code is 1 if they are not.
+code is 1 if they are not. The starts of a whole map can be shared out over several processes.
 """
 
 from __future__ import annotations
@@ -80,7 +82,8 @@ def asked_of(engine: LiveEngine, n_items: int) -> Asked:
 class Race:
     """Both ways over a model's windows."""
 
-    def __init__(self, model: Model, session: Session, asked: Asked) -> None:
+    def __init__(self, model: Model, session: Session, asked: Asked, *, single: bool) -> None:
+        self._is_single = single
         self._model = model
         self._session = session
         self._asked = asked
@@ -94,12 +97,21 @@ class Race:
         tails = self.tail.time(partial(self._as_tails, start, ends))
         for end, rows in zip(ends, tails, strict=True):
             whole = self.whole.time(partial(self._as_variant, start, end))
-            self.single.time(partial(self._as_variant, start, end, at_once=False))
+            if self._is_single:
+                self.single.time(partial(self._as_variant, start, end, at_once=False))
             same = all(np.array_equal(a, b) for a, b in zip(rows, whole, strict=True))
             self.n_different += not same
             self.n_windows += 1
             self.n_layers += self._model.n_trunk - start
             self.n_whole_layers += self._model.n_trunk + end - start
+
+    def so_far(self) -> str:
+        """The sums of tails and of whole variants."""
+        tail, whole = self.tail, self.whole
+        return (
+            f"{self.n_windows} windows, layers {self.n_layers} and {self.n_whole_layers}, CPU "
+            f"{tail.cpu:.1f} and {whole.cpu:.1f} s, wall {tail.wall:.1f} and {whole.wall:.1f} s"
+        )
 
     def _as_tails(self, start: int, ends: Sequence[int]) -> list[list[Logits]]:
         n = self._model.n_trunk
@@ -125,8 +137,10 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--items", type=int, default=32)
     parser.add_argument("--most", type=int, default=8, help="layers of the longest window")
+    parser.add_argument("--first", type=int, default=0, help="where the first window begins")
     parser.add_argument("--step", type=int, default=1, help="every how many layers to begin")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--batches-only", action="store_true", help="not one prompt at a time")
     args = parser.parse_args()
     options = EngineOptions(kind=LIVE, n_threads=args.threads)
     with Model(args.model) as model:
@@ -135,10 +149,11 @@ def main() -> None:
             session.start()
             with LiveEngine(args.model, options, session) as engine:
                 asked = asked_of(engine, args.items)
-            race = Race(model, session, asked)
+            race = Race(model, session, asked, single=not args.batches_only)
             last = model.n_trunk - 1
-            for start in range(0, last, args.step):
+            for start in range(args.first, last, args.step):
                 race.run(start, range(start + 1, min(last, start + args.most) + 1))
+                print(f"from layer {start}, in all so far: {race.so_far()}", flush=True)
         finally:
             session.close()
     n_tokens = sum(map(len, asked.prompts))
@@ -148,7 +163,7 @@ def main() -> None:
         "| way | wall | CPU | tails' share of wall | of CPU |\n| --- | ---: | ---: | ---: | ---: |"
     )
     ways = ("tails", race.tail), ("whole variants", race.whole), ("one by one", race.single)
-    for name, clock in ways:
+    for name, clock in ways[: 2 + (not args.batches_only)]:
         wall, cpu = race.tail.wall / clock.wall, race.tail.cpu / clock.cpu
         print(f"| {name} | {clock.wall:.1f} s | {clock.cpu:.1f} s | {wall:.2f} | {cpu:.2f} |")
     print(f"windows with other logits: {race.n_different}")

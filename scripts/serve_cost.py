@@ -1,12 +1,17 @@
 """What a served variant takes: made of pointers, and from its file; and whether the two agree.
 
-usage: python scripts/serve_cost.py MODEL SPEC [--threads N] [-- SERVER_ARGUMENTS...]
+usage: python scripts/serve_cost.py MODEL SPEC [--threads N] [--change SPEC]
+       [-- SERVER_ARGUMENTS...]
 
 Serves the model as it is, the variant that SPEC names (such as blocks:10,14) from pointers, and the
 same from a file. Prints, for each, the time to the first answer, the memory of the server's process
 (RSS, PSS: shared pages by their share, and what of it is not backed by files), the disk that was
 taken meanwhile, and with nvidia-smi the memory in use on the GPUs. Then it compares what the two
 variants write, with the probabilities of the likeliest tokens, bit for bit.
+
+With --change a running server is changed to that map and back, ten times. Prints the median and the
+longest time of a change, the memory of the process and of the GPUs after the first two changes and
+after all of them, and whether the answers are those of a server that was started with the map.
 
 LLAMA_SERVER chooses the build of llama.cpp; otherwise it is the package xllamacpp.
 """
@@ -16,6 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import statistics
 import sys
 import time
 import urllib.request
@@ -32,8 +38,8 @@ from rys_gguf.engines.find import find_engine
 from rys_gguf.engines.stock import StockServer
 from rys_gguf.formats.model import Model
 from rys_gguf.patch.apply import parse_spec
-from rys_gguf.patch.plan import make_plan
-from rys_gguf.serve.variant import serve_file, serve_plan
+from rys_gguf.patch.plan import Plan, make_plan
+from rys_gguf.serve.variant import change_plan, serve_file, serve_plan
 from rys_gguf.text import size
 from scripts.live_cost import device_mib
 
@@ -42,6 +48,7 @@ PROMPTS = (
     "A prime number is one that",
     "Once upon a time, in a village by the sea, there lived",
 )
+N_CHANGES = 10
 _FIELD = re.compile(r"^(Rss|Pss|Pss_Anon|Private_Clean|Private_Dirty): +(\d+) kB$", re.MULTILINE)
 
 
@@ -68,12 +75,45 @@ def measured(
     with open_server(told.append) as server:
         found = [completion(server, PROMPTS[0])]
         seconds = time.perf_counter() - start
-        found += [completion(server, prompt) for prompt in PROMPTS[1:]]
-        found.append(chat(server))
+        found += rest_of_answers(server)
         memory = memory_of(server.pid)
         gpu = None if before is None else (device_mib() or 0) - before
     disk = next((line for line in told if "disk" in line or "file" in line), "nothing")
     return Cost(seconds, memory["Rss"], memory["Pss"], memory.get("Pss_Anon", 0), disk, gpu, found)
+
+
+def rest_of_answers(server: StockServer) -> list[Any]:
+    """The answers to all questions but the first."""
+    return [*(completion(server, prompt) for prompt in PROMPTS[1:]), chat(server)]
+
+
+def change_often(plan: Plan, other: Plan, options: EngineOptions) -> None:
+    """Change a running server to another plan and back, ask it, and print what that takes."""
+    with serve_plan(other, options) as server:
+        expected = answers_of(server)
+    before = device_mib()
+    seconds: list[float] = []
+    same = True
+    with serve_plan(plan, options, changeable=True) as server:
+        first = answers_of(server)
+        for n in range(N_CHANGES):
+            start = time.perf_counter()
+            change_plan(server, (other, plan)[n % 2], 30)
+            seconds.append(time.perf_counter() - start)
+            same = answers_of(server) == (expected, first)[n % 2] and same
+            if n in {1, N_CHANGES - 1}:
+                memory = memory_of(server.pid)
+                gpu = "" if before is None else f", GPU {(device_mib() or 0) - before} MiB"
+                print(f"after {n + 1} changes: PSS {size(memory['Pss'])}{gpu}")
+    print(
+        f"a change takes {statistics.median(seconds):.2f} s, at most {max(seconds):.2f} s; answers "
+        f"are {'the same, bit for bit' if same else 'not the same'}"
+    )
+
+
+def answers_of(server: StockServer) -> list[Any]:
+    """The answers to all questions."""
+    return [completion(server, PROMPTS[0]), *rest_of_answers(server)]
 
 
 def memory_of(pid: int) -> dict[str, int]:
@@ -140,6 +180,7 @@ def main() -> None:
     arguments.add_argument("model", type=Path)
     arguments.add_argument("spec")
     arguments.add_argument("--threads", type=int)
+    arguments.add_argument("--change", metavar="SPEC")
     words = sys.argv[1:]
     end = words.index("--") if "--" in words else len(words)
     given = arguments.parse_args(words[:end])
@@ -159,6 +200,8 @@ def main() -> None:
         show("again", again)
         written = measured(lambda say: serve_plan(plan, options(SERVER), say))
         show("file", written)
+        if given.change is not None:
+            change_often(plan, make_plan(model, parse_spec(model, given.change)), options(LIVE))
     texts = [list(written_texts(cost.answers)) for cost in (pointed, written)]
     distance = max(
         (abs(a - b) for a, b in zip(
