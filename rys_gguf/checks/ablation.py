@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import shutil
 import struct
-import tempfile
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from gguf.constants import GGMLQuantizationType
 
 from rys_gguf.errors import RysError
 from rys_gguf.files.copying import copy_bytes
+from rys_gguf.files.folder import private_folder
 from rys_gguf.formats.header import KV, Span, TensorInfo, encode_text
 from rys_gguf.formats.model import Model
 from rys_gguf.layers.layer_map import LayerMap
@@ -184,8 +184,7 @@ def edited_copy(model: Model, edits: Iterable[Edit], folder: Path) -> Iterator[P
     with contextlib.ExitStack() as stack:
         try:
             # In a folder of its own the copy keeps its name, by which llama.cpp finds shards.
-            name = stack.enter_context(tempfile.TemporaryDirectory(prefix=".rys-", dir=folder))
-            path = _write_edited(model, edits, Path(name))
+            path = _write_edited(model, edits, stack.enter_context(private_folder(folder)))
         except OSError as e:
             reason = e.strerror or str(e)
             raise RysError(f"{printable(folder)}: cannot make a silenced copy: {reason}") from e

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from pathlib import Path
 
 from rys_gguf.checks.ablation import Edit
 from rys_gguf.engines.live.loaded import Loaded
 from rys_gguf.engines.live.session import HollowFile, Session
 from rys_gguf.errors import EngineFailed
+from rys_gguf.files.folder import private_folder
 from rys_gguf.formats.header import KV
 from rys_gguf.formats.model import Model
 from rys_gguf.patch.hollow import Hollow, hollow, hollow_edited, is_tied
@@ -61,13 +59,9 @@ def _loaded(session: Session, model: Model, header: Callable[..., Hollow]) -> It
 @contextlib.contextmanager
 def loaded_hollow(session: Session, model: Model, header: Hollow) -> Iterator[Loaded]:
     """A header as a model of a session that holds `model`; its file is gone in the end."""
-    descriptor, name = tempfile.mkstemp(prefix="rys-", suffix=".gguf")
-    os.close(descriptor)
-    path = Path(name)
-    try:
+    with private_folder() as folder:
+        path = folder / "header.gguf"
         header.write(model, path)
         file = HollowFile(path, header.pairs, header.pattern, header.twins)
         with session.variant(file) as loaded:
             yield loaded
-    finally:
-        path.unlink(missing_ok=True)

@@ -29,7 +29,7 @@ from rys_gguf.engines.live.library import find_library
 from rys_gguf.engines.live.loaded import Loaded
 from rys_gguf.engines.live.session import Session
 from rys_gguf.errors import EngineFailed, RysError
-from rys_gguf.files.folder import private_folder
+from rys_gguf.files.folder import beside, private_folder
 from rys_gguf.formats.model import Model
 from rys_gguf.layers.carry import ModelRules
 from rys_gguf.layers.layer_map import LayerMap
@@ -81,7 +81,7 @@ def require_live(model: Path, options: EngineOptions) -> None:
         if key in _remembered():
             return
         with (
-            private_folder(model) as folder,
+            private_folder(beside(model)) as folder,
             contextlib.closing(Session(model, options)) as session,
         ):
             session.start()

@@ -15,15 +15,13 @@ _NEW, _HELD = ".rys-new-", ".rys-held-"
 
 
 @contextlib.contextmanager
-def private_folder(model: Path | None) -> Iterator[Path]:
+def private_folder(place: Path | None = None) -> Iterator[Path]:
     """A folder that only this user may look into, and which is gone in the end.
 
-    It is beside the `model`, where variants may share its blocks, if that can be written. As long
-    as it is in use it is locked. Those of this user at the same place that nobody has locked any
-    more are removed.
+    It is in the folder `place`, by default in that of the system. As long as it is in use it is
+    locked. Those of this user at the same place that nobody has locked any more are removed.
+    Raises OSError if it cannot be made.
     """
-    beside = None if model is None else model.resolve().parent
-    place = beside if beside and os.access(beside, os.W_OK | os.X_OK) else None
     made = Path(tempfile.mkdtemp(prefix=_NEW, dir=place))
     with contextlib.ExitStack() as stack:
         locks = stack.enter_context(_locked(made))
@@ -33,6 +31,12 @@ def private_folder(model: Path | None) -> Iterator[Path]:
         if locks:
             _remove_left(folder.parent)
         yield folder
+
+
+def beside(model: Path) -> Path | None:
+    """The folder of a model, where variants may share its blocks; None if it cannot be written."""
+    folder = model.resolve().parent
+    return folder if os.access(folder, os.W_OK | os.X_OK) else None
 
 
 def _remove_left(place: Path) -> None:

@@ -17,7 +17,7 @@ from rys_gguf.engines.live.library import find_library
 from rys_gguf.engines.live.session import HollowFile
 from rys_gguf.engines.stock import Address, NotPointed, StockServer, server_library
 from rys_gguf.errors import RysError
-from rys_gguf.files.folder import private_folder
+from rys_gguf.files.folder import beside, private_folder
 from rys_gguf.formats.model import Model
 from rys_gguf.patch.hollow import hollow, is_tied
 from rys_gguf.patch.naming import default_output
@@ -34,7 +34,7 @@ def serve_file(model: Path, options: EngineOptions) -> Iterator[StockServer]:
     # What is no model gets one message, and not the server's log.
     Model(model).close()
     with (
-        private_folder(None) as folder,
+        private_folder() as folder,
         StockServer(model.absolute(), model.name, options, folder) as server,
     ):
         yield server
@@ -86,7 +86,7 @@ def _pointed(
     except RysError as e:
         raise NotPointed(str(e)) from e
     name = model.name if changeable else default_output(model, plan.layer_map).name
-    with private_folder(None) as folder:
+    with private_folder() as folder:
         headers = list(_headers(plan, folder, name))
         n = sum(os.stat(header.path).st_blocks * 512 for header in headers)
         say(f"no copy of any weights: {size(n)} on disk, which are gone in the end")
@@ -123,7 +123,7 @@ def _headers(plan: Plan, folder: Path, name: str) -> Iterator[HollowFile]:
 def _written(plan: Plan, options: EngineOptions, say: Say) -> Iterator[StockServer]:
     """A server of a temporary file."""
     name = default_output(plan.model, plan.layer_map).name
-    with private_folder(plan.model.files[0].path) as folder:
+    with private_folder(beside(plan.model.files[0].path)) as folder:
         written = write_plan(plan, folder / name)
         shared = f", {size(written.n_shared)} of it shared with the model"
         say(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -17,7 +20,7 @@ from rys_gguf.checks import edited
 from rys_gguf.checks.ablation import Edit, disturb, edited_copy, nudge, silence
 from rys_gguf.checks.edited import edited_models
 from rys_gguf.checks.pointers import loaded_edited
-from rys_gguf.engines.base import LIVE
+from rys_gguf.engines.base import LIVE, SERVER
 from rys_gguf.engines.find import open_engine
 from rys_gguf.engines.live.link import Link
 from rys_gguf.engines.live.session import Session
@@ -30,6 +33,24 @@ from tests.engine import OPTIONS
 
 LIVE_OPTIONS = replace(OPTIONS, kind=LIVE)
 PROMPT = [1, *range(50, 80)]
+# Opens an edited model with an engine of a kind, says so, and keeps it until it is killed.
+HOLD = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from rys_gguf import Model
+from rys_gguf.checks.edited import edited_models
+from tests.checks.test_edited import edits_of
+from tests.engine import OPTIONS
+
+path = Path(sys.argv[1])
+with Model(path) as model:
+    options = replace(OPTIONS, kind=sys.argv[2])
+    with edited_models(options, [model], path.parent, lambda _: None) as models:
+        with models.open(model, edits_of(model, "llama"), None):
+            print("open", flush=True)
+            sys.stdin.read()
+"""
 
 
 @pytest.fixture
@@ -82,7 +103,7 @@ def test_a_live_proof_writes_nothing_beside_the_variant(tmp_path: Path, temporar
 
     def look(_: int) -> None:
         assert leftovers(tmp_path, [source, out, temporary]) == set()
-        seen.append(len(list(temporary.glob("*.gguf"))))
+        seen.append(len(list(temporary.rglob("*.gguf"))))
 
     pair = VariantPair(out, source, LayerMap.parse("blocks:8,16", 24))
     with pytest.MonkeyPatch.context() as patch:
@@ -120,6 +141,36 @@ def test_an_error_leaves_nothing(tmp_path: Path, temporary: Path) -> None:
             with pytest.raises(EngineFailed):
                 engine.logprobs(PROMPT, tiny.N_VOCAB)
     assert not list(temporary.iterdir())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="locks folders")
+@pytest.mark.parametrize("kind", [LIVE, SERVER])
+def test_what_a_killed_proof_left_is_removed_by_the_next(
+    tmp_path: Path, temporary: Path, kind: str
+) -> None:
+    """Silenced copies, which are as large as the model, and headers."""
+    path = tiny.write(tmp_path / "m.gguf", "llama", 8)
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, path, kind],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env=os.environ | {"TMPDIR": str(temporary)},
+    ) as other:  # fmt: skip
+        assert other.stdout is not None
+        assert other.stdout.readline() == "open\n"
+        other.send_signal(signal.SIGKILL)
+    assert files_below(tmp_path) != {path}
+    with (
+        Model(path) as model,
+        edited_models(replace(OPTIONS, kind=kind), [model], tmp_path, lambda _: None) as models,
+        models.open(model, edits_of(model, "llama"), None),
+    ):
+        pass
+    assert files_below(tmp_path) == {path}
+
+
+def files_below(folder: Path) -> set[Path]:
+    """The files in a folder and in the folders in it."""
+    return {path for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize("n_ubatch", [None, 1])

@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 
 from rys_gguf.files import folder as module
-from rys_gguf.files.folder import private_folder
+from rys_gguf.files.folder import beside, private_folder
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="locks folders")
 
 HOLD = """
 import sys
 from pathlib import Path
-from rys_gguf.files.folder import private_folder
-with private_folder(Path(sys.argv[1])) as folder:
+from rys_gguf.files.folder import beside, private_folder
+with private_folder(beside(Path(sys.argv[1]))) as folder:
     (folder / "file").write_text("x")
     print(folder, flush=True)
     sys.stdin.read()
@@ -44,13 +44,13 @@ def test_what_a_killed_process_left_is_removed_by_the_next(model: Path) -> None:
     ) as other:
         assert other.stdout is not None
         theirs = Path(other.stdout.readline().strip())
-        with private_folder(model) as ours:
+        with private_folder(beside(model)) as ours:
             assert ours.parent == theirs.parent == model.parent
             assert ours.stat().st_mode & 0o777 == 0o700
             assert (theirs / "file").exists()
         other.send_signal(signal.SIGKILL)
     assert (theirs / "file").exists()
-    with private_folder(model):
+    with private_folder(beside(model)):
         assert not theirs.exists()
     assert list(model.parent.iterdir()) == [model]
 
@@ -67,7 +67,7 @@ def test_nothing_is_removed_where_locks_mean_nothing(
         other.mkdir()
     link = model.parent / ".rys-held-link"
     link.symlink_to(others[2])
-    with private_folder(model) as first, private_folder(model) as second:
+    with private_folder(beside(model)) as first, private_folder(beside(model)) as second:
         assert first.exists()
         assert second.exists()
     assert [other.exists() for other in others] == [not works, True, True]
@@ -78,7 +78,7 @@ def test_a_folder_may_be_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """Without a model, or beside one where nothing can be written, it is where the system says."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr("os.access", lambda *_: False)
-    for model in (None, Path("/m.gguf")):
-        with private_folder(model) as folder:
+    for place in (None, beside(Path("/m.gguf"))):
+        with private_folder(place) as folder:
             assert folder.parent == tmp_path
     assert not list(tmp_path.iterdir())

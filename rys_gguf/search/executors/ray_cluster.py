@@ -24,6 +24,7 @@ from typing import Any
 
 from rys_gguf.engines.base import EngineOptions
 from rys_gguf.errors import RysError
+from rys_gguf.files.folder import private_folder
 from rys_gguf.search.executors.base import JobLists, Outcome
 from rys_gguf.search.job import Job
 from rys_gguf.search.setup import Setup
@@ -36,8 +37,8 @@ _LOOPBACK_ONLY = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 _MODE, _TOKEN, _TOKEN_FILE = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
 # `ray job submit` sets it; the job then has a working folder of its own.
 _JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
-# The path of a socket has 107 characters at most, of which Ray takes about 70.
-_MAX_FOLDER = 16
+# The path of a socket has 107 characters at most, of which Ray takes about 70, and our folder 23.
+_MAX_FOLDER = 10
 _POLL_SECONDS = 0.2
 _CONNECT_SECONDS = 10.0
 _START_SECONDS = 5.0
@@ -80,11 +81,10 @@ def _import_ray(address: str) -> Any:
     return ray
 
 
-def _private_folder() -> tempfile.TemporaryDirectory[str]:
-    """A new folder that only this user may enter, with a short path."""
-    usual = tempfile.gettempdir()
-    place = "/tmp" if len(usual) > _MAX_FOLDER and os.path.isdir("/tmp") else usual  # noqa: S108
-    return tempfile.TemporaryDirectory(prefix="rys-", dir=place, ignore_cleanup_errors=True)
+def _short_place() -> Path | None:
+    """Where to make a folder whose path is to be short; None for the usual place."""
+    is_long = len(tempfile.gettempdir()) > _MAX_FOLDER
+    return Path("/tmp") if is_long and os.path.isdir("/tmp") else None  # noqa: S108
 
 
 def _too_large(cpus: float, gpus: float, here: dict[str, float]) -> RysError:
@@ -132,8 +132,8 @@ class RayExecutor:
     def __enter__(self) -> RayExecutor:
         self._ray = _import_ray(self._address)
         with contextlib.ExitStack() as stack:
-            folder = stack.enter_context(_private_folder())
-            self._connect(Path(folder))
+            folder = stack.enter_context(private_folder(_short_place()))
+            self._connect(folder)
             stack.callback(self._ray.shutdown)
             if self._address == LOCAL:
                 self._require_loopback()
