@@ -10,6 +10,7 @@ from rys_gguf.cli import main
 from rys_gguf.layers.architectures import ARCHITECTURES, CHECKED_AGAINST
 from rys_gguf.layers.describe import entry
 from rys_gguf.layers.layer_map import LayerMap
+from rys_gguf.layers.residual import OF_PROJECTIONS
 
 # The picture's model and window: those of README's example.
 N_LAYERS, SPEC, WINDOW = 30, "blocks:10,14", range(10, 14)
@@ -40,6 +41,11 @@ def dampers() -> str:
             tensors = ", ".join(f"`{damper.tensor}`" for damper in arch.dampers)
             lines.append(f"| `{arch.name}` | {tensors} |")
     return "\n".join(lines) + "\n"
+
+
+def projections() -> str:
+    """The architectures whose checkpoints a recipe of mergekit can damp."""
+    return ", ".join(f"`{name}`" for name in sorted(OF_PROJECTIONS)) + "\n"
 
 
 def commands() -> str:
@@ -115,6 +121,7 @@ def _box(x: int, y: int, source: int) -> str:
 PARTS: dict[str, Callable[[], str]] = {
     "architectures": architectures,
     "dampers": dampers,
+    "projections": projections,
     "commands": commands,
 }
 FILES: dict[str, Callable[[], str]] = {"docs/images/repeat.svg": layer_picture}

@@ -5,8 +5,8 @@
       - sources: [{model: NAME, layer_range: [8, 32]}]
     merge_method: passthrough
 
-Source: mergekit config.py (the fields), plan.py (the order of layers) and
-merge_methods/passthrough.py (what `scale` does).
+Source: config.py (the fields, and which `filter` a tensor's name matches), plan.py (the order of
+layers) and merge_methods/passthrough.py (what `scale` does) of mergekit 0.1.5.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from typing import Any
 from rys_gguf.errors import InvalidLayerMap, InvalidOptions, Refused, RysError
 from rys_gguf.extras import load
 from rys_gguf.files.text_file import read_text
+from rys_gguf.formats.model import Model
 from rys_gguf.layers.layer_map import LayerMap
+from rys_gguf.layers.residual import checkpoint_projections
 from rys_gguf.text import printable, quoted
 
 # The longest published recipes, with parameters for each of 140 layers, have about 50 kB.
@@ -185,26 +187,28 @@ class _Document:
         return name if revision is None else f"{name}@{self.text(revision, 'revision')}"
 
 
-def write_mergekit(layer_map: LayerMap, model: str) -> str:
-    """The passthrough recipe of a map for the checkpoint `model`, which `read_mergekit` reads back.
+def write_mergekit(layer_map: LayerMap, checkpoint: str, model: Model | None = None) -> str:
+    """The passthrough recipe of a map for a checkpoint; `read_mergekit` reads undamped ones back.
 
-    mergekit sets the number of layers in the checkpoint's config.json and nothing else, so the
-    comment says what to do with the rest. Raises Refused for a damped map: a recipe would scale
-    weights, and which ones depends on the architecture. Raises InvalidOptions for a name that is
-    not printable.
+    A damped map takes factors on the weights whose products a layer adds. Which ones these are
+    tells `model`, the GGUF file of the checkpoint or of a variant. mergekit sets the number of
+    layers in the checkpoint's config.json and nothing else, so the comment says what to do with the
+    rest. Raises Refused for a damped map without a model, or where factors on weights do not damp
+    its layers, and InvalidOptions for a name that is not printable.
     """
-    if not model.isprintable():
+    if not checkpoint.isprintable():
         raise InvalidOptions(
-            f"{quoted(model)} is not the name of a checkpoint: OWNER/NAME or a path"
+            f"{quoted(checkpoint)} is not the name of a checkpoint: OWNER/NAME or a path"
         )
-    if layer_map.damping:
-        raise Refused(
-            f"{layer_map.spec} damps layers, which a recipe that only moves layers cannot say; "
-            f"export the map without @ and --damp"
-        )
-    name = json.dumps(model, ensure_ascii=False)  # a printable string of JSON is one of YAML
+    scaled = _scaled(layer_map, model)
+    note = (
+        f"# What a layer adds is damped by factors on its weights named {' and '.join(scaled)}.\n"
+        if scaled else ""
+    )  # fmt: skip
+    name = json.dumps(checkpoint, ensure_ascii=False)  # a printable string of JSON is one of YAML
     slices = "".join(
-        f"  - sources: [{{model: {name}, layer_range: [{s.source}, {s.source + s.n_layers}]}}]\n"
+        f"  - sources: [{{model: {name}, layer_range: [{s.source}, {s.source + s.n_layers}]"
+        f"{_parameters(s.damp, scaled)}}}]\n"
         for s in layer_map.path()
     )
     return (
@@ -214,6 +218,28 @@ def write_mergekit(layer_map: LayerMap, model: str) -> str:
         "# SOURCES[n] had. Where a number picks layers by their position (max_window_layers,\n"
         "# full_attention_interval, sliding_window_pattern, first_k_dense_replace, ...), it\n"
         "# counts the new layers: write layer_types instead, or check every layer's kind.\n"
-        f"# SOURCES = {list(layer_map.sources)}\n"
+        f"# SOURCES = {list(layer_map.sources)}\n{note}"
         f"slices:\n{slices}merge_method: passthrough\n"
     )
+
+
+def _scaled(layer_map: LayerMap, model: Model | None) -> tuple[str, ...]:
+    """Parts of the names of the weights that damp a layer; none where no layer is damped."""
+    if not layer_map.damping:
+        return ()
+    if model is None:
+        raise Refused(
+            f"{layer_map.spec} damps layers, and which weights do that depends on the "
+            f"architecture; name the model as well"
+        )
+    return checkpoint_projections(model)
+
+
+def _parameters(damp: float, scaled: tuple[str, ...]) -> str:
+    """What a source of a slice says of its factor: a weight is scaled if its name has a filter."""
+    if damp == 1:
+        return ""
+    # YAML 1.1, which mergekit reads, takes 1e-05 for a text.
+    value = repr(damp) if "." in repr(damp) else repr(damp).replace("e", ".0e")
+    filters = ", ".join(f"{{filter: {part}, value: {value}}}" for part in scaled)
+    return f", parameters: {{scale: [{filters}]}}"

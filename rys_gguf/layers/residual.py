@@ -38,6 +38,14 @@ _EXPERTS = "_exps"
 # Far above any vector of a model: rescaled tensors are held in memory.
 _MAX_BYTES = 1 << 24
 
+# Architectures whose checkpoints at Hugging Face add the products of o_proj and down_proj, with
+# their biases, and nothing else, to the residual stream (their classes in transformers 5.24).
+OF_PROJECTIONS = frozenset({
+    "apertus", "arcee", "cohere2", "command-r", "ernie4_5", "gemma", "granite", "llama", "mistral3",
+    "nemotron", "phi3", "qwen2", "qwen3", "seed_oss", "smollm3", "stablelm",
+})  # fmt: skip
+_PROJECTIONS = {"attn_output": "o_proj", "ffn_down": "down_proj"}
+
 Values = npt.NDArray[np.float32]
 
 
@@ -100,6 +108,23 @@ def damped_tensors(model: Model, arch: Architecture, layer: int) -> tuple[Damped
         if damper.tensor == f"{writer}.scale" and bias in tensors and writer in _BIASED_BEHIND:
             found[bias] = Damped(bias)
     return tuple(found.values())
+
+
+def checkpoint_projections(model: Model) -> tuple[str, ...]:
+    """Parts of the names of all weights whose products layers of the model's checkpoint add.
+
+    A factor on these weights damps a layer. Raises Refused where others add as well, or a norm
+    behind them would undo a factor.
+    """
+    names = {t.name.split(".", 2)[2].rpartition(".")[0] for layer in model.layers for t in layer}
+    others = names & (_DAMPED - _PROJECTIONS.keys())
+    if model.architecture not in OF_PROJECTIONS or others:
+        shown = f"tensors {quoted(min(others))}" if others else quoted(model.architecture)
+        raise model.refuse(
+            f"a recipe of mergekit can damp layers only where o_proj and down_proj add all that a "
+            f"layer adds, which is not known of {shown}; take the map without @ and --damp"
+        )
+    return tuple(_PROJECTIONS.values())
 
 
 def scale_of_all(model: Model, layer: int, damped: Iterable[Damped]) -> float:

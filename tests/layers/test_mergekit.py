@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from rys_gguf import Model
 from rys_gguf.errors import InvalidLayerMap, InvalidOptions, Refused, RysError
 from rys_gguf.layers.layer_map import LayerMap
 from rys_gguf.layers.mergekit import read_mergekit, write_mergekit
+from tests import tiny
+
+yaml: Any = pytest.importorskip("yaml")  # comes with gguf
 
 # As they are published: in block style, in flow style, and with aliases for what repeats.
 BLOCK_STYLE = """\
@@ -255,21 +261,64 @@ def test_a_written_recipe_reads_back(file: Path, sources: list[int], name: str) 
         assert LayerMap.parse(recipe.spec, 40) == layer_map
 
 
-def test_mergekit_takes_a_written_recipe() -> None:
-    """Its own parser: the slices in order, each of one model."""
-    config, yaml = pytest.importorskip("mergekit.config"), pytest.importorskip("yaml")
-    layer_map = LayerMap.parse("blocks:2,4", 6)
-    read = config.MergeConfiguration.model_validate(
-        yaml.safe_load(write_mergekit(layer_map, "owner/name"))
-    )
-    ranges = [tuple(piece.sources[0].layer_range) for piece in read.slices]
-    assert [n for first, last in ranges for n in range(first, last)] == list(layer_map.sources)
-    assert read.merge_method == "passthrough"
+def test_a_damped_recipe_has_factors(tmp_path: Path) -> None:
+    """On the two weights that add to the residual stream, for the damped slices only."""
+    with Model(tiny.write(tmp_path / "m.gguf", "llama", 6)) as model:
+        text = write_mergekit(LayerMap.parse("blocks:2,4@0.5", 6), "a", model)
+    plain, damped, rest = yaml.safe_load(text)["slices"]
+    assert plain["sources"] == [{"model": "a", "layer_range": [0, 4]}]
+    assert rest["sources"] == [{"model": "a", "layer_range": [4, 6]}]
+    (source,) = damped["sources"]
+    assert source.pop("parameters") == {
+        "scale": [{"filter": "o_proj", "value": 0.5}, {"filter": "down_proj", "value": 0.5}]
+    }
+    assert source == {"model": "a", "layer_range": [2, 4]}
+    assert "factors on its weights named o_proj and down_proj" in text
 
 
-def test_a_damped_map_is_no_recipe() -> None:
-    """It would run as the map without the factors does."""
-    with pytest.raises(Refused, match="damps layers"):
+@given(st.floats(0, 1, exclude_max=True))
+@settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_a_factor_is_the_same_number_in_yaml(file: Path, damp: float) -> None:
+    """YAML takes 1e-05 for a text."""
+    if not file.exists():
+        tiny.write(file, "llama", 2)
+    with Model(file) as model:
+        text = write_mergekit(LayerMap(2, (0, 0, 1), (1, damp, 1)), "a", model)
+    scale = yaml.safe_load(text)["slices"][1]["sources"][0]["parameters"]["scale"]
+    assert [entry["value"] for entry in scale] == [damp, damp]
+
+
+@pytest.mark.parametrize(
+    ("arch", "what"),
+    [("gemma2", "'post_attention_norm'"), ("qwen3moe", "'ffn_down_exps'"), ("llada", "'llada'")],
+)
+def test_a_recipe_damps_only_where_two_weights_add_everything(
+    tmp_path: Path, arch: str, what: str
+) -> None:
+    """A norm behind them would undo the factor, and experts have other names."""
+    with Model(tiny.write(tmp_path / "m.gguf", arch, 6)) as model:
+        layer_map = LayerMap.parse("blocks:2,4", 6)
+        assert "scale" not in write_mergekit(layer_map, "a", model)
+        with pytest.raises(Refused, match=f"m.gguf: a recipe of mergekit can damp .* {what}"):
+            write_mergekit(layer_map.damped(0.5), "a", model)
+
+
+def test_experts_of_a_known_architecture_are_seen(tmp_path: Path) -> None:
+    """Mixtral is a llama, but its experts are not named down_proj."""
+    path = tiny.write(tmp_path / "m.gguf", "llama", 4)
+    with Model(path) as model:
+        model.layers[3] = [
+            replace(t, name=t.name.replace("ffn_down.", "ffn_down_exps.")) for t in model.layers[3]
+        ]
+        with pytest.raises(Refused, match="not known of tensors 'ffn_down_exps'"):
+            write_mergekit(LayerMap.parse("blocks:1,2@0.5", 4), "a", model)
+
+
+def test_a_damped_map_needs_a_model() -> None:
+    """Which weights damp a layer depends on the architecture."""
+    with pytest.raises(Refused, match=r"damps layers.*name the model as well"):
         write_mergekit(LayerMap.parse("blocks:2,4@0.5", 6), "a")
 
 
