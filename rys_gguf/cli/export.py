@@ -23,7 +23,8 @@ from rys_gguf.extras import require
 from rys_gguf.formats.model import Model
 from rys_gguf.layers.layer_map import LayerMap
 from rys_gguf.layers.mergekit import write_mergekit
-from rys_gguf.patch.provenance import resolve_layer_map
+from rys_gguf.patch.apply import parse_spec
+from rys_gguf.patch.provenance import MAP_KEY, resolve_layer_map
 from rys_gguf.patch.tensor_types import tensor_type_file
 from rys_gguf.report.model_files import modelfile, server_preset
 from rys_gguf.report.origin import hub_repository
@@ -58,7 +59,7 @@ class _OfVariant:
 
 
 @click.command()
-@click.argument("what", type=FILE, metavar="RUN|VARIANT")
+@click.argument("what", type=MODEL, metavar="RUN|VARIANT|MODEL")
 @handing_over(
     "of_run",
     _OfRun,
@@ -111,7 +112,8 @@ def export(
 
     RUN is the folder of a sweep. In Optuna each of its windows is a trial, with its gain after each
     round; a scan holds the effects of all windows, their intervals and the model's hash. VARIANT is
-    a GGUF file with its map on record, or named by --blocks or --layers.
+    a GGUF file with its map on record, or named by --blocks or --layers and its --source. For a
+    --recipe no variant is needed: MODEL with --blocks or --layers is enough.
     """
     asked_of_run = of_run.storage is not None or of_run.scan is not None
     if not asked_of_run and not of_variant.outputs:
@@ -153,20 +155,23 @@ def _export_variant(path: Path, wanted: _OfVariant, layers: LayerSpec, *, force:
         raise click.UsageError("--tensor-types and --like go together")
     if wanted.hf_model is not None and wanted.recipe is None:
         raise click.UsageError("--hf-model goes with --recipe")
-    if MODEL.convert(path, None, None).is_dir():
+    if path.is_dir():
         raise InvalidOptions(
             f"{printable(path)}: is a folder; expected the GGUF file of a variant (of a sweep's "
             f"folder: --optuna or --scan)"
         )
     with contextlib.ExitStack() as stack:
-        variant = stack.enter_context(Model(path))
+        what = stack.enter_context(Model(path))
         source = None if wanted.source is None else stack.enter_context(Model(wanted.source))
         like = None if wanted.like is None else stack.enter_context(Model(wanted.like))
         # The quantised file is not the source on record, but has as many layers.
         base = like if source is None and layers.text is not None else source
-        layer_map = resolve_layer_map(variant, base, layers.text)
-        inputs = [file.path for model in (variant, source, like) if model for file in model.files]
-        texts = list(_texts(variant, layer_map, wanted, like))
+        if layers.text is None or base is not None or what.header.get(MAP_KEY) is not None:
+            layer_map = resolve_layer_map(what, base, layers.text)
+        else:
+            layer_map = _map_of_original(what, layers.text, wanted)
+        inputs = [file.path for model in (what, source, like) if model for file in model.files]
+        texts = list(_texts(what, layer_map, wanted, like))
     # All of them are right before the first is written.
     outputs = [TextOutput.named(to, inputs, force=force) for to, _ in texts]
     for output in outputs:
@@ -176,8 +181,24 @@ def _export_variant(path: Path, wanted: _OfVariant, layers: LayerSpec, *, force:
     echo(str(output.path) for output in outputs)
 
 
+def _map_of_original(model: Model, spec: str, wanted: _OfVariant) -> LayerMap:
+    """The map of a variant that is not written. Raises InvalidOptions if its file is needed."""
+    if wanted.modelfile is not None or wanted.preset is not None:
+        raise InvalidOptions(
+            f"{model.name}: --modelfile and --preset name the file of a variant, and this one "
+            f"records no layer map; write the variant with rys-gguf apply first, or name the model "
+            f"that it was made from with --source"
+        )
+    layer_map = parse_spec(model, spec)
+    say(
+        f"note: {model.name}: records no layer map, so it is taken for the original with its "
+        f"{model.n_trunk} layers; if it is a variant, name the original with --source"
+    )
+    return layer_map
+
+
 def _texts(
-    variant: Model, layer_map: LayerMap, wanted: _OfVariant, like: Model | None
+    what: Model, layer_map: LayerMap, wanted: _OfVariant, like: Model | None
 ) -> Iterator[tuple[Path, str]]:
     """The files that are asked for, each with its content."""
     makers: tuple[tuple[Path | None, Callable[[Model, LayerMap], str]], ...] = (
@@ -186,18 +207,19 @@ def _texts(
     )
     for to, make in makers:
         if to is not None:
-            yield to, make(variant, layer_map)
+            yield to, make(what, layer_map)
     if wanted.recipe is not None:
-        yield wanted.recipe, write_mergekit(layer_map, wanted.hf_model or _checkpoint(variant))
+        checkpoint = wanted.hf_model or _checkpoint(what)
+        yield wanted.recipe, write_mergekit(layer_map, checkpoint, what)
     if wanted.tensor_types is not None and like is not None:
-        yield wanted.tensor_types, tensor_type_file(variant, like, layer_map)
+        yield wanted.tensor_types, tensor_type_file(what, like, layer_map)
 
 
-def _checkpoint(variant: Model) -> str:
-    name = hub_repository(variant)
+def _checkpoint(model: Model) -> str:
+    name = hub_repository(model)
     if name is None:
         raise InvalidOptions(
-            f"{variant.name}: names no repository of Hugging Face; name the checkpoint that the "
+            f"{model.name}: names no repository of Hugging Face; name the checkpoint that the "
             f"recipe is for with --hf-model OWNER/NAME"
         )
     return name

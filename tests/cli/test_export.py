@@ -118,6 +118,41 @@ def test_mergekit_gets_a_recipe(variant: Path, tmp_path: Path) -> None:
     assert read_mergekit(path).model == "somebody/base"
 
 
+def test_a_recipe_needs_no_variant(model: Path, tmp_path: Path) -> None:
+    """That of a model with --blocks is that of the variant which apply makes so."""
+    path, other = tmp_path / "r.yml", tmp_path / "other.yml"
+    wanted = "--hf-model", "owner/tiny"
+    result = done("export", model, "--blocks", "2,4@0.5", "--recipe", path, *wanted)
+    assert "m.gguf: records no layer map, so it is taken for the original with its 6" in (
+        result.stderr
+    )
+    variant = done("apply", model, "--blocks", "2,4@0.5").stdout.strip()
+    assert done("export", variant, "--recipe", other, *wanted).stderr == ""
+    assert path.read_text() == other.read_text()
+    foreign = done("apply", model, "--blocks", "2,4", "--no-provenance", "-o", tmp_path / "f.gguf")
+    source = "--source", model, "--blocks", "2,4", *wanted, "--force"
+    assert done("export", foreign.stdout.strip(), "--recipe", path, *source).stderr == ""
+    assert read_mergekit(path).spec == "layers:[0..3,2..5]"
+
+
+@pytest.mark.parametrize("option", ["--modelfile", "--preset"])
+def test_the_file_of_a_variant_has_to_be_there(model: Path, tmp_path: Path, option: str) -> None:
+    """What names a file is refused for a variant that is not written, and so is all with it."""
+    made = "--recipe", tmp_path / "r.yml", "--hf-model", "a/b", option, tmp_path / "o"
+    message = refused("export", model, "--blocks", "2,4", *made, code=2)
+    assert "name the file of a variant, and this one records no layer map; write" in message
+    assert "no layer map" in refused("export", model, option, tmp_path / "o")
+    assert [path.name for path in tmp_path.iterdir()] == [model.name]
+
+
+def test_a_map_that_is_not_of_the_model_is_refused(model: Path, tmp_path: Path) -> None:
+    """It is named with the layers that the model has."""
+    made = "--recipe", tmp_path / "r.yml", "--hf-model", "a/b"
+    message = refused("export", model, "--blocks", "2,9", *made)
+    assert "m.gguf" in message
+    assert "layers 0..5" in message
+
+
 def test_types_are_those_of_the_source_layers(tmp_path: Path) -> None:
     """Verify --types tells a variant that was quantised so from one that was not."""
     plain = tiny.write(tmp_path / "plain.gguf", "llama", 12)
