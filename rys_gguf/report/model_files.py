@@ -23,12 +23,13 @@ _SHARD = re.compile(r"-[0-9]{5}-of-[0-9]{5}$")
 def modelfile(variant: Model, layer_map: LayerMap) -> str:
     """The Modelfile for `ollama create NAME -f FILE`; a split model has one FROM for each file.
 
-    Source: https://docs.ollama.com/modelfile (comments, FROM with an absolute path, split files).
-    There is no TEMPLATE: Ollama's templates are not the header's, and a wrong one is worse.
+    Source: parser/parser.go of Ollama, August 2026. A value goes to the end of its line; quotes are
+    taken off one that begins with a quote, which an absolute path does not. There is no TEMPLATE:
+    Ollama's templates are not the header's, and a wrong one is worse.
     Raises Refused for a path that a line cannot hold.
     """
     lines = [_comment("#", variant, layer_map)]
-    lines += [f"FROM {path}" for path in _paths(variant, '"')]
+    lines += [f"FROM {path}" for path in _paths(variant)]
     return "\n".join(lines) + "\n"
 
 
@@ -49,14 +50,15 @@ def _comment(sign: str, variant: Model, layer_map: LayerMap) -> str:
     return f"{sign} {printable(variant.name)}: {layer_map.spec} of {layer_map.n_source} layers"
 
 
-def _paths(variant: Model, forbidden: str) -> Iterator[str]:
+def _paths(variant: Model, forbidden: str = "") -> Iterator[str]:
     """The absolute paths of the variant's files, as a line of these formats can hold them."""
     for file in variant.files:
         path = os.path.abspath(file.path)
         if not path.isprintable() or path != path.strip() or any(c in path for c in forbidden):
-            signs = " and ".join(forbidden)
+            signs = f", and no {' or '.join(forbidden)}" if forbidden else ""
             raise variant.refuse(
                 f"its path {printable(Path(path))} cannot be written in this format; rename the "
-                f"file or its folder so that it has no line breaks, outer spaces, {signs}"
+                f"file or its folder so that it has no line breaks, outer spaces or characters "
+                f"that cannot be printed{signs}"
             )
         yield path
