@@ -27,7 +27,7 @@ _MAX_TARGETS = 16
 
 
 def key_faults(pair: Comparison) -> Iterator[Fault]:
-    """Every key that is not what it must be, and a changed order of the keys.
+    """Every key that is not what it must be; of our own files also a changed order of the keys.
 
     Raises Refused if a per-layer array of the source does not have one value per block.
     """
@@ -73,7 +73,10 @@ def _targets(pair: Comparison) -> list[Mapping[str, KV]]:
 
 
 def _kept_faults(pair: Comparison, others: AbstractSet[str]) -> Iterator[Fault]:
-    """Keys that must be those of the source, all but `others`, and the order of all."""
+    """Keys that must be those of the source, all but `others`, and the order of all.
+
+    Nothing reads the order, so a tool that records no map may have one of its own.
+    """
     sizes = recounted(pair.source.header, pair.out.header.tensors)
     kept = [kv for kv in pair.source.header.kvs if not kv.key.startswith(PROVENANCE)]
     present = [kv for kv in pair.out.header.kvs if not kv.key.startswith(PROVENANCE)]
@@ -82,6 +85,8 @@ def _kept_faults(pair: Comparison, others: AbstractSet[str]) -> Iterator[Fault]:
             continue
         if change.new is None or change.new != sizes.get(change.key):
             yield printable(change.key), _describe(change.old, change.new)
+    if pair.out.header.get(MAP_KEY) is None:
+        return
     common = {kv.key for kv in kept} & {kv.key for kv in present}
     if [kv.key for kv in present if kv.key in common] != [
         kv.key for kv in kept if kv.key in common

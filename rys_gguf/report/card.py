@@ -16,7 +16,6 @@ from typing import Any
 
 from markupsafe import Markup
 
-from rys_gguf._version import __version__
 from rys_gguf.errors import Refused, RysError
 from rys_gguf.extras import require
 from rys_gguf.formats.model import Model
@@ -26,7 +25,7 @@ from rys_gguf.layers.describe import read_from, where_read
 from rys_gguf.layers.layer_map import LayerMap
 from rys_gguf.layers.rule import Metadata
 from rys_gguf.layers.schedule import Schedule
-from rys_gguf.patch.provenance import recorded_source
+from rys_gguf.patch.provenance import MAP_KEY, VERSION_KEY, recorded_source
 from rys_gguf.report.front_matter import front_matter
 from rys_gguf.report.markup import render_text
 from rys_gguf.report.origin import header_text
@@ -88,8 +87,9 @@ def make_card(
         "name": name,
         "summary": _summary(variant, source, layer_map),
         "map": code(layer_map.spec),
+        "is_recorded": variant.header.get(MAP_KEY) is not None,
         "architecture": code(variant.architecture),
-        "version": __version__,
+        "made_with": header_text(variant, VERSION_KEY),
         "files": [
             {"name": f.name, "size": size(f.n_bytes), "n_bytes": f.n_bytes} for f in variant.files
         ],
