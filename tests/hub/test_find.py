@@ -145,6 +145,8 @@ def test_a_variant_of_a_cached_model_goes_to_the_current_folder(
     assert result.stderr.startswith(f"{NAME}: {folder / 'm-Q4_K_M.gguf'}\n")
     assert folder.stat().st_mtime_ns == before, "something was written there"
     done("verify", "m-rys_3-5-Q4_K_M.gguf", "--source", NAME)
+    recipe = "--recipe", "recipe.yml", "--hf-model", "o/r"
+    assert done("export", NAME, "--blocks", "3,6", *recipe).stdout == "recipe.yml\n"
 
 
 def test_a_model_of_ollama_is_patched_under_its_own_name(
