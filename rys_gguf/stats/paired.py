@@ -74,15 +74,16 @@ def interval(samples: Sequence[Sample], level: float = 1 - ALPHA) -> Interval:
     found = estimate(samples)
     if not math.isfinite(found.error):
         return NO_INTERVAL
-    margin = sum(_unseen(s) for s in samples) / max(1, len(samples))
+    margin = unseen(samples)
     if found.error:
         margin += _student((1 + level) / 2, found.freedom) * found.error
     return Interval(found.mean - margin, found.mean + margin)
 
 
-def _unseen(sample: Sample) -> float:
-    """The fraction of items that may differ though none did; 0 if some did."""
-    return 0.0 if np.any(sample.values) else wilson(0, sample.n_clusters).high
+def unseen(samples: Sequence[Sample]) -> float:
+    """What families of which no item differs may hide in the mean over all of them."""
+    still = (s for s in samples if not np.any(s.values))
+    return sum(wilson(0, s.n_clusters).high for s in still) / max(1, len(samples))
 
 
 def mcnemar(wins: int, losses: int) -> McNemar:
@@ -142,12 +143,14 @@ def flipped(parts: Floats, n_flips: int = N_RESAMPLES, seed: int = _SEED) -> Flo
     return sums
 
 
-def sign_flip_p(parts: Floats, n_flips: int = N_RESAMPLES) -> float:
+def sign_flip_p(parts: Floats, n_flips: int = N_RESAMPLES, hidden: float = 0.0) -> float:
     """Two-sided p-value of the sum of `parts` [n], by random sign flips.
 
-    With many parts the flips' law is normal (Efron 1969), and finer than a number of flips.
+    With many parts the flips' law is normal (Efron 1969), and finer than a number of flips. So much
+    of the sum as may be `hidden` in parts that did not differ is not counted: it may be the other
+    way.
     """
-    observed = abs(float(parts.sum()))
+    observed = max(0.0, abs(float(parts.sum())) - hidden)
     if np.count_nonzero(parts) >= _MANY_PARTS:
         return math.erfc(observed / math.sqrt(2 * float((parts**2).sum())))
     sums = np.abs(flipped(parts[None, :], n_flips)[:, 0])

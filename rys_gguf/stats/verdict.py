@@ -33,6 +33,7 @@ from rys_gguf.stats.paired import (
     noise_line,
     sign_flip_p,
     standard_errors,
+    unseen,
     wilson,
 )
 from rys_gguf.stats.pairs import (
@@ -434,7 +435,8 @@ def _p_value(families: Families, name: str, n_resamples: int) -> float:
     """That of a family, or of the mean over all of them; 1 without a readable answer."""
     known = readable(families)
     if name == OVERALL:
-        return sign_flip_p(np.array(list(parts_of(known).values())), n_resamples)
+        hidden = unseen([p.sample for p in known.values()])
+        return sign_flip_p(np.array(list(parts_of(known).values())), n_resamples, hidden)
     if name not in known:
         return 1.0
     pairs = known[name]

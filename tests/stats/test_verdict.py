@@ -141,6 +141,26 @@ def test_a_loss_that_is_certain_in_one_family_is_said() -> None:
     assert judged.word == verdict.WORSE
 
 
+def barely_down(n: int = 60, by: float = 0.001) -> Pairs:
+    """Graded items that a window loses a little on, each about as much."""
+    rng = np.random.default_rng(0)
+    graded = rng.normal(0.3, 0.4, n)
+    return pairs(graded, graded - by + rng.normal(0, by / 10, n), binary=False)
+
+
+def test_the_overall_test_knows_what_its_interval_knows() -> None:
+    """Families in which no item differs may hide a difference, for the test as for the interval."""
+    same = pairs(ones(40, 20), ones(40, 20), binary=True)
+    total = verdict.judge({"a": [{"eq": barely_down(), "math": same}]})["a"].overall
+    assert total.interval.low < 0 < total.interval.high
+    assert total.p > 0.05
+    # Where families differ by more than can be hidden, both see it.
+    down = pairs(ones(100, 60), ones(100, 20), binary=True)
+    total = verdict.judge({"a": [{"reasoning": down, "math": same}]})["a"].overall
+    assert total.interval.high < 0
+    assert total.p < 0.001
+
+
 def test_a_small_loss_is_not_hidden_behind_a_large_gain() -> None:
     """A family that loses by its own interval makes it a trade-off, corrected or not."""
     up = pairs(ones(200, 30), ones(200, 160), binary=True)
