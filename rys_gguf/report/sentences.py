@@ -12,7 +12,15 @@ from rys_gguf.layers.schedule import Schedule
 from rys_gguf.runs.records import Progress, RunInfo
 from rys_gguf.runs.stage import FINAL, GENERATE, Stage
 from rys_gguf.stats.paired import Interval, NoiseLine
-from rys_gguf.stats.verdict import BETTER, FORMAT_CHANGE, NO_EVIDENCE, Effect, Verdict
+from rys_gguf.stats.verdict import (
+    BETTER,
+    FORMAT_CHANGE,
+    MATTERS,
+    NEGLIGIBLE,
+    NO_EVIDENCE,
+    Effect,
+    Verdict,
+)
 from rys_gguf.text import printable, quoted, size
 
 _ITEMS = {
@@ -109,6 +117,8 @@ def _verdict_sentences(verdict: Verdict) -> Iterator[str]:
     for effect in judgement.families:
         if effect.significant or effect.name in verdict.controls:
             yield _family_sentence(effect, is_control=effect.name in verdict.controls)
+    if judgement.word == NEGLIGIBLE:
+        yield f"Either way it is less than {100 * MATTERS:g} points, which is too little to matter."
     if judgement.word == NO_EVIDENCE and overall.detectable > 0:
         yield (
             f"With this many items, a true difference below about "
@@ -178,7 +188,7 @@ def headline(verdicts: Sequence[Verdict]) -> str:
             f"{points(overall.difference)} points on held-out items "
             f"(95 % interval {interval_text(overall.interval)})"
         )
-    if all(v.judgement.word == NO_EVIDENCE for v in verdicts):
+    if all(v.judgement.word in (NEGLIGIBLE, NO_EVIDENCE) for v in verdicts):
         return "No evidence that any finalist is better than the base"
     return "No finalist is better than the base without reservation"
 

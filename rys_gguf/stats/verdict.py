@@ -1,4 +1,4 @@
-"""The verdict on each finalist by held-out items: better, trade-off, no evidence or worse.
+"""The verdict on each finalist by held-out items, such as better, no evidence or worse.
 
 Each finalist is tested overall and in every family, and Holm's method corrects all these tests
 together: if no window differed from the base, fewer than one report in twenty would claim that
@@ -55,7 +55,10 @@ from rys_gguf.stats.thoughts import (
 )
 
 BETTER, TRADE_OFF, NO_EVIDENCE, WORSE = "better", "trade-off", "no evidence", "worse"
-FORMAT_CHANGE = "format change"
+NEGLIGIBLE, FORMAT_CHANGE = "negligible", "format change"
+# The smallest difference that matters, in score. It could not be told from the noise of other
+# items, and nobody would take a larger model for it, however sure it is (Lakens 2017).
+MATTERS = 0.005
 # Parse rates further apart than this compare formats, not abilities.
 _PARSE_GAP = 0.05
 
@@ -87,6 +90,16 @@ class Effect:
     def significant(self) -> bool:
         """Whether the difference, in whatever direction, survives the correction."""
         return self.holm_p <= ALPHA
+
+    @property
+    def negligible(self) -> bool:
+        """Whether its interval holds no difference that matters."""
+        return self.interval.low >= -MATTERS and self.interval.high <= MATTERS
+
+    @property
+    def counts(self) -> bool:
+        """Whether it is a difference, in whatever direction, for a verdict."""
+        return self.significant and not self.negligible
 
 
 @dataclass(frozen=True, slots=True)
@@ -410,17 +423,20 @@ def _word(total: Effect, effects: Sequence[Effect], asked: Families) -> str:
     for p in asked.values():
         if abs(p.window_parsed - p.base_parsed) > _PARSE_GAP * p.n_asked:
             return FORMAT_CHANGE
-    up = any(e.significant and e.difference > 0 for e in effects)
-    down = any(e.significant and e.difference < 0 for e in effects)
+    up = any(e.counts and e.difference > 0 for e in effects)
+    down = any(e.counts and e.difference < 0 for e in effects)
     if up and down:
         return TRADE_OFF
-    if total.significant and total.interval.low > 0:
+    if total.counts and total.interval.low > 0:
         # An overall gain must not hide a family that loses by its own interval.
-        return TRADE_OFF if any(e.interval.high < 0 for e in effects) else BETTER
-    if total.significant and total.interval.high < 0:
+        is_loss = any(e.interval.high < 0 and not e.negligible for e in effects)
+        return TRADE_OFF if is_loss else BETTER
+    if total.counts and total.interval.high < 0:
         return TRADE_OFF if up else WORSE
     # A certain loss in one family counts, even where the mean over families hides it.
-    return WORSE if down else NO_EVIDENCE
+    if down:
+        return WORSE
+    return NEGLIGIBLE if total.negligible else NO_EVIDENCE
 
 
 def _parsed(asked: Families) -> tuple[float, float]:

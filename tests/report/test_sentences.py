@@ -26,7 +26,7 @@ from rys_gguf.report.sentences import (
 from rys_gguf.runs.candidate import Candidate
 from rys_gguf.stats.evidence import Evidence
 from rys_gguf.stats.paired import Interval, NoiseLine
-from rys_gguf.stats.verdict import NO_EVIDENCE, Verdict, verdicts
+from rys_gguf.stats.verdict import NEGLIGIBLE, NO_EVIDENCE, Verdict, verdicts
 from tests.fake_runs import WINNER, FakeRun, make_run, name_of
 
 
@@ -54,6 +54,14 @@ def test_numbers_read_as_people_write_them() -> None:
     assert interval_text(Interval(0.03, 0.212)) == "+3.0 to +21.2"
     assert score_text(9 / 17, Interval(0.31, 0.738)) == "52.9 (31.0 to 73.8)"
     assert score_text(9 / 17, None) == "52.9"
+
+
+def test_what_is_negligible_says_so() -> None:
+    """And that it is no evidence of a gain."""
+    best = judged(make_run(0))[0]
+    small = changed(best, NEGLIGIBLE, difference=0.001, detectable=0.001, n=300)
+    assert "it is less than 0.5 points, which is too little to matter" in verdict_sentence(small)
+    assert headline([small]).startswith("No evidence that any finalist is better")
 
 
 def test_a_verdict_comes_with_everything_it_rests_on() -> None:

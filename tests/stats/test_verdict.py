@@ -161,6 +161,18 @@ def test_the_overall_test_knows_what_its_interval_knows() -> None:
     assert total.p < 0.001
 
 
+def test_a_difference_too_small_to_matter_is_negligible() -> None:
+    """However sure it is, overall or in a family; one that may matter is a difference."""
+    assert word(eq=barely_down()) == verdict.NEGLIGIBLE
+    assert word(eq=barely_down(by=0.02)) == verdict.WORSE
+    up = pairs(ones(100, 30), ones(100, 60), binary=True)
+    assert word(math=up, eq=barely_down()) == verdict.BETTER
+    assert word(math=up, eq=barely_down(by=0.02)) == verdict.TRADE_OFF
+    # So few items that nothing differs by chance do not show that nothing would.
+    same = pairs(ones(40, 20), ones(40, 20), binary=True)
+    assert word(math=same, eq=barely_down()) == verdict.NO_EVIDENCE
+
+
 def test_a_small_loss_is_not_hidden_behind_a_large_gain() -> None:
     """A family that loses by its own interval makes it a trade-off, corrected or not."""
     up = pairs(ones(200, 30), ones(200, 160), binary=True)
