@@ -64,6 +64,7 @@ class Counts:
     found: dict[str, list[bool]]
     covered: list[bool]
     reported: list[float]
+    held: list[bool]
     asked: list[float]
 
 
@@ -134,7 +135,7 @@ def swept(
 def measured(case: Case, suite: Suite, n_runs: int, seed: int) -> Counts:
     """Many runs of a case."""
     planted = Planted(suite.items)
-    counts = Counts([], [], {f: [] for f in planted.families}, [], [], [])
+    counts = Counts([], [], {f: [] for f in planted.families}, [], [], [], [])
     truth = fmean(case.gains.get(f, 0.0) for f in planted.families)
     for n in range(n_runs):
         rng = np.random.default_rng((seed, n))
@@ -151,11 +152,13 @@ def measured(case: Case, suite: Suite, n_runs: int, seed: int) -> Counts:
                 *(gains.get(e.name, 0.0) for e in judgement.families),
             ]
             for effect, value in zip((judgement.overall, *judgement.families), true, strict=True):
-                counts.covered.append(effect.interval.low <= value <= effect.interval.high)
+                counts.covered.append(effect.likely.low <= value <= effect.likely.high)
         for effect in winner.families:
             counts.found[effect.name].append(effect.significant and effect.difference > 0)
         if winner.word == BETTER and truth:
-            counts.reported.append(winner.overall.difference / truth)
+            counts.reported.append(winner.overall.estimate / truth)
+            ends = winner.overall.likely
+            counts.held.append(ends.low <= truth <= ends.high)
     return counts
 
 
@@ -213,16 +216,21 @@ def main() -> None:
         draw(suite, args.runs, args.seed, args.curve)
         return
     print(f"{len(suite.items)} held-out items, {args.runs} runs of {N_FINALISTS} finalists\n")
-    print("| planted | better | its family | false better | coverage | reported / true | asked |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    print(
+        "| planted | better | its family | false better | coverage | reported / true | "
+        "of these covered | asked |"
+    )
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     for case in cases():
         c = measured(case, suite, args.runs, args.seed)
         families = [f for f in c.found if case.gains.get(f)]
         family = f"{fmean(c.found[families[0]]):.1%}" if len(families) == 1 else ""
         ratio = f"{fmean(c.reported):.2f}" if c.reported else ""
+        held = f"{fmean(c.held):.0%}" if c.held else ""
         print(
             f"| {case.name} | {fmean(c.better):.1%} | {family} | {fmean(c.false):.1%} | "
-            f"{fmean(c.covered):.1%} | {ratio} | {fmean(c.asked):.0%} |",
+            f"{fmean(c.covered):.1%} | {ratio} | {held} | "
+            f"{fmean(c.asked):.0%} |",
             flush=True,
         )
 

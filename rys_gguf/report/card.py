@@ -264,8 +264,8 @@ def _scores(
             "n": e.n,
             "base": score_text(e.base, e.base_interval),
             "variant": score_text(e.window, e.window_interval),
-            "difference": points(e.difference),
-            "interval": interval_text(e.interval),
+            "difference": points(e.estimate),
+            "interval": interval_text(e.likely),
             "p": _plain(p_text(e.holm_p)),
         }
         for e in (judgement.overall, *judgement.families)

@@ -14,12 +14,13 @@ report.json is one object:
   fraction of answers that could be read, of `base` and `window`), `controls`, `search_gain` and
   `held_out_gain` (soft scores over the base), `extra_bytes`, `speed` and `length` (both as
   multiples of the base's), `overall` and `families`. These two hold effects: `name`, `n`, `base`,
-  `window`, `difference`, `low`, `high` (95 % interval), `p`, `holm_p`, `detectable`, and `wins`
-  and `losses` where items are right or wrong. Where models were to think, `thoughts` has the mean
-  tokens before an answer of `base` and `window`, their `difference` with `low` and `high`, and the
-  fractions of thoughts that were `cut` off, and `looping` when they were; `placebo` has the `spec`
-  of a window that was not chosen, the finalist's `difference` to it, its own to the `base`, and
-  its tokens of `thought`. Otherwise both are null
+  `window`, `difference`, `low`, `high` (95 % interval), `estimate` with `estimate_low` and
+  `estimate_high` (the same, where it is significant less what luck made of it), `p`, `holm_p`,
+  `detectable`, and `wins` and `losses` where items are right or wrong. Where models were to think,
+  `thoughts` has the mean tokens before an answer of `base` and `window`, their `difference` with
+  `low` and `high`, and the fractions of thoughts that were `cut` off, and `looping` when they were;
+  `placebo` has the `spec` of a window that was not chosen, the finalist's `difference` to it, its
+  own to the `base`, and its tokens of `thought`. Otherwise both are null
 - `pareto_front`: specs
 - `next_step`: `text` and `commands`
 - `noise`: what luck makes of the best window, overall and by family: `n_windows`, `expected`, `p95`
@@ -53,7 +54,8 @@ SCHEMA = 1
 # where the sign is full-width, and after a semicolon, which separates cells in many countries.
 _FORMULA = re.compile(r"(^|;)(?=[ \"']*[=+@\t\r\uff1d\uff0b\uff0d\uff20-])")
 _VERDICT_COLUMNS = (
-    "verdict", "difference", "low", "high", "n_held_out", "holm_p", "speed", "extra_bytes",
+    "verdict", "difference", "low", "high", "estimate", "estimate_low", "estimate_high",
+    "n_held_out", "holm_p", "speed", "extra_bytes",
 )  # fmt: skip
 
 
@@ -119,6 +121,9 @@ def _verdict_cells(verdict: Verdict) -> list[object]:
         overall.difference,
         overall.interval.low,
         overall.interval.high,
+        overall.estimate,
+        overall.likely.low,
+        overall.likely.high,
         overall.n,
         overall.holm_p,
         verdict.speed,
@@ -233,6 +238,9 @@ def _effect_json(effect: Effect) -> dict[str, Any]:
         "difference": effect.difference,
         "low": effect.interval.low,
         "high": effect.interval.high,
+        "estimate": effect.estimate,
+        "estimate_low": effect.likely.low,
+        "estimate_high": effect.likely.high,
         "p": effect.p,
         "holm_p": effect.holm_p,
         "detectable": effect.detectable,

@@ -175,8 +175,8 @@ def _attributes(rank: Rank, verdict: Verdict | None) -> dict[str, Any]:
         overall = verdict.judgement.overall
         found |= {
             "verdict": verdict.judgement.word,
-            "held_out": overall.difference,
-            "held_out_low": overall.interval.low,
-            "held_out_high": overall.interval.high,
+            "held_out": overall.estimate,
+            "held_out_low": overall.likely.low,
+            "held_out_high": overall.likely.high,
         }
     return {k: v for k, v in found.items() if v not in ("", None)}

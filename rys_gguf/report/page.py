@@ -167,8 +167,8 @@ def _cards(verdicts: Sequence[Verdict]) -> Iterator[dict[str, Any]]:
             "spec": verdict.trial.candidate.spec,
             "word": judgement.word,
             "look": judgement.word.replace(" ", "-"),
-            "difference": points(judgement.overall.difference),
-            "interval": interval_text(judgement.overall.interval),
+            "difference": points(judgement.overall.estimate),
+            "interval": interval_text(judgement.overall.likely),
             "n": judgement.overall.n,
             "effects": [_whisker(effect, reach) for effect in _effects(verdict)],
             "sentence": verdict_sentence(verdict),
@@ -180,7 +180,7 @@ def _effects(verdict: Verdict) -> tuple[Effect, ...]:
 
 
 def _reach(effect: Effect) -> float:
-    ends = (effect.interval.low, effect.interval.high, effect.difference)
+    ends = (effect.likely.low, effect.likely.high, effect.estimate)
     return max((abs(x) for x in ends if abs(x) <= 1), default=0.0)
 
 
@@ -190,18 +190,18 @@ def _whisker(effect: Effect, reach: float) -> dict[str, Any]:
     def place(x: float) -> float:
         return 50 + 48 * max(-1.0, min(1.0, x / reach))
 
-    low, high = place(effect.interval.low), place(effect.interval.high)
-    look = "open" if not effect.significant else "gain" if effect.difference > 0 else "loss"
-    difference = points(effect.difference)
+    low, high = place(effect.likely.low), place(effect.likely.high)
+    look = "open" if not effect.significant else "gain" if effect.estimate > 0 else "loss"
+    difference = points(effect.estimate)
     return {
         "name": effect.name,
         "is_overall": effect.name == OVERALL,
         "look": look,
         "difference": difference,
-        "spoken": f"{effect.name} {difference}, {interval_text(effect.interval)}",
+        "spoken": f"{effect.name} {difference}, {interval_text(effect.likely)}",
         "low": f"{low:.1f}",
         "width": f"{high - low:.1f}",
-        "middle": f"{place(effect.difference):.1f}",
+        "middle": f"{place(effect.estimate):.1f}",
     }
 
 

@@ -67,8 +67,10 @@ def p_text(p: float) -> str:
 
 
 def interval_text(interval: Interval) -> str:
-    """An interval in points: +3.0 to +21.2."""
-    return f"{points(interval.low)} to {points(interval.high)}"
+    """An interval in points: +3.0 to +21.2. An end that is near 0 shows on which side it is."""
+    ends = (interval.low, interval.high)
+    low, high = (f"{100 * x:+.2f}" if 0.00005 <= abs(x) < 0.0005 else points(x) for x in ends)  # noqa: PLR2004 - one digit would be 0
+    return f"{low} to {high}"
 
 
 def score_text(score: float, interval: Interval | None) -> str:
@@ -87,10 +89,10 @@ def _verdict_sentences(verdict: Verdict) -> Iterator[str]:
     overall = judgement.overall
     yield f"{printable(verdict.trial.candidate.spec)}: {judgement.word}."
     yield (
-        f"The overall difference is {points(overall.difference)} points (95 % interval "
-        f"{interval_text(overall.interval)}, n = {overall.n} "
+        f"The overall difference is {points(overall.estimate)} points (95 % interval "
+        f"{interval_text(overall.likely)}, n = {overall.n} "
         f"{on_items(verdict.stage)}, Holm p {_equals(overall.holm_p)} over "
-        f"{judgement.n_tests} tests)."
+        f"{judgement.n_tests} tests{_measured(overall)})."
     )
     if verdict.is_open:
         yield (
@@ -158,9 +160,16 @@ def _thought_sentences(verdict: Verdict) -> Iterator[str]:
 def _family_sentence(effect: Effect, *, is_control: bool) -> str:
     return (
         f"In {printable(effect.name)}{' (control)' * is_control} it is "
-        f"{points(effect.difference)} points ({interval_text(effect.interval)}, "
-        f"n = {effect.n}, Holm p {_equals(effect.holm_p)})."
+        f"{points(effect.estimate)} points ({interval_text(effect.likely)}, "
+        f"n = {effect.n}, Holm p {_equals(effect.holm_p)}{_measured(effect)})."
     )
+
+
+def _measured(effect: Effect) -> str:
+    """What was measured, where what is reported allows for luck."""
+    if points(effect.difference) == points(effect.estimate):
+        return ""
+    return f"; {points(effect.difference)} were measured, part of it by luck"
 
 
 def cost_text(verdict: Verdict) -> str:
@@ -185,8 +194,8 @@ def headline(verdicts: Sequence[Verdict]) -> str:
         overall = better[0].judgement.overall
         return (
             f"{better[0].trial.candidate.spec} is better than the base: "
-            f"{points(overall.difference)} points on held-out items "
-            f"(95 % interval {interval_text(overall.interval)})"
+            f"{points(overall.estimate)} points on held-out items "
+            f"(95 % interval {interval_text(overall.likely)})"
         )
     if all(v.judgement.word in (NEGLIGIBLE, NO_EVIDENCE) for v in verdicts):
         return "No evidence that any finalist is better than the base"

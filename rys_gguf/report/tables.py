@@ -51,8 +51,9 @@ def held_out_table(verdicts: Sequence[Verdict]) -> Table:
     ]
     columns = (
         Column("Window", left=True), Column("Family", left=True), Column("n"),
-        Column("Base score"), Column("Window score"), Column("Difference"), Column("Wins / losses"),
-        Column("McNemar p (mid-p)"), Column("Holm p"), Column("Detectable"),
+        Column("Base score"), Column("Window score"), Column("Difference"), Column("Estimate"),
+        Column("Wins / losses"), Column("McNemar p (mid-p)"), Column("Holm p"),
+        Column("Detectable"),
     )  # fmt: skip
     return Table("finalists on held-out items", columns, tuple(rows))
 
@@ -65,6 +66,7 @@ def _effect_cells(verdict: Verdict, effect: Effect) -> Iterator[Cell]:
     yield _score(effect.base, effect.base_interval)
     yield _score(effect.window, effect.window_interval)
     yield _gain(effect.difference, effect.interval)
+    yield _gain(effect.estimate, effect.likely) if effect.significant else Cell("")
     yield Cell(f"{test.wins} / {test.losses}", test.wins) if test else Cell("")
     yield Cell(f"{p_text(test.p)} ({p_text(test.mid_p)})", test.p) if test else Cell("")
     yield Cell(p_text(effect.holm_p), effect.holm_p)

@@ -63,10 +63,10 @@ def _gain(gain: Gain) -> ScanEffect:
 
 
 def _effect(effect: Effect) -> ScanEffect:
-    low, high = effect.interval.low, effect.interval.high
+    low, high = effect.likely.low, effect.likely.high
     if not (math.isfinite(low) and math.isfinite(high)):
-        return ScanEffect(mean=effect.difference)
-    return ScanEffect(mean=effect.difference, low=low, high=high)
+        return ScanEffect(mean=effect.estimate)
+    return ScanEffect(mean=effect.estimate, low=low, high=high)
 
 
 def _at(identity: Mapping[str, Any], *keys: str) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 
 from rys_gguf.runs.stage import FINAL, GENERATE, SPEED, Stage
 from rys_gguf.runs.trial import Trial
+from rys_gguf.stats.claims import given_claim
 from rys_gguf.stats.clusters import Floats, estimate
 from rys_gguf.stats.evidence import Evidence
 from rys_gguf.stats.looks import is_clear, is_open, level_shares, over_looks
@@ -67,7 +68,9 @@ _PARSE_GAP = 0.05
 class Effect:
     """One measured difference, window minus base; `holm_p` is corrected for all tests of a report.
 
-    `error` is the standard error of `difference`. `p` holds for all looks that were taken.
+    `error` is the standard error of `difference`. `estimate` and `likely`, its 95 % interval, allow
+    for what being significant says of luck, and are the difference and its `interval` where it is
+    not. `p` holds for all looks that were taken.
     `base` and `window` are the scores themselves, with intervals where items are right or wrong.
     `detectable` is the true difference that as many items would show in four cases out of five.
     """
@@ -81,6 +84,8 @@ class Effect:
     difference: float
     error: float
     interval: Interval
+    estimate: float
+    likely: Interval
     p: float
     holm_p: float
     detectable: float
@@ -212,11 +217,12 @@ def judge(
     """
     asked = {key: shown[-1] for key, shown in finalists.items() if shown and shown[-1]}
     readable_only = {key: readable(families) for key, families in asked.items()}
-    p_values: dict[tuple[str, str], float] = {}
-    for key, families in readable_only.items():
-        for name in (OVERALL, *families):
-            at_looks = [_p_value(shown, name, n_resamples) for shown in finalists[key]]
-            p_values[key, name] = over_looks(at_looks, looks)
+    taken = {
+        (key, name): [_p_value(shown, name, n_resamples) for shown in finalists[key]]
+        for key, families in readable_only.items()
+        for name in (OVERALL, *families)
+    }
+    p_values = {test: over_looks(values, looks) for test, values in taken.items()}
     n = max(n_finalists, len(readable_only))
     shares = [
         level_shares(n, max(1, len(readable_only[key])))[name != OVERALL] for key, name in p_values
@@ -224,13 +230,19 @@ def judge(
     to_come = n - len(readable_only)
     adjusted = holm([*p_values.values(), *[1.0] * to_come], [*shares, *[1 / n] * to_come])
     holm_p = dict(zip(p_values, adjusted, strict=False))
+    # A test that Holm's method rejects has what those that it does not reject leave of the level.
+    left = 1 - sum(share for share, p in zip(shares, adjusted, strict=False) if p <= ALPHA)
+    levels = dict(zip(p_values, (ALPHA * x / (x + left) for x in shares), strict=True))
     n_tests = len(p_values) + to_come * (1 + max(map(len, readable_only.values()), default=0))
     judged = {}
     for key, families in readable_only.items():
         overall_effect, *effects = (
-            _effect(name, of, p_values[key, name], holm_p[key, name])
+            _estimated(
+                _effect(name, of, p_values[key, name], holm_p[key, name]),
+                taken[key, name], looks, levels[key, name],
+            )
             for name, of in ((OVERALL, families), *((f, {f: p}) for f, p in families.items()))
-        )
+        )  # fmt: skip
         judged[key] = Judgement(
             _word(overall_effect, effects, asked[key]),
             overall_effect,
@@ -465,12 +477,14 @@ def _p_value(families: Families, name: str, n_resamples: int) -> float:
 def _effect(name: str, families: Families, p: float, adjusted: float) -> Effect:
     if not families:
         return Effect(
-            name, 0, 0.0, 0.0, None, None, 0.0, math.inf, NO_INTERVAL, p, adjusted, 0.0, None
-        )
+            name, 0, 0.0, 0.0, None, None, 0.0, math.inf, NO_INTERVAL, 0.0, NO_INTERVAL, p,
+            adjusted, 0.0, None,
+        )  # fmt: skip
     alone = next(iter(families.values())) if name != OVERALL else None
     samples = [f.sample for f in families.values()]
     around, found = interval(samples), estimate(samples)
     test = _mcnemar(alone) if alone and alone.binary else None
+    difference = overall(families)
     return Effect(
         name,
         sum(len(f.items) for f in families.values()),
@@ -478,14 +492,26 @@ def _effect(name: str, families: Families, p: float, adjusted: float) -> Effect:
         float(np.mean([f.window.mean() for f in families.values()])),
         _of_right(alone.base) if alone and alone.binary else None,
         _of_right(alone.window) if alone and alone.binary else None,
-        overall(families),
+        difference,
         found.error,
+        around,
+        difference,
         around,
         p,
         adjusted,
         detectable_mean(around, found.freedom),
         test,
     )
+
+
+def _estimated(
+    effect: Effect, p_values: Sequence[float], looks: Sequence[float], level: float
+) -> Effect:
+    """The effect with its estimate, if it is significant; `level` is that of its test."""
+    if not effect.significant:
+        return effect
+    found = given_claim(effect.difference, effect.interval, p_values, looks, level)
+    return replace(effect, estimate=found[0], likely=found[1])
 
 
 def _of_right(scores: Floats) -> Interval:

@@ -56,6 +56,26 @@ def test_numbers_read_as_people_write_them() -> None:
     assert score_text(9 / 17, None) == "52.9"
 
 
+def test_an_interval_shows_on_which_side_of_zero_it_is() -> None:
+    """A verdict of better beside an interval from 0.0 would be hard to believe."""
+    assert interval_text(Interval(0.0002, 0.06)) == "+0.02 to +6.0"
+    assert interval_text(Interval(-0.06, -0.0002)) == "-6.0 to -0.02"
+    assert interval_text(Interval(0.0, 1e-6)) == "0.0 to 0.0"
+
+
+def test_a_gain_that_luck_helped_says_what_was_measured() -> None:
+    """The gain that is reported is the estimate, and what was measured is no secret."""
+    best = judged(make_run(0))[0]
+    overall = best.judgement.overall
+    text = verdict_sentence(best)
+    assert overall.estimate < overall.difference
+    assert (
+        f"is {points(overall.estimate)} points (95 % interval {interval_text(overall.likely)},"
+        in text
+    )
+    assert f"; {points(overall.difference)} were measured, part of it by luck)." in text
+
+
 def test_what_is_negligible_says_so() -> None:
     """And that it is no evidence of a gain."""
     best = judged(make_run(0))[0]
@@ -126,7 +146,7 @@ def test_hostile_names_are_escaped() -> None:
 def test_the_headline_has_the_interval_of_a_better_window() -> None:
     """A number without one would promise too much."""
     found = judged(make_run(0))
-    interval = interval_text(found[0].judgement.overall.interval)
+    interval = interval_text(found[0].judgement.overall.likely)
     assert headline(found).startswith("blocks:10,14 is better than the base: +")
     assert headline(found).endswith(f"(95 % interval {interval})")
     assert headline(found[1:]) == "No evidence that any finalist is better than the base"

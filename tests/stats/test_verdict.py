@@ -88,6 +88,21 @@ def word(**families: Pairs) -> str:
     return verdict.judge({"a": [families]})["a"].word
 
 
+def test_only_what_is_called_is_corrected_for_luck() -> None:
+    """By its own test: a difference that is not significant is what was measured."""
+    rng = np.random.default_rng(3)
+    judged = verdict.judge(finalists(rng, {"a": 0.12, "b": 0.0}))
+    effects = [e for j in judged.values() for e in (j.overall, *j.families)]
+    called = [e for e in effects if e.significant]
+    assert 0 < len(called) < len(effects)
+    for effect in effects:
+        if effect in called:
+            assert 0 < effect.estimate < effect.difference
+            assert 0 < effect.likely.low < effect.estimate < effect.likely.high
+        else:
+            assert (effect.estimate, effect.likely) == (effect.difference, effect.interval)
+
+
 def test_words() -> None:
     """Up, down, both, neither, and a change of format that looks like a gain."""
     up = pairs(ones(100, 30), ones(100, 60), binary=True)
