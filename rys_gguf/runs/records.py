@@ -175,7 +175,8 @@ class RunInfo(Struct, frozen=True, kw_only=True):
     """The content of run.json.
 
     `identity` (model, suite, heldout, settings, engine) decides whether a sweep may continue the
-    run: it is a plain object, and all of it is compared. The rest is for reports.
+    run: it is a plain object, and all of it is compared. `search_until` is how many seconds of work
+    there may be when the search begins its last questions, None for any. The rest is for reports.
     """
 
     schema: int = SCHEMA
@@ -191,6 +192,7 @@ class RunInfo(Struct, frozen=True, kw_only=True):
     created: Moment = ""
     command: Annotated[str, Meta(max_length=MAX_COMMAND)] = ""
     n_threads: Count | None = None
+    search_until: Seconds | None = None
 
 
 class Progress(Struct, frozen=True, kw_only=True):

@@ -5,7 +5,8 @@ Each is like a sampler: `next` says what to run now, given the trials so far.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -84,6 +85,61 @@ def _require_ok(trial: Trial, step: Step) -> None:
         result = trial.results.get(step.stage)
         reason = "it was not run" if result is None else result.reason
         raise RysError(f"the model itself failed in stage {step.stage}: {reason}")
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """When a search ends although it could ask more: after so many `seconds` of work in the run.
+
+    They are those of all calls of the run, as its log counts them, on `n_engines` side by side. The
+    base works alone.
+    """
+
+    seconds: float = math.inf
+    n_engines: int = 1
+
+    @classmethod
+    def of(cls, seconds: float | None, n_engines: int) -> Deadline:
+        """That of a run; None is no deadline."""
+        return cls(math.inf if seconds is None else seconds, n_engines)
+
+    def is_over(self, base: str, trials: Trials) -> bool:
+        """Whether it has passed. It never has before windows were asked anything."""
+        alone, together = (
+            sum(_seconds(trial) for key, trial in trials.items() if (key == base) == is_base)
+            for is_base in (True, False)
+        )
+        is_begun = any(trial.rounds for key, trial in trials.items() if key != base)
+        return is_begun and alone + together / self.n_engines >= self.seconds
+
+
+def _seconds(trial: Trial) -> float:
+    times = (result.seconds for result in trial.results.values())
+    return sum(time.write + time.load + time.ask for time in times)
+
+
+@dataclass(frozen=True, slots=True)
+class SearchPhase:
+    """Asks what the sampler asks, until its deadline: a batch that has begun by then is the last.
+
+    `tell` gets a line if that is before the sampler's own end.
+    """
+
+    base: Candidate
+    sampler: Sampler
+    deadline: Deadline = Deadline()
+    tell: Callable[[str], None] = lambda _: None
+
+    def next(self, trials: Trials) -> Batch | None:
+        """The sampler's next batch."""
+        batch = self.sampler.next(trials)
+        if batch is None or not self.deadline.is_over(self.base.key, trials):
+            return batch
+        self.tell(
+            f"note: the time of the search is over before its last questions ({batch.label}): "
+            f"finalists are chosen by what is known"
+        )
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +272,7 @@ def phases(
     preflight: bool = True,
     looks: tuple[float, ...] = (1.0,),
     placebo: bool = False,
-) -> tuple[BasePhase, Sampler, FinalPhase, PlaceboPhase, SpeedPhase]:
+) -> tuple[BasePhase, SearchPhase, FinalPhase, PlaceboPhase, SpeedPhase]:
     """All phases of a sweep in order; each begins once the one before is over.
 
     `suites` are the search items and the held-out items. With `placebo` a window that is no
@@ -227,4 +283,4 @@ def phases(
     final = FinalPhase(base, sampler, last, rounds.n_finalists, looks)
     before = BasePhase(base, (*rounds.steps, *last), items, preflight)
     speed = SpeedPhase(base, final)
-    return before, sampler, final, PlaceboPhase(base, final, placebo), speed
+    return before, SearchPhase(base, sampler), final, PlaceboPhase(base, final, placebo), speed

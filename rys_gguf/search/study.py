@@ -20,6 +20,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from msgspec.structs import replace as replaced
+
 from rys_gguf.engines.base import LIVE
 from rys_gguf.engines.live.kept import sessions_kept
 from rys_gguf.errors import RysError, Unsuitable
@@ -35,7 +37,7 @@ from rys_gguf.search.executors.base import Executor, MakeExecutor
 from rys_gguf.search.executors.local import factory as local_executor
 from rys_gguf.search.identity import engine_identity, identity_of, model_info, run_info
 from rys_gguf.search.job import Batch
-from rys_gguf.search.phases import Phase, phases
+from rys_gguf.search.phases import Deadline, Phase, phases
 from rys_gguf.search.prepare import Prepared, prepare
 from rys_gguf.search.room import require_room
 from rys_gguf.search.samplers.base import Sampler
@@ -93,29 +95,35 @@ def run_sweep(
     for note in (*sampler.notes, *sight_lines(request)):
         watcher.say(f"note: {note}")
     prepared = _prepared(request, watcher)
+    until = None
     if request.seconds is not None:
-        request = within(request, sampler, prepared.pace)
+        seconds, request = request.seconds, within(request, sampler, prepared.pace)
         sampler, identity, about = _course(request)
+        # The rest is for the finalists, however slow the machine turns out to be.
+        planned = Effort.of(request, sampler).seconds(prepared.pace, request.n_engines)
+        until = seconds - planned.final
     watcher.say(f"note: {time_line(request, Effort.of(request, sampler), prepared.pace)}")
     identity["engine"] = engine_identity(request.options, prepared.build)
     suites = [suite.items for suite in request.suites]
     files = {SUITE: dump(suites[0]), HELDOUT: dump(suites[1])}
-    info = run_info(request, identity, about, sampler)
+    info = replaced(run_info(request, identity, about, sampler), search_until=until)
     base, rounds = Candidate.base(about.n_layers), rounds_of(request, single(sampler).n_most)
     with OpenRun.start(request.folder, info, files) as run:
         # Without the base there is nothing to compare with: no failure of it is final.
         run.forget_failed(None if retry_failed else base.key)
-        parts = phases(
+        before, search, final, placebo, speed = phases(
             base, sampler, rounds, (suites[0], suites[1]),
             generate=settings.generate, preflight=settings.preflight, looks=settings.looks,
             placebo=bool(settings.thinking),
         )  # fmt: skip
+        deadline = Deadline.of(run.info.search_until, request.n_engines)
+        search = replace(search, deadline=deadline, tell=watcher.say)
         try:
             with (
                 working_folder(Path(prepared.setup.folder)),
                 make_executor(prepared.setup) as executor,
             ):
-                run_phases(run, parts, executor, watcher)
+                run_phases(run, (before, search, final, placebo, speed), executor, watcher)
         except Unsuitable:
             # Whatever the user changes now makes it another run, which needs the folder.
             if set(run.trials) <= {base.key}:

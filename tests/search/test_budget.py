@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace as replaced
 
 from rys_gguf import Model
 from rys_gguf.engines.base import EngineOptions
@@ -16,16 +18,16 @@ from rys_gguf.errors import InvalidOptions, RysError
 from rys_gguf.probes.requests import TokenizedRequest
 from rys_gguf.probes.suite import Suite
 from rys_gguf.runs.candidate import Candidate
-from rys_gguf.runs.records import THOMPSON, ModelInfo, RunInfo
+from rys_gguf.runs.records import THOMPSON, ModelInfo, RunInfo, Times
 from rys_gguf.runs.stage import DIVERGENCE, LOOPS, SPEED
-from rys_gguf.runs.storage import OpenRun
+from rys_gguf.runs.storage import OpenRun, Run
 from rys_gguf.search.budget import time_line, with_recorded_asks, within
 from rys_gguf.search.effort import Effort
 from rys_gguf.search.executors.base import Outcome
 from rys_gguf.search.identity import asks_of_run
 from rys_gguf.search.job import HELDOUT, SEARCH, Job
 from rys_gguf.search.pace import Pace, Stopwatch, item_seconds
-from rys_gguf.search.phases import phases
+from rys_gguf.search.phases import Deadline, phases
 from rys_gguf.search.samplers.base import Sampler
 from rys_gguf.search.samplers.find import asks_of, least_asks, rounds_of, sampler_of, single
 from rys_gguf.search.settings import Settings, SweepPlan, SweepRequest
@@ -71,9 +73,13 @@ def made(request: SweepRequest) -> Sampler:
 
 
 class TimedExecutor(PlantedExecutor):
-    """Answers as planted, and counts the seconds that an engine of the pace would take."""
+    """Answers as planted, and counts the seconds that an engine of the pace would take.
+
+    It takes `slower` times as long.
+    """
 
     seconds = 0.0
+    slower = 1.0
 
     def run(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
         """The outcomes; each adds what its stage takes."""
@@ -88,25 +94,76 @@ class TimedExecutor(PlantedExecutor):
                 SPEED: 2 * PACE.replies * (1 if result.is_base else 1 + layers),
             }
             asked = len(outcome.answers) * PACE.item[suite] * layers
-            self.seconds += takes.get(result.stage, asked)
-            yield outcome
+            seconds = self.slower * takes.get(result.stage, asked)
+            self.seconds += seconds
+            yield Outcome(replaced(result, seconds=Times(ask=seconds)), outcome.answers)
 
 
-def swept(request: SweepRequest, folder: Path) -> TimedExecutor:
-    """A whole sweep, and what it took."""
+def swept(
+    request: SweepRequest,
+    folder: Path,
+    *,
+    until: float | None = None,
+    slower: float = 1.0,
+    fuse: int | None = None,
+    tell: Callable[[str], None] = lambda _: None,
+) -> TimedExecutor:
+    """A whole sweep, and what it took; with a `fuse` it stops after so many outcomes."""
     sampler = made(request)
-    executor = TimedExecutor(Planted({(8, 12): 0.1}, suites=dict(zip(
-        (SEARCH, HELDOUT), (suite.items for suite in SUITES), strict=True
-    ))))  # fmt: skip
+    suites = {SEARCH: SUITES[0].items, HELDOUT: SUITES[1].items}
+    executor = TimedExecutor(Planted({(8, 12): 0.1}, suites=suites), fuse)
+    executor.slower = slower
     rounds = rounds_of(request, single(sampler).n_most)
-    parts = phases(
-        Candidate.base(N_LAYERS), sampler, rounds, (SUITES[0].items, SUITES[1].items),
-        preflight=False,
-    )  # fmt: skip
-    info = RunInfo(identity={"model": "m"}, model=ModelInfo(n_layers=N_LAYERS))
+    info = RunInfo(identity={"model": "m"}, model=ModelInfo(n_layers=N_LAYERS), search_until=until)
     with OpenRun.start(folder, info, {}) as run:
-        run_phases(run, parts, executor, Notes())
+        before, search, final, placebo, speed = phases(
+            Candidate.base(N_LAYERS), sampler, rounds, (SUITES[0].items, SUITES[1].items),
+            preflight=False,
+        )  # fmt: skip
+        search = replace(search, deadline=Deadline.of(run.info.search_until, 1), tell=tell)
+        with contextlib.suppress(KeyboardInterrupt):
+            run_phases(run, (before, search, final, placebo, speed), executor, Notes())
     return executor
+
+
+def stages_of(folder: Path) -> set[tuple[str, str]]:
+    """Every window and stage of a run."""
+    trials = Run.open(folder).trials
+    return {(key, str(stage)) for key, trial in trials.items() for stage in trial.results}
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=name_of)
+def test_a_search_that_is_out_of_time_leaves_the_finalists_theirs(
+    path: Path, tmp_path: Path, plan: SweepPlan
+) -> None:
+    """On a machine half as fast as measured it ends early, as the same run up to there."""
+    request = within(sweep_of(path, plan, 900), made(sweep_of(path, plan, 900)), PACE)
+    planned = Effort.of(request, made(request)).seconds(PACE)
+    told: list[str] = []
+    swept(request, tmp_path / "whole")
+    slow = swept(request, tmp_path / "slow", until=900 - planned.final, slower=2, tell=told.append)
+    whole, early = stages_of(tmp_path / "whole"), stages_of(tmp_path / "slow")
+    searched = {(key, stage) for key, stage in early if stage.startswith(("divergence", "round"))}
+    assert searched < whole
+    assert len({key for key, stage in early if stage == "final"}) == 1 + 3
+    assert len(told) == 1
+    assert "finalists are chosen by what is known" in told[0]
+    # No more than a batch too late, and what the finalists take on such a machine.
+    assert slow.seconds < 900 + planned.final + 2 * planned.search
+
+
+def test_a_run_out_of_time_goes_on_with_what_is_left(path: Path, tmp_path: Path) -> None:
+    """What earlier calls took counts, whatever this one's machine takes or its command says."""
+    request = within(sweep_of(path, PLANS[2], 600), made(sweep_of(path, PLANS[2], 600)), PACE)
+    until = 600 - Effort.of(request, made(request)).seconds(PACE).final
+    at_once = swept(request, tmp_path / "once", until=until, slower=2)
+    first = swept(request, tmp_path / "twice", until=until, slower=2, fuse=40)
+    told: list[str] = []
+    # The limit is that of the run, which is in its run.json.
+    second = swept(request, tmp_path / "twice", until=None, slower=2, tell=told.append)
+    assert told
+    assert first.seconds + second.seconds == pytest.approx(at_once.seconds, rel=0.1)
+    assert not swept(request, tmp_path / "twice", slower=2).jobs
 
 
 @pytest.mark.parametrize("plan", PLANS, ids=name_of)

@@ -69,10 +69,14 @@ class Halving:
         return None
 
     def survivors(self, trials: Trials) -> list[Candidate]:
-        """The candidates that got through all rounds, best first."""
-        entered, last = self._entered(trials), self.rounds.step(len(self.rounds)).stage
-        order = self.best_first(entered, trials, len(self.rounds)) if entered else []
-        return [c for c in order if trials[c.key].is_ok(last)]
+        """The candidates that got through all rounds that were asked, best first.
+
+        Those are fewer than there are if the search ran out of time.
+        """
+        entered, asked = self._entered(trials), [s.stage for s in self.rounds.steps]
+        asked = [s for s in asked if any(s in trials[c.key].results for c in entered)]
+        order = self.best_first(entered, trials, len(asked)) if entered else []
+        return [c for c in order if trials[c.key].is_ok(asked[-1])]
 
     def _entered(self, trials: Trials) -> list[Candidate]:
         """Every candidate that got through the first round.
@@ -121,5 +125,5 @@ class OneSet:
         return self._halving.narrow(trials)
 
     def ranked(self, trials: Trials) -> list[Candidate]:
-        """The candidates that got through all rounds, best first."""
+        """The candidates that got through all rounds that were asked, best first."""
         return self._halving.survivors(trials)

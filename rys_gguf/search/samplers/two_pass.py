@@ -51,7 +51,7 @@ class TwoPass:
         return self._halving.narrow(trials)
 
     def ranked(self, trials: Trials) -> list[Candidate]:
-        """The candidates that got through all rounds, best first."""
+        """The candidates that got through all rounds that were asked, best first."""
         return self._halving.survivors(trials)
 
     def _second(self, trials: Trials) -> list[Candidate]:
