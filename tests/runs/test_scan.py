@@ -38,7 +38,7 @@ def test_a_scan_says_what_the_run_found(text: str, tmp_path: Path) -> None:
     overall = judged[0].judgement.overall
     assert best.held_out is not None
     assert (best.verdict, best.held_out.mean, best.held_out.low, best.n_held_out) == (
-        "better", overall.difference, overall.interval.low, overall.n,
+        "better", overall.estimate, overall.likely.low, overall.n,
     )  # fmt: skip
     gain = next(r for r in ranks if r.trial.candidate.spec == "blocks:10,14").gains["math"]
     assert best.search["math"].mean == gain.mean

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,15 @@ from rys_gguf.probes.suite import Suite
 from rys_gguf.runs.candidate import Candidate
 from rys_gguf.runs.records import HALVING as HALVING_NAME
 from rys_gguf.runs.records import THOMPSON
-from rys_gguf.runs.scan import Scan, ScanEffect, ScanModel, ScanWindow, encode_scan
+from rys_gguf.runs.scan import (
+    MAX_WINDOWS,
+    PriorEffect,
+    Scan,
+    ScanEffect,
+    ScanModel,
+    ScanWindow,
+    encode_scan,
+)
 from rys_gguf.runs.trial import Trials
 from rys_gguf.search.job import Job
 from rys_gguf.search.samplers.base import Sampler
@@ -40,7 +49,7 @@ from rys_gguf.search.space import Windows, every
 from rys_gguf.stats.ranking import rank_smoothly
 from tests import tiny
 from tests.search.fakes import Planted, Window, items, trials_of, window_of
-from tests.search.sampler_contract import N_LAYERS, SamplerContract, planted
+from tests.search.sampler_contract import N_LAYERS, Log, SamplerContract, planted
 
 
 class TestGrid(SamplerContract):
@@ -88,6 +97,32 @@ class TestThompson(SamplerContract):
             if all(result.is_ok for s, result in r.trial.results.items() if s.is_round)
         ]
         assert list(sampler.ranked(trials)) == expected
+
+
+def prior_of(gain: Callable[[float], float], error: float = 0.02) -> list[PriorEffect]:
+    """A scan of windows of 12 and 18 layers, with gains by where they begin: 0 to 1."""
+    return [
+        PriorEffect(i / 24, n / 24, gain(i / 24), error, 64)
+        for n in (12, 18)
+        for i in range(25 - n)
+    ]
+
+
+class TestThompsonWithPrior(TestThompson):
+    """Thompson sampling from a scan that says nothing true."""
+
+    @pytest.fixture(scope="class", params=["llama"])
+    @classmethod
+    def windows(cls, request: Any, tmp_path_factory: Any) -> Windows:
+        """One model: the rest is tested without a scan."""
+        path = tmp_path_factory.mktemp("prior") / "m.gguf"
+        with Model(tiny.write(path, request.param, N_LAYERS)) as model:
+            return Windows(model, Schedule.PORTABLE)
+
+    def make(self, windows: Windows, halving: Halving, folder: Path) -> Thompson:
+        """The later a window begins the better it is, says the scan, and is sure of it."""
+        prior = prior_of(lambda at: 40 * at, error=0.0)
+        return Thompson(every(windows, (12, 18)), halving, 80, seed=3, prior=prior)
 
 
 def raised(world: Planted) -> Planted:
@@ -229,6 +264,73 @@ def test_thompson_asks_most_of_the_best_window_and_stops_at_its_asks(windows: Wi
     assert 400 <= 8 * sum(asked.values()) < 400 + 8
     assert asked[((8, 12),)] > 2 * asked[((0, 4),)]
     assert sampler.ranked(trials)[0].window == (8, 12)
+
+
+def searched_with(windows: Windows, prior: Sequence[PriorEffect], n_asks: int) -> Log:
+    """The log of a search of windows of 4 layers, of which blocks:8,12 is best."""
+    rounds = Rounds(small_ends(120), n_finalists=2)
+    base = Candidate.base(16)
+    world = Planted({(i, i + 4): 0.1 - 0.04 * abs(i - 8) for i in range(13)})
+    halving = Halving(base.key, rounds)
+    sampler = Thompson(every(windows, (4,)), halving, n_asks, seed=1, prior=prior)
+    log = Log(list(world.outcomes(Job(base, rounds.steps))), [])
+    while (batch := sampler.next(trials_of(log.outcomes, 16))) is not None:
+        log.batches.append(batch)
+        for job in batch.jobs:
+            log.outcomes += world.outcomes(job)
+    return log
+
+
+def best_of(windows: Windows, log: Log, prior: Sequence[PriorEffect]) -> list[Candidate]:
+    """The ranking of a search with some prior."""
+    halving = Halving(Candidate.base(16).key, Rounds(small_ends(120), n_finalists=2))
+    sampler = Thompson(every(windows, (4,)), halving, 400, seed=1, prior=prior)
+    return list(sampler.ranked(trials_of(log.outcomes, 16)))
+
+
+LATER = prior_of(lambda at: 0.1 * at)
+PRIORS = {
+    "true": prior_of(lambda at: 0.1 - abs(at - 0.5) / 2),
+    "opposite": prior_of(lambda at: abs(at - 0.5) / 2 - 0.1),
+    "absurd": prior_of(lambda at: 301.0 * (-1) ** round(24 * at), error=0.0),
+    "one": LATER[:1],
+    "vague": prior_of(lambda at: 300 * at, error=154.0),
+}
+
+
+@pytest.mark.parametrize("name", PRIORS)
+def test_whatever_a_scan_says_the_best_window_is_found(windows: Windows, name: str) -> None:
+    """What is asked first may be wrong, and the model's own answers decide in the end."""
+    log = searched_with(windows, PRIORS[name], 400)
+    assert best_of(windows, log, PRIORS[name])[0].window == (8, 12)
+    n_asked = sum(len(o.answers) for o in log.outcomes if not o.result.is_base)
+    assert 400 <= n_asked < 400 + 8
+
+
+def test_no_scan_counts_in_a_ranking(windows: Windows) -> None:
+    """Whoever writes one decides what is asked, and nothing of what is made of the answers."""
+    log = searched_with(windows, PRIORS["opposite"], 200)
+    rankings = [best_of(windows, log, prior) for prior in ((), *PRIORS.values())]
+    assert all(ranking == rankings[0] for ranking in rankings)
+
+
+def test_a_scan_decides_what_is_asked_as_a_seed_does(windows: Windows) -> None:
+    """One scan always gives one search, and a scan in which all windows are alike gives none."""
+    plain, same, level, later = (
+        [batch.jobs for batch in searched_with(windows, prior, 240).batches]
+        for prior in ((), LATER, prior_of(lambda _: 0.1), LATER)
+    )
+    assert same == later != plain
+    assert level == plain
+
+
+def test_as_many_windows_as_a_scan_may_hold_take_moments(windows: Windows) -> None:
+    """The surest thousand are read, and the search is no slower for it."""
+    many = [PriorEffect(k / 20_000, 0.1, (k % 7) / 100, 0.001, 8) for k in range(MAX_WINDOWS)]
+    start = time.process_time()
+    log = searched_with(windows, many, 80)
+    assert len(log.batches) > 1
+    assert time.process_time() - start < 60
 
 
 @pytest.fixture
