@@ -26,7 +26,7 @@ def assumption(items: SuiteOptions) -> Iterator[str]:
     if items.without_level:
         yield (
             f"note: {', '.join(items.without_level)}: level {_ASSUMED} is assumed; the model is "
-            f"first asked which level fits (at most {_at_most(items):,} items)"
+            f"first asked which level fits (at most {n_leveling(items):,} items)"
         )
 
 
@@ -37,7 +37,7 @@ def ask_levels(
     if not items.without_level:
         return items
     start = time.monotonic()
-    progress.begin("levels", _at_most(items), "item")
+    progress.begin("levels", n_leveling(items), "item")
     found = find_levels(model, engine, items.without_level, progress.advance)
     skills = ", ".join(f"{f.family} {f.level} (skill {f.best.skill:.2f})" for f in found)
     n_asked = N_ITEMS * sum(len(f.tried) for f in found)
@@ -51,5 +51,6 @@ def ask_levels(
     return items.with_levels(levels)
 
 
-def _at_most(items: SuiteOptions) -> int:
+def n_leveling(items: SuiteOptions) -> int:
+    """At most how many items a model is asked to find the levels that nobody named."""
     return len(items.without_level) * MOST_LEVELS * N_ITEMS

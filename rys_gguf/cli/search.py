@@ -6,6 +6,7 @@ import contextlib
 import re
 import shlex
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rys_gguf.cli.levels import ask_levels, assume_levels, assumption
+from rys_gguf.cli.levels import ask_levels, assume_levels, assumption, n_leveling
 from rys_gguf.cli.options import (
     FILE,
     MODEL,
@@ -161,11 +162,6 @@ class SearchOptions:
     def _require_time_alone(self) -> None:
         if self.asks is not None:
             raise InvalidOptions("--time and --asks are two ways to say the same: give one of them")
-        if self.generate or self.thinking:
-            raise InvalidOptions(
-                "--time cannot tell how long answers in words and thoughts take: with --generate "
-                "or --thinking, use --asks"
-            )
 
 
 _search_options = handing_over(
@@ -395,6 +391,7 @@ def sweep(
     if run_options.dry_run:
         # Only a time has to be measured; a large model takes minutes to load.
         measured = request if request.seconds is None else _with_engine(request, say)
+        measured = replace(measured, n_leveling=n_leveling(items))
         echo([*assumption(items), *dry_lines(measured)])
         return
     when_stopped("run the same command again to continue", lambda: _show_so_far(folder))
@@ -499,9 +496,11 @@ def _with_asked_levels(
         return request
     with Model(request.model) as opened:
         sampler_of(request, opened)  # refuses windows before the model is asked anything
+    start = time.monotonic()
     items = ask_levels(request.model, items, request.options, progress)
     asked = search.request(request.model, request.folder, items, request.options)
-    return replace(asked, n_engines=request.n_engines)
+    gone = time.monotonic() - start
+    return replace(asked, n_engines=request.n_engines, seconds_gone=gone)
 
 
 def _show_report(run: Run) -> Content:

@@ -42,6 +42,7 @@ def within(request: SweepRequest, sampler: Sampler, pace: Pace) -> SweepRequest:
     Raises InvalidOptions, saying how long the sweep takes at least, if that is longer.
     """
     assert request.seconds is not None
+    available = request.seconds - request.seconds_gone
 
     def seconds_with(n_asks: int) -> Seconds:
         effort = Effort.of(_asking(request, n_asks), sampler)
@@ -50,18 +51,20 @@ def within(request: SweepRequest, sampler: Sampler, pace: Pace) -> SweepRequest:
     n_windows = single(sampler).n_most
     least = least_asks(request, n_windows)
     shortest = seconds_with(least)
-    if shortest.total > request.seconds:
+    if shortest.total > available:
+        levels = f"levels took {duration(request.seconds_gone)}, " * (request.seconds_gone > 0)
+        enough = _rounded_up(request.seconds_gone + shortest.total)
         raise InvalidOptions(
-            f"--time {request.seconds:.0f}s is too short on this machine: the base takes "
+            f"--time {request.seconds:.0f}s is too short on this machine: {levels}the base takes "
             f"{duration(shortest.base)}, the least search of {n_windows} windows "
             f"{duration(shortest.search)}, and the finalists with their held-out items "
-            f"{duration(shortest.final)}. Give it {_rounded_up(shortest.total)}, or ask less "
+            f"{duration(shortest.final)}. Give it {enough}, or ask less "
             f"(--suite-size, --detect, --finalists, --sizes)"
         )
     low, high = least, max(least, n_windows * len(request.suites[0].items))
     while low < high:
         middle = (low + high + 1) // 2
-        if seconds_with(middle).total <= request.seconds:
+        if seconds_with(middle).total <= available:
             low = middle
         else:
             high = middle - 1
@@ -71,21 +74,15 @@ def within(request: SweepRequest, sampler: Sampler, pace: Pace) -> SweepRequest:
 def time_line(request: SweepRequest, effort: Effort, pace: Pace) -> str:
     """How long a sweep takes at this pace, for its user."""
     seconds = effort.seconds(pace, request.n_engines)
+    levels = f" and at most {effort.n_leveling:,} to find levels" * (effort.n_leveling > 0)
     return (
-        f"time: about {duration(seconds.total)}{not_counted(request)}, as measured on the base: "
-        f"{duration(seconds.base)} for its {effort.n_search + effort.n_heldout:,} items, "
+        f"time: about {duration(seconds.total)}, as measured on the base: {duration(seconds.base)} "
+        f"for its {effort.n_search + effort.n_heldout:,} items{levels}, "
         f"{duration(seconds.search)} for at most {effort.n_asks + effort.n_asks_combined:,} of the "
         f"search, {duration(seconds.final)} for at most "
-        f"{effort.n_finalists * effort.n_heldout:,} held-out items of the finalists"
+        f"{(effort.n_finalists + effort.n_placebos) * effort.n_heldout:,} held-out items of the "
+        f"finalists{' and the placebo' * effort.n_placebos}"
     )
-
-
-def not_counted(request: SweepRequest) -> str:
-    """What a sweep writes that no estimate of its time counts."""
-    settings = request.settings
-    written = (("the thoughts", settings.thinking), ("the generated answers", settings.generate))
-    names = [name for name, is_written in written if is_written]
-    return f", without {' and '.join(names)}" if names else ""
 
 
 def _asking(request: SweepRequest, n_asks: int) -> SweepRequest:

@@ -9,7 +9,7 @@ from rys_gguf.engines.live.kept import sessions_kept
 from rys_gguf.formats.model import Model
 from rys_gguf.probes.item import Item
 from rys_gguf.runs.records import IllegalWindow
-from rys_gguf.search.budget import not_counted, time_line, with_recorded_asks, within
+from rys_gguf.search.budget import time_line, with_recorded_asks, within
 from rys_gguf.search.effort import Effort
 from rys_gguf.search.pace import Pace
 from rys_gguf.search.prepare import CUTS, TEXTS, prepare
@@ -117,8 +117,16 @@ def _unmeasured(request: SweepRequest, effort: Effort) -> str:
     return (
         f"time: not measured yet (--time does); about {passes:,} forward passes read {tokens:,} "
         f"tokens, {minutes} minute{'s' * (minutes > 1)} at {_TOKENS_PER_SECOND:,} tokens per "
-        f"second{not_counted(request)}"
+        f"second{_not_counted(request)}"
     )
+
+
+def _not_counted(request: SweepRequest) -> str:
+    """What a sweep writes: no tokens are read for it, and only the model knows how many."""
+    settings = request.settings
+    written = (("the thoughts", settings.thinking), ("the generated answers", settings.generate))
+    names = [name for name, is_written in written if is_written]
+    return f", without {' and '.join(names)}" if names else ""
 
 
 def _thinking_line(request: SweepRequest) -> str:

@@ -38,8 +38,10 @@ class Effort:
 
     The base answers `n_search` and `n_heldout` items; `n_windows` single windows answer `n_asks`
     together, `n_combined` combinations `n_asks_combined`, in `n_jobs` jobs in all, and
-    `n_finalists` all held-out items. A window takes `whole` times the layers of the base, `tail`
-    times where windows share what they have in common with it, and a combination at most `largest`.
+    `n_finalists` all held-out items, and `n_placebos` as well. A window takes `whole` times the
+    layers of the base, `tail` times where windows share what they have in common with it, and a
+    combination at most `largest`. Before all that the base may be asked `n_leveling` items to find
+    the levels.
     """
 
     n_windows: int
@@ -53,6 +55,8 @@ class Effort:
     whole: float
     tail: float
     largest: float
+    n_placebos: int = 0
+    n_leveling: int = 0
 
     @classmethod
     def of(cls, request: SweepRequest, sampler: Sampler) -> Effort:
@@ -81,13 +85,17 @@ class Effort:
             whole=whole,
             tail=fmean(_tail(c) / n_layers for c in candidates) if is_shared else whole,
             largest=1 + plan.max_blocks * (whole - 1),
+            n_placebos=int(request.settings.thinking > 0),
+            n_leveling=request.n_leveling,
         )
 
     def seconds(self, pace: Pace, n_engines: int = 1) -> Seconds:
         """How long it takes at a pace, with `n_engines` of that pace side by side."""
         searched = self.tail if pace.as_tails else self.whole
         item, heldout = pace.item[SEARCH], pace.item[HELDOUT] * self.n_heldout
-        base = pace.load + item * self.n_search + heldout + _SPEED_REPLIES * pace.replies
+        words = pace.words * self.n_heldout
+        base = pace.load + item * (self.n_leveling + self.n_search) + heldout + words
+        base += _SPEED_REPLIES * pace.replies
         search = (
             searched * (self.n_windows * pace.texts + self.n_asks * item)
             + self.largest * (self.n_combined * pace.texts + self.n_asks_combined * item)
@@ -96,12 +104,14 @@ class Effort:
             + self.n_jobs * pace.load
         )
         # A speed is measured in turns with the base, two of each, and each turn loads.
-        final = self.largest * (pace.replies + heldout) + pace.load
+        placebo = self.largest * (pace.replies + heldout) + pace.load
+        final = placebo + self.largest * words
         speed = (1 + self.largest) * _SPEED_REPLIES * pace.replies + 4 * pace.load
         return Seconds(
             base,
             search / n_engines,
-            self.n_finalists * (final / min(n_engines, self.n_finalists) + speed),
+            self.n_finalists * (final / min(n_engines, self.n_finalists) + speed)
+            + self.n_placebos * placebo,
         )
 
 

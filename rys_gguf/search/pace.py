@@ -7,11 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from rys_gguf.engines.base import Engine
-from rys_gguf.probes.ask import ask_all
-from rys_gguf.probes.item import Item
-from rys_gguf.probes.requests import TokenizedRequest
-
 # Items of each suite that are asked together, as in a small round, after a few to warm up.
 _SAMPLE, _WARMING = 8, 2
 _T = TypeVar("_T")
@@ -21,14 +16,16 @@ _T = TypeVar("_T")
 class Pace:
     """The seconds that the base takes.
 
-    `item` is for an item of each suite, asked together with others, `texts` for the plain texts of
-    the filter, `replies` for the replies of the loop stage, `load` for loading. `as_tails` says
+    `item` is for an item of each suite, asked together with others and, of those held out, after a
+    thought if models are to think. `words` is for an answer in words, `texts` for the plain texts
+    of the filter, `replies` for the replies of the loop stage, `load` for loading. `as_tails` says
     that the engine computes a window from its first layer on only.
     """
 
     item: Mapping[str, float]
     texts: float
     replies: float
+    words: float = 0.0
     load: float = 0.0
     as_tails: bool = False
 
@@ -46,21 +43,12 @@ class Stopwatch:
         return result, self._clock() - start
 
 
-def item_seconds(
-    engine: Engine,
-    items: Sequence[Item],
-    requests: Sequence[Sequence[TokenizedRequest]],
-    watch: Stopwatch,
-) -> float:
+def item_seconds(n_items: int, ask: Callable[[Sequence[int]], object], watch: Stopwatch) -> float:
     """The seconds an item takes among others: the mean of some from all over a suite.
 
-    Raises EngineFailed.
+    `ask` asks the items at these positions.
     """
-    chosen = range(0, len(items), -(-len(items) // _SAMPLE))
-
-    def ask(numbers: Sequence[int]) -> None:
-        ask_all(engine, [items[n] for n in numbers], [requests[n] for n in numbers])
-
+    chosen = range(0, n_items, -(-n_items // _SAMPLE))
     ask(chosen[:_WARMING])
     _, seconds = watch.time(lambda: ask(chosen))
     return seconds / len(chosen)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from rys_gguf.engines.base import LIVE, Engine
@@ -18,8 +18,10 @@ from rys_gguf.probes.preflight import require_answers, require_repeatable
 from rys_gguf.probes.requests import Compiler
 from rys_gguf.probes.score import best_constant
 from rys_gguf.probes.thinking import thinking_of
+from rys_gguf.runs.stage import FINAL, GENERATE, Stage, round_stage
 from rys_gguf.search.filters import reference, replies
-from rys_gguf.search.job import HELDOUT, SEARCH
+from rys_gguf.search.job import HELDOUT, SEARCH, Step
+from rys_gguf.search.objective import STAGES
 from rys_gguf.search.pace import Pace, Stopwatch, item_seconds
 from rys_gguf.search.settings import SweepRequest
 from rys_gguf.search.setup import Limits, Setup
@@ -111,7 +113,11 @@ def prepare(request: SweepRequest, progress: Callable[[], None] = lambda: None) 
         if not all(math.isfinite(v) for p in setup.reference for v in p.values()):
             raise RysError(f"{printable(request.model)}: the model's probabilities are not numbers")
         pace = Pace(
-            item={name: item_seconds(engine, items[name], requests[name], watch) for name in items},
+            item={
+                SEARCH: _seconds(round_stage(1), SEARCH, engine, setup, watch),
+                HELDOUT: _seconds(FINAL, HELDOUT, engine, setup, watch),
+            },
+            words=_seconds(GENERATE, HELDOUT, engine, setup, watch) if settings.generate else 0.0,
             texts=reading,
             replies=replying,
             # A live engine loads nothing for a window.
@@ -119,6 +125,15 @@ def prepare(request: SweepRequest, progress: Callable[[], None] = lambda: None) 
             as_tails=_computes_tails(engine),
         )
         return Prepared(setup, engine.build, pace)
+
+
+def _seconds(stage: Stage, suite: str, engine: Engine, setup: Setup, watch: Stopwatch) -> float:
+    """The seconds that an item of a suite takes as a stage asks it."""
+
+    def ask(numbers: Sequence[int]) -> None:
+        STAGES[stage.name](engine, setup, Step(stage, suite, tuple(numbers)))
+
+    return item_seconds(len(setup.items[suite]), ask, watch)
 
 
 def _computes_tails(engine: Engine) -> bool:

@@ -138,7 +138,8 @@ class SweepRequest:
     `suites` are the items to search with, and the held-out items that judge the finalists.
     `command` is the command line, for the run's readers. `seconds` are the most that the sweep may
     take: they become the plan's `asks` once the engine's speed is known. `n_engines` as fast as
-    that of the base run side by side.
+    that of the base run side by side. To find levels the model was asked for `seconds_gone` of
+    them, or, in a dry run, will be asked up to `n_leveling` items.
     """
 
     model: Path
@@ -150,3 +151,5 @@ class SweepRequest:
     command: str = ""
     seconds: float | None = None
     n_engines: int = 1
+    seconds_gone: float = 0.0
+    n_leveling: int = 0

@@ -101,7 +101,7 @@ def run_sweep(
         sampler, identity, about = _course(request)
         # The rest is for the finalists, however slow the machine turns out to be.
         planned = Effort.of(request, sampler).seconds(prepared.pace, request.n_engines)
-        until = seconds - planned.final
+        until = seconds - request.seconds_gone - planned.final
     watcher.say(f"note: {time_line(request, Effort.of(request, sampler), prepared.pace)}")
     identity["engine"] = engine_identity(request.options, prepared.build)
     suites = [suite.items for suite in request.suites]

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -15,11 +16,12 @@ from msgspec.structs import replace as replaced
 from rys_gguf import Model
 from rys_gguf.engines.base import EngineOptions
 from rys_gguf.errors import InvalidOptions, RysError
+from rys_gguf.probes.ask import ask_all
 from rys_gguf.probes.requests import TokenizedRequest
 from rys_gguf.probes.suite import Suite
 from rys_gguf.runs.candidate import Candidate
 from rys_gguf.runs.records import THOMPSON, ModelInfo, RunInfo, Times
-from rys_gguf.runs.stage import DIVERGENCE, LOOPS, SPEED
+from rys_gguf.runs.stage import DIVERGENCE, GENERATE, LOOPS, SPEED
 from rys_gguf.runs.storage import OpenRun, Run
 from rys_gguf.search.budget import time_line, with_recorded_asks, within
 from rys_gguf.search.effort import Effort
@@ -39,6 +41,7 @@ from tests.search.fakes import Notes, Planted, PlantedExecutor, items
 N_LAYERS = 24
 SUITES = (Suite(items(200, "s")), Suite(items(100, "h")))
 PACE = Pace(item={SEARCH: 0.1, HELDOUT: 0.2}, texts=1.0, replies=4.0)
+WRITTEN = replace(PACE, words=0.3)
 PLANS = [
     SweepPlan("two-pass", (8, 4)),
     SweepPlan("map", (4, 6)),
@@ -59,9 +62,11 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.write(tmp_path_factory.mktemp("budget") / "m.gguf", "llama", N_LAYERS)
 
 
-def sweep_of(path: Path, plan: SweepPlan, seconds: float | None = None) -> SweepRequest:
-    """A sweep of the model."""
-    settings = Settings(preflight=False)
+def sweep_of(
+    path: Path, plan: SweepPlan, seconds: float | None = None, **chosen: Any
+) -> SweepRequest:
+    """A sweep of the model, with settings that are `chosen`."""
+    settings = Settings(preflight=False, **chosen)
     folder = path.with_name("run")
     return SweepRequest(path, folder, plan, settings, SUITES, EngineOptions(), "", seconds)
 
@@ -93,7 +98,8 @@ class TimedExecutor(PlantedExecutor):
                 # Two turns of two runs of 32 tokens each, for a window beside the base.
                 SPEED: 2 * PACE.replies * (1 if result.is_base else 1 + layers),
             }
-            asked = len(outcome.answers) * PACE.item[suite] * layers
+            item = WRITTEN.words if result.stage == GENERATE else PACE.item[suite]
+            asked = len(outcome.answers) * item * layers
             seconds = self.slower * takes.get(result.stage, asked)
             self.seconds += seconds
             yield Outcome(replaced(result, seconds=Times(ask=seconds)), outcome.answers)
@@ -118,7 +124,8 @@ def swept(
     with OpenRun.start(folder, info, {}) as run:
         before, search, final, placebo, speed = phases(
             Candidate.base(N_LAYERS), sampler, rounds, (SUITES[0].items, SUITES[1].items),
-            preflight=False,
+            generate=request.settings.generate, preflight=False,
+            placebo=request.settings.thinking > 0,
         )  # fmt: skip
         search = replace(search, deadline=Deadline.of(run.info.search_until, 1), tell=tell)
         with contextlib.suppress(KeyboardInterrupt):
@@ -176,6 +183,38 @@ def test_a_sweep_takes_as_long_as_it_said(path: Path, tmp_path: Path, plan: Swee
     # Of the second pass not all is known before, nor how many windows gain and are combined.
     is_known = plan.name == "map" and plan.max_blocks == 1
     assert took >= (0.9 if is_known else 0.6) * said
+
+
+def test_words_thoughts_and_a_placebo_take_their_time(path: Path, tmp_path: Path) -> None:
+    """All that the finalists are asked is in what the sweep says, and so fits into its time."""
+    plain = Effort.of(sweep_of(path, PLANS[2]), made(sweep_of(path, PLANS[2]))).seconds(PACE)
+    request = sweep_of(path, PLANS[2], generate=True, thinking=64)
+    effort = Effort.of(request, made(request))
+    said = effort.seconds(WRITTEN)
+    # Four models answer 100 items in words, and one more window by probability, after its replies.
+    more = 100 * WRITTEN.words * (1 + 3 * effort.whole) + effort.whole * (20 + PACE.replies)
+    assert said.total == pytest.approx(plain.total + more)
+    assert 0.9 * said.total <= swept(request, tmp_path / "run").seconds <= 1.05 * said.total
+    line = time_line(request, effort, WRITTEN)
+    assert line.endswith("400 held-out items of the finalists and the placebo")
+    fitted = within(replace(request, seconds=900), made(request), WRITTEN)
+    assert Effort.of(fitted, made(fitted)).seconds(WRITTEN).total <= 900
+
+
+def test_finding_levels_takes_some_of_the_time(path: Path) -> None:
+    """What it took, or in a dry run what it may take, is left out of what the search gets."""
+    request = sweep_of(path, PLANS[2], 600)
+    asks = within(request, made(request), PACE).plan.asks or 0
+    before = replace(request, n_leveling=320)
+    fewer = within(before, made(before), PACE)
+    assert 32 / 0.13 < asks - (fewer.plan.asks or 0) < 32 / 0.1 + 8
+    line = time_line(fewer, Effort.of(fewer, made(fewer)), PACE)
+    assert "for its 300 items and at most 320 to find levels, " in line
+    after = replace(request, seconds_gone=32.0)
+    assert within(after, made(after), PACE).plan.asks == fewer.plan.asks
+    short = replace(request, seconds=100, seconds_gone=90.0)
+    with pytest.raises(InvalidOptions, match=r"levels took 90 s, the base takes .* Give it 5m"):
+        within(short, made(short), PACE)
 
 
 @pytest.mark.parametrize("plan", PLANS[:4], ids=name_of)
@@ -292,6 +331,10 @@ def test_the_pace_is_that_of_the_engine(n: int) -> None:
     asked = items(n, "s")
     request = TokenizedRequest((5, 6), (("yes", (1,)), ("no", (2,))))
     clock: Callable[[], float] = lambda: engine.now  # noqa: E731 - it reads the engine's clock
-    seconds = item_seconds(engine, asked, ((request,),) * n, Stopwatch(clock))
+
+    def ask(numbers: Sequence[int]) -> None:
+        ask_all(engine, [asked[k] for k in numbers], ((request,),) * len(numbers))
+
+    seconds = item_seconds(n, ask, Stopwatch(clock))
     assert seconds == pytest.approx(0.1)
     assert engine.now < 0.1 * 11

@@ -273,9 +273,6 @@ def test_wrong_calls_are_one_message(job: list[str | Path], tmp_path: Path) -> N
     assert "sees: in four sweeps out of five a true gain of 28" in sees
     both = refused("sweep", source, "--time", "30m", "--asks", "500", code=2)
     assert "--time and --asks are two ways" in both
-    for words in (["--generate"], ["--thinking", "64"]):
-        told = refused("sweep", source, "--time", "30m", *words, code=2)
-        assert "with --generate or --thinking, use --asks" in told
     few = refused("sweep", source, *ARGS, "--asks", "20", "--dry-run", code=2)
     assert "--asks 20 is too little for 4 windows: give at least" in few
     two_pass = ("sweep", source, "--plan", "two-pass", "--sizes", "2", "--dry-run")

@@ -93,6 +93,10 @@ def test_what_cannot_think_is_refused(job: list[str | Path], tmp_path: Path) -> 
         "and a placebo; at most 36 thoughts and 3,600 tokens to write"
     ) in lines
     assert "per second, without the thoughts" in lines
+    # With a time they are measured.
+    lines = done(*job, "--thinking", "16", "--generate", "--time", "1h", "--dry-run").stdout
+    assert "held-out items of the finalists and the placebo" in lines
+    assert "not measured yet" not in lines
 
 
 @pytest.mark.parametrize(
