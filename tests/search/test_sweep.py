@@ -101,6 +101,27 @@ def test_a_time_becomes_asks_once(job: list[str | Path], tmp_path: Path) -> None
     assert "settings.plan.asks is 80 there and null here" in refused(*job, "-o", folder)
 
 
+def test_a_search_out_of_time_goes_to_the_verdict(job: list[str | Path], tmp_path: Path) -> None:
+    """Its time is in the run's folder, and so is what was spent of it."""
+    folder = tmp_path / "run"
+    done(*job, "-o", folder, "--time", "1h")
+    info = json.loads((folder / "run.json").read_text())
+    assert 0 < info["search_until"] < 3600
+    lines = (folder / "results.jsonl").read_text().splitlines(keepends=True)
+    n_kept = 1 + next(
+        n for n, line in enumerate(lines) if json.loads(line)["stage"] == "round1"
+        and not json.loads(line)["is_base"]
+    )  # fmt: skip
+    (folder / "results.jsonl").write_text("".join(lines[:n_kept]))
+    (folder / "run.json").write_text(json.dumps({**info, "search_until": 0.001}))
+    told = done(*job, "-o", folder, "--time", "1h").stderr
+    assert "note: the time of the search is over before its last questions (search): " in told
+    asked = {(key, stage) for key, stage, *_ in scores(folder)}
+    assert {key for key, stage in asked if stage == "final"} == {
+        key for key, stage in asked if stage == "round1"
+    }
+
+
 def n_lines(folder: Path) -> int:
     """How many results are recorded."""
     path = folder / "results.jsonl"
