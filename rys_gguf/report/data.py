@@ -45,8 +45,9 @@ from rys_gguf.report.content import Content
 from rys_gguf.report.heatmap import Heatmap
 from rys_gguf.report.sentences import next_step, verdict_sentence
 from rys_gguf.runs.trial import Trial
+from rys_gguf.stats.effects import Effect
 from rys_gguf.stats.thoughts import BesidePlacebo, Contrast, ThoughtLengths
-from rys_gguf.stats.verdict import Effect, Rank, Verdict
+from rys_gguf.stats.verdict import Rank, Verdict
 from rys_gguf.text import printable
 
 SCHEMA = 1

@@ -11,7 +11,8 @@ from rys_gguf.extras import load
 from rys_gguf.formats.model import Model
 from rys_gguf.report.origin import header_text, hub_repository
 from rys_gguf.runs.records import RunInfo
-from rys_gguf.stats.verdict import Effect, Verdict
+from rys_gguf.stats.effects import Effect
+from rys_gguf.stats.verdict import Verdict
 from rys_gguf.text import printable
 
 if TYPE_CHECKING:  # an optional package, which takes a second to import

@@ -40,8 +40,9 @@ from rys_gguf.report.tables import (
     illegal_table,
 )
 from rys_gguf.runs.records import THOMPSON
+from rys_gguf.stats.effects import Effect
 from rys_gguf.stats.pairs import OVERALL
-from rys_gguf.stats.verdict import Effect, Verdict
+from rys_gguf.stats.verdict import Verdict
 from rys_gguf.text import size
 
 # How often a page that is watched loads itself again, in seconds.

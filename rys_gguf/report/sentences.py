@@ -11,16 +11,9 @@ from dataclasses import dataclass
 from rys_gguf.layers.schedule import Schedule
 from rys_gguf.runs.records import Progress, RunInfo
 from rys_gguf.runs.stage import FINAL, GENERATE, Stage
+from rys_gguf.stats.effects import MATTERS, Effect
 from rys_gguf.stats.paired import Interval, NoiseLine
-from rys_gguf.stats.verdict import (
-    BETTER,
-    FORMAT_CHANGE,
-    MATTERS,
-    NEGLIGIBLE,
-    NO_EVIDENCE,
-    Effect,
-    Verdict,
-)
+from rys_gguf.stats.verdict import BETTER, FORMAT_CHANGE, NEGLIGIBLE, NO_EVIDENCE, Verdict
 from rys_gguf.text import printable, quoted, size
 
 _ITEMS = {

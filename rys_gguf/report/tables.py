@@ -9,8 +9,9 @@ from typing import Any
 from rys_gguf.report.markup import shown
 from rys_gguf.report.sentences import interval_text, p_text, points, score_text
 from rys_gguf.runs.records import Baseline, IllegalWindow
+from rys_gguf.stats.effects import Effect
 from rys_gguf.stats.paired import Interval
-from rys_gguf.stats.verdict import Effect, Rank, SearchRanking, Verdict
+from rys_gguf.stats.verdict import Rank, SearchRanking, Verdict
 from rys_gguf.text import size
 
 

@@ -9,8 +9,9 @@ from typing import Any
 from rys_gguf._version import __version__
 from rys_gguf.runs.scan import Z_95, Scan, ScanEffect, ScanModel, ScanWindow
 from rys_gguf.runs.stage import Status
+from rys_gguf.stats.effects import Effect
 from rys_gguf.stats.evidence import Evidence, RunData
-from rys_gguf.stats.verdict import Effect, Gain, Rank, Verdict, search_ranking, verdicts
+from rys_gguf.stats.verdict import Gain, Rank, Verdict, search_ranking, verdicts
 from rys_gguf.text import printable
 
 _MAX_TEXT = 256

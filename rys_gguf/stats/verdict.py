@@ -8,41 +8,27 @@ by luck.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from rys_gguf.runs.stage import FINAL, GENERATE, SPEED, Stage
 from rys_gguf.runs.trial import Trial
-from rys_gguf.stats.claims import given_claim
-from rys_gguf.stats.clusters import Floats, estimate
+from rys_gguf.stats.clusters import estimate
+from rys_gguf.stats.effects import Effect, effect_of, estimated, p_value
 from rys_gguf.stats.evidence import Evidence
 from rys_gguf.stats.looks import is_clear, is_open, level_shares, over_looks
 from rys_gguf.stats.paired import (
     ALPHA,
     N_RESAMPLES,
-    NO_INTERVAL,
-    Interval,
-    McNemar,
     NoiseLine,
-    detectable_mean,
     holm,
-    interval,
-    mcnemar,
     noise_line,
-    sign_flip_p,
     standard_errors,
-    unseen,
-    wilson,
 )
 from rys_gguf.stats.pairs import (
     OVERALL,
     Families,
-    Pairs,
     at_looks,
-    overall,
     parts_matrix,
     parts_of,
     readable,
@@ -57,54 +43,8 @@ from rys_gguf.stats.thoughts import (
 
 BETTER, TRADE_OFF, NO_EVIDENCE, WORSE = "better", "trade-off", "no evidence", "worse"
 NEGLIGIBLE, FORMAT_CHANGE = "negligible", "format change"
-# The smallest difference that matters, in score. It could not be told from the noise of other
-# items, and nobody would take a larger model for it, however sure it is (Lakens 2017).
-MATTERS = 0.005
 # Parse rates further apart than this compare formats, not abilities.
 _PARSE_GAP = 0.05
-
-
-@dataclass(frozen=True, slots=True)
-class Effect:
-    """One measured difference, window minus base; `holm_p` is corrected for all tests of a report.
-
-    `error` is the standard error of `difference`. `estimate` and `likely`, its 95 % interval, allow
-    for what being significant says of luck, and are the difference and its `interval` where it is
-    not. `p` holds for all looks that were taken.
-    `base` and `window` are the scores themselves, with intervals where items are right or wrong.
-    `detectable` is the true difference that as many items would show in four cases out of five.
-    """
-
-    name: str
-    n: int
-    base: float
-    window: float
-    base_interval: Interval | None
-    window_interval: Interval | None
-    difference: float
-    error: float
-    interval: Interval
-    estimate: float
-    likely: Interval
-    p: float
-    holm_p: float
-    detectable: float
-    mcnemar: McNemar | None
-
-    @property
-    def significant(self) -> bool:
-        """Whether the difference, in whatever direction, survives the correction."""
-        return self.holm_p <= ALPHA
-
-    @property
-    def negligible(self) -> bool:
-        """Whether its interval holds no difference that matters."""
-        return self.interval.low >= -MATTERS and self.interval.high <= MATTERS
-
-    @property
-    def counts(self) -> bool:
-        """Whether it is a difference, in whatever direction, for a verdict."""
-        return self.significant and not self.negligible
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +158,7 @@ def judge(
     asked = {key: shown[-1] for key, shown in finalists.items() if shown and shown[-1]}
     readable_only = {key: readable(families) for key, families in asked.items()}
     taken = {
-        (key, name): [_p_value(shown, name, n_resamples) for shown in finalists[key]]
+        (key, name): [p_value(shown, name, n_resamples) for shown in finalists[key]]
         for key, families in readable_only.items()
         for name in (OVERALL, *families)
     }
@@ -237,8 +177,8 @@ def judge(
     judged = {}
     for key, families in readable_only.items():
         overall_effect, *effects = (
-            _estimated(
-                _effect(name, of, p_values[key, name], holm_p[key, name]),
+            estimated(
+                effect_of(name, of, p_values[key, name], holm_p[key, name]),
                 taken[key, name], looks, levels[key, name],
             )
             for name, of in ((OVERALL, families), *((f, {f: p}) for f, p in families.items()))
@@ -457,70 +397,6 @@ def _parsed(asked: Families) -> tuple[float, float]:
         sum(getattr(p, side) for p in asked.values()) for side in ("base_parsed", "window_parsed")
     )
     return n_base / n, n_window / n
-
-
-def _p_value(families: Families, name: str, n_resamples: int) -> float:
-    """That of a family, or of the mean over all of them; 1 without a readable answer."""
-    known = readable(families)
-    if name == OVERALL:
-        hidden = unseen([p.sample for p in known.values()])
-        return sign_flip_p(np.array(list(parts_of(known).values())), n_resamples, hidden)
-    if name not in known:
-        return 1.0
-    pairs = known[name]
-    # McNemar's test is exact for items that have nothing in common.
-    if pairs.binary and pairs.sample.are_single:
-        return _mcnemar(pairs).p
-    return sign_flip_p(pairs.sample.sums, n_resamples)
-
-
-def _effect(name: str, families: Families, p: float, adjusted: float) -> Effect:
-    if not families:
-        return Effect(
-            name, 0, 0.0, 0.0, None, None, 0.0, math.inf, NO_INTERVAL, 0.0, NO_INTERVAL, p,
-            adjusted, 0.0, None,
-        )  # fmt: skip
-    alone = next(iter(families.values())) if name != OVERALL else None
-    samples = [f.sample for f in families.values()]
-    around, found = interval(samples), estimate(samples)
-    test = _mcnemar(alone) if alone and alone.binary else None
-    difference = overall(families)
-    return Effect(
-        name,
-        sum(len(f.items) for f in families.values()),
-        float(np.mean([f.base.mean() for f in families.values()])),
-        float(np.mean([f.window.mean() for f in families.values()])),
-        _of_right(alone.base) if alone and alone.binary else None,
-        _of_right(alone.window) if alone and alone.binary else None,
-        difference,
-        found.error,
-        around,
-        difference,
-        around,
-        p,
-        adjusted,
-        detectable_mean(around, found.freedom),
-        test,
-    )
-
-
-def _estimated(
-    effect: Effect, p_values: Sequence[float], looks: Sequence[float], level: float
-) -> Effect:
-    """The effect with its estimate, if it is significant; `level` is that of its test."""
-    if not effect.significant:
-        return effect
-    found = given_claim(effect.difference, effect.interval, p_values, looks, level)
-    return replace(effect, estimate=found[0], likely=found[1])
-
-
-def _of_right(scores: Floats) -> Interval:
-    return wilson(int(scores.sum()), len(scores))
-
-
-def _mcnemar(pairs: Pairs) -> McNemar:
-    difference = pairs.difference
-    return mcnemar(int((difference > 0).sum()), int((difference < 0).sum()))
 
 
 def _mean(families: Families, weights: Mapping[str, float]) -> float:

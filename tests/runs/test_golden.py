@@ -63,7 +63,8 @@ def test_records_lose_nothing() -> None:
             assert json.loads(encode(decode(line, kind, f"{name}, line {n}"))) == json.loads(line)
     info = (GOLDEN / INFO).read_bytes()
     old = json.loads(info)
-    later = {"command": "", "n_threads": None, "plan": old["plan"] | {"sampler": "halving"}}
+    later = {"command": "", "n_threads": None, "search_until": None}
+    later["plan"] = old["plan"] | {"sampler": "halving"}
     assert json.loads(encode_info(decode_info(info, INFO))) == old | later
 
 
