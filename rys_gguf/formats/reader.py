@@ -19,12 +19,18 @@ import os
 import struct
 from collections import OrderedDict
 from collections.abc import Iterator
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from gguf.constants import GGUFEndian, GGUFValueType
-from gguf.gguf_reader import READER_SUPPORTED_VERSIONS, GGUFReader, ReaderField
+from gguf.gguf_reader import (
+    READER_SUPPORTED_VERSIONS,
+    GGUFReader,
+    ReaderField,
+    ReaderTensor,
+)
 
 from rys_gguf.errors import InvalidGGUF
 from rys_gguf.files.source import SourceFile
@@ -55,6 +61,16 @@ _MAX_TENSORS = 1 << 14
 _MAX_KEYS = 1 << 12
 # Keys and values that are kept in memory; a vocabulary is not among them.
 _MAX_KEPT_BYTES = 1 << 24
+
+
+class _Entry(NamedTuple):
+    """One entry of the tensor table as it is stored, and where it starts in the file."""
+
+    at: int
+    name: str
+    ne: tuple[int, ...]
+    type: int
+    offset: int
 
 
 class HeaderReader(GGUFReader):
@@ -90,18 +106,17 @@ class HeaderReader(GGUFReader):
         self._check_magic()
         version = self._byte_order_and_version()
         self.fields = OrderedDict()
-        self.tensors = []
         n_tensors, n_kvs = self._counts()
         offs = self._build_fields(24, n_kvs)
         kvs = [self._kv(field) for field in self.fields.values() if isinstance(field, Field)]
         self.alignment = self._alignment(kvs)
-        offs, tensor_fields = self._build_tensor_info(offs, n_tensors)
+        offs, entries = self._entries(offs, n_tensors)
         self.data_offset = padded(offs, self.alignment)
         if self.data_offset > self.file.n_bytes and n_tensors:
             raise self._invalid("ends before its tensor data starts: the file is incomplete")
-        infos = tuple(self._tensor_infos(tensor_fields))
+        infos = tuple(self._tensor_infos(entries))
         self.header = Header(version, self.byteorder, tuple(kvs), infos)
-        self._build_tensors(self.data_offset, tensor_fields)
+        self._table = [entry.at for entry in entries]
         self._walker.close()
 
     # -- stock methods, replaced ---------------------------------------------------------------
@@ -151,44 +166,31 @@ class HeaderReader(GGUFReader):
             offs = end
         return offs
 
-    def _build_tensor_info(self, offs: int, count: int) -> tuple[int, list[ReaderField]]:
-        fields = []
-        for _ in range(count):
-            n_name = self._walker.u64(offs)
-            if n_name > MAX_NAME_BYTES:
-                raise self._invalid(
-                    f"a tensor name at byte {offs} is {n_name} bytes long, "
-                    f"at most {MAX_NAME_BYTES} fit"
-                )
-            n_dims = int(self._get(offs + 8 + n_name, np.uint32)[0])
-            if n_dims > _MAX_DIMS:
-                name = printable(decode_text(self._walker.bytes(offs + 8, n_name)))
-                raise self._invalid(
-                    f"tensor '{name}' has {n_dims} dimensions, at most {_MAX_DIMS} fit"
-                )
-            dims_at = offs + 12 + n_name
-            fields.append(
-                ReaderField(
-                    offs,
-                    decode_text(self._walker.bytes(offs + 8, n_name)),
-                    [
-                        self._get(offs, np.uint64),
-                        self._get(offs + 8, np.uint8, n_name),
-                        self._get(offs + 8 + n_name, np.uint32),
-                        self._get(dims_at, np.uint64, n_dims),
-                        self._get(dims_at + 8 * n_dims, np.uint32),
-                        self._get(dims_at + 8 * n_dims + 4, np.uint64),
-                    ],
-                    [1, 3, 4, 5],
-                )
-            )
-            offs = dims_at + 8 * n_dims + 12
-        return offs, fields
+    @cached_property
+    def tensors(self) -> list[ReaderTensor]:  # type: ignore[override]  # an attribute there
+        """The tensors as the stock class has them, read when somebody asks for them.
 
-    def _build_tensors(self, start_offs: int, fields: list[ReaderField]) -> None:
-        for info, field in zip(self.header.tensors, fields, strict=True):
-            offset = start_offs + info.offset
-            self.tensors.append(Tensor.at(info, offset, field, self.file, self.byteorder))
+        Their numpy arrays take twice as long as all the rest. Raises InvalidGGUF if the file has
+        become shorter since it was opened.
+        """
+        made: list[ReaderTensor] = []
+        for at, info in zip(self._table, self.header.tensors, strict=True):
+            n_name = self._walker.u64(at)
+            dims_at = at + 12 + n_name
+            n_dims = len(info.ne)
+            parts = [
+                self._get(at, np.uint64),
+                self._get(at + 8, np.uint8, n_name),
+                self._get(at + 8 + n_name, np.uint32),
+                self._get(dims_at, np.uint64, n_dims),
+                self._get(dims_at + 8 * n_dims, np.uint32),
+                self._get(dims_at + 8 * n_dims + 4, np.uint64),
+            ]
+            field = ReaderField(at, info.name, parts, [1, 3, 4, 5])
+            offset = self.data_offset + info.offset
+            made.append(Tensor.at(info, offset, field, self.file, self.byteorder))
+        self._walker.close()
+        return made
 
     # -- the checks ----------------------------------------------------------------------------
 
@@ -240,44 +242,68 @@ class HeaderReader(GGUFReader):
             raise self._invalid(f"{ALIGNMENT_KEY} is {alignment}, must be a power of two")
         return alignment
 
-    def _tensor_infos(self, fields: list[ReaderField]) -> Iterator[TensorInfo]:
+    def _entries(self, offs: int, count: int) -> tuple[int, list[_Entry]]:
+        """Where the tensor table that starts at `offs` ends, and what is in it."""
+        n_dims_of = struct.Struct(self.byteorder + "I")
+        rests = [struct.Struct(f"{self.byteorder}{n}QIQ") for n in range(_MAX_DIMS + 1)]
+        entries = []
+        for _ in range(count):
+            at = offs
+            n_name = self._walker.u64(at)
+            if n_name > MAX_NAME_BYTES:
+                raise self._invalid(
+                    f"a tensor name at byte {at} is {n_name} bytes long, "
+                    f"at most {MAX_NAME_BYTES} fit"
+                )
+            raw = self._walker.bytes(at + 8, n_name + 4)
+            name = decode_text(raw[:n_name])
+            (n_dims,) = n_dims_of.unpack_from(raw, n_name)
+            if n_dims > _MAX_DIMS:
+                raise self._invalid(
+                    f"tensor '{printable(name)}' has {n_dims} dimensions, at most {_MAX_DIMS} fit"
+                )
+            offs = at + 12 + n_name
+            *ne, type_, offset = rests[n_dims].unpack(self._walker.bytes(offs, rests[n_dims].size))
+            entries.append(_Entry(at, name, tuple(ne), type_, offset))
+            offs += rests[n_dims].size
+        return offs, entries
+
+    def _tensor_infos(self, entries: list[_Entry]) -> Iterator[TensorInfo]:
         n_data = self.file.n_bytes - self.data_offset
         # Data of an unknown type reaches to the next tensor, or to the end of the file.
-        offsets = sorted({int(f.parts[5][0]) for f in fields} | {n_data})
+        offsets = sorted({entry.offset for entry in entries} | {n_data})
         following = dict(itertools.pairwise(offsets))
         seen = set()
-        for field in fields:
-            known_as = field.name.partition("\0")[0]  # llama.cpp's names end at a NUL
+        for entry in entries:
+            known_as = entry.name.partition("\0")[0]  # llama.cpp's names end at a NUL
             if known_as in seen:
-                raise self._invalid(f"tensor {quoted(field.name)} appears twice in the table")
+                raise self._invalid(f"tensor {quoted(entry.name)} appears twice in the table")
             seen.add(known_as)
-            offset = int(field.parts[5][0])
-            yield self._tensor_info(field, following.get(offset, offset) - offset, n_data)
+            n_following = following.get(entry.offset, entry.offset) - entry.offset
+            yield self._tensor_info(entry, n_following, n_data)
 
-    def _tensor_info(self, field: ReaderField, n_following: int, n_data: int) -> TensorInfo:
+    def _tensor_info(self, entry: _Entry, n_following: int, n_data: int) -> TensorInfo:
         """One tensor, which has `n_following` bytes before the next in a section of `n_data`."""
-        ne = tuple(int(n) for n in field.parts[3])
-        type_, offset = int(field.parts[4][0]), int(field.parts[5][0])
         n_extent = 1
-        for dim in ne:
+        for dim in entry.ne:
             n_extent *= dim or 1  # numpy's arrays have the same limit where they are empty
         if n_extent > _MAX_WEIGHTS:
-            raise self._bad(field, "claims more weights than can be counted")
+            raise self._bad(entry, "claims more weights than can be counted")
         try:
-            n_bytes = tensor_bytes(type_, ne)
+            n_bytes = tensor_bytes(entry.type, entry.ne)
         except InvalidGGUF as e:
-            raise self._bad(field, f"has {e}") from None
+            raise self._bad(entry, f"has {e}") from None
         if n_bytes is None:
             n_bytes = n_following
-        if offset % self.alignment:
-            raise self._bad(field, f"has offset {offset}, not a multiple of {self.alignment}")
-        if offset + n_bytes > n_data:
+        if entry.offset % self.alignment:
+            raise self._bad(entry, f"has offset {entry.offset}, not a multiple of {self.alignment}")
+        if entry.offset + n_bytes > n_data:
             raise self._bad(
-                field,
-                f"ends at byte {self.data_offset + offset + n_bytes}, "
+                entry,
+                f"ends at byte {self.data_offset + entry.offset + n_bytes}, "
                 f"the file at {self.file.n_bytes}: it is incomplete",
             )
-        return TensorInfo(field.name, ne, type_, offset, n_bytes)
+        return TensorInfo(entry.name, entry.ne, entry.type, entry.offset, n_bytes)
 
     def _kv(self, field: Field) -> KV:
         span = field.span
@@ -290,7 +316,7 @@ class HeaderReader(GGUFReader):
         n_items = int(field.parts[4][0])
         return KV(field.name, field.types[0], raw, self.byteorder, item_type, n_items)
 
-    def _bad(self, tensor: ReaderField, fault: str) -> InvalidGGUF:
+    def _bad(self, tensor: _Entry, fault: str) -> InvalidGGUF:
         return self._invalid(f"tensor {quoted(tensor.name)} {fault}")
 
     def _invalid(self, fault: str) -> InvalidGGUF:
