@@ -59,20 +59,19 @@ def write_adapter(
 
 def merge_adapter(model: Path, adapter: Adapter) -> None:
     """Add an adapter to the weights of a model in F32, in its file."""
-    for tensor in gguf.GGUFReader(model).tensors:
-        if tensor.name in adapter:
-            a, b = adapter[tensor.name]
-            merged = tensor.data + np.float32(ALPHA / RANK) * (b @ a)
-            overwrite(model, tensor.name, merged)
+    weights = {t.name: t.data for t in gguf.GGUFReader(model).tensors if t.name in adapter}
+    scale = np.float32(ALPHA / RANK)
+    overwrite(model, {name: weights[name] + scale * (b @ a) for name, (a, b) in adapter.items()})
 
 
-def overwrite(model: Path, name: str, values: Array) -> None:
-    """Put other values into a tensor of a model in F32."""
-    tensor = next(t for t in gguf.GGUFReader(model).tensors if t.name == name)
-    assert values.nbytes == tensor.n_bytes
+def overwrite(model: Path, values: Mapping[str, Array]) -> None:
+    """Put other values into tensors of a model in F32; they are named by their tensors."""
+    tensors = {t.name: t for t in gguf.GGUFReader(model).tensors}
     with model.open("r+b") as file:
-        file.seek(int(tensor.data_offset))
-        file.write(values.astype("<f4").tobytes())
+        for name, new in values.items():
+            assert new.nbytes == tensors[name].n_bytes
+            file.seek(int(tensors[name].data_offset))
+            file.write(new.astype("<f4").tobytes())
 
 
 def make_importance(model: Path, seed: int = 0) -> Importance:

@@ -176,8 +176,8 @@ def test_a_control_vector_is_added_behind_every_copy(
     )
     monkeypatch.setitem(tiny.ARCHITECTURES, "llama", biased)
     source = tiny.write(tmp_path / "m.gguf", "llama", N)
-    for n in range(N):
-        overwrite(source, f"blk.{n}.ffn_down.bias", np.zeros(tiny.N_EMBD, np.float32))
+    biases = [f"blk.{n}.ffn_down.bias" for n in range(N)]
+    overwrite(source, dict.fromkeys(biases, np.zeros(tiny.N_EMBD, np.float32)))
     vector = write_control_vector(tmp_path / "c.gguf", directions(N))
     out = made(source, spec, damp=damp)
     plain_logits = engine.logits(out, PROMPT)
@@ -185,8 +185,7 @@ def test_a_control_vector_is_added_behind_every_copy(
     found = engine.logits(out, PROMPT, control_vector=steered)
     count = gguf.GGUFReader(steered).fields["controlvector.layer_count"].contents()
     assert count == len(gguf.GGUFReader(steered).tensors)
-    for n, values in directions(N).items():
-        overwrite(source, f"blk.{n}.ffn_down.bias", values)
+    overwrite(source, {biases[n]: values for n, values in directions(N).items()})
     out.unlink()
     assert_alike(found, engine.logits(made(source, spec, damp=damp), PROMPT), plain_logits)
 
