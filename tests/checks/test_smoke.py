@@ -20,10 +20,12 @@ from rys_gguf.engines.server import ServerEngine
 from rys_gguf.errors import EngineFailed
 from tests import tiny
 from tests.checks.texts import GOOD_START, LOOPS, NUMBERED
-from tests.command import run
+from tests.cli.calls import ONE_THREAD, call, done
 
 OPTIONS = EngineOptions(n_ctx=1024, n_threads=1, load_seconds=120, answer_seconds=120)
-N_TOKENS = 56
+# Enough for loops: a token of SmolLM2 takes 20 ms.
+N_TOKENS = 48
+ASKED = PROMPTS[:4]
 
 
 def replies(*texts: str) -> tuple[Reply, ...]:
@@ -111,12 +113,12 @@ def written(source: Path, folder: Path, spec: str) -> Path:
 @pytest.fixture(scope="module")
 def base(smollm2: Path) -> tuple[Reply, ...]:
     """SmolLM2's own replies."""
-    return run_smoke(smollm2, OPTIONS, n_tokens=N_TOKENS)
+    return run_smoke(smollm2, OPTIONS, n_tokens=N_TOKENS, prompts=ASKED)
 
 
 def test_smollm2_itself_passes(base: tuple[Reply, ...]) -> None:
     """The unmodified model passes, with and without a comparison."""
-    assert [a.prompt for a in base] == [p.name for p in PROMPTS]
+    assert [a.prompt for a in base] == [p.name for p in ASKED]
     assert all(0 < a.n_tokens <= N_TOKENS for a in base)
     assert compare(base).passed
     assert compare(base, base).passed
@@ -128,13 +130,13 @@ def test_repeating_its_last_layers_makes_smollm2_loop(
     """blocks:28,30 fails alone and beside the base, and the looping text is printed."""
     seen: list[Reply] = []
     path = written(smollm2, tmp_path, "blocks:28,30")
-    variant = run_smoke(path, OPTIONS, n_tokens=N_TOKENS, progress=seen.append)
+    variant = run_smoke(path, OPTIONS, n_tokens=N_TOKENS, prompts=ASKED, progress=seen.append)
     assert tuple(seen) == variant
     assert not compare(variant).passed
     verdict = compare(variant, base)
     assert not verdict.passed
     loops = [f for a in variant for f in a.findings if f.kind is Kind.LOOP]
-    assert len(loops) >= 4
+    assert len(loops) >= 3
     printed = "\n".join(smoke_lines(verdict))
     assert all(f.excerpt.split()[0] in printed for f in loops)
     assert "failed: " in printed
@@ -144,7 +146,8 @@ def test_repeating_its_first_layers_makes_smollm2_write_no_text(
     base: tuple[Reply, ...], smollm2: Path, tmp_path: Path
 ) -> None:
     """blocks:1,3 writes nothing, and an empty reply is not taken for one without loops."""
-    variant = run_smoke(written(smollm2, tmp_path, "blocks:1,3"), OPTIONS, n_tokens=N_TOKENS)
+    path = written(smollm2, tmp_path, "blocks:1,3")
+    variant = run_smoke(path, OPTIONS, n_tokens=N_TOKENS, prompts=ASKED)
     assert not compare(variant).passed
     assert not compare(variant, base).passed
 
@@ -154,8 +157,7 @@ def test_dropping_middle_layers_makes_smollm2_unsure(
 ) -> None:
     """layers:0..9,20..29 writes nonsense that does not repeat; only the likelihood shows it."""
     path = written(smollm2, tmp_path, "layers:0..9,20..29")
-    prompts = PROMPTS[:3]
-    variant = run_smoke(path, OPTIONS, n_tokens=24, prompts=prompts)
+    variant = run_smoke(path, OPTIONS, n_tokens=24, prompts=ASKED[:3])
     verdict = compare(variant, base[:3])
     assert any("nats per token" in reason for reason in verdict.reasons)
 
@@ -165,17 +167,15 @@ def test_repeating_middle_layers_leaves_smollm2_sound(
 ) -> None:
     """blocks:10,14 passes beside the base."""
     path = written(smollm2, tmp_path, "blocks:10,14")
-    variant = run_smoke(path, OPTIONS, n_tokens=N_TOKENS, prompts=PROMPTS[:4])
-    assert compare(variant, base[:4]).passed
+    variant = run_smoke(path, OPTIONS, n_tokens=N_TOKENS, prompts=ASKED)
+    assert compare(variant, base).passed
 
 
 def test_a_live_engine_writes_what_a_server_writes(base: tuple[Reply, ...], smollm2: Path) -> None:
     """The first prompt has a near tie, which the company of other prompts turns."""
     seen: list[Reply] = []
     options = replace(OPTIONS, kind=LIVE)
-    found = run_smoke(
-        smollm2, options, n_tokens=N_TOKENS, prompts=PROMPTS[:2], progress=seen.append
-    )
+    found = run_smoke(smollm2, options, n_tokens=N_TOKENS, prompts=ASKED[:2], progress=seen.append)
     assert tuple(seen) == found
     assert [reply.text for reply in found] == [reply.text for reply in base[:2]]
 
@@ -220,8 +220,8 @@ def test_gemma_4_answers_without_thinking(tmp_path: Path) -> None:
         prompt = engine.templated("How are you?")
     assert prompt.endswith("How are you?<turn|>\n<|turn>model\n<|channel>thought\n<channel|>")
     out = tmp_path / "out.gguf"
-    assert run("apply", path, "--blocks", "1,3", "-o", out).returncode == 0
-    done = run("smoke", out, "--source", path, "--threads", "1")
-    assert "Traceback" not in done.stderr
-    verdicts = [line.split(":")[0] for line in done.stdout.splitlines()]
-    assert ("failed" in verdicts, done.returncode) in ((True, 1), (False, 0))
+    done("apply", path, "--blocks", "1,3", "-o", out)
+    smoked = call("smoke", out, "--source", path, *ONE_THREAD)
+    assert smoked.exception is None or isinstance(smoked.exception, SystemExit)
+    verdicts = [line.split(":")[0] for line in smoked.stdout.splitlines()]
+    assert ("failed" in verdicts, smoked.exit_code) in ((True, 1), (False, 0))

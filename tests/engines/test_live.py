@@ -122,9 +122,9 @@ def texts(model: Path, kind: str, tasks: list[Writing]) -> list[Generation]:
 
 def test_it_writes_what_a_server_writes(smollm2: Path) -> None:
     """To the prompts of a smoke test, with and without a template, up to a stop text or not."""
-    chosen = PROMPTS[1:5]
+    chosen = PROMPTS[1:3]
     tasks = [Writing(p.question, 10, chat=True, with_nll=True) for p in chosen]
-    tasks += [Writing(p.as_text, 10, with_nll=True) for p in chosen[:2]]
+    tasks += [Writing(p.as_text, 10, with_nll=True) for p in chosen[:1]]
     tasks.append(Writing(OPENING, 12, stop=(",", "."), with_nll=True))
     require_same_texts(smollm2, tasks)
 
