@@ -10,6 +10,7 @@ tensor's name only. So a model in which layers repeat can also be written direct
 
 from __future__ import annotations
 
+import functools
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -156,8 +157,12 @@ def break_numbers(path: Path) -> None:
         file.write(np.full(N_EMBD, np.nan, "<f4").tobytes())
 
 
+@functools.lru_cache(4096)
 def weights(seed: str, name: str, ne: tuple[int, ...]) -> npt.NDArray[np.float32]:
-    """Random weights of a size at which activations neither vanish nor explode."""
+    """Random weights of a size at which activations neither vanish nor explode.
+
+    They are kept, some 30 MB in all: most tests write the same layers as the test before.
+    """
     rng = np.random.default_rng(zlib.crc32(seed.encode()))
     normal = rng.standard_normal(tuple(reversed(ne)), dtype=np.float32)
     tenth = normal / np.float32(10)
@@ -174,6 +179,7 @@ def weights(seed: str, name: str, ne: tuple[int, ...]) -> npt.NDArray[np.float32
         result = normal / np.float32(2)
     else:
         result = normal / np.float32(np.sqrt(ne[0]))
+    result.flags.writeable = False
     return result
 
 
