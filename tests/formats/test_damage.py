@@ -32,7 +32,7 @@ from tests.strategies import (
 )
 
 T = GGUFValueType
-FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+FUZZ = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 # -- any bytes ----------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ def ggml() -> ctypes.CDLL:
 
 
 @pytest.mark.no_cover  # many times the same lines, which would take three times as long
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_files_open_where_gguf_cpp_opens_them(
     data: st.DataObject, ggml: ctypes.CDLL, scratch: Path

@@ -20,6 +20,9 @@ from tests import tiny
 from tests.cli.calls import refused
 from tests.engine import direct_proof, embeddings, logprobs
 
+# Models in the engine: their lines are reached by quicker tests, and tracing doubles the time.
+pytestmark = pytest.mark.no_cover
+
 N = 12
 
 # Architecture, options of the tiny model, windows: legal portably, legal only explicitly, never.

@@ -21,6 +21,9 @@ from rys_gguf.layers.rules import CountSwitch
 from tests import tiny
 from tests.direct import DirectEngine
 
+# Models in the engine: their lines are reached by quicker tests, and tracing doubles the time.
+pytestmark = pytest.mark.no_cover
+
 N = 8
 PROMPT = (1, 50, 60, 70, 81, *range(90, 110))
 DAMPED = [arch for arch in tiny.ARCHITECTURES if ARCHITECTURES[arch].dampers]

@@ -16,6 +16,9 @@ from tests import tiny
 from tests.engine import direct_proof, logprobs
 from tests.layers.metadata import meta
 
+# Models in the engine: their lines are reached by quicker tests, and tracing doubles the time.
+pytestmark = pytest.mark.no_cover
+
 N = 12
 HEADS = ".attention.head_count"
 NO_SIZES = {".attention.key_length": None, ".attention.value_length": None}

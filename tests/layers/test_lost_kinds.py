@@ -12,6 +12,9 @@ from rys_gguf.errors import EngineFailed
 from tests import tiny
 from tests.engine import logprobs
 
+# Models in the engine: their lines are reached by quicker tests, and tracing doubles the time.
+pytestmark = pytest.mark.no_cover
+
 N = 12
 PROMPTS = [[1, *range(40, 60)]]
 FOURS = ("0,1,2,4,5,6", "3,7,11")  # all layers but every fourth, and these alone

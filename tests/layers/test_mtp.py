@@ -14,6 +14,9 @@ from rys_gguf.errors import EngineFailed
 from tests import tiny
 from tests.engine import logprobs
 
+# Models in the engine: their lines are reached by quicker tests, and tracing doubles the time.
+pytestmark = pytest.mark.no_cover
+
 N = 8
 NEXTN = ".nextn_predict_layers"
 

@@ -35,6 +35,9 @@ from tests.disk import digest, write_llama
 from tests.engine import OPTIONS, logprobs
 from tests.strategies import U32, architecture, raw_file, raw_kv, raw_tensor
 
+# Models in the engine: their lines are reached by quicker tests, and tracing doubles the time.
+pytestmark = pytest.mark.no_cover
+
 PROMPTS = [[1, 50], [1, *range(40, 60)]]
 # One kind of layer, two by a period, and two with an MTP block and arrays.
 MODELS = [("llama", 6, {}), ("gemma3", 12, {}), ("qwen35", 8, {"n_mtp": 1})]

@@ -52,6 +52,7 @@ def contents(path: Path, *, without: tuple[str, ...] = ()) -> tuple[dict[str, An
     return kvs, {t.name: (t.tensor_type, t.data.tobytes()) for t in reader.tensors}
 
 
+@pytest.mark.no_cover  # many times the same lines, which would take three times as long
 @pytest.mark.parametrize(
     ("arch", "n_mtp"), [*((arch, 0) for arch in ARCHITECTURES), *((arch, 1) for arch in HYBRIDS)]
 )
@@ -89,6 +90,7 @@ INTERVAL_CASES = [
 ]
 
 
+@pytest.mark.no_cover  # many times the same lines, which would take three times as long
 @pytest.mark.parametrize("recurrent_layers", [False, True])
 @pytest.mark.parametrize("n_mtp", [0, 1])
 @pytest.mark.parametrize(("n", "spec", "legal", "n_out"), INTERVAL_CASES)
