@@ -42,7 +42,7 @@ RUN = ROOT / "tests" / "golden" / "run-0.1.0"
 # Nothing on a page takes longer; validate comes closest.
 TIMEOUT = 600
 BLOCK = re.compile(
-    r"(?:^<!-- (?P<mark>not run: .+|file: \S+) -->\n)?"
+    r"(?:^<!-- (?P<mark>not run: [^\n]+|file: \S+) -->\n)?"
     r"^```(?P<kind>[a-z]+)\n(?P<text>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )

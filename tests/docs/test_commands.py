@@ -39,6 +39,13 @@ def test_marks_and_commands_are_found() -> None:
     assert python.is_run
 
 
+def test_a_mark_holds_for_the_next_block_only() -> None:
+    """What lies between two blocks that are not run is run."""
+    block = "```console\n$ x\n```\n"
+    page = f"<!-- not run: why -->\n{block}text\n{block}<!-- not run: why not -->\n{block}"
+    assert [block.is_run for block in blocks(page)] == [False, True, False]
+
+
 def test_times_are_not_compared() -> None:
     """Two runs of one command differ in seconds, free bytes and divergences only."""
     assert steady("load   1.2 s  ok") == steady("load  12.9 s  ok")
