@@ -9,7 +9,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from unittest.mock import patch
 
@@ -37,10 +37,12 @@ def shared() -> DirectEngine:
     return lasting.enter_context(DirectEngine())
 
 
-def _opener() -> Callable[
-    [Path, EngineOptions], contextlib.AbstractContextManager[Engine | DirectEngine]
-]:
-    return open_engine if OPTIONS.binary else shared().open_engine
+Computing = Engine | DirectEngine
+
+
+def computing(path: Path, options: EngineOptions) -> contextlib.AbstractContextManager[Computing]:
+    """A model that gives logits: in the shared engine, or in the one that LLAMA_SERVER names."""
+    return (open_engine if OPTIONS.binary else shared().open_engine)(path, options)
 
 
 def logprobs(
@@ -58,14 +60,14 @@ def logprobs(
     if not prompts:
         with Model(path) as model:
             prompts = make_prompts(model)
-    open_model = open_engine if options else _opener()
+    open_model = open_engine if options else computing
     with open_model(path, options or OPTIONS) as engine:
         return np.stack([engine.logprobs(ids, n_vocab) for ids in prompts])
 
 
 def direct_proof(pair: VariantPair) -> Proof:
     """The proof of a variant by silenced copies of both files."""
-    with patch.object(edited, "open_engine", _opener()):
+    with patch.object(edited, "open_engine", computing):
         return prove(pair, OPTIONS)
 
 

@@ -17,7 +17,7 @@ from rys_gguf.probes.item import Item
 from rys_gguf.probes.requests import Compiler
 from rys_gguf.runs.records import ItemAnswer, decode, encode
 from rys_gguf.runs.stage import FINAL
-from tests.engine import OPTIONS
+from tests.engine import OPTIONS, Computing, computing
 from tests.fake_engine import FakeEngine, Replying
 from tests.probes.own_items import LETTERS, MOOD, SUM, TWO, YES
 
@@ -29,16 +29,23 @@ def engine(smollm2: Path) -> Iterator[Engine]:
         yield engine
 
 
+@pytest.fixture(scope="module")
+def whole(smollm2: Path) -> Iterator[Computing]:
+    """The same model where all logits come as bytes: a server writes 49,152 numbers as text."""
+    with computing(smollm2, OPTIONS) as whole:
+        yield whole
+
+
 @pytest.mark.parametrize("item", [YES, SUM, MOOD, TWO, LETTERS], ids=lambda i: i.kind + i.id)
 @pytest.mark.parametrize("chats", [True, False])
 def test_probabilities_are_those_of_the_whole_vocabulary(
-    engine: Engine, item: Item, chats: bool
+    engine: Engine, whole: Computing, item: Item, chats: bool
 ) -> None:
     """Each option's share equals that of the softmax over all 49,152 tokens."""
     requests = Compiler(engine, chats=chats).compile(item)
     answered = ask(engine, item, requests)
     for request, shares in zip(requests, answered.probabilities, strict=True):
-        p = np.exp(engine.logprobs(request.tokens, 49152))
+        p = np.exp(whole.logprobs(request.tokens, 49152))
         mass = {name: sum(p[t] for t in tokens) for name, tokens in request.options}
         total = sum(mass.values())
         # A prompt that goes on from the last one's is computed in other pieces, and rounded.
