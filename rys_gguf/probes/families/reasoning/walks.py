@@ -41,6 +41,8 @@ def _walk(
     """
     told: list[str | tuple[int, str]] = []
     directions: set[_Direction] = set()
+    bits, n_steps, n_sides = rng.getrandbits, len(steps), len(_SIDES)
+    for_step, for_side = n_steps.bit_length(), n_sides.bit_length()
     x = y = heading = 0
     turned = False
     for k in range(n):
@@ -51,10 +53,15 @@ def _walk(
             turned = True
             continue
         turned = False
-        length = rng.choice(steps)
+        # What rng.choice(steps) and rng.choice(_SIDES) give, without their calls of functions.
+        while (step := bits(for_step)) >= n_steps:
+            pass
         side, direction = "", _HEADINGS[heading]
         if not turning:
-            side, direction = rng.choice(_SIDES)
+            while (number := bits(for_side)) >= n_sides:
+                pass
+            side, direction = _SIDES[number]
+        length = steps[step]
         told.append((length, side))
         x, y = x + length * direction[0], y + length * direction[1]
         directions.add(direction)
