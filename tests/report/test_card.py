@@ -14,8 +14,7 @@ from rys_gguf.errors import RysError
 from rys_gguf.formats.model import Model
 from rys_gguf.report.card import make_card
 from tests import tiny
-from tests.command import fails
-from tests.command import run as cli
+from tests.cli.calls import done, refused
 from tests.fake_runs import make_run
 
 SPEC = "blocks:10,14"
@@ -41,9 +40,7 @@ def source(tmp_path: Path) -> Path:
 def make(source: Path, *blocks: str) -> Path:
     """The variant, written by the tool."""
     out = source.with_name("m-rys.gguf")
-    args = [a for b in blocks or ("10,14",) for a in ("--blocks", b)]
-    done = cli("apply", source, *args, "-o", out)
-    assert done.returncode == 0, done.stderr
+    done("apply", source, *(a for b in blocks or ("10,14",) for a in ("--blocks", b)), "-o", out)
     return out
 
 
@@ -225,12 +222,10 @@ def test_what_runs_more_than_twice_or_not_at_all_is_not_said_to_run_twice(source
     assert "run twice" not in text
     assert "layers 8 to 11 run 3 times." in text
     thrice.unlink()
-    done = cli("apply", source, "--layers", "0..20", "-o", thrice)
-    assert done.returncode == 0, done.stderr
+    done("apply", source, "--layers", "0..20", "-o", thrice)
     assert "with another path through its layers" in text_of(thrice, source, spec="layers:0..20")
-    alone = cli("card", thrice)
-    assert alone.returncode == 0, alone.stderr
-    assert "Its 21 layers come from 21 layers of the source." in alone.stdout
+    alone = done("card", thrice).stdout
+    assert "Its 21 layers come from 21 layers of the source." in alone
 
 
 def test_files_that_are_no_validation_and_no_map_are_one_message(
@@ -240,10 +235,10 @@ def test_files_that_are_no_validation_and_no_map_are_one_message(
     variant = make(source)
     for bad in ("[1]", '{"rungs": 5}', '{"rungs": ["a"]}', "{"):
         (tmp_path / "v.json").write_text(bad)
-        said = fails("card", variant, "--validation", tmp_path / "v.json")
+        said = refused("card", variant, "--validation", tmp_path / "v.json")
         assert f"{tmp_path / 'v.json'}: not a validation report" in said
     texts = tiny.write(tmp_path / "t.gguf", "llama", 4, extra={"rys.layer_map": ["a", "b"]})
-    assert "t.gguf: rys.layer_map: is ARRAY[STRING, 2], expected ARRAY[INT32]" in fails(
+    assert "t.gguf: rys.layer_map: is ARRAY[STRING, 2], expected ARRAY[INT32]" in refused(
         "card", texts
     )
 
@@ -273,8 +268,7 @@ def test_an_explicit_schedule_is_spelled_out(tmp_path: Path) -> None:
     """Where the file says what the place of a layer no longer does, so does the card."""
     source = tiny.write(tmp_path / "m.gguf", "gemma3", 12)
     out = tmp_path / "out.gguf"
-    done = cli("apply", source, "--blocks", "5,8", "--schedule", "explicit", "-o", out)
-    assert done.returncode == 0, done.stderr
+    done("apply", source, "--blocks", "5,8", "--schedule", "explicit", "-o", out)
     text = text_of(out, source, spec="blocks:5,8")
     assert "sliding\\_window\\_pattern lists each layer's kind" in text
     assert "The map respects this rule" not in text
