@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from rys_gguf.layers.layer_map import LayerMap
 from rys_gguf.runs.candidate import Candidate
 from rys_gguf.runs.records import RunInfo, decode_info
@@ -76,7 +78,7 @@ class FakeRun:
 
 
 def _line(value: dict[str, Any]) -> bytes:
-    return json.dumps(value).encode()
+    return msgspec.json.encode(value)
 
 
 def name_of(window: tuple[int, int] | None, n: int = N_LAYERS) -> str:

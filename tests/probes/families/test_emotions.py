@@ -51,15 +51,18 @@ def test_it_is_what_happened_to_the_one_who_is_asked_for() -> None:
         assert asked.group(1) not in beside[1]
 
 
+# Each event, and how it is told.
+TOLD = [
+    (case.event, re.compile(re.sub(r"\\{\w+\\}", r"\\w+", re.escape(f"{case.event} {clause}"))))
+    for kind in emotions.KINDS
+    for case in kind.cases
+    for clause in (case.strong, case.weak)
+]
+
+
 def told_cases(text: str) -> list[tuple[str, str]]:
     """The events of the cases in a text, each with the words in which it is told."""
-    events = []
-    for kind in emotions.KINDS:
-        for case in kind.cases:
-            for clause in (case.strong, case.weak):
-                pattern = re.sub(r"\\{\w+\\}", r"\\w+", re.escape(f"{case.event} {clause}"))
-                events += [(case.event, m.group()) for m in re.finditer(pattern, text)]
-    return events
+    return [(event, m.group()) for event, pattern in TOLD for m in pattern.finditer(text)]
 
 
 def test_every_kind_has_a_dominant_emotion_two_others_and_three_absent_ones() -> None:
