@@ -163,11 +163,11 @@ def prove(
             differing: set[int] = set()
             all_found = True
             if failed := [r for r in results if not r.within(tolerance)]:
-                _require_silence(source, rules, runner, tolerance)
-                say("looking for the outputs that differ")
                 # The shortest prompt after which every failure shows is enough.
                 shortest = prompts[max(r.positions[0] for r in failed)]
                 runner = _Runner(rules.arch, [shortest], n_probed(source), models, damping)
+                _require_silence(source, rules, runner, tolerance)
+                say("looking for the outputs that differ")
                 for result in failed:
                     accepted = max(tolerance, result.rounding)
                     located = _differing(result.outputs, sides, runner, accepted)
