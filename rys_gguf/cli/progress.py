@@ -170,4 +170,4 @@ class _Part:
     def amount(self, n: int) -> str:
         if self.unit == "B":
             return size(n)
-        return f"{n} {self.unit}{'s' * (n != 1)}"
+        return f"{n} {self.unit}{'' if n == 1 else 'es' if self.unit.endswith('s') else 's'}"

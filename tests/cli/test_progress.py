@@ -78,6 +78,18 @@ def test_long_work_in_a_pipe_says_how_far_it_is(capsys: pytest.CaptureFixture[st
     ]
 
 
+def test_units_have_their_plural(capsys: pytest.CaptureFixture[str]) -> None:
+    """A proof counts passes."""
+    clock = Clock()
+    with Progress(clock=clock) as progress:
+        progress.begin("prove", 2, "pass")
+        work(progress, clock, 2, 40)
+    assert capsys.readouterr().err.splitlines() == [
+        "prove: 1 of 2 passes (50 %) after 40 s, about 40 s left",
+        "prove: 2 passes done in 80 s",
+    ]
+
+
 def test_hours_of_work_do_not_flood_a_log(capsys: pytest.CaptureFixture[str]) -> None:
     """The longer it takes, the rarer the lines; but never more than five minutes apart."""
     clock = Clock()
