@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,11 @@ HOSTILE = (
 HALF = HOSTILE + "\ud800"
 
 
-def page_of(run: FakeRun, *, pictures: bool = False, **questions: str) -> Page:
-    """The page of a run, without pictures unless the test is about them."""
-    content = Content.of(run)
-    if not pictures:
-        content = Content(content.evidence, content.ranking, content.verdicts, ())
-    drawn = draw(content) if pictures else Pictures({}, None)
-    return Page(render(content, drawn, questions))
+def page_of(run: FakeRun, n_maps: int = 0) -> Page:
+    """The page of a run, with its first maps and the other picture where the test is of them."""
+    whole = Content.of(run)
+    content = replace(whole, maps=whole.maps[:n_maps])
+    return Page(render(content, draw(content) if n_maps else Pictures({}, None), {}))
 
 
 def items_of(page: Page) -> Any:
@@ -40,10 +39,9 @@ def items_of(page: Page) -> Any:
 
 
 @pytest.fixture(scope="module")
-def page() -> Page:
+def page(content: Content, drawn: Pictures) -> Page:
     """The page of a run with a winner, with generated answers."""
-    run = make_run(0, generate=True)
-    return page_of(run, pictures=True, **{"h-reasoning-0": "Which day is it?"})
+    return Page(render(content, drawn, {"h-reasoning-0": "Which day is it?"}))
 
 
 def test_the_page_is_complete_and_alone(page: Page) -> None:
@@ -87,12 +85,11 @@ def test_verdicts_come_before_facts(page: Page) -> None:
     assert places == sorted(places)
 
 
-def test_the_table_of_windows_is_the_ranking(page: Page) -> None:
+def test_the_table_of_windows_is_the_ranking(page: Page, content: Content) -> None:
     """The order of the page is that of the search."""
     table = page.text[page.text.index('aria-label="all windows of the search"') :]
     shown = re.findall(r'class="l mono">(blocks:\d+,\d+)<', table)[:21]
-    ranking = Content.of(make_run(0, generate=True)).ranking
-    assert shown == [rank.trial.candidate.spec for rank in ranking.ranks]
+    assert shown == [rank.trial.candidate.spec for rank in content.ranking.ranks]
 
 
 def test_held_out_scores_have_their_intervals_and_controls_are_marked() -> None:
@@ -132,7 +129,7 @@ def hostile_run() -> FakeRun:
 
 def test_what_a_model_says_stays_text() -> None:
     """Markup, ends of scripts, templates and control characters, wherever text can stand."""
-    page = page_of(hostile_run(), pictures=True)
+    page = page_of(hostile_run(), n_maps=2)  # of all families and of the one with a name to fear
     assert page.open == []
     assert sum(tag == "script" for tag, _ in page.tags) == 2
     assert not [a for tag, a in page.tags if tag == "img" or "onerror" in a]
@@ -155,7 +152,7 @@ def test_what_has_no_score_is_no_zero() -> None:
 
 def test_a_search_alone_claims_nothing() -> None:
     """Without held-out items there are ranks and no verdict."""
-    page = page_of(make_run(0, final=False), pictures=True)
+    page = page_of(make_run(0, final=False), n_maps=1)
     assert "<h1>Search only: ranks, no verdicts yet</h1>" in page.text
     assert "it ranks windows and gives no verdicts" in page.text
     assert "is better than the base" not in page.text

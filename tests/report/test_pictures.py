@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,14 +15,8 @@ from PIL import Image
 
 from rys_gguf.report.content import Content
 from rys_gguf.report.pictures import Pictures, draw, draw_map, draw_scatter
-from tests.fake_runs import WINNER, make_run, name_of
+from tests.fake_runs import WINNER, name_of
 from tests.report.parser import Page
-
-
-@pytest.fixture(scope="module")
-def drawn() -> Pictures:
-    """The pictures of a run with a winner."""
-    return draw(Content.of(make_run(0)))
 
 
 def test_an_svg_stands_alone(drawn: Pictures) -> None:
@@ -68,7 +63,9 @@ def test_colours_are_those_of_the_page(drawn: Pictures) -> None:
     assert "gain</text>" in overall
 
 
-def test_a_png_shows_model_run_and_n(drawn: Pictures, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_png_shows_model_run_and_n(
+    content: Content, drawn: Pictures, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Once it has left its folder nothing else would."""
     titles = []
 
@@ -77,17 +74,17 @@ def test_a_png_shows_model_run_and_n(drawn: Pictures, monkeypatch: pytest.Monkey
         return drawn.maps["overall"]
 
     monkeypatch.setattr("rys_gguf.report.pictures.draw_map", remember)
-    draw(Content.of(make_run(0)))
+    monkeypatch.setattr("rys_gguf.report.pictures.draw_scatter", lambda *_: drawn.scatter)
+    draw(content)
     assert titles[0][-1] == "tiny-instruct.Q4_1.gguf, run 0123456789abcdef, n up to 88"
     assert titles[0][1].startswith("best blocks:10,14 at +")
     image = Image.open(io.BytesIO(drawn.maps["overall"].png))
     assert image.size[0] > 1000
 
 
-def test_any_name_can_be_a_title() -> None:
+def test_any_name_can_be_a_title(content: Content) -> None:
     """Dollar signs are no formula, and a script without glyphs is no error."""
-    heatmap = Content.of(make_run(0)).maps[0]
-    assert draw_map(heatmap, ["$\\frac", "\u6a21\u578b", "\x1b[2J", "x" * 500]).png
+    assert draw_map(content.maps[0], ["$\\frac", "\u6a21\u578b", "\x1b[2J", "x" * 500]).png
 
 
 def test_any_gain_fits_the_plot() -> None:
@@ -106,31 +103,34 @@ def test_finalists_at_one_point_share_their_label() -> None:
     assert abs(float(places[0]) - float(places[1])) > 9
 
 
-def test_drawing_again_gives_the_same(drawn: Pictures, tmp_path: Path) -> None:
+def test_drawing_again_gives_the_same(content: Content, drawn: Pictures) -> None:
     """A report that was written twice does not differ."""
-    assert draw(Content.of(make_run(0))).maps["math"].svg == drawn.maps["math"].svg
+    (math,) = (heatmap for heatmap in content.maps if heatmap.name == "math")
+    assert draw(replace(content, maps=(math,))).maps["math"] == drawn.maps["math"]
 
 
-@pytest.mark.parametrize("kind", ["settings", "fifo"])
-def test_settings_of_the_current_folder_do_not_count(tmp_path: Path, kind: str) -> None:
+def test_settings_of_the_current_folder_do_not_count(tmp_path: Path) -> None:
     """Matplotlib reads them from there, and these would start LaTeX, or wait for ever."""
-    planted = tmp_path / "matplotlibrc"
-    if kind == "fifo":
-        os.mkfifo(planted)
-    else:
-        planted.write_text("text.usetex: True\nbackend: module://nonesuch\nfont.size: 40\n")
-    drawn: list[dict[str, bytes]] = []
-    for folder in (tmp_path, tmp_path.parent):
-        out = tmp_path / f"pictures-{len(drawn)}"
-        out.mkdir()
-        done = subprocess.run(
-            [sys.executable, "-c", DRAW, out], cwd=folder, capture_output=True, text=True,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}, timeout=120,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        assert done.stdout == f"{folder}\n"
-        drawn.append({path.name: path.read_bytes() for path in out.iterdir()})
-    assert drawn[0] == drawn[1]
+    for kind in ("none", "settings", "fifo"):
+        (tmp_path / kind).mkdir()
+    (tmp_path / "settings" / "matplotlibrc").write_text(
+        "text.usetex: True\nbackend: module://nonesuch\nfont.size: 40\n"
+    )
+    os.mkfifo(tmp_path / "fifo" / "matplotlibrc")
+    plain, *others = (drawn_in(tmp_path / kind) for kind in ("none", "settings", "fifo"))
+    assert others == [plain, plain]
+
+
+def drawn_in(folder: Path) -> bytes:
+    """A picture that another process draws while it is in that folder."""
+    out = folder.with_suffix(".png")
+    done = subprocess.run(
+        [sys.executable, "-c", DRAW, out], cwd=folder, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{folder}\n"
+    return out.read_bytes()
 
 
 DRAW = """
@@ -142,7 +142,7 @@ from rys_gguf.report.pictures import draw
 from tests.fake_runs import make_run
 
 content = Content.of(make_run())
-for name, picture in draw(replace(content, maps=content.maps[:1])).maps.items():
-    Path(sys.argv[1], name).write_bytes(picture.png)
+(picture,) = draw(replace(content, maps=content.maps[:1])).maps.values()
+Path(sys.argv[1]).write_bytes(picture.png)
 print(os.getcwd())
 """

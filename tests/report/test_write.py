@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from rys_gguf.errors import OutputFailed, RysError
 from rys_gguf.report.content import Content
-from rys_gguf.report.pictures import Pictures, draw
+from rys_gguf.report.pictures import Pictures
 from rys_gguf.report.terminal import text_report
 from rys_gguf.report.write import questions, write_report
 from rys_gguf.runs.storage import Run
@@ -28,16 +29,14 @@ def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rys_gguf.report.pictures.draw", lambda _content: Pictures({}, None))
 
 
-@pytest.fixture(scope="module")
-def drawn() -> Pictures:
-    """The pictures of a run."""
-    return draw(Content.of(make_run(0)))
-
-
 @pytest.fixture
 def same_pictures(drawn: Pictures, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pictures that are drawn once, for reports that only have to be written."""
-    monkeypatch.setattr("rys_gguf.report.pictures.draw", lambda _content: drawn)
+    """One picture for every map, for reports that only have to be written."""
+
+    def draw(content: Content) -> Pictures:
+        return replace(drawn, maps={m.name: drawn.maps["overall"] for m in content.maps})
+
+    monkeypatch.setattr("rys_gguf.report.pictures.draw", draw)
 
 
 @pytest.mark.usefixtures("same_pictures")
@@ -140,6 +139,7 @@ def test_missing_packages_are_named_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.usefixtures("same_pictures")
 def test_names_of_families_are_no_paths(tmp_path: Path) -> None:
     """Whoever wrote the suite chose them."""
     run = hostile_run()
