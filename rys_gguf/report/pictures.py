@@ -90,6 +90,7 @@ def draw_map(heatmap: Heatmap, title: Sequence[str]) -> Picture:
     canvas = _Canvas(_figure(_WIDTH, 0.94 * _WIDTH))
     n = heatmap.n_layers
     axes = canvas.figure.add_axes((0.13, 0.1, 0.72, 0.75))
+    # These limits stay. So patches are added as artists: add_patch would compute their limits, too.
     axes.set(xlim=(-0.7, n + 0.7), ylim=(n + 0.7, -0.7))
     axes.set_xlabel("j: first layer after the window", color=SOFT)
     axes.set_ylabel("i: first layer repeated", color=SOFT)
@@ -109,7 +110,7 @@ def draw_map(heatmap: Heatmap, title: Sequence[str]) -> Picture:
         rings.append((heatmap.best[::-1], 1.7))
     for place, size in rings:
         ring = circle(place, size, size, fill=False, edgecolor=INK, linewidth=1.4, zorder=4)
-        axes.add_patch(ring)
+        axes.add_artist(ring)
         canvas.mark(ring, Mark("ring", "base" if place == (0, 0) else ""))
     _draw_means(canvas, axes, heatmap)
     _draw_key(canvas, axes, heatmap)
@@ -138,7 +139,7 @@ def _draw_untried(axes: Any, heatmap: Heatmap) -> None:
     if squares:
         patch = load(TASK, "matplotlib.patches").PathPatch
         dots = path.make_compound_path(*squares)
-        axes.add_patch(patch(dots, facecolor=_UNTRIED, linewidth=0))
+        axes.add_artist(patch(dots, facecolor=_UNTRIED, linewidth=0))
 
 
 def _square(path: Any, x: float, y: float, half: float) -> Any:
@@ -156,14 +157,14 @@ def _draw_cell(canvas: _Canvas, axes: Any, heatmap: Heatmap, cell: Cell) -> None
         shade, is_faint = heatmap.shade(cell.value), cell.state == NOISE
         face = _colour(heatmap, shade, is_faint=is_faint)
         box = rectangle(**place, facecolor=face, edgecolor=LINE, linewidth=0.5, clip_on=False)
-        axes.add_patch(box)
+        axes.add_artist(box)
         fill = _css_colour(heatmap, shade, is_faint=is_faint)
         canvas.mark(box, Mark(look, mark.title, cell.candidate, fill))
     if cell.state in HATCHED or cell.value is None:
         behind = BACKGROUND if cell.value is None else "none"
         box = rectangle(**place, facecolor=behind, edgecolor=LINE, linewidth=0.5, clip_on=False)
         box.set(hatch="/////", hatchcolor=_HATCH)
-        axes.add_patch(box)
+        axes.add_artist(box)
         canvas.mark(box, mark)
     if cell.state == FAILED:
         (cross,) = axes.plot(j, i, marker="x", color=INK, markersize=5)
@@ -205,7 +206,7 @@ def _draw_key(canvas: _Canvas, axes: Any, heatmap: Heatmap) -> None:
         shade = 2 * k / (n - 1) - 1 if heatmap.signed else k / (n - 1)
         box = rectangle((left + k * width / n, top), width / n + 0.001, 0.028, **look)
         box.set_facecolor(_colour(heatmap, shade))
-        axes.add_patch(box)
+        axes.add_artist(box)
         canvas.mark(box, Mark(fill=_css_colour(heatmap, shade)))
     words = [(0.0, "left", heatmap.show(-heatmap.limit) if heatmap.signed else "0", -0.045)]
     words.append((1.0, "right", heatmap.show(heatmap.limit), -0.045))
@@ -225,13 +226,13 @@ def _draw_key(canvas: _Canvas, axes: Any, heatmap: Heatmap) -> None:
     if heatmap.signed:
         faint = rectangle((left, 0.17), 0.03, 0.03, **look)
         faint.set_facecolor(_colour(heatmap, 0.8, is_faint=True))
-        axes.add_patch(faint)
+        axes.add_artist(faint)
         canvas.mark(faint, Mark(fill=_css_colour(heatmap, 0.8, is_faint=True)))
         _key_word(axes, left, 0.17, "faint: within the noise")
     for k, (word, size, colours) in enumerate(keys):
         y = 0.105 - 0.065 * k
         inset = (0.03 - size) / 2
-        axes.add_patch(rectangle((left + inset, y + inset), size, size, **look, **colours))
+        axes.add_artist(rectangle((left + inset, y + inset), size, size, **look, **colours))
         _key_word(axes, left, y, word)
 
 
