@@ -14,6 +14,7 @@ import pytest
 from rys_gguf import LayerMap, Model, make_plan, write_plan
 from rys_gguf.cli import main
 from rys_gguf.errors import RysError
+from rys_gguf.report.pictures import Pictures
 from rys_gguf.search.study import working_folder
 from tests.cli.calls import call
 from tests.companions import make_adapter, write_adapter
@@ -120,6 +121,7 @@ def test_no_command_waits_for_a_pipe(
 ) -> None:
     """A FIFO in place of any file, input or output, is one message, and stays a FIFO."""
     monkeypatch.setenv("LLAMA_SERVER", "/bin/false")
+    monkeypatch.setattr("rys_gguf.report.pictures.draw", lambda _content: Pictures({}, None))
     fifo = tmp_path / "fifo.gguf"
     os.mkfifo(fifo)
     with no_waiting():

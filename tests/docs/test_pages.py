@@ -15,6 +15,8 @@ import pytest
 import rys_gguf
 from rys_gguf.cli import main
 from rys_gguf.probes import item
+from rys_gguf.report.content import Content
+from rys_gguf.report.pictures import Picture, Pictures
 from rys_gguf.runs import records, scan
 from scripts.docs import ROOT, RUN, pages
 
@@ -137,9 +139,15 @@ def test_every_field_of_an_item_is_documented() -> None:
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The report of a recorded run."""
+    """The report of a recorded run, with empty pictures: only its data are read here."""
+
+    def draw(content: Content) -> Pictures:
+        return Pictures({heatmap.name: Picture("", b"") for heatmap in content.maps}, None)
+
     folder = tmp_path_factory.mktemp("report")
-    rys_gguf.write_report(rys_gguf.Run.open(RUN), folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rys_gguf.report.pictures.draw", draw)
+        rys_gguf.write_report(rys_gguf.Run.open(RUN), folder)
     return folder
 
 
