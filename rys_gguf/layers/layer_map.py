@@ -208,16 +208,18 @@ class LayerMap:
             seen[source] += 1
         return self._split(lambda out: passes[out] == passes[out - 1])
 
-    def _split(self, follows: Callable[[int], bool] = lambda _: True) -> tuple[Stretch, ...]:
+    def _split(self, follows: Callable[[int], bool] | None = None) -> tuple[Stretch, ...]:
         """Stretches of consecutive sources that are damped alike, and follow one another."""
-        starts = [
+        damping = self.damping or (1.0,) * len(self.sources)
+        pairs = zip(itertools.pairwise(self.sources), itertools.pairwise(damping), strict=True)
+        ends = (
             out
-            for out, source in enumerate(self.sources)
-            if out == 0
-            or source != self.sources[out - 1] + 1
-            or self.damp(out) != self.damp(out - 1)
-            or not follows(out)
-        ]
+            for out, ((before, source), (damp_before, damp)) in enumerate(pairs, 1)
+            if source != before + 1
+            or damp != damp_before
+            or (follows is not None and not follows(out))
+        )
+        starts = [0, *ends]
         stops = [*starts[1:], len(self.sources)]
         return tuple(
             Stretch(a, self.sources[a], b - a, self.damp(a))
