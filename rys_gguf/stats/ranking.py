@@ -14,7 +14,7 @@ import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, pstdev
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -218,7 +218,7 @@ def _units(pool: Iterable[Differences]) -> dict[str, float]:
     for by_family in pool:
         for family, values in by_family.items():
             pooled.setdefault(family, []).extend(values)
-    spreads = {family: pstdev(values) for family, values in pooled.items()}
+    spreads = {family: float(np.std(values)) for family, values in pooled.items()}
     return {family: x if x > _ROUNDING else _NO_SPREAD for family, x in spreads.items()}
 
 
