@@ -126,7 +126,7 @@ class SamplerContract:
         return sampler, phases(base, sampler, ROUNDS, suites, preflight=False)
 
     @given(seed=st.integers(0, 10**6))
-    @settings(max_examples=10, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=6, suppress_health_check=list(HealthCheck))
     def test_it_ends_and_asks_nothing_twice(
         self, seed: int, windows: Windows, tmp_path: Path
     ) -> None:
@@ -143,7 +143,7 @@ class SamplerContract:
             assert windows.rule_against(layer_map) is None
 
     @given(seed=st.integers(0, 10**6))
-    @settings(max_examples=4, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=3, suppress_health_check=list(HealthCheck))
     def test_any_prefix_of_the_log_gives_the_same_next_jobs(
         self, seed: int, windows: Windows, tmp_path: Path
     ) -> None:
@@ -156,7 +156,7 @@ class SamplerContract:
             assert upcoming(again, trials) == batch_left(batch.label, batch.jobs, trials)
 
     @given(seed=st.integers(0, 10**6), cuts=st.lists(st.floats(0, 1), min_size=1, max_size=3))
-    @settings(max_examples=8, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=5, suppress_health_check=list(HealthCheck))
     def test_stopped_anywhere_it_ends_the_same(
         self, seed: int, cuts: list[float], windows: Windows, tmp_path: Path
     ) -> None:
@@ -176,7 +176,7 @@ class SamplerContract:
         assert sampler.ranked(trials_of(stopped.outcomes, N_LAYERS)) == ranked
 
     @given(seed=st.integers(0, 10**6))
-    @settings(max_examples=10, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=6, suppress_health_check=list(HealthCheck))
     def test_its_order_is_that_of_the_ranking(
         self, seed: int, windows: Windows, tmp_path: Path
     ) -> None:
@@ -186,7 +186,7 @@ class SamplerContract:
         self.require_order_of_ranking(sampler, trials_of(log.outcomes, N_LAYERS))
 
     @given(seed=st.integers(0, 10**6))
-    @settings(max_examples=10, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=6, suppress_health_check=list(HealthCheck))
     def test_its_order_is_that_of_the_ranking_after_a_second_try(
         self, seed: int, windows: Windows, tmp_path: Path
     ) -> None:
