@@ -130,7 +130,7 @@ def models(draw: st.DrawFn, name: str) -> Metadata:
 
 @pytest.mark.no_cover
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(data=st.data())
 def test_a_map_without_conflicts_keeps_every_kind(name: str, data: st.DataObject) -> None:
     """Whatever the rules let pass runs as its source, judged by the target's metadata alone.
