@@ -80,6 +80,15 @@ def _cache_of_their_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _short_texts() -> Iterator[None]:
+    """Sweeps write less to see how fast a model is and whether it loops: most of their time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rys_gguf.search.speed._N_TOKENS", 4)
+        patch.setattr("rys_gguf.search.filters._LOOP_TOKENS", 16)
+        yield
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 64 MiB, where the machine lets the tests mount one."""
