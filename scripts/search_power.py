@@ -190,6 +190,7 @@ SAMPLERS: dict[str, Callable[[World, int], tuple[Sampler, Rounds]]] = {
     "halving-2": partial(_halving, TWO_SHARES),
     "halving": partial(_halving, Settings().shares),
     "thompson-4,8": partial(_thompson, TWO_SIZES, 1.0, None),
+    "more-4,8": partial(_thompson, TWO_SIZES, 1.6, None),
     "thompson": partial(_thompson, MAP_SIZES, 1.0, None),
     # With half of the items, alone and from the scan of a model that is like this one, or is not.
     "half": partial(_thompson, MAP_SIZES, 0.5, None),

@@ -35,9 +35,9 @@ class Effect:
 
     `error` is the standard error of `difference`. `estimate` and `likely`, its 95 % interval, allow
     for what being significant says of luck, and are the difference and its `interval` where it is
-    not. `p` holds for all looks that were taken.
-    `base` and `window` are the scores themselves, with intervals where items are right or wrong.
-    `detectable` is the true difference that as many items would show in four cases out of five.
+    not. `p` holds for all looks that were taken. `base` and `window` are the scores themselves,
+    with intervals where items are right or wrong. `detectable` is the true difference that as many
+    items would show in four cases out of five.
     """
 
     name: str
