@@ -52,10 +52,11 @@ def within(request: SweepRequest, sampler: Sampler, pace: Pace) -> SweepRequest:
     least = least_asks(request, n_windows)
     shortest = seconds_with(least)
     if shortest.total > available:
-        levels = f"levels took {duration(request.seconds_gone)}, " * (request.seconds_gone > 0)
+        ready = f"getting ready took {duration(request.seconds_gone)}, "
+        ready *= request.seconds_gone > 0
         enough = _rounded_up(request.seconds_gone + shortest.total)
         raise InvalidOptions(
-            f"--time {request.seconds:.0f}s is too short on this machine: {levels}the base takes "
+            f"--time {request.seconds:.0f}s is too short on this machine: {ready}the base takes "
             f"{duration(shortest.base)}, the least search of {n_windows} windows "
             f"{duration(shortest.search)}, and the finalists with their held-out items "
             f"{duration(shortest.final)}. Give it {enough}, or ask less "

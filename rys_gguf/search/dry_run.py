@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from rys_gguf.engines.base import SERVER
 from rys_gguf.engines.live.kept import sessions_kept
@@ -39,7 +41,9 @@ def dry_lines(request: SweepRequest) -> Iterator[str]:
     if request.seconds is not None:
         with Model(request.model) as model:
             sampler = sampler_of(request, model)
+        start = time.monotonic()
         pace = _pace(request)
+        request = replace(request, seconds_gone=time.monotonic() - start)
         request = within(request, sampler, pace)
     with Model(request.model) as model:
         sampler = sampler_of(request, model)

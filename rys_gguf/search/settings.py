@@ -138,8 +138,9 @@ class SweepRequest:
     `suites` are the items to search with, and the held-out items that judge the finalists.
     `command` is the command line, for the run's readers. `seconds` are the most that the sweep may
     take: they become the plan's `asks` once the engine's speed is known. `n_engines` as fast as
-    that of the base run side by side. To find levels the model was asked for `seconds_gone` of
-    them, or, in a dry run, will be asked up to `n_leveling` items.
+    that of the base run side by side. `seconds_gone` of the `seconds` went into levels and into
+    measuring the base. To find levels the model will be asked up to `n_leveling` items; none unless
+    this is a dry run.
     """
 
     model: Path

@@ -94,14 +94,17 @@ def run_sweep(
     sampler, identity, about = _course(request)
     for note in (*sampler.notes, *sight_lines(request)):
         watcher.say(f"note: {note}")
+    start = time.monotonic()
     prepared = _prepared(request, watcher)
+    gone = request.seconds_gone + time.monotonic() - start
     until = None
     if request.seconds is not None:
-        seconds, request = request.seconds, within(request, sampler, prepared.pace)
+        seconds = request.seconds
+        request = within(replace(request, seconds_gone=gone), sampler, prepared.pace)
         sampler, identity, about = _course(request)
         # The rest is for the finalists, however slow the machine turns out to be.
         planned = Effort.of(request, sampler).seconds(prepared.pace, request.n_engines)
-        until = seconds - request.seconds_gone - planned.final
+        until = seconds - gone - planned.final
     watcher.say(f"note: {time_line(request, Effort.of(request, sampler), prepared.pace)}")
     identity["engine"] = engine_identity(request.options, prepared.build)
     suites = [suite.items for suite in request.suites]

@@ -150,7 +150,9 @@ def test_a_search_that_is_out_of_time_leaves_the_finalists_theirs(
     swept(request, tmp_path / "whole")
     slow = swept(request, tmp_path / "slow", until=900 - planned.final, slower=2, tell=told.append)
     whole, early = stages_of(tmp_path / "whole"), stages_of(tmp_path / "slow")
-    searched = {(key, stage) for key, stage in early if stage.startswith(("divergence", "round"))}
+    searched = {
+        (key, stage) for key, stage in early if stage.startswith((DIVERGENCE.name, "round"))
+    }
     assert searched < whole
     assert len({key for key, stage in early if stage == "final"}) == 1 + 3
     assert len(told) == 1
@@ -213,7 +215,9 @@ def test_finding_levels_takes_some_of_the_time(path: Path) -> None:
     after = replace(request, seconds_gone=32.0)
     assert within(after, made(after), PACE).plan.asks == fewer.plan.asks
     short = replace(request, seconds=100, seconds_gone=90.0)
-    with pytest.raises(InvalidOptions, match=r"levels took 90 s, the base takes .* Give it 5m"):
+    with pytest.raises(
+        InvalidOptions, match=r"getting ready took 90 s, the base takes .* Give it 5m"
+    ):
         within(short, made(short), PACE)
 
 
