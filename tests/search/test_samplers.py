@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from msgspec.structs import replace as replaced
@@ -111,13 +110,11 @@ def prior_of(gain: Callable[[float], float], error: float = 0.02) -> list[PriorE
 class TestThompsonWithPrior(TestThompson):
     """Thompson sampling from a scan that says nothing true."""
 
-    @pytest.fixture(scope="class", params=["llama"])
+    @pytest.fixture(scope="class")
     @classmethod
-    def windows(cls, request: Any, tmp_path_factory: Any) -> Windows:
+    def arch(cls) -> str:
         """One model: the rest is tested without a scan."""
-        path = tmp_path_factory.mktemp("prior") / "m.gguf"
-        with Model(tiny.write(path, request.param, N_LAYERS)) as model:
-            return Windows(model, Schedule.PORTABLE)
+        return "llama"
 
     def make(self, windows: Windows, halving: Halving, folder: Path) -> Thompson:
         """The later a window begins the better it is, says the scan, and is sure of it."""
@@ -148,13 +145,11 @@ class TestBeam(SamplerContract):
 class TestBeamOfThompson(TestThompson):
     """Maps of two blocks, from single windows that Thompson sampling chose."""
 
-    @pytest.fixture(scope="class", params=["gemma3"])
+    @pytest.fixture(scope="class")
     @classmethod
-    def windows(cls, request: Any, tmp_path_factory: Any) -> Windows:
+    def arch(cls) -> str:
         """One model: the rest is what both samplers are tested for alone."""
-        path = tmp_path_factory.mktemp("beam") / "m.gguf"
-        with Model(tiny.write(path, request.param, N_LAYERS)) as model:
-            return Windows(model, Schedule.PORTABLE)
+        return "gemma3"
 
     def world(self, seed: int) -> Planted:
         """Most windows gain."""
