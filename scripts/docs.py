@@ -7,7 +7,6 @@ Each page gets a folder of its own with two real models and a small recorded swe
 before a block changes that:
 
   <!-- not run: REASON -->  never runs
-  <!-- slow: REASON -->     runs here, but not in the test of the pages
   <!-- file: NAME -->       is written to the folder as that file instead
 
 Between <!-- generated: NAME --> and <!-- /generated --> stands what this script makes of the code
@@ -43,7 +42,7 @@ RUN = ROOT / "tests" / "golden" / "run-0.1.0"
 # Nothing on a page takes longer; validate comes closest.
 TIMEOUT = 600
 BLOCK = re.compile(
-    r"(?:^<!-- (?P<mark>(?:not run|slow): [^\n]+|file: \S+) -->\n)?"
+    r"(?:^<!-- (?P<mark>not run: [^\n]+|file: \S+) -->\n)?"
     r"^```(?P<kind>[a-z]+)\n(?P<text>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
@@ -77,11 +76,6 @@ class Block:
     def is_run(self) -> bool:
         """Whether this script runs it."""
         return self.kind in ("console", "python") and not self.mark.startswith(("not run", "file"))
-
-    @property
-    def is_slow(self) -> bool:
-        """Whether the test leaves it out."""
-        return self.mark.startswith("slow")
 
 
 def pages() -> list[Path]:
@@ -195,8 +189,8 @@ class Page:
     images: dict[str, bytes]
 
 
-def renewed(text: str, *, slow: bool = True) -> Page:
-    """A page with today's output, generated parts and pictures; `slow` runs slow blocks, too."""
+def renewed(text: str) -> Page:
+    """A page with today's output, generated parts and pictures."""
     parts = generated.PARTS
     text = GENERATED.sub(lambda m: f"{m['begin']}{parts[m['name']]()}{m['end']}", text)
     if not any(block.is_run for block in blocks(text)):
@@ -211,7 +205,7 @@ def renewed(text: str, *, slow: bool = True) -> Page:
             block = Block(match["kind"], match["text"], match["mark"] or "")
             if block.mark.startswith("file: "):
                 (runner.folder / block.mark.removeprefix("file: ")).write_text(block.text)
-            if not block.is_run or (block.is_slow and not slow):
+            if not block.is_run:
                 return match[0]
             return match[0].replace(match["text"], ways[block.kind](block))
 

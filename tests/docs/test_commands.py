@@ -13,9 +13,9 @@ from scripts.docs import PROGRESS, ROOT, Block, blocks, commands, pages, renewed
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: page.name)
 def test_a_page_shows_what_its_commands_print(page: Path) -> None:
-    """`make docs` writes the pages, and runs what takes too long here."""
+    """`make docs` writes the pages."""
     old = page.read_text()
-    new = renewed(old, slow=False).text
+    new = renewed(old).text
     assert old == new, "".join(
         difflib.unified_diff(old.splitlines(keepends=True), new.splitlines(keepends=True))
     )
@@ -44,14 +44,6 @@ def test_a_mark_holds_for_the_next_block_only() -> None:
     block = "```console\n$ x\n```\n"
     page = f"<!-- not run: why -->\n{block}text\n{block}<!-- not run: why not -->\n{block}"
     assert [block.is_run for block in blocks(page)] == [False, True, False]
-
-
-def test_slow_blocks_run_where_pages_are_written() -> None:
-    """Their output is real, but the test does not wait for it."""
-    page = "<!-- slow: why -->\n```console\n$ echo new\nold\n```\n"
-    page += "\n```console\n$ echo new\nold\n```\n"
-    assert renewed(page).text.count("\nnew\n") == 2
-    assert renewed(page, slow=False).text.count("\nnew\n") == 1
 
 
 def test_times_are_not_compared() -> None:
