@@ -86,7 +86,7 @@ def what_it_is(start: bytes) -> str:
         return f"is a safetensors file; {_CONVERT}"
     if all(byte in _TEXT for byte in start):
         shown = printable(" ".join(start.decode("ascii").split()))
-        return f"is text, not a model ({shown}...); the download went wrong"
+        return f"is text, not a model ({shown}...); name the .gguf file, or download it again"
     magic = printable(start[:4].decode("latin-1"))
     return f"is not a GGUF file: it starts with '{magic}' instead of 'GGUF'"
 
