@@ -41,8 +41,6 @@ def _walk(
     """
     told: list[str | tuple[int, str]] = []
     directions: set[_Direction] = set()
-    bits, n_steps, n_sides = rng.getrandbits, len(steps), len(_SIDES)
-    for_step, for_side = n_steps.bit_length(), n_sides.bit_length()
     x = y = heading = 0
     turned = False
     for k in range(n):
@@ -53,15 +51,10 @@ def _walk(
             turned = True
             continue
         turned = False
-        # What rng.choice(steps) and rng.choice(_SIDES) give, without their calls of functions.
-        while (step := bits(for_step)) >= n_steps:
-            pass
+        length = rng.choice(steps)
         side, direction = "", _HEADINGS[heading]
         if not turning:
-            while (number := bits(for_side)) >= n_sides:
-                pass
-            side, direction = _SIDES[number]
-        length = steps[step]
+            side, direction = rng.choice(_SIDES)
         told.append((length, side))
         x, y = x + length * direction[0], y + length * direction[1]
         directions.add(direction)
