@@ -19,6 +19,7 @@ class Content:
     """The run, its one ranking, the finalists' verdicts, and the maps; no words, no colours.
 
     `unfinished` is how far the sweep has come, None if it is over or its run does not say.
+    `is_cut`: it is over, and its search was out of time before its last questions.
     """
 
     evidence: Evidence
@@ -26,6 +27,7 @@ class Content:
     verdicts: tuple[Verdict, ...]
     maps: tuple[Heatmap, ...]
     unfinished: Progress | None = None
+    is_cut: bool = False
 
     @classmethod
     def of(cls, run: RunData, *, is_running: bool = False) -> Content:
@@ -37,8 +39,12 @@ class Content:
         ranking = search_ranking(evidence)
         judged = () if is_running else verdicts(evidence)
         progress = None if is_running else read_progress(run.folder)
-        unfinished = None if progress is None or progress.is_over else progress
-        return cls(evidence, ranking, judged, maps(evidence, ranking), unfinished)
+        is_over = progress is None or progress.is_over
+        return cls(
+            evidence, ranking, judged, maps(evidence, ranking),
+            unfinished=None if is_over else progress,
+            is_cut=progress is not None and is_over and progress.is_cut,
+        )  # fmt: skip
 
     @property
     def searched(self) -> dict[str, Point]:

@@ -8,6 +8,7 @@ report.json is one object:
 - `schema` 1, and `rys_gguf`, the version that wrote the file
 - `run`: `id`, `model`, `architecture`, `n_layers`, `suite`, `heldout`, `engine`, `created`
 - `is_over`: whether the sweep has ended
+- `is_cut`: whether it has, and its search was out of time before its last questions
 - `stage`: the held-out stage that verdicts rest on, null for a search only
 - `verdicts`: the finalists, best first, each with `candidate` (its key), `spec`, `windows`,
   `extra_layers`, `verdict`, `sentence`, `n_tests` (that share Holm's correction), `parsed` (the
@@ -157,6 +158,7 @@ def report_json(content: Content) -> str:
             "created": info.created,
         },
         "is_over": content.unfinished is None,
+        "is_cut": content.is_cut,
         "stage": None if stage is None else str(stage),
         "verdicts": [_verdict_json(v) for v in content.verdicts],
         "pareto_front": content.front,

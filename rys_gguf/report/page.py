@@ -21,6 +21,7 @@ from rys_gguf.report.heatmap import Heatmap
 from rys_gguf.report.markup import asset, embedded_json, render_html, shown
 from rys_gguf.report.pictures import Pictures
 from rys_gguf.report.sentences import (
+    CUT,
     ORDER,
     SEARCH_ONLY,
     headline,
@@ -87,6 +88,7 @@ def render(
             "stage": on_items(verdicts[0].stage) if verdicts else "",
             "n_tests": verdicts[0].judgement.n_tests if verdicts else 0,
             "search_only": SEARCH_ONLY,
+            "cut": CUT if content.is_cut else "",
             "unfinished": unfinished_sentence(content.unfinished, verdicts)
             if content.unfinished
             else "",

@@ -29,6 +29,10 @@ ORDER = (
     ),
 )
 SEARCH_ONLY = "This run only searched: it ranks windows and gives no verdicts."
+CUT = (
+    "The search was out of time before its last questions: with more (--time), another run may "
+    "find a better window."
+)
 _GO_ON = "Run the sweep again to finish it: it goes on where it stopped."
 # Answers this many times as long or as short as the base's deserve a warning.
 _LENGTH_GAP = 1.5

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from rys_gguf.report.content import Content
 from rys_gguf.report.sentences import (
+    CUT,
     SEARCH_ONLY,
     next_step,
     noise_sentence,
@@ -42,6 +43,8 @@ def report_lines(
         yield unfinished_sentence(content.unfinished, content.verdicts)
     elif not content.verdicts:
         yield SEARCH_ONLY
+    if content.is_cut:
+        yield CUT
     yield from map(verdict_sentence, content.verdicts)
     if content.verdicts:
         front = ", ".join(map(printable, content.front)) or "the base alone"

@@ -133,13 +133,20 @@ class SearchPhase:
     def next(self, trials: Trials) -> Batch | None:
         """The sampler's next batch."""
         batch = self.sampler.next(trials)
-        if batch is None or not self.deadline.is_over(self.base.key, trials):
+        if batch is None or not self._is_out_of_time(trials):
             return batch
         self.tell(
             f"note: the time of the search is over before its last questions ({batch.label}): "
             f"finalists are chosen by what is known"
         )
         return None
+
+    def is_cut(self, trials: Trials) -> bool:
+        """Whether its deadline ended it before its sampler's own end."""
+        return self._is_out_of_time(trials) and self.sampler.next(trials) is not None
+
+    def _is_out_of_time(self, trials: Trials) -> bool:
+        return self.deadline.is_over(self.base.key, trials)
 
 
 @dataclass(frozen=True, slots=True)

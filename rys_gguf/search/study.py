@@ -37,7 +37,7 @@ from rys_gguf.search.executors.base import Executor, MakeExecutor
 from rys_gguf.search.executors.local import factory as local_executor
 from rys_gguf.search.identity import engine_identity, identity_of, model_info, run_info
 from rys_gguf.search.job import Batch
-from rys_gguf.search.phases import Deadline, Phase, phases
+from rys_gguf.search.phases import Deadline, Phase, SearchPhase, phases
 from rys_gguf.search.prepare import Prepared, prepare
 from rys_gguf.search.room import require_room
 from rys_gguf.search.samplers.base import Sampler
@@ -157,7 +157,8 @@ def run_phases(run: OpenRun, parts: Sequence[Phase], executor: Executor, watcher
     for part in parts:
         while (batch := part.next(run.trials)) is not None:
             _run_batch(run, batch, executor, watcher)
-    run.note(Progress(is_over=True))
+    is_cut = any(isinstance(part, SearchPhase) and part.is_cut(run.trials) for part in parts)
+    run.note(Progress(is_over=True, is_cut=is_cut))
 
 
 def _run_batch(run: OpenRun, batch: Batch, executor: Executor, watcher: Watcher) -> None:

@@ -18,6 +18,7 @@ from rys_gguf.report.content import Content
 from rys_gguf.report.data import report_json
 from rys_gguf.report.page import render
 from rys_gguf.report.pictures import Pictures
+from rys_gguf.report.sentences import CUT
 from rys_gguf.report.terminal import report_lines, text_report
 from rys_gguf.report.text_map import text_map
 from rys_gguf.runs.records import Progress, encode
@@ -66,6 +67,18 @@ def test_a_sweep_that_is_not_over_says_what_it_is_worth(tmp_path: Path) -> None:
         assert "This sweep is not over: it came to" in render(content, Pictures({}, None), {})
         (folder / PROGRESS).write_bytes(encode(Progress(is_over=True)))
         assert list(text_report(Run.open(folder))) == over
+
+
+def test_a_search_that_was_out_of_time_says_so(tmp_path: Path) -> None:
+    """On the terminal, on the page and in the data, once the sweep is over."""
+    folder = make_run(0).write(tmp_path / "run")
+    for progress in (Progress(is_over=True, is_cut=True), Progress(is_cut=True), Progress()):
+        (folder / PROGRESS).write_bytes(encode(progress))
+        content = Content.of(Run.open(folder))
+        is_cut = progress.is_over
+        assert json.loads(report_json(content))["is_cut"] == is_cut
+        assert (CUT in report_lines(content)) == is_cut
+        assert (CUT in render(content, Pictures({}, None), {})) == is_cut
 
 
 def test_what_loops_says_so_beside_its_gain() -> None:

@@ -22,7 +22,7 @@ from rys_gguf.probes.suite import Suite
 from rys_gguf.runs.candidate import Candidate
 from rys_gguf.runs.records import THOMPSON, ModelInfo, RunInfo, Times
 from rys_gguf.runs.stage import DIVERGENCE, GENERATE, LOOPS, SPEED
-from rys_gguf.runs.storage import OpenRun, Run
+from rys_gguf.runs.storage import OpenRun, Run, read_progress
 from rys_gguf.search.budget import time_line, with_recorded_asks, within
 from rys_gguf.search.effort import Effort
 from rys_gguf.search.executors.base import Outcome
@@ -157,6 +157,10 @@ def test_a_search_that_is_out_of_time_leaves_the_finalists_theirs(
     assert len({key for key, stage in early if stage == "final"}) == 1 + 3
     assert len(told) == 1
     assert "finalists are chosen by what is known" in told[0]
+    for name in ("whole", "slow"):
+        progress = read_progress(tmp_path / name)
+        assert progress is not None
+        assert (progress.is_over, progress.is_cut) == (True, name == "slow")
     # No more than a batch too late, and what the finalists take on such a machine.
     assert slow.seconds < 900 + planned.final + 2 * planned.search
 
