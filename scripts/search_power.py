@@ -1,14 +1,14 @@
 """Measure how often a search finds a window near the best, with the sweep's own samplers.
 
 usage: python scripts/search_power.py [--runs 100] [--seed 0] [--noise 15,45] [--jobs 1]
-           [--roughness 2,4,8] [--samplers halving thompson ...] [--picture FILE]
+           [--roughness 2,4,8] [--samplers halving thompson ...] [--finalists 3] [--picture FILE]
 
 The true gains of all windows of 1 to 8 layers in a model of 64 are drawn as a Gaussian process: how
 alike two windows are falls with the distance of their middles, over --roughness layers, and with
 the difference of their lengths. An item's difference to the base has a spread of --noise points:
 about 15 in soft scores, which searches rank by, and about 45 if only right or wrong counts. All
-samplers are asked for about as many items. A hit is a search of whose three finalists one is within
-a point of the best window that it may try; the regret is how far the best finalist is below that.
+samplers are asked for about as many items. A hit is a search of whose --finalists one is within a
+point of the best window that it may try; the regret is how far the best finalist is below that.
 *Below all* is how far it is below the best window of 1 to 8 layers. Prints a markdown table; the
 same seed gives the same, with any number of --jobs.
 """
@@ -50,7 +50,6 @@ from scripts.drawing import COLOURS, axes, save
 N_LAYERS = 64
 # Of the suite of default size.
 N_ITEMS = 312
-N_FINALISTS = 3
 # In points: the spread and the mean of gains, and what counts as near the best.
 SPREAD, MEAN, NEAR = 6.0, -4.0, 1.0
 # Windows with the same middle whose lengths differ by 4 layers have a correlation of 0.6.
@@ -131,12 +130,12 @@ class Search:
         self._do(Job(BASE, rounds.steps))
         self.n_asked = 0
 
-    def finalists(self) -> list[Candidate]:
+    def finalists(self, n: int) -> list[Candidate]:
         """Run it to its end; its best, best first."""
         while batch := self._sampler.next(self._trials):
             for job in batch.jobs:
                 self.n_asked += self._do(job)
-        return list(self._sampler.ranked(self._trials))[:N_FINALISTS]
+        return list(self._sampler.ranked(self._trials))[:n]
 
     def _do(self, job: Job) -> int:
         candidate = job.candidate
@@ -159,19 +158,27 @@ def _passed(candidate: Candidate, stage: Stage) -> StageResult:
 # -- the samplers ---------------------------------------------------------------------------------
 
 
-def _halving(shares: Sequence[float], _world: World, _seed: int) -> tuple[Sampler, Rounds]:
-    rounds = Rounds(round_ends(N_ITEMS, shares), n_finalists=N_FINALISTS)
+@dataclass(frozen=True)
+class Run:
+    """The number of a search, from which its sampler draws, and how many finalists it has."""
+
+    seed: int
+    n_finalists: int
+
+
+def _halving(shares: Sequence[float], _world: World, run: Run) -> tuple[Sampler, Rounds]:
+    rounds = Rounds(round_ends(N_ITEMS, shares), n_finalists=run.n_finalists)
     return OneSet(selection(TWO_SIZES), Halving(BASE.key, rounds)), rounds
 
 
 def _thompson(
-    sizes: tuple[int, ...], share: float, alike: float | None, world: World, seed: int
+    sizes: tuple[int, ...], share: float, alike: float | None, world: World, run: Run
 ) -> tuple[Sampler, Rounds]:
-    rounds = Rounds(small_ends(N_ITEMS), n_finalists=N_FINALISTS)
-    prior = () if alike is None else tuple(_scan(world, alike, seed))
+    rounds = Rounds(small_ends(N_ITEMS), n_finalists=run.n_finalists)
+    prior = () if alike is None else tuple(_scan(world, alike, run.seed))
     n_asks = round(share * N_ASKS)
     halving = Halving(BASE.key, rounds)
-    return Thompson(selection(sizes), halving, n_asks, seed, prior=prior), rounds
+    return Thompson(selection(sizes), halving, n_asks, run.seed, prior=prior), rounds
 
 
 def _scan(world: World, alike: float, seed: int) -> Iterator[PriorEffect]:
@@ -186,7 +193,7 @@ def _scan(world: World, alike: float, seed: int) -> Iterator[PriorEffect]:
         yield PriorEffect(*place, gain / 100, SCANNED / 100, N_ITEMS)
 
 
-SAMPLERS: dict[str, Callable[[World, int], tuple[Sampler, Rounds]]] = {
+SAMPLERS: dict[str, Callable[[World, Run], tuple[Sampler, Rounds]]] = {
     "halving-2": partial(_halving, TWO_SHARES),
     "halving": partial(_halving, Settings().shares),
     "thompson-4,8": partial(_thompson, TWO_SIZES, 1.0, None),
@@ -219,13 +226,13 @@ class Found:
     n_asked: int
 
 
-def searched(cell: Cell, seed: int, run: int) -> Found:
+def searched(cell: Cell, seed: int, n_finalists: int, run: int) -> Found:
     """A search of a world of its own."""
     # The same world for every sampler; what they are answered differs.
     world = World.drawn(cell.roughness, cell.noise, np.random.default_rng((seed, run)))
-    sampler, rounds = SAMPLERS[cell.sampler](world, run)
+    sampler, rounds = SAMPLERS[cell.sampler](world, Run(run, n_finalists))
     search = Search(sampler, rounds, world)
-    found = world.best(search.finalists())
+    found = world.best(search.finalists(n_finalists))
     everything = selection(MAP_SIZES).candidates
     return Found(
         world.best(sampler.first.candidates) - found, world.best(everything) - found, search.n_asked
@@ -274,6 +281,7 @@ def main() -> None:
     parser.add_argument("--noise", type=numbers, default=[15.0, 45.0])
     parser.add_argument("--roughness", type=numbers, default=[2.0, 4.0, 8.0])
     parser.add_argument("--samplers", nargs="+", default=MAIN, choices=SAMPLERS)
+    parser.add_argument("--finalists", type=int, default=Settings().n_finalists)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--picture", type=Path, help="an SVG of the hits with the last --noise")
     args = parser.parse_args()
@@ -287,7 +295,9 @@ def main() -> None:
             for roughness in args.roughness:
                 for sampler in args.samplers:
                     cell = Cell(noise, roughness, sampler)
-                    runs = pool.map(partial(searched, cell, args.seed), range(args.runs))
+                    runs = pool.map(
+                        partial(searched, cell, args.seed, args.finalists), range(args.runs)
+                    )
                     table[cell] = list(runs)
                     print(row(cell, table[cell]), flush=True)
     if args.picture:
