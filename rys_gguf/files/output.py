@@ -1,7 +1,8 @@
 """Files to write: each appears under its name only once it is complete.
 
 A new file with a short random name in the output's own folder is filled and synced. It then gets
-its name in one step, which cannot replace another file unless asked to.
+its name in one step, which cannot replace another file unless asked to. Until then it is locked.
+Such files that are not locked were left there by processes that were killed, and are removed.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from types import TracebackType
 
 from rys_gguf.errors import OutputFailed
 from rys_gguf.files.copying import CHUNK_BYTES, copy_bytes, start_writing
+from rys_gguf.files.held import held_prefix, hold, remove_left
 from rys_gguf.files.source import Progress, SourceFile, reason
 from rys_gguf.text import printable
 
@@ -81,7 +83,7 @@ class OutputFile:
         self._n_sent = 0  # of those, how many the disk was told to start on
         self._inputs = inputs
         self._force = force
-        self._fd = -1
+        self._fd = self._lock = -1
         self._tmp: Path | None = None
         self._made: os.stat_result | None = None
         self._check_target()
@@ -95,16 +97,23 @@ class OutputFile:
         """Make the file under its random name."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
         flags |= getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-        tmp = self.path.parent / f".rys-{secrets.token_hex(6)}.tmp"
-        self._tmp = tmp
         try:
-            self._fd = os.open(tmp, flags, 0o666)
+            while self._tmp is None:
+                self._tmp = self.path.parent / f"{held_prefix()}{secrets.token_hex(6)}.tmp"
+                self._fd = os.open(self._tmp, flags, 0o666)
+                self._made = os.fstat(self._fd)
+                # The file is closed before it gets its name, and must be locked until it has it.
+                self._lock = os.dup(self._fd)
+                if not hold(self._lock, self._tmp):
+                    self._tmp = None
+                    self._close()
+                    self._unlock()
         except OSError as e:
             self._tmp = None
             raise OutputFailed(
                 f"{printable(self.path.parent)}: cannot write here: {reason(e)}"
             ) from e
-        self._made = os.fstat(self._fd)
+        remove_left(self.path.parent)
 
     def __exit__(
         self,
@@ -121,6 +130,7 @@ class OutputFile:
                 with contextlib.suppress(OSError):
                     self._tmp.unlink()
                 self._tmp = None
+            self._unlock()
         if isinstance(error, OSError):
             raise OutputFailed(f"{self.name}: {reason(error)}; nothing was written") from error
 
@@ -162,6 +172,7 @@ class OutputFile:
         else:
             self._name_without_clobbering(self._tmp)
         self._tmp = None
+        self._unlock()
         _sync_folder(self.path.parent)
 
     def withdraw(self) -> None:
@@ -230,6 +241,11 @@ class OutputFile:
                     f"{printable(self.path.parent)}: {n_bytes} bytes needed, {free} free; "
                     f"choose another folder with -o"
                 )
+
+    def _unlock(self) -> None:
+        if self._lock >= 0:
+            fd, self._lock = self._lock, -1
+            os.close(fd)
 
     def _close(self) -> None:
         if self._fd >= 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -10,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from rys_gguf.files import folder as module
+from rys_gguf.files import held
 from rys_gguf.files.folder import beside, private_folder
+from rys_gguf.files.held import held_prefix
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="locks folders")
 
@@ -59,19 +61,23 @@ def test_what_a_killed_process_left_is_removed_by_the_next(model: Path) -> None:
 def test_nothing_is_removed_where_locks_mean_nothing(
     model: Path, monkeypatch: pytest.MonkeyPatch, works: bool
 ) -> None:
-    """Nor what has another name, or is a link to somewhere else."""
+    """Nor what has another name, as on another machine, is a link to somewhere else, or a pipe."""
     if not works:
-        monkeypatch.setattr(module, "lock_file", lambda _: True)
-    others = [model.parent / name for name in (".rys-held-a", ".rys-other", "mine")]
+        monkeypatch.setattr(held, "lock_file", lambda _: True)
+    names = f"{held_prefix()}a", ".rys-held-00000000-a", ".rys-other", "mine"
+    others = [model.parent / name for name in names]
     for other in others:
         other.mkdir()
-    link = model.parent / ".rys-held-link"
-    link.symlink_to(others[2])
+    link = model.parent / f"{held_prefix()}link"
+    link.symlink_to(others[3])
+    pipe = model.parent / f"{held_prefix()}pipe"
+    os.mkfifo(pipe)
     with private_folder(beside(model)) as first, private_folder(beside(model)) as second:
         assert first.exists()
         assert second.exists()
-    assert [other.exists() for other in others] == [not works, True, True]
+    assert [other.exists() for other in others] == [not works, True, True, True]
     assert link.exists()
+    assert pipe.exists()
 
 
 def test_a_folder_may_be_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

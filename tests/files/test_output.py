@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from rys_gguf import OutputFailed
-from rys_gguf.files import copying, output
+from rys_gguf.files import copying, held, output
+from rys_gguf.files.held import held_prefix
 from rys_gguf.files.output import OutputFile, commit_all
 from rys_gguf.files.source import SourceFile
 from tests.command import leftovers
@@ -316,3 +317,41 @@ def test_windows_names_a_file_by_a_rename_that_replaces_nothing(
             written.commit()
     assert out.read_bytes() == source.read_bytes()[:100]
     assert leftovers(tmp_path, [source.parent, out]) == set()
+
+
+def test_only_files_that_nobody_writes_are_removed(tmp_path: Path) -> None:
+    """One that is being written stays and gets its name, however many others come and go."""
+    left = tmp_path / f"{held_prefix()}0123456789ab.tmp"
+    left.write_bytes(b"half")
+    new = tmp_path / ".rys-0123456789ab.tmp"
+    new.write_bytes(b"of an earlier version, or of somebody else")
+    with OutputFile(tmp_path / "slow", (), 0, force=False) as slow:
+        assert not left.exists()
+        slow.write(b"slow")
+        with OutputFile(tmp_path / "fast", (), 0, force=False) as fast:
+            fast.write(b"fast")
+            assert {slow.temporary, fast.temporary} < set(tmp_path.iterdir())
+            fast.commit()
+        slow.commit()
+    assert sorted(p.name for p in tmp_path.iterdir()) == [new.name, "fast", "slow"]
+
+
+def test_a_file_that_is_removed_before_it_is_locked_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process may take it for one that was left behind."""
+    made = []
+
+    def late(fd: int) -> bool:
+        (path,) = tmp_path.iterdir()
+        made.append(path)
+        if len(made) == 1:
+            path.unlink()
+        return True
+
+    monkeypatch.setattr(held, "lock_file", late)
+    with OutputFile(tmp_path / "out", (), 0, force=False) as out:
+        assert out.temporary == made[1] != made[0]
+        out.write(b"x")
+        out.commit()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]

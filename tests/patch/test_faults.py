@@ -277,6 +277,19 @@ def test_after_sigkill_a_rerun_works(big: Path, tmp_path: Path) -> None:
     assert digest(big) == before
 
 
+def test_what_sigkill_left_is_removed_by_the_next_run(big: Path, tmp_path: Path) -> None:
+    """It may be as long as a model, under a name that nobody knows."""
+    out = tmp_path / "out.gguf"
+    for process in each_half_way(["apply", big, *ARGS, "-o", out], out, np.random.default_rng(10)):
+        process.kill()
+        process.wait(timeout=30)
+        break
+    assert len(leftovers(tmp_path, [])) == 1
+    other = tmp_path / "other.gguf"
+    done("apply", big, *ARGS, "-o", other)
+    assert leftovers(tmp_path, [other]) == set()
+
+
 def test_of_two_runs_at_one_output_one_wins_whole(big: Path, tmp_path: Path) -> None:
     """The slower run reports that the file exists; the file is entirely the faster run's."""
     out = tmp_path / "out.gguf"
