@@ -18,16 +18,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rys_gguf.errors import InvalidLayerMap, InvalidOptions, Refused, RysError
-from rys_gguf.extras import load
-from rys_gguf.files.text_file import read_text
+from rys_gguf.errors import InvalidLayerMap, InvalidOptions, Refused
 from rys_gguf.formats.model import Model
 from rys_gguf.layers.layer_map import LayerMap
+from rys_gguf.layers.recipe_nodes import Document, compose
 from rys_gguf.layers.residual import checkpoint_projections
 from rys_gguf.text import printable, quoted
 
-# The longest published recipes, with parameters for each of 140 layers, have about 50 kB.
-_MOST_BYTES = 1 << 18
 # 010 is eight in YAML 1.1, and nobody means that.
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")
 
@@ -46,8 +43,8 @@ def read_mergekit(path: str | os.PathLike[str]) -> MergekitRecipe:
     Raises InvalidLayerMap, naming file and line, for recipes that do more than put layers of one
     model into another order.
     """
-    document = _Document(printable(path))
-    root = document.mapping(_compose(path, document.name), "a mergekit recipe")
+    document = _Recipe(printable(path))
+    root = document.mapping(compose(path, document.name), "a mergekit recipe")
     document.demand_passthrough(root)
     parts, models = [], []
     for entry in document.sequence(root["slices"], "slices"):
@@ -68,52 +65,9 @@ def read_mergekit(path: str | os.PathLike[str]) -> MergekitRecipe:
     return MergekitRecipe(f"layers:[{','.join(parts)}]", models[0])
 
 
-def _compose(path: str | os.PathLike[str], name: str) -> Any:
-    """The nodes of a YAML file. None of its values is built, so aliases cannot make it grow."""
-    yaml = load("a mergekit recipe", "yaml")
-    try:
-        text = read_text(path, "the mergekit recipe", _MOST_BYTES)
-    except RysError as e:
-        raise InvalidLayerMap(str(e)) from e
-    try:
-        return yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.MarkedYAMLError as e:
-        line = f", line {e.problem_mark.line + 1}" if e.problem_mark else ""
-        what = " ".join(part for part in (e.context, e.problem) if part)
-        raise InvalidLayerMap(f"{name}{line}: cannot be read as YAML: {printable(what)}") from e
-    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as e:
-        what = printable(str(e).partition("\n")[0])
-        raise InvalidLayerMap(f"{name}: cannot be read as YAML: {what}") from e
-
-
 @dataclass(frozen=True, slots=True)
-class _Document:
-    """A recipe's file: what its nodes must be, and where one stands that is something else."""
-
-    name: str
-
-    def error(self, node: Any, what: str) -> InvalidLayerMap:
-        return InvalidLayerMap(f"{self.name}, line {node.start_mark.line + 1}: {what}")
-
-    def mapping(self, node: Any, what: str) -> dict[str, Any]:
-        if node is None:
-            raise InvalidLayerMap(f"{self.name}: is empty; expected a mergekit recipe")
-        if node.id != "mapping":
-            raise self.error(node, f"expected {what}, a mapping of keys to values")
-        for key, _ in node.value:
-            if key.tag == "tag:yaml.org,2002:merge":
-                raise self.error(key, "<< is not supported: write out what it stands for")
-        return {key.value: value for key, value in node.value if key.id == "scalar"}
-
-    def sequence(self, node: Any, what: str) -> list[Any]:
-        if node.id != "sequence":
-            raise self.error(node, f"{what} is not a list")
-        return list(node.value)
-
-    def text(self, node: Any, what: str) -> str:
-        if node.id != "scalar":
-            raise self.error(node, f"{what} is not a plain value")
-        return str(node.value)
+class _Recipe(Document):
+    """A recipe's file."""
 
     def demand_passthrough(self, root: Mapping[str, Any]) -> None:
         """Refuse recipes that compute new weights."""

@@ -153,7 +153,7 @@ class Items(_Text):
 class Recipe(_Text):
     """A recipe of mergekit, for `--mergekit`."""
 
-    parts = ("layers/mergekit.py",)
+    parts = ("layers/mergekit.py", "layers/recipe_nodes.py")
 
     def __call__(self, data: bytes) -> None:
         """Read it; any exception but InvalidLayerMap is a finding."""
