@@ -87,6 +87,7 @@ def card(
     """
     if layers.text is not None and source is None:
         raise click.UsageError("--blocks, --layers and --mergekit go with --source")
+    layers.require_damping(source or variant)
     if evidence.run is not None:
         require("the scores of a run", "scipy")
     from rys_gguf.runs.storage import Run  # needs an optional package; help works without it

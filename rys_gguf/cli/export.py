@@ -166,6 +166,7 @@ def _export_variant(path: Path, wanted: _OfVariant, layers: LayerSpec, *, force:
         like = None if wanted.like is None else stack.enter_context(Model(wanted.like))
         # The quantised file is not the source on record, but has as many layers.
         base = like if source is None and layers.text is not None else source
+        layers.require_damping(base or what)
         if layers.text is None or base is not None or what.header.get(MAP_KEY) is not None:
             layer_map = resolve_layer_map(what, base, layers.text)
         else:

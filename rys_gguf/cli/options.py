@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import os
@@ -20,10 +21,11 @@ from rys_gguf.engines.base import AUTO, LIVE, SERVER, EngineOptions
 from rys_gguf.engines.find import find_engine
 from rys_gguf.errors import InvalidGGUF
 from rys_gguf.extras import require
+from rys_gguf.formats.model import Model
 from rys_gguf.hub.find import RemoteModel, find_model
 from rys_gguf.hub.names import is_name
 from rys_gguf.layers.layer_map import join_blocks
-from rys_gguf.layers.mergekit import read_mergekit
+from rys_gguf.layers.mergekit import MergekitRecipe, read_mergekit
 from rys_gguf.layers.schedule import Schedule
 from rys_gguf.text import printable
 
@@ -146,12 +148,20 @@ class LayerSpec:
     """The map that options ask for; `text` is None where none of them was given."""
 
     text: str | None
+    recipe: MergekitRecipe | None = None
 
     def required(self) -> str:
         """The spec. Raises a usage error if there is none."""
         if self.text is None:
             raise click.UsageError(_SAY_WHICH)
         return self.text
+
+    def require_damping(self, model: Model | Path) -> None:
+        """Raise Refused where a recipe's factors do not damp layers of the model."""
+        if self.recipe is None or not self.recipe.is_damped:
+            return
+        with Model(model) if isinstance(model, Path) else contextlib.nullcontext(model) as opened:
+            self.recipe.require_damping(opened)
 
 
 def _layer_spec(blocks: tuple[str, ...], layers: str | None, mergekit: Path | None) -> LayerSpec:
@@ -162,7 +172,7 @@ def _layer_spec(blocks: tuple[str, ...], layers: str | None, mergekit: Path | No
         recipe = read_mergekit(mergekit)
         path = recipe.spec.removeprefix("layers:").strip("[]")
         say(f"{printable(mergekit)}: layers {path} of {printable(recipe.model)}")
-        return LayerSpec(recipe.spec)
+        return LayerSpec(recipe.spec, recipe)
     if layers is not None:
         return LayerSpec(f"layers:{layers.removeprefix('layers:')}")
     return LayerSpec(join_blocks(blocks) if blocks else None)

@@ -209,6 +209,7 @@ def planned_variant(
     """The plan that options ask for. Raises a usage error if they name no layers."""
     spec = layers.required()
     with _opened(path) as model:
+        layers.require_damping(model)
         yield make_plan(
             model,
             parse_spec(model, spec, damp),

@@ -150,6 +150,7 @@ def _served(
         return
     require_free(endpoint.control or 0)
     with Model(path) as model, contextlib.ExitStack() as stack:
+        layers.require_damping(model)
 
         def plan_of(spec: str | None, damp: float) -> Plan:
             same = LayerMap.identity(model.n_trunk)

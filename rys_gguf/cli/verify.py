@@ -38,6 +38,7 @@ def verify(variant: Path, source: Path, layers: LayerSpec, types_only: bool, as_
     A variant that was quantised after it was made has other bytes than a quantised SOURCE, but with
     --types it is checked that each tensor has the type of the one it comes from.
     """
+    layers.require_damping(source)
     if types_only:
         problems = find_type_problems(variant, source, layers.text)
     else:

@@ -1,5 +1,7 @@
 """Recipes of mergekit: slices, which are half-open ranges of layers that follow one another.
 
+A slice is damped by factors on the weights that write to the residual stream (`recipe_scale`).
+
     slices:
       - sources: [{model: NAME, layer_range: [0, 24]}]
       - sources: [{model: NAME, layer_range: [8, 32]}]
@@ -19,9 +21,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from rys_gguf.errors import InvalidLayerMap, InvalidOptions, Refused
+from rys_gguf.formats.limits import MAX_LAYERS
 from rys_gguf.formats.model import Model
-from rys_gguf.layers.layer_map import LayerMap
+from rys_gguf.layers.layer_map import LayerMap, at
 from rys_gguf.layers.recipe_nodes import Document, compose
+from rys_gguf.layers.recipe_scale import damping, scales
 from rys_gguf.layers.residual import checkpoint_projections
 from rys_gguf.text import printable, quoted
 
@@ -36,24 +40,40 @@ class MergekitRecipe:
     spec: str
     model: str
 
+    @property
+    def is_damped(self) -> bool:
+        """Whether it damps layers, by factors on weights."""
+        return "@" in self.spec
 
-def read_mergekit(path: str | os.PathLike[str]) -> MergekitRecipe:
-    """The path of a passthrough recipe of one model.
+    def require_damping(self, model: Model) -> None:
+        """Raise Refused where the factors of a damped recipe do not damp layers of `model`."""
+        if self.is_damped:
+            checkpoint_projections(
+                model,
+                "a map with @ damps all that a layer adds: write it with --layers if that is meant",
+            )
+
+
+def read_mergekit(path: str | os.PathLike[str], model: Model | None = None) -> MergekitRecipe:
+    """The path of a passthrough recipe of one model, with the factors that damp its slices.
 
     Raises InvalidLayerMap, naming file and line, for recipes that do more than put layers of one
-    model into another order.
+    model into another order, and damp them. Whether these factors damp a layer depends on its
+    architecture: with `model`, or in `require_damping`, raises Refused where they do not.
     """
     document = _Recipe(printable(path))
     root = document.mapping(compose(path, document.name), "a mergekit recipe")
     document.demand_passthrough(root)
+    of_root = scales(document, root)
     parts, models = [], []
-    for entry in document.sequence(root["slices"], "slices"):
-        source = document.only_source(entry)
+    for entry in document.slices(root):
+        output = document.mapping(entry, "a slice")
+        of_slice = scales(document, output)
+        source = document.only_source(output, entry)
+        damp = damping(document, (*scales(document, source), *of_slice, *of_root))
         first, last = document.layer_range(source)
-        parts.append(f"{first}..{last - 1}")
+        parts.append(f"{first}..{last - 1}{at(damp)}")
         models.append(document.model(source))
-    if not parts:
-        raise document.error(root["slices"], "slices is empty")
     if len(set(models)) > 1:
         names = ", ".join(printable(name) for name in sorted(set(models)))
         raise document.error(
@@ -62,7 +82,10 @@ def read_mergekit(path: str | os.PathLike[str]) -> MergekitRecipe:
         )
     # In brackets, so that nothing takes these ends for exclusive ones a second time. Two numbers
     # in brackets could be a window, two ranges cannot.
-    return MergekitRecipe(f"layers:[{','.join(parts)}]", models[0])
+    recipe = MergekitRecipe(f"layers:[{','.join(parts)}]", models[0])
+    if model is not None:
+        recipe.require_damping(model)
+    return recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,26 +108,21 @@ class _Recipe(Document):
                 f"merge_method is {printable(method)}, which computes new weights; rys-gguf "
                 f"copies layers, as passthrough does",
             )
-        self.demand_no_parameters(root)
 
-    def demand_no_parameters(self, mapping: Mapping[str, Any]) -> None:
-        """Refuse what may scale weights: a copy without it would be another model."""
-        for key in ("parameters", "residual_weight"):
-            node = mapping.get(key)
-            if node is None or not node.value or node.value == "null":
-                continue
-            names = self.mapping(node, key) if key == "parameters" else [key]
-            shown = ", ".join(printable(name) for name in names)
+    def slices(self, root: Mapping[str, Any]) -> list[Any]:
+        """The entries of `slices`, each of which has at least one layer."""
+        entries = self.sequence(root["slices"], "slices")
+        if not entries:
+            raise self.error(root["slices"], "slices is empty")
+        if len(entries) > MAX_LAYERS:
             raise self.error(
-                node,
-                f"has parameters ({shown}), which may change weights; rys-gguf copies layers as "
-                f"they are",
+                root["slices"],
+                f"takes {len(entries)} slices; llama.cpp stops at {MAX_LAYERS} layers",
             )
+        return entries
 
-    def only_source(self, entry: Any) -> dict[str, Any]:
+    def only_source(self, output: Mapping[str, Any], entry: Any) -> dict[str, Any]:
         """The one source of an entry of `slices`."""
-        output = self.mapping(entry, "a slice")
-        self.demand_no_parameters(output)
         if "sources" not in output:
             raise self.error(entry, "a slice without sources")
         sources = self.sequence(output["sources"], "sources")
@@ -113,7 +131,6 @@ class _Recipe(Document):
                 output["sources"], f"a slice of passthrough has one source, not {len(sources)}"
             )
         source = self.mapping(sources[0], "a source with model and layer_range")
-        self.demand_no_parameters(source)
         for key in ("model", "layer_range"):
             if key not in source:
                 raise self.error(sources[0], f"a source without {key}")
@@ -142,7 +159,7 @@ class _Recipe(Document):
 
 
 def write_mergekit(layer_map: LayerMap, checkpoint: str, model: Model | None = None) -> str:
-    """The passthrough recipe of a map for a checkpoint; `read_mergekit` reads undamped ones back.
+    """The passthrough recipe of a map for a checkpoint; `read_mergekit` reads it back.
 
     A damped map takes factors on the weights whose products a layer adds. Which ones these are
     tells `model`, the GGUF file of the checkpoint or of a variant. mergekit sets the number of
@@ -186,7 +203,7 @@ def _scaled(layer_map: LayerMap, model: Model | None) -> tuple[str, ...]:
             f"{layer_map.spec} damps layers, and which weights do that depends on the "
             f"architecture; name the model as well"
         )
-    return checkpoint_projections(model)
+    return checkpoint_projections(model, "take the map without @ and --damp")
 
 
 def _parameters(damp: float, scaled: tuple[str, ...]) -> str:

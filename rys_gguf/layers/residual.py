@@ -110,11 +110,11 @@ def damped_tensors(model: Model, arch: Architecture, layer: int) -> tuple[Damped
     return tuple(found.values())
 
 
-def checkpoint_projections(model: Model) -> tuple[str, ...]:
+def checkpoint_projections(model: Model, cure: str) -> tuple[str, ...]:
     """Parts of the names of all weights whose products layers of the model's checkpoint add.
 
-    A factor on these weights damps a layer. Raises Refused where others add as well, or a norm
-    behind them would undo a factor.
+    A factor on these weights damps a layer. Raises Refused, saying what to do instead, where others
+    add as well, or a norm behind them would undo a factor.
     """
     names = {t.name.split(".", 2)[2].rpartition(".")[0] for layer in model.layers for t in layer}
     others = names & (_DAMPED - _PROJECTIONS.keys())
@@ -122,7 +122,7 @@ def checkpoint_projections(model: Model) -> tuple[str, ...]:
         shown = f"tensors {quoted(min(others))}" if others else quoted(model.architecture)
         raise model.refuse(
             f"a recipe of mergekit can damp layers only where o_proj and down_proj add all that a "
-            f"layer adds, which is not known of {shown}; take the map without @ and --damp"
+            f"layer adds, which is not known of {shown}; {cure}"
         )
     return tuple(_PROJECTIONS.values())
 

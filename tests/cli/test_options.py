@@ -136,6 +136,76 @@ def test_a_mergekit_recipe_gives_the_map(model: Path, tmp_path: Path) -> None:
     done("verify", out, "--source", model, "--mergekit", recipe)
 
 
+DAMPED = """
+slices:
+  - sources: [{model: somebody/base, layer_range: [0, 6]}]
+  - sources:
+    - model: somebody/base
+      layer_range: [4, 6]
+      parameters:
+        scale: [{filter: o_proj, value: 0.5}, {filter: down_proj, value: 0.5}, {value: 1.0}]
+  - sources: [{model: somebody/base, layer_range: [6, 16]}]
+merge_method: passthrough
+"""
+
+
+def test_a_damped_mergekit_recipe_gives_a_damped_map(model: Path, tmp_path: Path) -> None:
+    """Which export writes again as it writes that of --damp."""
+    recipe, again = tmp_path / "recipe.yml", tmp_path / "again.yml"
+    recipe.write_text(DAMPED)
+    planned = done("plan", model, "--mergekit", recipe)
+    assert f"{recipe}: layers 0..5,4..5@0.5,6..15 of somebody/base" in planned.stderr
+    assert data("plan", model, "--mergekit", recipe)["spec"] == "blocks:4,6@0.5"
+    out = tmp_path / "out.gguf"
+    done("apply", model, "--blocks", "4,6", "--damp", "0.5", "-o", out)
+    done("verify", out, "--source", model, "--mergekit", recipe)
+    done("export", out, "--recipe", again, "--hf-model", "somebody/base")
+    assert data("plan", model, "--mergekit", again)["spec"] == "blocks:4,6@0.5"
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("plan", "MODEL"),
+        ("apply", "MODEL"),
+        ("serve", "MODEL"),
+        ("export", "MODEL", "--recipe", "OUT", "--hf-model", "a/b"),
+        ("export", "VARIANT", "--source", "MODEL", "--preset", "OUT"),
+        ("verify", "VARIANT", "--source", "MODEL"),
+        ("verify", "VARIANT", "--source", "MODEL", "--types"),
+        ("prove", "VARIANT", "--source", "MODEL"),
+        ("validate", "VARIANT", "--source", "MODEL"),
+        ("card", "VARIANT", "--source", "MODEL"),
+        ("companion", "VARIANT", "--source", "MODEL", "MODEL"),
+    ],
+)
+def test_a_damped_recipe_is_refused_for_a_model_that_it_does_not_damp(
+    tmp_path: Path, args: tuple[str, ...]
+) -> None:
+    """Gemma 2 has norms behind the projections, which undo the factors in the checkpoint."""
+    model = tiny.write(tmp_path / "m.gguf", "gemma2", 16)
+    recipe = tmp_path / "recipe.yml"
+    recipe.write_text(DAMPED)
+    variant = done("apply", model, "--blocks", "4,6", "--damp", "0.5").stdout.strip()
+    places = {"MODEL": str(model), "VARIANT": variant, "OUT": str(tmp_path / "out")}
+    message = refused(*[places.get(arg, arg) for arg in args], "--mergekit", recipe)
+    assert "m.gguf: a recipe of mergekit can damp layers only where o_proj and" in message
+    assert "write it with --layers if that is meant" in message
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "m-rys_4-5x0.5.gguf",
+        "m.gguf",
+        "recipe.yml",
+    ]
+
+
+def test_a_recipe_that_is_not_damping_is_one_line(model: Path, tmp_path: Path) -> None:
+    """With its place, and an exit code of 1."""
+    recipe = tmp_path / "recipe.yml"
+    recipe.write_text(DAMPED.replace("down_proj", "mlp"))
+    message = refused("plan", model, "--mergekit", recipe)
+    assert f"{recipe}, line 8: the filter 'mlp', value 0.5, may take other weights" in message
+
+
 def test_a_mergekit_recipe_of_a_deeper_model_does_not_fit(model: Path, tmp_path: Path) -> None:
     """Its ends have been translated: there is nothing more to say about them."""
     recipe = tmp_path / "recipe.yml"

@@ -1,4 +1,4 @@
-"""Recipes of mergekit: those that only put layers of one model into another order."""
+"""Recipes of mergekit: those that put layers of one model into another order, or damp them."""
 
 from __future__ import annotations
 
@@ -141,13 +141,10 @@ GOOD = f"merge_method: passthrough\n{ONE}"
         (GOOD.replace("model: a", "model: {path: a}"), "line 2: model is not a plain value"),
         (GOOD.replace("}]}", "}, {model: b, layer_range: [0, 8]}]}"), "has one source, not 2"),
         (GOOD.replace("model: a", "<<: {model: a}"), "line 2: << is not supported"),
+        (f"{GOOD}parameters: {{scale: 0.5}}\n", "line 3: scales all weights by 0.5"),
         (
-            f"{GOOD}parameters: {{scale: 0.5}}\n",
-            r"line 3: has parameters \(scale\), which may change",
-        ),
-        (
-            GOOD.replace("8]", "8], parameters: {scale: [{value: 1}]}"),
-            r"line 2: has parameters \(scale\)",
+            f"{GOOD}parameters: {{weight: 0.5}}\n",
+            r"line 3: has parameters \(weight\), which may change",
         ),
         (
             GOOD.replace("{sources", "{residual_weight: 0.5, sources"),
@@ -259,6 +256,29 @@ def test_a_written_recipe_reads_back(file: Path, sources: list[int], name: str) 
     assert recipe.model == name
     if not layer_map.is_identity:
         assert LayerMap.parse(recipe.spec, 40) == layer_map
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 39), st.one_of(st.floats(0, 1), st.sampled_from([0.5, 1.0]))),
+        min_size=1,
+        max_size=20,
+    )
+)
+@example([(0, 5e-324), (0, 1.0), (1, 1.0), (1, 0.0), (2, 0.0), (2, 1e-05), (3, 1 - 2**-53)])
+@settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_a_written_recipe_of_a_damped_map_reads_back(
+    file: Path, tmp_path: Path, layers: list[tuple[int, float]]
+) -> None:
+    """The same layers with the same factors, bit for bit."""
+    layer_map = LayerMap(40, tuple(n for n, _ in layers), tuple(damp for _, damp in layers))
+    if not (path := tmp_path / "m.gguf").exists():
+        tiny.write(path, "llama", 2)
+    with Model(path) as model:
+        file.write_text(write_mergekit(layer_map, "a", model))
+        assert LayerMap.parse(read_mergekit(file, model).spec, 40) == layer_map
 
 
 def test_a_damped_recipe_has_factors(tmp_path: Path) -> None:
