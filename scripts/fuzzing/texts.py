@@ -30,7 +30,7 @@ from scripts.fuzzing.base import Bytes, other_json, other_lines, require_harmles
 from tests import tiny
 
 _LIMITS = ("-rss_limit_mb=1024", "-timeout=10", "-max_len=8192")
-_FILE_NAME = re.compile(r"rys_[\w-]+", re.ASCII)
+_FILE_NAME = re.compile(r"rys_[\w.-]+", re.ASCII)
 # What specs and recipes are made of, in every notation that is taken or answered with a hint.
 _WORDS = (
     b"blocks:", b"layers:", b"0", b"1", b"2", b"5", b"8", b"9", b"11", b"512", b"9999999999", b",",
@@ -153,7 +153,7 @@ class Items(_Text):
 class Recipe(_Text):
     """A recipe of mergekit, for `--mergekit`."""
 
-    parts = ("layers/mergekit.py", "layers/recipe_nodes.py")
+    parts = ("layers/mergekit.py", "layers/recipe_")
 
     def __call__(self, data: bytes) -> None:
         """Read it; any exception but InvalidLayerMap is a finding."""
@@ -165,7 +165,7 @@ class Recipe(_Text):
             require_harmless(str(e).split("\n"))
 
     def seeds(self) -> Iterator[tuple[str, bytes]]:
-        """The usual form, the short one, and what must be refused."""
+        """The usual form, the short one, a damped one, and what must be refused."""
         entry = "  - sources:\n    - model: a/b\n      layer_range: [{}, {}]\n"
         slices = "slices:\n" + entry.format(0, 8) + entry.format(4, 12)
         yield "usual", f"{slices}merge_method: passthrough\ndtype: bfloat16\n".encode()
@@ -177,6 +177,9 @@ class Recipe(_Text):
             "x: &x {model: m, layer_range: [0, 3]}\nslices:\n- sources: [*x]\n- sources: [*x]\n"
         )
         yield "anchor", f"{anchor}merge_method: passthrough\n".encode()
+        scale = "[{filter: o_proj, value: 0.5}, {filter: down_proj, value: 5e-1}, {value: 1.0}]"
+        damped = f"{slices}    parameters:\n      scale: {scale}\nparameters: {{scale: [1, 1]}}\n"
+        yield "damped", f"{damped}merge_method: passthrough\n".encode()
         yield "slerp", f"{slices}merge_method: slerp\nparameters: {{t: 0.5}}\n".encode()
 
     def mutate(self, data: bytes, max_size: int, dice: random.Random, by_bytes: Bytes) -> bytes:
