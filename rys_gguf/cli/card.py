@@ -85,16 +85,16 @@ def card(
     It holds the files, the path through the layers, the architecture's rule, scores with
     intervals, usage, and what was validated.
     """
-    if layers.text is not None and source is None:
+    if layers.is_given and source is None:
         raise click.UsageError("--blocks, --layers and --mergekit go with --source")
-    layers.require_damping(source or variant)
+    spec = layers.of(source or variant)
     if evidence.run is not None:
         require("the scores of a run", "scipy")
     from rys_gguf.runs.storage import Run  # needs an optional package; help works without it
 
     run = None if evidence.run is None else Run.open(evidence.run)
     validation = _validation_of(variant, evidence.validation)
-    text = card_text(variant, source, layers.text, run, validation)
+    text = card_text(variant, source, spec, run, validation)
     if write.output is None:
         click.echo(text, nl=False)
         return

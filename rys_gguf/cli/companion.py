@@ -72,8 +72,8 @@ def companion(
     with contextlib.ExitStack() as stack:
         model = stack.enter_context(Model(variant))
         base = None if source is None else stack.enter_context(Model(source))
-        layers.require_damping(base or model)
-        target = Variant(model, resolve_layer_map(model, base, layers.text), base)
+        spec = layers.of(base or model)
+        target = Variant(model, resolve_layer_map(model, base, spec), base)
         opened = [stack.enter_context(Companion(path, target)) for path in files]
         outputs = _outputs(opened, write)
         _write(opened, outputs, write)

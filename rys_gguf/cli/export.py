@@ -122,7 +122,7 @@ def export(
             "--recipe or --tensor-types FILE of a variant"
         )
     if asked_of_run:
-        if of_variant != _OfVariant() or layers.text is not None:
+        if of_variant != _OfVariant() or layers.is_given:
             raise click.UsageError(
                 "--optuna and --scan take a run, and all other options a variant"
             )
@@ -165,12 +165,12 @@ def _export_variant(path: Path, wanted: _OfVariant, layers: LayerSpec, *, force:
         source = None if wanted.source is None else stack.enter_context(Model(wanted.source))
         like = None if wanted.like is None else stack.enter_context(Model(wanted.like))
         # The quantised file is not the source on record, but has as many layers.
-        base = like if source is None and layers.text is not None else source
-        layers.require_damping(base or what)
-        if layers.text is None or base is not None or what.header.get(MAP_KEY) is not None:
-            layer_map = resolve_layer_map(what, base, layers.text)
+        base = like if source is None and layers.is_given else source
+        spec = layers.of(base or what)
+        if spec is None or base is not None or what.header.get(MAP_KEY) is not None:
+            layer_map = resolve_layer_map(what, base, spec)
         else:
-            layer_map = _map_of_original(what, layers.text, wanted)
+            layer_map = _map_of_original(what, spec, wanted)
         inputs = [file.path for model in (what, source, like) if model for file in model.files]
         texts = list(_texts(what, layer_map, wanted, like))
     # All of them are right before the first is written.

@@ -145,23 +145,32 @@ _SAY_WHICH = "say which layers: either --blocks I,J, --layers A..B,... or --merg
 
 @dataclass(frozen=True, slots=True)
 class LayerSpec:
-    """The map that options ask for; `text` is None where none of them was given."""
+    """The map that options ask for, if they ask for one: what it means depends on the model."""
 
-    text: str | None
-    recipe: MergekitRecipe | None = None
+    _text: str | None
+    _recipe: MergekitRecipe | None = None
 
-    def required(self) -> str:
-        """The spec. Raises a usage error if there is none."""
-        if self.text is None:
+    @property
+    def is_given(self) -> bool:
+        """Whether an option asks for a map."""
+        return self._text is not None
+
+    def of(self, model: Model | Path) -> str | None:
+        """The spec for a model; None if no option asks for one.
+
+        Raises Refused where a recipe's factors do not damp layers of that model.
+        """
+        if self._recipe is not None and self._recipe.is_damped:
+            file = Model(model) if isinstance(model, Path) else contextlib.nullcontext(model)
+            with file as opened:
+                self._recipe.require_damping(opened)
+        return self._text
+
+    def required(self, model: Model) -> str:
+        """The spec for a model. Raises a usage error if no option asks for one, else as `of`."""
+        if (spec := self.of(model)) is None:
             raise click.UsageError(_SAY_WHICH)
-        return self.text
-
-    def require_damping(self, model: Model | Path) -> None:
-        """Raise Refused where a recipe's factors do not damp layers of the model."""
-        if self.recipe is None or not self.recipe.is_damped:
-            return
-        with Model(model) if isinstance(model, Path) else contextlib.nullcontext(model) as opened:
-            self.recipe.require_damping(opened)
+        return spec
 
 
 def _layer_spec(blocks: tuple[str, ...], layers: str | None, mergekit: Path | None) -> LayerSpec:

@@ -207,12 +207,10 @@ def planned_variant(
     path: Path | RemoteModel, layers: LayerSpec, damp: float, options: PlanOptions
 ) -> Iterator[Plan]:
     """The plan that options ask for. Raises a usage error if they name no layers."""
-    spec = layers.required()
     with _opened(path) as model:
-        layers.require_damping(model)
         yield make_plan(
             model,
-            parse_spec(model, spec, damp),
+            parse_spec(model, layers.required(model), damp),
             schedule=options.schedule,
             provenance=options.provenance,
             assume_uniform=options.assume_uniform,

@@ -202,8 +202,7 @@ def validate(
 
 def _pair(variant: Path, source: Path, layers: LayerSpec) -> VariantPair:
     with Model(variant) as out, Model(source) as base:
-        layers.require_damping(base)
-        return VariantPair(variant, source, resolve_layer_map(out, base, layers.text))
+        return VariantPair(variant, source, resolve_layer_map(out, base, layers.of(base)))
 
 
 def rung_line(rung: Rung) -> str:

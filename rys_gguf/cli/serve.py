@@ -143,21 +143,20 @@ def _served(
     endpoint: _Endpoint = _NO_ENDPOINT,
 ) -> Iterator[StockServer]:
     """A server of the variant that options ask for, or of the model if they ask for none."""
-    is_whole = layers.text is None and damp == 1
+    is_whole = not layers.is_given and damp == 1
     if is_whole and endpoint.control is None:
         with serve_file(path, engine) as server:
             yield server
         return
     require_free(endpoint.control or 0)
     with Model(path) as model, contextlib.ExitStack() as stack:
-        layers.require_damping(model)
 
         def plan_of(spec: str | None, damp: float) -> Plan:
             same = LayerMap.identity(model.n_trunk)
             layer_map = same if spec is None else parse_spec(model, spec, damp)
             return make_plan(model, layer_map, **asdict(options))
 
-        plan = plan_of(None if is_whole else layers.required(), damp)
+        plan = plan_of(None if is_whole else layers.required(model), damp)
         if not is_whole:
             _say_cost(plan)
         if is_whole and not endpoint.allow_changes:

@@ -38,13 +38,13 @@ def verify(variant: Path, source: Path, layers: LayerSpec, types_only: bool, as_
     A variant that was quantised after it was made has other bytes than a quantised SOURCE, but with
     --types it is checked that each tensor has the type of the one it comes from.
     """
-    layers.require_damping(source)
+    spec = layers.of(source)
     if types_only:
-        problems = find_type_problems(variant, source, layers.text)
+        problems = find_type_problems(variant, source, spec)
     else:
         with Progress() as progress:
             progress.begin("verify", n_compared_bytes(variant), "B")
-            problems = find_problems(variant, source, layers.text, progress=progress.advance)
+            problems = find_problems(variant, source, spec, progress=progress.advance)
     if as_json:
         echo_json({"ok": not problems, "problems": problems})
     else:
@@ -54,7 +54,7 @@ def verify(variant: Path, source: Path, layers: LayerSpec, types_only: bool, as_
         n = len(problems)
         raise click.ClickException(f"{name}: {n} problem{'s' * (n != 1)} found")
     if not as_json:
-        click.echo(f"{name}: {_verdict(variant, source, layers.text, types_only=types_only)}")
+        click.echo(f"{name}: {_verdict(variant, source, spec, types_only=types_only)}")
 
 
 def _verdict(variant: Path, source: Path, spec: str | None, *, types_only: bool) -> str:
