@@ -22,7 +22,7 @@ _FLAGS = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 
 
 
 def held_prefix() -> str:
-    """How names begin of what processes of this machine hold."""
+    """The beginning of the names that processes of this machine give to what they hold."""
     return f".rys-held-{zlib.crc32(platform.node().encode()):08x}-"
 
 
@@ -47,18 +47,22 @@ def remove_left(place: Path) -> None:
     """
     if os.name == "nt":
         return
-    for path in place.glob(f"{held_prefix()}*"):
-        with contextlib.suppress(OSError):
-            fd = os.open(path, _FLAGS)
-            try:
-                info = os.fstat(fd)
-                if info.st_uid == os.getuid() and lock_file(fd) and not _can_lock_again(path):
-                    if stat.S_ISDIR(info.st_mode):
-                        shutil.rmtree(path)
-                    elif stat.S_ISREG(info.st_mode):
-                        path.unlink()
-            finally:
-                os.close(fd)
+    with contextlib.suppress(OSError):  # as of a folder that cannot be listed
+        for path in place.glob(f"{held_prefix()}*"):
+            _remove_unless_held(path)
+
+
+def _remove_unless_held(path: Path) -> None:
+    with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+        fd = os.open(path, _FLAGS)
+        stack.callback(os.close, fd)
+        info = os.fstat(fd)
+        if info.st_uid != os.getuid() or not lock_file(fd) or _can_lock_again(path):
+            return
+        if stat.S_ISDIR(info.st_mode):
+            shutil.rmtree(path)
+        elif stat.S_ISREG(info.st_mode):
+            path.unlink()
 
 
 def _can_lock_again(path: Path) -> bool:

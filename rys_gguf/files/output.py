@@ -105,11 +105,11 @@ class OutputFile:
                 # The file is closed before it gets its name, and must be locked until it has it.
                 self._lock = os.dup(self._fd)
                 if not hold(self._lock, self._tmp):
-                    self._tmp = None
-                    self._close()
-                    self._unlock()
+                    self._discard()
         except OSError as e:
-            self._tmp = None
+            if self._fd < 0:  # what has this name is not ours
+                self._tmp = None
+            self._discard()
             raise OutputFailed(
                 f"{printable(self.path.parent)}: cannot write here: {reason(e)}"
             ) from e
@@ -121,16 +121,7 @@ class OutputFile:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        try:
-            # A complete file is closed by now; an incomplete one may fail to close.
-            with contextlib.suppress(OSError):
-                self._close()
-        finally:
-            if self._tmp is not None:
-                with contextlib.suppress(OSError):
-                    self._tmp.unlink()
-                self._tmp = None
-            self._unlock()
+        self._discard()
         if isinstance(error, OSError):
             raise OutputFailed(f"{self.name}: {reason(error)}; nothing was written") from error
 
@@ -241,6 +232,19 @@ class OutputFile:
                     f"{printable(self.path.parent)}: {n_bytes} bytes needed, {free} free; "
                     f"choose another folder with -o"
                 )
+
+    def _discard(self) -> None:
+        """Remove it, unless it has its name by now."""
+        try:
+            # A complete file is closed by now; an incomplete one may fail to close.
+            with contextlib.suppress(OSError):
+                self._close()
+        finally:
+            if self._tmp is not None:
+                with contextlib.suppress(OSError):
+                    self._tmp.unlink()
+                self._tmp = None
+            self._unlock()
 
     def _unlock(self) -> None:
         if self._lock >= 0:
