@@ -19,7 +19,7 @@ class Content:
     """The run, its one ranking, the finalists' verdicts, and the maps; no words, no colours.
 
     `unfinished` is how far the sweep has come, None if it is over or its run does not say.
-    `is_cut`: it is over, and its search was out of time before its last questions.
+    `is_cut`: it is over, and its search ran out of time before its last questions.
     """
 
     evidence: Evidence

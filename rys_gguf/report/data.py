@@ -8,7 +8,7 @@ report.json is one object:
 - `schema` 1, and `rys_gguf`, the version that wrote the file
 - `run`: `id`, `model`, `architecture`, `n_layers`, `suite`, `heldout`, `engine`, `created`
 - `is_over`: whether the sweep has ended
-- `is_cut`: whether it has, and its search was out of time before its last questions
+- `is_cut`: whether it has, and its search ran out of time before its last questions
 - `stage`: the held-out stage that verdicts rest on, null for a search only
 - `verdicts`: the finalists, best first, each with `candidate` (its key), `spec`, `windows`,
   `extra_layers`, `verdict`, `sentence`, `n_tests` (that share Holm's correction), `parsed` (the

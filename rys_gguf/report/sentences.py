@@ -30,7 +30,7 @@ ORDER = (
 )
 SEARCH_ONLY = "This run only searched: it ranks windows and gives no verdicts."
 CUT = (
-    "The search was out of time before its last questions: with more (--time), another run may "
+    "The search ran out of time before its last questions. Another run with more time (--time) may "
     "find a better window."
 )
 _GO_ON = "Run the sweep again to finish it: it goes on where it stopped."

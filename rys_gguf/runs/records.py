@@ -200,7 +200,7 @@ class Progress(Struct, frozen=True, kw_only=True):
 
     `n_done` of at most `n_total` stages of the part are over; `seconds_left` are those of the part,
     None while nothing tells. `time` is that of the last change. Once the sweep `is_over`, no part
-    is left. `is_cut` then tells whether the search was out of time before its last questions.
+    is left. `is_cut` then tells whether the search ran out of time before its last questions.
     """
 
     part: Text = ""

@@ -29,7 +29,7 @@ slices:
 - sources:
   - model: meta-llama/Llama-2-7b-hf
     layer_range: [3, 4]
-    parameters:
+    parameters: &silent
       scale:
       - filter: o_proj
         value: 0.0
@@ -42,13 +42,7 @@ slices:
 - sources:
   - model: meta-llama/Llama-2-7b-hf
     layer_range: [7, 8]
-    parameters:
-      scale:
-      - filter: o_proj
-        value: 0.0
-      - filter: down_proj
-        value: 0.0
-      - value: 1.0
+    parameters: *silent
 merge_method: passthrough
 dtype: bfloat16
 """
